@@ -1,0 +1,1 @@
+//! Which waiting call goes next, and where.

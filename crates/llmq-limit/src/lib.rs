@@ -1,0 +1,1 @@
+//! May this call start now, and if not, when?

@@ -1,0 +1,1 @@
+//! How a strict provider enforces its limits.
