@@ -1,1 +1,25 @@
 //! May this call start now, and if not, when?
+
+mod denied;
+
+mod bucket;
+mod fixed;
+mod sliding;
+
+mod charge;
+
+mod factor;
+mod margin;
+mod sent_log;
+
+mod limit;
+mod header_value;
+mod window;
+
+pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule};
+pub use denied::Denied;
+pub use factor::Factor;
+pub use limit::{Cost, Entry, Limit, Verdict};
+pub use margin::Margin;
+pub use header_value::{HeaderTime, header_count, retry_after};
+pub use window::infer_window;
