@@ -1,0 +1,943 @@
+use std::time::Duration;
+
+use llmq_core::{Algorithm, CallSize, LimitKind, LimitSpec, Now, Timestamp, Usage};
+
+use crate::Denied;
+use crate::bucket::Bucket;
+use crate::charge::{ChargeRule, OutputCharge};
+use crate::factor::{Factor, Foreign};
+use crate::fixed::Fixed;
+use crate::margin::within;
+use crate::sent_log::SentLog;
+use crate::sliding::{Sliding, signed};
+
+/// One limit with its books: what has been used, what is held, what the provider last said.
+///
+/// A call goes through it in steps: [`Limit::cost`] and [`Limit::check`] without side effects,
+/// [`Limit::take`] when it is granted, [`Limit::sent`] when its bytes were written,
+/// [`Limit::arrived`] and [`Limit::produced`] as the answer comes, and one of
+/// [`Limit::settle`], [`Limit::give_back`] and [`Limit::refused`] at its end. What was granted
+/// takes budget at once but has no date until it is sent, so a late send cannot be forgotten
+/// early.
+#[derive(Debug, Clone)]
+pub struct Limit {
+    spec: LimitSpec,
+    rule: ChargeRule,
+    meter: Meter,
+    /// Granted or in flight, without a date.
+    held: u64,
+    factor: Factor,
+    foreign: Foreign,
+    log: SentLog,
+    /// What headers showed to be gone that we had not charged, summed up.
+    corrected: u64,
+    heard: Heard,
+    /// Charges beyond this total wait until the books are on disk; none: no such rule.
+    allowance: Option<u64>,
+    taken: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Meter {
+    Sliding(Sliding),
+    Bucket(Bucket),
+    Fixed(Fixed),
+    Places,
+}
+
+/// The provider's last word, as of the call it answered.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    sent_at: Timestamp,
+    /// The total sent when that call was.
+    total: u64,
+    above: u64,
+    any: bool,
+}
+
+/// What one call costs one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Charged when it arrives.
+    pub arrival: u64,
+    /// Held until it ends.
+    pub later: u64,
+    /// The whole, as stated, before any learned factor: what is compared with the whole limit.
+    stated: u64,
+}
+
+impl Cost {
+    /// Both parts.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.arrival.saturating_add(self.later)
+    }
+}
+
+/// A call's place in one limit, from its grant to its end.
+///
+/// It must be given back to the limit it came from: dropped, it holds its place for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a place that is not settled or given back is held for ever"]
+pub struct Entry {
+    cost: Cost,
+    state: EntryState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EntryState {
+    Granted,
+    Sent { expect: Expect, produced: u64 },
+}
+
+/// What we expected the provider to have left when it saw a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expect {
+    sent_at: Timestamp,
+    /// The latest instant at which the call can have arrived.
+    dated: Timestamp,
+    /// What our books had left, this call charged.
+    remaining: i64,
+    own: u64,
+    total: u64,
+    corrected: u64,
+    /// What was held for answers: the provider may have counted any part of it.
+    unknown: u64,
+}
+
+/// What a provider's `remaining` says against our books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// As expected, whatever the order in which calls arrived.
+    Inside,
+    /// This much is gone that we had not charged; it has been taken now.
+    Below(u64),
+    /// The provider has this much more than we thought.
+    Above(u64),
+    /// An older word than one already heard, with nothing to take away.
+    Stale,
+}
+
+impl Limit {
+    /// An unused limit.
+    #[must_use]
+    pub fn new(spec: LimitSpec, rule: ChargeRule, now: Now) -> Self {
+        let meter = match (spec.kind, spec.algorithm) {
+            (LimitKind::Concurrency, _) => Meter::Places,
+            (_, Algorithm::Sliding) => Meter::Sliding(Sliding::new(spec.count, spec.period)),
+            (_, Algorithm::Bucket { depth }) => {
+                Meter::Bucket(Bucket::new(spec.count, spec.period, depth, now.mono))
+            }
+            (_, Algorithm::Fixed) => Meter::Fixed(Fixed::new(
+                spec.count,
+                spec.period,
+                wall_offset(now, spec.period),
+            )),
+        };
+        Self {
+            spec,
+            rule,
+            meter,
+            held: 0,
+            factor: Factor::default(),
+            foreign: Foreign::default(),
+            log: SentLog::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
+            corrected: 0,
+            heard: Heard::default(),
+            allowance: None,
+            taken: 0,
+        }
+    }
+
+    /// The limit as stated.
+    #[must_use]
+    pub fn spec(&self) -> &LimitSpec {
+        &self.spec
+    }
+
+    /// The learned charge factor.
+    #[must_use]
+    pub fn factor(&self) -> Factor {
+        self.factor
+    }
+
+    /// Continues with a factor learned earlier.
+    pub fn set_factor(&mut self, factor: Factor) {
+        self.factor = factor;
+    }
+
+    /// Whether charges are estimates, so that a factor is worth learning.
+    #[must_use]
+    pub fn is_estimate(&self) -> bool {
+        self.rule.is_estimate()
+    }
+
+    /// Changes the count; what is used stays used.
+    pub fn set_count(&mut self, count: u64, now: Timestamp) {
+        self.spec.count = count.max(1);
+        match &mut self.meter {
+            Meter::Sliding(window) => window.set_count(count.max(1)),
+            Meter::Bucket(bucket) => bucket.set_count(count.max(1), now),
+            Meter::Fixed(window) => window.set_count(count.max(1)),
+            Meter::Places => {}
+        }
+    }
+
+    /// What a call of `size` costs; `mean_output` is what answers of its kind took so far.
+    #[must_use]
+    pub fn cost(&self, size: &CallSize, mean_output: u64) -> Cost {
+        let arrival = self.rule.on_arrival(size);
+        let later = self.rule.held(size, mean_output);
+        // The documented charge is a floor: the larger of estimate and cap is never undercut.
+        let floor = match self.rule.output {
+            OutputCharge::Cap { default } => {
+                size.output_cap(default).max(u64::from(size.input_tokens))
+            }
+            OutputCharge::None | OutputCharge::Produced | OutputCharge::Place => 0,
+        };
+        let charged = if self.rule.is_estimate() {
+            self.factor.apply(arrival).max(floor)
+        } else {
+            arrival
+        };
+        Cost {
+            arrival: charged,
+            later,
+            stated: arrival,
+        }
+    }
+
+    /// Whether a call of `cost` may start at `now`. `keep_back` of the limit is left alone (the
+    /// share reserved for higher priorities).
+    ///
+    /// # Errors
+    ///
+    /// The earliest instant, an event to wait for, or never; see [`Denied`].
+    pub fn check(
+        &mut self,
+        cost: Cost,
+        keep_back: u64,
+        now: Timestamp,
+        margin: Duration,
+    ) -> Result<(), Denied> {
+        if cost.stated > self.spec.count && !matches!(self.meter, Meter::Places) {
+            return Err(Denied::Never {
+                limit: self.spec.count,
+            });
+        }
+        if self
+            .allowance
+            .is_some_and(|allowance| self.taken.saturating_add(cost.total()) > allowance)
+        {
+            return Err(Denied::OnRelease);
+        }
+        let margin = within(margin, self.spec.period);
+        let beside = self
+            .held
+            .saturating_add(keep_back.min(self.spec.count / 2))
+            .saturating_add(self.others(now));
+        self.advance(now, margin);
+        match &self.meter {
+            Meter::Sliding(window) => window.check(cost.total(), beside),
+            Meter::Bucket(bucket) => bucket.check(cost.total(), beside, margin),
+            Meter::Fixed(window) => window.check(cost.total(), beside, now, margin),
+            Meter::Places if beside + cost.later <= self.spec.count => Ok(()),
+            Meter::Places => Err(Denied::OnRelease),
+        }
+    }
+
+    /// What others on the account may have used since the provider last spoke: at most a
+    /// quarter of the limit is left alone for it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "bounded by the count below"
+    )]
+    fn others(&self, now: Timestamp) -> u64 {
+        if !self.heard.any {
+            return 0;
+        }
+        let seconds = (now - self.heard.sent_at)
+            .as_secs_f64()
+            .min(self.spec.period.as_secs_f64());
+        (self.foreign.expected(seconds).ceil() as u64).min(self.spec.count / 4)
+    }
+
+    fn advance(&mut self, now: Timestamp, margin: Duration) {
+        match &mut self.meter {
+            Meter::Sliding(window) => window.advance(now),
+            Meter::Bucket(bucket) => bucket.advance(now),
+            Meter::Fixed(window) => window.advance(now, margin),
+            Meter::Places => {}
+        }
+    }
+
+    /// Takes what [`Limit::check`] allowed.
+    pub fn take(&mut self, cost: Cost) -> Entry {
+        self.held = self.held.saturating_add(cost.total());
+        self.taken = self.taken.saturating_add(cost.total());
+        Entry {
+            cost,
+            state: EntryState::Granted,
+        }
+    }
+
+    /// The call's bytes were written at `now`: its charge on arrival gets its date.
+    pub fn sent(&mut self, entry: &mut Entry, now: Timestamp, margin: Duration) {
+        if entry.state != EntryState::Granted {
+            return;
+        }
+        let margin = within(margin, self.spec.period);
+        let own = entry.cost.arrival;
+        self.held = self.held.saturating_sub(own);
+        self.advance(now, margin);
+        let dated = now + margin;
+        self.charge(signed(own), now.before(margin), dated);
+        self.log.add(own, now);
+        let unknown = if self.rule.output == OutputCharge::Produced {
+            self.held
+        } else {
+            0
+        };
+        let expect = Expect {
+            sent_at: now,
+            dated,
+            remaining: self.books(now, margin),
+            own,
+            total: self.log.total(),
+            corrected: self.corrected,
+            unknown,
+        };
+        entry.state = EntryState::Sent {
+            expect,
+            produced: 0,
+        };
+    }
+
+    /// Charges `amount` for a call that arrived between `from` and `to`.
+    fn charge(&mut self, amount: i64, from: Timestamp, to: Timestamp) {
+        match &mut self.meter {
+            Meter::Sliding(window) => window.add(amount, to),
+            Meter::Bucket(bucket) => bucket.take(amount),
+            Meter::Fixed(window) => window.add(amount, from, to),
+            Meter::Places => {}
+        }
+    }
+
+    /// The provider has answered: the call had arrived by `at` (first byte less the
+    /// provider's stated processing time), if that is earlier than it had been dated.
+    pub fn arrived(&mut self, entry: &mut Entry, at: Timestamp) {
+        let EntryState::Sent { expect, .. } = &mut entry.state else {
+            return;
+        };
+        if at >= expect.dated {
+            return;
+        }
+        // Not before it was sent: a clock of the provider's own cannot prove that.
+        let at = at.max(expect.sent_at);
+        let own = signed(expect.own);
+        match &mut self.meter {
+            Meter::Sliding(window) => {
+                window.add(-own, expect.dated);
+                window.add(own, at);
+                expect.dated = at;
+            }
+            // A bucket forgets dates, and a fixed window keeps both sides of an edge.
+            Meter::Bucket(_) | Meter::Fixed(_) | Meter::Places => {}
+        }
+    }
+
+    /// The answer has `tokens` so far.
+    pub fn produced(&mut self, entry: &mut Entry, tokens: u64, now: Timestamp) {
+        if self.rule.output != OutputCharge::Produced {
+            return;
+        }
+        let EntryState::Sent { produced, .. } = &mut entry.state else {
+            return;
+        };
+        let new = tokens.saturating_sub(*produced);
+        *produced = (*produced).max(tokens);
+        let freed = new.min(entry.cost.later);
+        entry.cost.later -= freed;
+        self.held = self.held.saturating_sub(freed);
+        self.advance(now, Duration::ZERO);
+        self.charge(signed(new), now, now);
+    }
+
+    /// The call ended. With `usage` estimates are corrected in either direction, below zero if
+    /// need be; without it, what was taken stays taken.
+    pub fn settle(&mut self, mut entry: Entry, usage: Option<&Usage>, now: Timestamp) {
+        let EntryState::Sent { expect, produced } = entry.state else {
+            return self.give_back(entry);
+        };
+        match (self.rule.output, usage) {
+            (OutputCharge::Produced, Some(usage)) => {
+                self.produced(&mut entry, usage.output_tokens, now);
+            }
+            // Nobody knows what it produced: the estimate is charged.
+            (OutputCharge::Produced, None) => {
+                let rest = produced.saturating_add(entry.cost.later);
+                self.produced(&mut entry, rest, now);
+            }
+            (OutputCharge::Place | OutputCharge::None | OutputCharge::Cap { .. }, _) => {}
+        }
+        self.held = self.held.saturating_sub(entry.cost.later);
+        if let Some(real) = usage.and_then(|usage| self.rule.settled(usage)) {
+            self.learn_input(entry.cost.stated, real);
+            self.advance(now, Duration::ZERO);
+            self.charge(
+                signed(real) - signed(expect.own),
+                expect.dated,
+                expect.dated,
+            );
+        }
+    }
+
+    /// A provider that corrects to usage charges usage: its factor is real over estimate.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of token counts")]
+    fn learn_input(&mut self, stated: u64, real: u64) {
+        if stated > 0 && real > 0 {
+            self.factor
+                .learn(real as f64 / stated as f64 / self.factor.value());
+        }
+    }
+
+    /// The call was never sent: everything it held is free again.
+    pub fn give_back(&mut self, entry: Entry) {
+        match entry.state {
+            EntryState::Granted => {
+                self.held = self.held.saturating_sub(entry.cost.total());
+                self.taken = self.taken.saturating_sub(entry.cost.total());
+            }
+            EntryState::Sent { .. } => self.held = self.held.saturating_sub(entry.cost.later),
+        }
+    }
+
+    /// The provider refused the call before it ran: its tokens are free again, but refused
+    /// calls still count against a limit on calls (`OpenAI`'s rate-limit guide, 2026).
+    pub fn refused(&mut self, entry: Entry, now: Timestamp) {
+        if let EntryState::Sent { expect, .. } = entry.state
+            && self.rule.is_estimate()
+        {
+            self.advance(now, Duration::ZERO);
+            self.charge(-signed(expect.own), expect.dated, expect.dated);
+        }
+        self.give_back(entry);
+    }
+
+    /// What our books have left: negative in debt. Calls that are held are not counted, since
+    /// the provider does not know them yet.
+    fn books(&self, now: Timestamp, margin: Duration) -> i64 {
+        let count = signed(self.spec.count);
+        match &self.meter {
+            Meter::Sliding(window) => count - window.used(),
+            Meter::Bucket(bucket) => bucket.remaining(),
+            Meter::Fixed(window) => count - window.used(now, margin),
+            Meter::Places => count - signed(self.held),
+        }
+    }
+
+    /// The share of the limit that is in use or held, 0 to 1 (above 1 in debt).
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+    pub fn in_use(&mut self, now: Timestamp) -> f64 {
+        self.advance(now, Duration::ZERO);
+        let held = if matches!(self.meter, Meter::Places) {
+            0
+        } else {
+            self.held
+        };
+        let left = self.books(now, Duration::ZERO) - signed(held);
+        let most = match &self.meter {
+            Meter::Bucket(bucket) => bucket.depth(),
+            Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => self.spec.count,
+        };
+        1.0 - left as f64 / most.max(1) as f64
+    }
+
+    /// Whether nothing is in flight or granted.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.held == 0
+    }
+
+    /// What calls in flight or granted hold.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// The provider's `remaining`, told with the answer to `entry`'s call and rounded to
+    /// `rounding`: compared with what that call must have met.
+    ///
+    /// What is missing is taken now. What is more than expected gives nothing back at once;
+    /// it moves the charge factor, slowly.
+    pub fn observe(
+        &mut self,
+        entry: &Entry,
+        remaining: u64,
+        rounding: u64,
+        now: Timestamp,
+        margin: Duration,
+    ) -> Verdict {
+        let EntryState::Sent { expect, .. } = entry.state else {
+            return Verdict::Stale;
+        };
+        let margin = within(margin, self.spec.period);
+        let seen = signed(remaining);
+        let rounding = signed(rounding.saturating_sub(1));
+        let below = self.low(&expect, margin) - (seen + rounding);
+        let above = (seen - rounding) - self.high(&expect, margin);
+        let newer = !self.heard.any || expect.sent_at >= self.heard.sent_at;
+        if below > 0 {
+            self.advance(now, margin);
+            self.charge(below, now, now);
+            let below = below.unsigned_abs();
+            self.corrected = self.corrected.saturating_add(below);
+            if newer {
+                self.attribute(&expect, below);
+                self.heed(&expect, 0);
+            }
+            return Verdict::Below(below);
+        }
+        if !newer {
+            return Verdict::Stale;
+        }
+        let above = u64::try_from(above).unwrap_or(0);
+        self.learn_above(&expect, above);
+        self.heed(&expect, above);
+        if above > 0 {
+            Verdict::Above(above)
+        } else {
+            Verdict::Inside
+        }
+    }
+
+    fn heed(&mut self, expect: &Expect, above: u64) {
+        self.heard = Heard {
+            sent_at: expect.sent_at,
+            total: expect.total,
+            above,
+            any: true,
+        };
+    }
+
+    /// What the provider had left at least: all calls sent up to a margin later came first.
+    fn low(&self, expect: &Expect, margin: Duration) -> i64 {
+        let later = self
+            .log
+            .at_most_until(expect.sent_at + margin)
+            .saturating_sub(expect.total);
+        let taken_since = self.corrected - expect.corrected;
+        expect.remaining - signed(later) - signed(expect.unknown) - signed(taken_since)
+    }
+
+    /// What it had left at most: only calls sent a margin earlier had come, and what was about
+    /// to come back had done so.
+    fn high(&self, expect: &Expect, margin: Duration) -> i64 {
+        let before = expect.total - expect.own;
+        let earlier =
+            before.saturating_sub(self.log.at_least_before(expect.sent_at.before(margin)));
+        expect.remaining + signed(earlier) + self.about_to_return(expect.sent_at, margin)
+    }
+
+    fn about_to_return(&self, at: Timestamp, margin: Duration) -> i64 {
+        let period = self.spec.period;
+        match &self.meter {
+            Meter::Places => 0,
+            Meter::Bucket(_) => {
+                let nanos = period.as_nanos().max(1);
+                let refill = u128::from(self.spec.count) * 2 * margin.as_nanos() / nanos;
+                i64::try_from(refill).unwrap_or(i64::MAX / 4) + 1
+            }
+            Meter::Sliding(_) => {
+                let reach = margin + period / 2_048;
+                let until = self.log.at_most_until((at + reach).before(period));
+                let from = self.log.at_least_before(at.before(reach).before(period));
+                signed(until.saturating_sub(from))
+            }
+            Meter::Fixed(window) => {
+                let near_edge = window.ends(at.before(margin)) <= at + margin;
+                if near_edge {
+                    signed(self.spec.count)
+                } else {
+                    0
+                }
+            }
+        }
+    }
+
+    /// More was gone than we charged: first our estimate is doubted, then others suspected.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
+    fn attribute(&mut self, expect: &Expect, below: u64) {
+        let charged = expect.total.saturating_sub(self.heard.total) as f64;
+        let mut foreign = below as f64;
+        if self.rule.is_estimate() && charged > 0.0 {
+            let ratio = (foreign / charged).min(0.3);
+            self.factor.learn(1.0 + ratio);
+            foreign -= charged * ratio;
+        }
+        if self.heard.any {
+            let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
+            self.foreign.learn(foreign, seconds.max(0.001));
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
+    fn learn_above(&mut self, expect: &Expect, above: u64) {
+        let charged = expect.total.saturating_sub(self.heard.total) as f64;
+        if self.rule.is_estimate() && charged > 0.0 {
+            let grown = above.saturating_sub(self.heard.above) as f64;
+            self.factor
+                .learn((charged - grown).max(charged * 0.5) / charged);
+        }
+        if self.heard.any {
+            let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
+            self.foreign.learn(0.0, seconds);
+        }
+    }
+
+    /// Whether a refusal of `entry`'s call by this limit should have been foreseen: calls of
+    /// our own, in the worst order that the margin allows, fill the limit.
+    #[must_use]
+    pub fn should_have_foreseen(&self, entry: &Entry, margin: Duration) -> bool {
+        match entry.state {
+            EntryState::Sent { expect, .. } => {
+                self.low(&expect, within(margin, self.spec.period)) < 0
+            }
+            EntryState::Granted => false,
+        }
+    }
+
+    /// Takes the whole limit as used at `at`: what is not known to be free is not free. For a
+    /// start after a crash, with `at` the last sign of life.
+    pub fn exhaust(&mut self, at: Timestamp, now: Timestamp) {
+        let count = signed(self.spec.count);
+        match &mut self.meter {
+            Meter::Sliding(window) => window.add(count - window.used(), at),
+            Meter::Bucket(bucket) => bucket.exhaust(at),
+            Meter::Fixed(window) => window.add(count, at, at),
+            Meter::Places => {}
+        }
+        self.advance(now, Duration::ZERO);
+    }
+
+    /// The dated use of the limit as (age, amount), oldest first, in at most 64 parts: what a
+    /// later process must count. A bucket's is one part of age zero.
+    #[must_use]
+    pub fn saved(&mut self, now: Timestamp) -> Vec<(Duration, u64)> {
+        self.advance(now, Duration::ZERO);
+        let parts: Vec<(Duration, u64)> = match &self.meter {
+            Meter::Sliding(window) => window
+                .content(now)
+                .filter_map(|(age, used)| Some((age, u64::try_from(used).ok()?)))
+                .collect(),
+            Meter::Bucket(bucket) => {
+                let used = signed(bucket.depth()) - bucket.remaining();
+                vec![(Duration::ZERO, u64::try_from(used).unwrap_or(0))]
+            }
+            Meter::Fixed(window) => {
+                vec![(
+                    Duration::ZERO,
+                    u64::try_from(window.used(now, Duration::ZERO)).unwrap_or(0),
+                )]
+            }
+            Meter::Places => Vec::new(),
+        };
+        // Parts are merged into the younger: that keeps them longer, never shorter.
+        let step = parts.len().div_ceil(64).max(1);
+        let merge = |part: &[(Duration, u64)]| {
+            part.last()
+                .map(|(age, _)| (*age, part.iter().map(|(_, used)| used).sum()))
+        };
+        parts.chunks(step).filter_map(merge).collect()
+    }
+
+    /// Counts what an earlier process had used, as [`Limit::saved`] told, `gone` ago.
+    pub fn restore(&mut self, parts: &[(Duration, u64)], gone: Duration, now: Timestamp) {
+        for (age, used) in parts {
+            let at = now.before(*age).before(gone);
+            match &mut self.meter {
+                Meter::Bucket(bucket) => {
+                    let refilled = u128::from(self.spec.count) * gone.as_nanos()
+                        / self.spec.period.as_nanos().max(1);
+                    let left = u128::from(*used).saturating_sub(refilled);
+                    bucket.take(signed(u64::try_from(left).unwrap_or(u64::MAX)));
+                }
+                Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => {
+                    self.charge(signed(*used), at, at);
+                }
+            }
+        }
+        self.advance(now, Duration::ZERO);
+    }
+
+    /// Lets `more` be taken from now on before the books must be written again; `None` lifts
+    /// the rule. Returns nothing; the totals are [`Limit::taken`].
+    pub fn allow(&mut self, more: Option<u64>) {
+        self.allowance = more.map(|more| self.taken.saturating_add(more));
+    }
+
+    /// How much may still be taken before the books must be written; `None`: any amount.
+    #[must_use]
+    pub fn allowed(&self) -> Option<u64> {
+        self.allowance
+            .map(|allowance| allowance.saturating_sub(self.taken))
+    }
+
+    /// When the whole limit is free again if nothing more is taken.
+    #[must_use]
+    pub fn free_at(&self, now: Timestamp) -> Timestamp {
+        match &self.meter {
+            Meter::Sliding(window) => window.empty_at().unwrap_or(now),
+            Meter::Bucket(bucket) => bucket.full_at(),
+            Meter::Fixed(window) => window.ends(now),
+            Meter::Places => now,
+        }
+    }
+}
+
+/// The wall clock at timestamp zero, in ns modulo the period, so that fixed windows start
+/// where the calendar's do. Taken once: a later jump of the wall moves no window.
+fn wall_offset(now: Now, period: Duration) -> u64 {
+    let period = i128::try_from(period.as_nanos())
+        .unwrap_or(i128::MAX)
+        .max(1);
+    let wall = i128::from(now.wall.as_micros()) * 1_000 - i128::from(now.mono.as_nanos());
+    u64::try_from(wall.rem_euclid(period)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use llmq_core::Host;
+
+    use super::*;
+    use crate::charge::charge_rule;
+
+    const MARGIN: Duration = Duration::from_millis(10);
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(1_000) + Duration::from_millis(ms)
+    }
+
+    fn limit(text: &str, host: Host) -> Limit {
+        let spec: LimitSpec = text.parse().unwrap();
+        Limit::new(spec, charge_rule(host, spec.kind), Now::default())
+    }
+
+    fn call(input: u32, cap: u32) -> CallSize {
+        CallSize {
+            input_tokens: input,
+            max_output_tokens: Some(cap),
+            choices: 1,
+        }
+    }
+
+    /// Grants and sends one call at `now`.
+    fn send(limit: &mut Limit, size: &CallSize, now: Timestamp) -> Entry {
+        let cost = limit.cost(size, 100);
+        assert_eq!(limit.check(cost, 0, now, MARGIN), Ok(()));
+        let mut entry = limit.take(cost);
+        limit.sent(&mut entry, now, MARGIN);
+        entry
+    }
+
+    #[test]
+    fn a_grant_takes_budget_before_it_is_sent_and_gives_it_back_if_it_never_is() {
+        let mut limit = limit("requests=1/1s", Host::Unknown);
+        let cost = limit.cost(&CallSize::default(), 0);
+        let entry = limit.take(cost);
+        assert_eq!(limit.check(cost, 0, at(0), MARGIN), Err(Denied::OnRelease));
+        limit.give_back(entry);
+        assert_eq!(limit.check(cost, 0, at(0), MARGIN), Ok(()));
+    }
+
+    #[test]
+    fn a_call_leaves_its_window_one_period_after_it_can_have_arrived() {
+        let mut limit = limit("requests=1/1s", Host::Unknown);
+        let cost = limit.cost(&CallSize::default(), 0);
+        let mut entry = send(&mut limit, &CallSize::default(), at(100));
+        assert_eq!(
+            limit.check(cost, 0, at(200), MARGIN),
+            Err(Denied::Until(at(1_110)))
+        );
+        // The answer's first byte proves that it had arrived earlier.
+        limit.arrived(&mut entry, at(104));
+        limit.settle(entry, None, at(105));
+        assert_eq!(
+            limit.check(cost, 0, at(200), MARGIN),
+            Err(Denied::Until(at(1_104)))
+        );
+    }
+
+    #[test]
+    fn a_cost_above_the_whole_limit_never_fits() {
+        let mut limit = limit("tokens=1000/1m:bucket", Host::OpenAi);
+        let cost = limit.cost(&call(900, 200), 0);
+        assert_eq!(
+            limit.check(cost, 0, at(0), MARGIN),
+            Err(Denied::Never { limit: 1_000 })
+        );
+        let cost = limit.cost(&call(900, 100), 0);
+        assert!(!matches!(
+            limit.check(cost, 0, at(0), MARGIN),
+            Err(Denied::Never { .. })
+        ));
+    }
+
+    #[test]
+    fn openai_gives_nothing_back_and_a_plain_limit_settles_to_usage() {
+        let usage = Usage {
+            input_tokens: 50,
+            output_tokens: 10,
+            ..Usage::default()
+        };
+        let used = |host| {
+            let mut limit = limit("tokens=10000/1m", host);
+            let entry = send(&mut limit, &call(60, 500), at(0));
+            limit.settle(entry, Some(&usage), at(500));
+            10_000 - limit.books(at(500), MARGIN)
+        };
+        assert_eq!(used(Host::OpenAi), 560);
+        assert_eq!(used(Host::Unknown), 60);
+    }
+
+    #[test]
+    fn overspend_is_carried_forward_as_debt() {
+        let mut limit = limit("output_tokens=100/1m:bucket", Host::Anthropic);
+        let entry = send(&mut limit, &call(5, 100), at(0));
+        let usage = Usage {
+            output_tokens: 160,
+            ..Usage::default()
+        };
+        limit.settle(entry, Some(&usage), at(0));
+        assert_eq!(limit.books(at(0), MARGIN), -60);
+        let cost = limit.cost(&call(5, 10), 10);
+        let Err(Denied::Until(when)) = limit.check(cost, 0, at(0), Duration::ZERO) else {
+            panic!("debt forgotten")
+        };
+        assert_eq!(when, at(42_000));
+    }
+
+    #[test]
+    fn what_streams_is_counted_as_it_comes_and_only_once() {
+        let mut limit = limit("output_tokens=1000/1m", Host::Anthropic);
+        let mut entry = send(&mut limit, &call(5, 500), at(0));
+        assert_eq!(limit.held(), 100);
+        limit.produced(&mut entry, 60, at(10));
+        assert_eq!((limit.held(), limit.books(at(10), MARGIN)), (40, 940));
+        limit.produced(&mut entry, 60, at(11));
+        limit.produced(&mut entry, 150, at(12));
+        assert_eq!((limit.held(), limit.books(at(12), MARGIN)), (0, 850));
+        let usage = Usage {
+            output_tokens: 170,
+            ..Usage::default()
+        };
+        limit.settle(entry, Some(&usage), at(13));
+        assert_eq!((limit.held(), limit.books(at(13), MARGIN)), (0, 830));
+    }
+
+    #[test]
+    fn a_header_inside_the_margin_changes_nothing() {
+        let mut limit = limit("requests=100/1s", Host::Unknown);
+        let first = send(&mut limit, &CallSize::default(), at(100));
+        let second = send(&mut limit, &CallSize::default(), at(103));
+        // They may have arrived in either order.
+        for (entry, left) in [(&first, 99), (&first, 98), (&second, 99), (&second, 98)] {
+            let said = limit.observe(entry, left, 1, at(150), MARGIN);
+            assert!(matches!(said, Verdict::Inside | Verdict::Stale), "{said:?}");
+        }
+        assert_eq!(limit.books(at(150), MARGIN), 98);
+    }
+
+    #[test]
+    fn what_others_used_is_taken_at_once_and_only_once() {
+        let mut limit = limit("requests=100/1s", Host::Unknown);
+        let old = send(&mut limit, &CallSize::default(), at(0));
+        let new = send(&mut limit, &CallSize::default(), at(100));
+        assert_eq!(
+            limit.observe(&new, 58, 1, at(200), MARGIN),
+            Verdict::Below(40)
+        );
+        assert_eq!(limit.books(at(200), MARGIN), 58);
+        // The older call's header tells of the same use.
+        assert_eq!(limit.observe(&old, 60, 1, at(210), MARGIN), Verdict::Stale);
+        assert_eq!(limit.books(at(210), MARGIN), 58);
+        assert_eq!(
+            limit.observe(&old, 50, 1, at(210), MARGIN),
+            Verdict::Below(9)
+        );
+    }
+
+    #[test]
+    fn more_than_expected_gives_nothing_back_at_once() {
+        let mut limit = limit("tokens=10000/1m", Host::OpenAi);
+        let entry = send(&mut limit, &call(100, 100), at(0));
+        assert_eq!(
+            limit.observe(&entry, 9_900, 1, at(100), MARGIN),
+            Verdict::Above(100)
+        );
+        assert_eq!(limit.books(at(100), MARGIN), 9_800);
+        assert!(limit.factor().value() < 1.0);
+    }
+
+    #[test]
+    fn rounded_headers_are_widened_by_their_rounding() {
+        let mut limit = limit("input_tokens=100k/1m", Host::Anthropic);
+        let entry = send(&mut limit, &call(1_400, 1), at(0));
+        assert_eq!(
+            limit.observe(&entry, 99_000, 1_000, at(10), MARGIN),
+            Verdict::Inside
+        );
+        assert_eq!(
+            limit.observe(&entry, 95_000, 1_000, at(10), MARGIN),
+            Verdict::Below(2_601)
+        );
+    }
+
+    #[test]
+    fn after_a_crash_the_limit_is_used_up_as_of_the_last_sign_of_life() {
+        for text in ["requests=10/10s", "requests=10/10s:bucket"] {
+            let mut limit = limit(text, Host::Unknown);
+            limit.exhaust(at(95_000), at(100_000));
+            let cost = limit.cost(&CallSize::default(), 0);
+            assert!(
+                limit.check(cost, 9, at(100_000), Duration::ZERO).is_err(),
+                "{text}"
+            );
+            assert_eq!(
+                limit.check(cost, 0, at(105_000), Duration::ZERO),
+                Ok(()),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_saved_counts_in_the_next_process() {
+        let mut before = limit("requests=10/10s", Host::Unknown);
+        for ms in [1_000, 2_000, 6_000] {
+            let entry = send(&mut before, &CallSize::default(), at(ms));
+            before.settle(entry, None, at(ms + 1));
+        }
+        let saved = before.saved(at(7_000));
+        let mut after = limit("requests=10/10s", Host::Unknown);
+        after.restore(&saved, Duration::from_millis(4_500), at(50_000));
+        // Two of the three are still inside ten seconds.
+        assert_eq!(after.books(at(50_000), MARGIN), 8);
+    }
+
+    #[test]
+    fn what_is_not_on_disk_may_not_be_used() {
+        let mut limit = limit("requests=1000/1d", Host::Unknown);
+        limit.allow(Some(2));
+        for _ in 0..2 {
+            let entry = send(&mut limit, &CallSize::default(), at(0));
+            limit.settle(entry, None, at(1));
+        }
+        let cost = limit.cost(&CallSize::default(), 0);
+        assert_eq!(limit.check(cost, 0, at(2), MARGIN), Err(Denied::OnRelease));
+        limit.allow(Some(1));
+        assert_eq!(limit.check(cost, 0, at(2), MARGIN), Ok(()));
+    }
+}

@@ -1,0 +1,122 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use llmq_core::Timestamp;
+
+/// How many entries the log keeps at most.
+const ENTRIES: u64 = 2_048;
+
+/// The running total of what was sent, by time: how much was charged before any instant of
+/// the last `span`. Neighbours closer than a grain are merged, which only widens the answers.
+#[derive(Debug, Clone)]
+pub(crate) struct SentLog {
+    span: Duration,
+    grain: Duration,
+    /// (first instant, last instant, total after it), oldest first.
+    entries: VecDeque<(Timestamp, Timestamp, u64)>,
+    total: u64,
+    /// The total at everything that has been forgotten.
+    forgotten: u64,
+}
+
+impl SentLog {
+    pub(crate) fn new(span: Duration) -> Self {
+        let grain = span / u32::try_from(ENTRIES).unwrap_or(u32::MAX);
+        Self {
+            span,
+            grain,
+            entries: VecDeque::new(),
+            total: 0,
+            forgotten: 0,
+        }
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(crate) fn add(&mut self, amount: u64, at: Timestamp) {
+        self.total = self.total.saturating_add(amount);
+        match self.entries.back_mut() {
+            Some((first, last, total)) if at - *first <= self.grain => {
+                *last = (*last).max(at);
+                *total = self.total;
+            }
+            // Sends are told in the order of their times, apart from a lost race or two.
+            Some((_, last, _)) if at < *last => {
+                let at = *last;
+                self.entries.push_back((at, at, self.total));
+            }
+            _ => self.entries.push_back((at, at, self.total)),
+        }
+        let oldest = at.before(self.span);
+        while self
+            .entries
+            .front()
+            .is_some_and(|(_, last, _)| *last < oldest)
+            || self.entries.len() as u64 > ENTRIES * 2
+        {
+            if let Some((_, _, total)) = self.entries.pop_front() {
+                self.forgotten = total;
+            }
+        }
+    }
+
+    /// A total not above what had been charged when `at` came.
+    pub(crate) fn at_least_before(&self, at: Timestamp) -> u64 {
+        let known = self.entries.partition_point(|(_, last, _)| *last < at);
+        known
+            .checked_sub(1)
+            .map_or(self.forgotten, |index| self.entries[index].2)
+    }
+
+    /// A total not below what had been charged when `at` was over.
+    pub(crate) fn at_most_until(&self, at: Timestamp) -> u64 {
+        let known = self.entries.partition_point(|(first, _, _)| *first <= at);
+        known
+            .checked_sub(1)
+            .map_or(self.forgotten, |index| self.entries[index].2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn totals_are_bounds_on_both_sides_of_an_instant() {
+        let mut log = SentLog::new(Duration::from_secs(1));
+        for (amount, at) in [(5, 10), (7, 20), (1, 30)] {
+            log.add(amount, ms(at));
+        }
+        assert_eq!(
+            (log.at_least_before(ms(20)), log.at_most_until(ms(20))),
+            (5, 12)
+        );
+        assert_eq!(
+            (log.at_least_before(ms(25)), log.at_most_until(ms(25))),
+            (12, 12)
+        );
+        assert_eq!(
+            (log.at_least_before(ms(1)), log.at_most_until(ms(1))),
+            (0, 0)
+        );
+        assert_eq!(log.total(), 13);
+    }
+
+    #[test]
+    fn its_size_is_bounded_and_the_total_is_not_lost() {
+        let mut log = SentLog::new(Duration::from_secs(10));
+        for at in 0..200_000 {
+            log.add(1, ms(at));
+        }
+        assert!(log.entries.len() as u64 <= ENTRIES * 2);
+        assert_eq!(log.total(), 200_000);
+        assert!(log.at_most_until(ms(199_000)) >= 199_001);
+        assert!(log.at_least_before(ms(199_000)) <= 199_000);
+    }
+}
