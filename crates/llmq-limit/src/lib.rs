@@ -14,6 +14,11 @@ mod sent_log;
 
 mod limit;
 mod header_value;
+mod headers;
+mod ietf;
+mod minute_gate;
+mod observation;
+mod structured;
 mod window;
 
 pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule};
@@ -22,4 +27,7 @@ pub use factor::Factor;
 pub use limit::{Cost, Entry, Limit, Verdict};
 pub use margin::Margin;
 pub use header_value::{HeaderTime, header_count, retry_after};
+pub use headers::parse_rate_limit_headers;
+pub use minute_gate::MinuteGate;
+pub use observation::{HeaderSource, Observation, QuotaStatus, RateLimitHeaders};
 pub use window::infer_window;
