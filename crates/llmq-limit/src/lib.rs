@@ -19,6 +19,7 @@ mod ietf;
 mod minute_gate;
 mod observation;
 mod structured;
+mod text;
 mod window;
 
 pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule};
@@ -30,4 +31,5 @@ pub use header_value::{HeaderTime, header_count, retry_after};
 pub use headers::parse_rate_limit_headers;
 pub use minute_gate::MinuteGate;
 pub use observation::{HeaderSource, Observation, QuotaStatus, RateLimitHeaders};
+pub use text::{LimitText, parse_limit_text};
 pub use window::infer_window;
