@@ -22,6 +22,10 @@ mod structured;
 mod text;
 mod window;
 
+mod adaptive;
+mod breaker;
+mod ramp;
+
 pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule};
 pub use denied::Denied;
 pub use factor::Factor;
@@ -33,3 +37,9 @@ pub use minute_gate::MinuteGate;
 pub use observation::{HeaderSource, Observation, QuotaStatus, RateLimitHeaders};
 pub use text::{LimitText, parse_limit_text};
 pub use window::infer_window;
+pub use adaptive::{
+    Adaptive, AdaptiveConfig, Answer, AnswerOutcome, ChangeReason, ConcurrencyChange,
+    LatencyPolicy, PlainPolicy,
+};
+pub use breaker::{Admit, Breaker, BreakerChange, BreakerConfig, BreakerState, CallRole};
+pub use ramp::RampGuard;
