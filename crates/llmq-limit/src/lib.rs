@@ -26,7 +26,9 @@ mod adaptive;
 mod breaker;
 mod ramp;
 
-pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule};
+mod quota;
+
+pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule, default_algorithm};
 pub use denied::Denied;
 pub use factor::Factor;
 pub use limit::{Cost, Entry, Limit, Verdict};
@@ -42,4 +44,9 @@ pub use adaptive::{
     LatencyPolicy, PlainPolicy,
 };
 pub use breaker::{Admit, Breaker, BreakerChange, BreakerConfig, BreakerState, CallRole};
+pub use quota::{
+    AlertLevel, AlertShares, DayZone, PauseAdvice, PauseReason, PauseScope, Portion, QuotaConfig,
+    QuotaConfigError, QuotaConfigErrors, QuotaEvent, QuotaMetrics, QuotaMonitor, QuotaRules,
+    QuotaState, SavedPause,
+};
 pub use ramp::RampGuard;

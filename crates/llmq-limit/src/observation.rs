@@ -92,6 +92,19 @@ pub struct QuotaStatus {
 }
 
 impl QuotaStatus {
+    /// This status with what it does not know taken from an older one.
+    pub(crate) fn completed_from(self, older: &Self) -> Self {
+        Self {
+            requests_remaining: self.requests_remaining.or(older.requests_remaining),
+            requests_limit: self.requests_limit.or(older.requests_limit),
+            tokens_remaining: self.tokens_remaining.or(older.tokens_remaining),
+            tokens_limit: self.tokens_limit.or(older.tokens_limit),
+            reset_requests: self.reset_requests.or(older.reset_requests),
+            reset_tokens: self.reset_tokens.or(older.reset_tokens),
+            timestamp: self.timestamp,
+        }
+    }
+
     /// Used requests in per cent of their limit.
     #[must_use]
     pub fn requests_used_percent(&self) -> Option<f64> {
