@@ -1,1 +1,34 @@
 //! Which waiting call goes next, and where.
+//!
+//! Read [`Dispatcher`] first: a plain state machine that is told what happened and says what to
+//! do. [`Call`] is what it is given, [`Event`] what it is told, [`Effect`] what it says;
+//! [`QueueSetup`], [`UpstreamSetup`] and [`LimitSetup`] are what it knows. Then, in the order of a
+//! decision: `pump` picks the lane that is tried next, `admit` asks every limit on its way,
+//! `answers` settles what came of it, and `timers` does what falls due.
+//!
+//! Nothing here does I/O, starts a task or reads a clock.
+
+mod events;
+mod ids;
+mod setup;
+
+mod dispatcher;
+
+mod lane;
+mod order;
+mod queue;
+mod ticket;
+mod upstream;
+
+mod admit;
+mod answers;
+mod pump;
+mod timers;
+
+mod why;
+
+pub use dispatcher::Dispatcher;
+pub use events::{Call, CallKind, Effect, Ended, Event, Notice, Outcome, Refusal, Start};
+pub use ids::{LimitId, QueueId, TenantId, TicketId, UpstreamId};
+pub use setup::{Capacity, LimitSetup, QueueSetup, Reserve, Route, Rules, Scope, UpstreamSetup};
+pub use why::{Blocker, LimitView, QueueView, UpstreamView, Why};

@@ -1,4 +1,6 @@
-use llmq_core::{CallSize, Host, LimitKind, Usage};
+use std::time::Duration;
+
+use llmq_core::{Algorithm, CallSize, Host, LimitKind, Usage};
 
 /// How a limit charges a call: one row per provider and dimension.
 ///
@@ -94,6 +96,28 @@ pub fn charge_rule(host: Host, kind: LimitKind) -> ChargeRule {
             row(I::None, O::Cap { default: 16 }, R::AsHeadersShow)
         }
         (LimitKind::OutputTokens, _) => row(I::None, O::Produced, R::ToUsage),
+    }
+}
+
+/// How use ages at a host when nobody says otherwise: a bucket as deep as published behaviour
+/// shows, and a sliding window, the strictest of all, for servers of which nothing is known.
+///
+/// ```
+/// use llmq_core::{Algorithm, Host};
+/// use llmq_limit::default_algorithm;
+/// use std::time::Duration;
+/// let minute = Duration::from_secs(60);
+/// assert_eq!(default_algorithm(Host::OpenAi, minute), Algorithm::Bucket { depth: minute });
+/// assert_eq!(default_algorithm(Host::Unknown, minute), Algorithm::Sliding);
+/// ```
+#[must_use]
+pub fn default_algorithm(host: Host, period: Duration) -> Algorithm {
+    let bucket = |secs| Algorithm::Bucket { depth: period.min(Duration::from_secs(secs)) };
+    match host {
+        Host::OpenAi | Host::Groq => Algorithm::Bucket { depth: period },
+        Host::Anthropic => bucket(10),
+        Host::Azure => bucket(1),
+        _ => Algorithm::Sliding,
     }
 }
 

@@ -468,14 +468,15 @@ impl Limit {
     }
 
     /// The provider's `remaining`, told with the answer to `entry`'s call and rounded to
-    /// `rounding`: compared with what that call must have met.
+    /// `rounding`: compared with what that call must have met. It may be negative, where the
+    /// limit that is kept is lower than the provider's.
     ///
     /// What is missing is taken now. What is more than expected gives nothing back at once;
     /// it moves the charge factor, slowly.
     pub fn observe(
         &mut self,
         entry: &Entry,
-        remaining: u64,
+        remaining: i64,
         rounding: u64,
         now: Timestamp,
         margin: Duration,
@@ -484,7 +485,7 @@ impl Limit {
             return Verdict::Stale;
         };
         let margin = within(margin, self.spec.period);
-        let seen = signed(remaining);
+        let seen = remaining;
         let rounding = signed(rounding.saturating_sub(1));
         let below = self.low(&expect, margin) - (seen + rounding);
         let above = (seen - rounding) - self.high(&expect, margin);
@@ -595,6 +596,12 @@ impl Limit {
             let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
             self.foreign.learn(0.0, seconds);
         }
+    }
+
+    /// Begins with `remaining` left: for a limit that an answer's headers told of.
+    pub fn start_with(&mut self, remaining: u64, now: Timestamp) {
+        let used = self.spec.count.saturating_sub(remaining);
+        self.charge(signed(used), now, now);
     }
 
     /// Whether a refusal of `entry`'s call by this limit should have been foreseen: calls of

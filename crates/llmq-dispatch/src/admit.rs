@@ -1,0 +1,409 @@
+//! Whether a call may start now, and where: every limit is asked, none is touched.
+
+use std::time::Duration;
+
+use llmq_core::{CallSize, Now, Priority, Timestamp};
+use llmq_limit::{Cost, Denied};
+use smallvec::{SmallVec, smallvec};
+
+use crate::dispatcher::Dispatcher;
+use crate::events::{CallKind, Effect, Start};
+use crate::ids::{LaneId, LimitId, QueueId, TicketId, UpstreamId};
+use crate::order::Spot;
+use crate::setup::Scope;
+use crate::ticket::{Running, State};
+
+/// The answer for the head of a lane.
+#[derive(Debug)]
+pub(crate) enum Assessed {
+    /// It may start, there.
+    Go(Way),
+    /// It waits.
+    Wait(Blocked),
+    /// It is above the whole of this limit wherever it might go.
+    TooLarge { limit: String, count: u64 },
+}
+
+/// An upstream, and the queue whose limits apply on the way to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) upstream: UpstreamId,
+    pub(crate) served_by: QueueId,
+    weight: f64,
+}
+
+/// Where a head waits, and when each spot may open.
+#[derive(Debug)]
+pub(crate) struct Blocked {
+    pub(crate) scope: Scope,
+    pub(crate) spots: SmallVec<[(Spot, Option<Timestamp>); 4]>,
+}
+
+/// What the rules need to know of a head.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    lane: LaneId,
+    priority: Priority,
+    size: CallSize,
+    start_by: Option<Timestamp>,
+}
+
+enum WayAnswer {
+    Go,
+    Wait(Blocked),
+    /// Closed for longer than the call can wait: as good as not there.
+    Out(Blocked),
+    TooLarge(LimitId),
+}
+
+impl Dispatcher {
+    /// Looks for a way for the head of a lane.
+    ///
+    /// Its own queue's upstreams are asked first; a fallback's only when none of those can
+    /// serve it in time.
+    pub(crate) fn assess(&mut self, lane: LaneId, ticket: TicketId, now: Now) -> Assessed {
+        let own = self.lanes[lane.index()].queue;
+        let Some(call) = self.ticket(ticket).map(|ticket| ticket.call) else {
+            return Assessed::Wait(Blocked {
+                scope: Scope::Model,
+                spots: SmallVec::new(),
+            });
+        };
+        let head = Head {
+            lane,
+            priority: self.lanes[lane.index()].priority,
+            size: call.size,
+            start_by: call.start_by,
+        };
+        let mut waits: Option<Blocked> = None;
+        let mut too_large = None;
+        for tier in 0..=self.queues[own.index()].setup.fallback.len() {
+            let served_by = match tier.checked_sub(1) {
+                None => own,
+                Some(index) => self.queues[own.index()].setup.fallback[index],
+            };
+            let mut all_out = true;
+            let mut best: Option<(f64, Way)> = None;
+            for index in 0..self.queues[served_by.index()].setup.routes.len() {
+                let route = self.queues[served_by.index()].setup.routes[index];
+                let way = Way {
+                    upstream: route.upstream,
+                    served_by,
+                    weight: route.weight,
+                };
+                match self.ask(&head, way, now) {
+                    WayAnswer::Go => {
+                        all_out = false;
+                        let score = self.score(ticket, way, now);
+                        if best.is_none_or(|(other, _)| score < other) {
+                            best = Some((score, way));
+                        }
+                    }
+                    WayAnswer::Wait(blocked) => {
+                        all_out = false;
+                        merge(&mut waits, blocked);
+                    }
+                    WayAnswer::Out(blocked) => merge(&mut waits, blocked),
+                    WayAnswer::TooLarge(limit) => too_large = Some(limit),
+                }
+            }
+            if let Some((_, way)) = best {
+                return Assessed::Go(way);
+            }
+            if !all_out {
+                break;
+            }
+        }
+        match (waits, too_large) {
+            (Some(blocked), _) => Assessed::Wait(blocked),
+            (None, Some(limit)) => {
+                let slot = &self.limits[limit.index()];
+                Assessed::TooLarge {
+                    limit: slot.name.clone(),
+                    count: slot.limit.spec().count,
+                }
+            }
+            (None, None) => Assessed::Wait(Blocked {
+                scope: Scope::Model,
+                spots: SmallVec::new(),
+            }),
+        }
+    }
+
+    /// Asks one way's gates and limits, narrow ones first, without side effects.
+    fn ask(&mut self, head: &Head, way: Way, now: Now) -> WayAnswer {
+        if let Some(answer) = self.ask_gates(head, way.upstream, now) {
+            return answer;
+        }
+        let upstream = &mut self.upstreams[way.upstream.index()];
+        let margin = upstream.margin.at(now.mono);
+        let mean_output = upstream.mean_output();
+        let mut blocked: Option<Blocked> = None;
+        for index in 0..self.limit_count(head, way) {
+            let id = self.limit_at(head, way, index);
+            let scope = self.limits[id.index()].scope;
+            if blocked
+                .as_ref()
+                .is_some_and(|blocked| blocked.scope < scope)
+            {
+                continue;
+            }
+            let wake = match self.ask_limit(head, way, id, mean_output, margin, now) {
+                Ok(()) => continue,
+                Err(Denied::Never { .. }) => return WayAnswer::TooLarge(id),
+                Err(Denied::Until(at)) => Some(at),
+                Err(Denied::OnRelease) => None,
+            };
+            match &mut blocked {
+                Some(blocked) if blocked.scope == scope => {
+                    blocked.spots.push((Spot::Limit(id), wake))
+                }
+                // Blocked by a narrower limit, it is out of the order of the wider ones.
+                _ => {
+                    blocked = Some(Blocked {
+                        scope,
+                        spots: smallvec![(Spot::Limit(id), wake)],
+                    })
+                }
+            }
+        }
+        match blocked {
+            Some(blocked) => WayAnswer::Wait(blocked),
+            None => WayAnswer::Go,
+        }
+    }
+
+    fn ask_gates(&mut self, head: &Head, id: UpstreamId, now: Now) -> Option<WayAnswer> {
+        let upstream = &mut self.upstreams[id.index()];
+        let at_gate = |spot, wake: Option<Timestamp>| Blocked {
+            scope: Scope::Upstream,
+            spots: smallvec![(spot, wake)],
+        };
+        if let Some(closed) = upstream.gate_state(now) {
+            let blocked = at_gate(Spot::Gate(id), closed.until);
+            let in_time = match (closed.until, head.start_by) {
+                (Some(until), Some(start_by)) => until <= start_by,
+                (Some(_), None) => !closed.down,
+                (None, _) => closed.soon,
+            };
+            return Some(if in_time {
+                WayAnswer::Wait(blocked)
+            } else {
+                WayAnswer::Out(blocked)
+            });
+        }
+        if head.priority < Priority::HIGH
+            && let Some(until) = upstream.low_closed
+        {
+            return Some(WayAnswer::Wait(at_gate(Spot::LowGate(id), Some(until))));
+        }
+        None
+    }
+
+    /// All limits on a way, counted through: the tenant's, the model's, the upstream's.
+    fn limit_count(&self, head: &Head, way: Way) -> usize {
+        let tenant = self.lanes[head.lane.index()].tenant;
+        self.tenants[tenant.index()].limits.len()
+            + self.queues[way.served_by.index()].setup.limits.len()
+            + self.upstreams[way.upstream.index()].limits.len()
+    }
+
+    fn limit_at(&self, head: &Head, way: Way, index: usize) -> LimitId {
+        let tenant = &self.tenants[self.lanes[head.lane.index()].tenant.index()].limits;
+        let model = &self.queues[way.served_by.index()].setup.limits;
+        let upstream = &self.upstreams[way.upstream.index()].limits;
+        let after_tenant = index.wrapping_sub(tenant.len());
+        tenant
+            .get(index)
+            .or_else(|| model.get(after_tenant))
+            .or_else(|| upstream.get(after_tenant.wrapping_sub(model.len())))
+            .copied()
+            .expect("index is below limit_count")
+    }
+
+    fn ask_limit(
+        &mut self,
+        head: &Head,
+        way: Way,
+        id: LimitId,
+        mean_output: u64,
+        margin: Duration,
+        now: Now,
+    ) -> Result<(), Denied> {
+        let keep_back = {
+            let count = self.limits[id.index()].limit.spec().count;
+            self.queues[way.served_by.index()].keep_back(head.priority, count)
+        };
+        let limit = &mut self.limits[id.index()].limit;
+        let cost = limit.cost(&head.size, mean_output);
+        limit.check(cost, keep_back, now.mono, margin)?;
+        self.ask_order(head, id, mean_output, margin, now)
+    }
+
+    /// There is room; but nothing takes from a limit for which a better head waits.
+    fn ask_order(
+        &mut self,
+        head: &Head,
+        id: LimitId,
+        mean_output: u64,
+        margin: Duration,
+        now: Now,
+    ) -> Result<(), Denied> {
+        let spot = Spot::Limit(id);
+        let Some(best) = self
+            .waiters(spot)
+            .best()
+            .filter(|best| best.lane != head.lane)
+        else {
+            return Ok(());
+        };
+        let parked = self.lanes[head.lane.index()]
+            .parked
+            .iter()
+            .find(|(at, _)| *at == spot);
+        let mine = parked
+            .map(|(_, rank)| *rank)
+            .or_else(|| self.rank_at(spot, head.lane));
+        if mine.is_none_or(|mine| mine < best) {
+            return Ok(());
+        }
+        if let Some(since) = self.is_impatient(best.lane) {
+            let mine_since = self
+                .is_impatient(head.lane)
+                .unwrap_or(Timestamp::FAR_FUTURE);
+            if since < mine_since {
+                // It may be able to go by now; if so, that frees this one as well.
+                return Err(Denied::OnRelease);
+            }
+        }
+        let waiting = self.lanes[best.lane.index()]
+            .head()
+            .and_then(|(_, ticket)| self.ticket(ticket));
+        let Some(size) = waiting.map(|ticket| ticket.call.size) else {
+            return Ok(());
+        };
+        let limit = &mut self.limits[id.index()].limit;
+        let cost = limit.cost(&size, mean_output);
+        match limit.check(cost, 0, now.mono, margin) {
+            Ok(()) | Err(Denied::Never { .. }) => Ok(()),
+            Err(Denied::Until(_) | Denied::OnRelease) => Err(Denied::OnRelease),
+        }
+    }
+
+    /// Lower is better: the fullest of an upstream's limits, over the route's weight. Those
+    /// that have failed this call come last.
+    fn score(&mut self, ticket: TicketId, way: Way, now: Now) -> f64 {
+        if self.queues[way.served_by.index()].setup.routes.len() == 1 {
+            return 0.0;
+        }
+        let avoid = self
+            .ticket(ticket)
+            .is_some_and(|ticket| ticket.avoid.contains(&way.upstream));
+        let upstream = &self.upstreams[way.upstream.index()];
+        let mut fullest = 0.0_f64;
+        let in_flight = upstream.in_flight;
+        for index in 0..upstream.limits.len() {
+            let id = self.upstreams[way.upstream.index()].limits[index];
+            fullest = fullest.max(self.limits[id.index()].limit.in_use(now.mono));
+        }
+        // Without limits, calls in flight tell upstreams apart.
+        #[expect(clippy::cast_precision_loss, reason = "a count of calls in flight")]
+        let busy = fullest + in_flight as f64 * 1e-6;
+        let weight = if way.weight > 0.0 { way.weight } else { 1e-6 };
+        (busy + 1e-9) / weight + if avoid { 1e9 } else { 0.0 }
+    }
+
+    /// Starts a head: takes from every limit in one step.
+    pub(crate) fn start(
+        &mut self,
+        lane_id: LaneId,
+        ticket: TicketId,
+        way: Way,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let head = Head {
+            lane: lane_id,
+            priority: self.lanes[lane_id.index()].priority,
+            size: self
+                .ticket(ticket)
+                .map(|ticket| ticket.call.size)
+                .unwrap_or_default(),
+            start_by: None,
+        };
+        let mean_output = self.upstreams[way.upstream.index()].mean_output();
+        let tenant = self.lanes[lane_id.index()].tenant;
+        let weight = self.tenants[tenant.index()].weight;
+        let many_tenants = self.many_tenants();
+        let mut entries = SmallVec::new();
+        for index in 0..self.limit_count(&head, way) {
+            let id = self.limit_at(&head, way, index);
+            let slot = &mut self.limits[id.index()];
+            let cost: Cost = slot.limit.cost(&head.size, mean_output);
+            if many_tenants {
+                let tag = slot.fair.tag(tenant);
+                slot.fair.started(tenant, tag, cost.total(), weight);
+            }
+            entries.push((id, slot.limit.take(cost)));
+        }
+        let upstream = &mut self.upstreams[way.upstream.index()];
+        upstream.in_flight += 1;
+        let probe = upstream.begin(now);
+        let lane = &mut self.lanes[lane_id.index()];
+        lane.remove_head();
+        lane.starts += 1;
+        lane.moves = 0;
+        let risen = lane.priority != lane.base;
+        lane.priority = lane.base;
+        if lane.is_empty() {
+            self.stop_aging(lane_id);
+        } else if risen
+            || self.lanes[lane_id.index()]
+                .rises_at
+                .is_some_and(|at| at < now.mono + self.rules.aging / 2)
+        {
+            // Timed afresh now and then rather than at each start: rising is a matter of minutes.
+            self.start_aging(lane_id, now);
+        }
+        self.unwatch_deadlines(ticket);
+        let queue = &mut self.queues[self.lanes[lane_id.index()].queue.index()];
+        queue.running += 1;
+        let Some(waiting) = self.ticket_mut(ticket) else {
+            return;
+        };
+        waiting.attempts += 1;
+        let attempt = waiting.attempts;
+        waiting.state = State::Running(Box::new(Running {
+            upstream: way.upstream,
+            entries,
+            sent_at: None,
+            probe,
+        }));
+        effects.push(Effect::Start(Start {
+            ticket,
+            upstream: way.upstream,
+            attempt,
+            probe,
+        }));
+    }
+
+    /// Whether the call has been throttled as often as its kind bears.
+    pub(crate) fn is_throttled_out(&self, kind: CallKind, throttles: u32) -> bool {
+        throttles >= self.throttles_max(kind)
+    }
+}
+
+/// Waits at every spot of every way: the first to open is taken.
+fn merge(all: &mut Option<Blocked>, more: Blocked) {
+    match all {
+        None => *all = Some(more),
+        Some(all) => {
+            all.scope = all.scope.max(more.scope);
+            for spot in more.spots {
+                if !all.spots.iter().any(|(at, _)| *at == spot.0) {
+                    all.spots.push(spot);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+use std::time::Duration;
+
+use llmq_core::{CallSize, FailureClass, Priority, Timestamp, Usage};
+use llmq_limit::{ConcurrencyChange, LimitText, RateLimitHeaders};
+
+use crate::ids::{LimitId, QueueId, TenantId, TicketId, UpstreamId};
+
+/// A call that wants to be sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Call {
+    /// Its queue.
+    pub queue: QueueId,
+    /// Who it is charged to.
+    pub tenant: TenantId,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// How large it is.
+    pub size: CallSize,
+    /// How many bytes it occupies while it waits.
+    pub bytes: u64,
+    /// Whether somebody holds a connection open for it, or it is kept for later.
+    pub kind: CallKind,
+    /// It must have started by then, whatever stands in the way.
+    pub start_by: Option<Timestamp>,
+    /// It must start within this time, which stands still while its queue does.
+    pub ttl: Option<Duration>,
+    /// It must not start earlier.
+    pub not_before: Option<Timestamp>,
+    /// Attempts it has used up already, in an earlier life.
+    pub attempts: u32,
+}
+
+impl Call {
+    /// A plain call of normal priority without a deadline.
+    #[must_use]
+    pub fn new(queue: QueueId, tenant: TenantId) -> Self {
+        Self {
+            queue,
+            tenant,
+            priority: Priority::NORMAL,
+            size: CallSize::default(),
+            bytes: 0,
+            kind: CallKind::Plain,
+            start_by: None,
+            ttl: None,
+            not_before: None,
+            attempts: 0,
+        }
+    }
+}
+
+/// Who waits for a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    /// A caller with an open connection: it meets few throttles before it hears of them.
+    Plain,
+    /// Nobody right now: it can wait long.
+    Stored,
+}
+
+/// What happened to a call that was started.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Its bytes were written.
+    Sent(TicketId),
+    /// The first byte of its answer came, after this much processing by the provider's word.
+    FirstByte(TicketId, Option<Duration>),
+    /// Its answer has this many output tokens so far.
+    Produced(TicketId, u64),
+    /// It ended.
+    Ended(TicketId, Box<Ended>),
+    /// Its caller has gone. Never sent: everything it held is free. Sent: it stays charged.
+    Dropped(TicketId),
+    /// A queue starts nothing more.
+    Pause(QueueId),
+    /// A paused queue goes on.
+    Resume(QueueId),
+    /// A person has mended what stopped an upstream.
+    Reopen(UpstreamId),
+    /// Time has passed; what is due happens. Every other event does this too.
+    Tick,
+}
+
+/// How a started call ended.
+#[derive(Debug, Clone, Default)]
+pub struct Ended {
+    /// With what.
+    pub outcome: Outcome,
+    /// What it used, where the provider said.
+    pub usage: Option<Usage>,
+    /// The provider's rate-limit headers.
+    pub headers: Option<RateLimitHeaders>,
+    /// From the send to the answer's end.
+    pub latency: Option<Duration>,
+}
+
+/// With what a call ended.
+#[derive(Debug, Clone, Default)]
+pub enum Outcome {
+    /// An answer.
+    #[default]
+    Completed,
+    /// A failure.
+    Failed {
+        /// Its class.
+        class: FailureClass,
+        /// How long to wait, by the provider's word.
+        told: Option<Duration>,
+        /// What the text of a 429 said.
+        text: Option<LimitText>,
+    },
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Send this call there.
+    Start(Start),
+    /// This call goes back in line after a failure; it starts no earlier than `not_before`.
+    Requeued {
+        /// The call.
+        ticket: TicketId,
+        /// The failure's class.
+        class: FailureClass,
+        /// Not earlier.
+        not_before: Timestamp,
+    },
+    /// This call has failed for good and is out of the dispatcher's books.
+    Failed {
+        /// The call.
+        ticket: TicketId,
+        /// The failure's class.
+        class: FailureClass,
+        /// Attempts used up.
+        attempts: u32,
+    },
+    /// This call has its answer and is out of the dispatcher's books.
+    Completed {
+        /// The call.
+        ticket: TicketId,
+        /// Attempts it took.
+        attempts: u32,
+    },
+    /// This call was not started in time and is out of the dispatcher's books.
+    Expired {
+        /// The call.
+        ticket: TicketId,
+        /// When it might have started, if that is known.
+        could_start: Option<Timestamp>,
+    },
+    /// This call is above the whole of a limit and is out of the dispatcher's books.
+    TooLarge {
+        /// The call.
+        ticket: TicketId,
+        /// The limit's name and count.
+        limit: String,
+        /// Its count.
+        count: u64,
+    },
+    /// Something that people want to know.
+    Notice(Notice),
+}
+
+/// Leave to send a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// The call.
+    pub ticket: TicketId,
+    /// Where to.
+    pub upstream: UpstreamId,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// Whether it finds out if the upstream is back.
+    pub probe: bool,
+}
+
+/// Something that people want to know.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// An upstream takes nothing until then (never, when `until` is none).
+    UpstreamPaused {
+        /// Which.
+        upstream: UpstreamId,
+        /// Why.
+        class: FailureClass,
+        /// Until when.
+        until: Option<Timestamp>,
+    },
+    /// A 429 came.
+    RateLimited {
+        /// From where.
+        upstream: UpstreamId,
+        /// Whether our own books should have foreseen it.
+        ours: bool,
+    },
+    /// An upstream is taken as down.
+    BreakerOpened(UpstreamId),
+    /// An upstream is back.
+    BreakerClosed(UpstreamId),
+    /// Concurrency was adapted.
+    Concurrency(UpstreamId, ConcurrencyChange),
+    /// A limit nobody had configured was learned, or a stated count corrected.
+    LimitLearned(UpstreamId, LimitId),
+}
+
+/// Why a call was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The queue is above its high watermark, or was and is not yet below the low one.
+    #[error("the queue is full: {jobs} calls and {bytes} bytes wait")]
+    Full {
+        /// Calls that wait.
+        jobs: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// The queue takes no new calls while it is emptied.
+    #[error("the queue is draining and takes no new calls")]
+    Draining,
+}

@@ -1,0 +1,92 @@
+use std::collections::VecDeque;
+
+use llmq_core::{Priority, Timestamp};
+use smallvec::SmallVec;
+
+use crate::ids::{QueueId, TenantId, TicketId};
+use crate::order::{Rank, Spot};
+use crate::setup::Scope;
+
+/// One queue, one priority, one tenant: first come, first served.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) queue: QueueId,
+    pub(crate) tenant: TenantId,
+    /// The priority its calls were submitted with.
+    pub(crate) base: Priority,
+    /// Its priority now: risen when it has waited long.
+    pub(crate) priority: Priority,
+    /// Waiting calls by sequence number, oldest first.
+    tickets: VecDeque<(u64, TicketId)>,
+    /// Where its head waits.
+    pub(crate) parked: SmallVec<[(Spot, Rank); 4]>,
+    /// Whose limits those spots are.
+    pub(crate) parked_scope: Option<Scope>,
+    /// Since when its head waits.
+    pub(crate) parked_at: Timestamp,
+    /// How often its head was moved between spots of one scope.
+    pub(crate) moves: u32,
+    /// When it rises, if nothing starts before.
+    pub(crate) rises_at: Option<Timestamp>,
+    /// Starts so far: how a throttled call knows that others passed it.
+    pub(crate) starts: u64,
+    /// Whether it stands among the lanes to be tried.
+    pub(crate) ready: Option<u64>,
+}
+
+impl Lane {
+    pub(crate) fn new(queue: QueueId, tenant: TenantId, priority: Priority) -> Self {
+        Self {
+            queue,
+            tenant,
+            base: priority,
+            priority,
+            tickets: VecDeque::new(),
+            parked: SmallVec::new(),
+            parked_scope: None,
+            parked_at: Timestamp::ZERO,
+            moves: 0,
+            rises_at: None,
+            starts: 0,
+            ready: None,
+        }
+    }
+
+    pub(crate) fn head(&self) -> Option<(u64, TicketId)> {
+        self.tickets.front().copied()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// Puts a ticket in its place; newcomers go to the end in constant time, and a ticket that
+    /// comes back goes near the front, where insertion is cheap.
+    pub(crate) fn insert(&mut self, seq: u64, ticket: TicketId) {
+        let position = self.tickets.partition_point(|(other, _)| *other < seq);
+        self.tickets.insert(position, (seq, ticket));
+    }
+
+    pub(crate) fn remove(&mut self, seq: u64) {
+        let position = self.tickets.partition_point(|(other, _)| *other < seq);
+        if self
+            .tickets
+            .get(position)
+            .is_some_and(|(other, _)| *other == seq)
+        {
+            self.tickets.remove(position);
+        }
+        if self.tickets.capacity() > 64 && self.tickets.len() * 4 < self.tickets.capacity() {
+            self.tickets.shrink_to(self.tickets.len() * 2);
+        }
+    }
+
+    pub(crate) fn remove_head(&mut self) {
+        self.tickets.pop_front();
+    }
+
+    /// How many stand before the ticket with this sequence number.
+    pub(crate) fn ahead_of(&self, seq: u64) -> usize {
+        self.tickets.partition_point(|(other, _)| *other < seq)
+    }
+}

@@ -1,0 +1,311 @@
+//! Which lane is tried next: the order at each spot, and how lanes move between spots.
+
+use std::cmp::Reverse;
+
+use llmq_core::{Now, Timestamp};
+use smallvec::SmallVec;
+
+use crate::admit::{Assessed, Blocked};
+use crate::dispatcher::Dispatcher;
+use crate::events::Effect;
+use crate::ids::LaneId;
+use crate::order::{Rank, Spot, WaitList};
+
+/// What became of a lane that was tried.
+#[derive(Debug, PartialEq, Eq)]
+enum Tried {
+    /// Its head started.
+    Started,
+    /// Its head waits.
+    Blocked,
+    /// It has no head, or its queue stands still.
+    Idle,
+}
+
+/// A head that was moved between spots of one scope this often keeps its place at all of them:
+/// a call that needs much of two limits would otherwise find one of them empty each time.
+const MOVES_MAX: u32 = 8;
+
+impl Dispatcher {
+    /// Starts all that can start.
+    pub(crate) fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        loop {
+            // Those that wait go before newcomers, which would else take what was just freed.
+            if let Some(spot) = self.opened.pop() {
+                self.open(spot, now, effects);
+            } else if let Some((_, _, lane)) = self.ready.pop_first() {
+                self.lanes[lane.index()].ready = None;
+                if self.try_lane(lane, now, effects) == Tried::Started {
+                    self.make_ready(lane);
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// A spot may have room: its lanes are tried, best first, until the best stays.
+    fn open(&mut self, spot: Spot, now: Now, effects: &mut Vec<Effect>) {
+        while let Some(best) = self.waiters(spot).best() {
+            if self.refresh_tag(spot, best) {
+                continue;
+            }
+            match self.try_lane(best.lane, now, effects) {
+                // Its next head stands in the same order, behind those that are now better.
+                Tried::Started => self.rerank(best.lane),
+                Tried::Idle => self.unpark(best.lane),
+                Tried::Blocked => {}
+            }
+            if self.waiters(spot).best() == Some(best) {
+                return;
+            }
+        }
+        self.set_wake(spot, None);
+    }
+
+    /// Brings a rank up to date with what its tenant has had meanwhile; true if it moved.
+    fn refresh_tag(&mut self, spot: Spot, rank: Rank) -> bool {
+        let lane = &self.lanes[rank.lane.index()];
+        let fresh = Rank {
+            tag: self.tag_at(spot, rank.lane).max(rank.tag),
+            priority: Reverse(lane.priority),
+            ..rank
+        };
+        if !self.many_tenants() || fresh == rank || fresh.tag == rank.tag {
+            return false;
+        }
+        self.waiters_mut(spot).remove(&rank);
+        self.waiters_mut(spot).insert(fresh);
+        for (at, parked) in &mut self.lanes[rank.lane.index()].parked {
+            if *at == spot {
+                *parked = fresh;
+            }
+        }
+        true
+    }
+
+    /// Tries to start the lane's head.
+    fn try_lane(&mut self, id: LaneId, now: Now, effects: &mut Vec<Effect>) -> Tried {
+        loop {
+            let lane = &self.lanes[id.index()];
+            let Some((_, ticket)) = lane.head() else {
+                return Tried::Idle;
+            };
+            if self.queues[lane.queue.index()].paused {
+                return Tried::Idle;
+            }
+            match self.assess(id, ticket, now) {
+                Assessed::Go(route) => {
+                    self.start(id, ticket, route, now, effects);
+                    return Tried::Started;
+                }
+                Assessed::Wait(blocked) => {
+                    self.park(id, &blocked, now);
+                    return Tried::Blocked;
+                }
+                Assessed::TooLarge { limit, count } => {
+                    self.lanes[id.index()].remove_head();
+                    self.after_removal(id);
+                    self.forget(ticket);
+                    effects.push(Effect::TooLarge {
+                        ticket,
+                        limit,
+                        count,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The lane has another head than before, or its head another rank.
+    pub(crate) fn head_changed(&mut self, id: LaneId) {
+        let lane = &self.lanes[id.index()];
+        if lane.parked.is_empty() {
+            self.make_ready(id);
+            return;
+        }
+        let spots: SmallVec<[Spot; 4]> = lane.parked.iter().map(|(spot, _)| *spot).collect();
+        self.rerank(id);
+        self.opened.extend(spots);
+    }
+
+    /// Puts the lane among those to be tried.
+    pub(crate) fn make_ready(&mut self, id: LaneId) {
+        self.unready(id);
+        let lane = &mut self.lanes[id.index()];
+        let Some((seq, _)) = lane.head() else { return };
+        if lane.parked.is_empty() && !self.queues[lane.queue.index()].paused {
+            lane.ready = Some(seq);
+            self.ready.insert((Reverse(lane.priority), seq, id));
+        }
+    }
+
+    pub(crate) fn unready(&mut self, id: LaneId) {
+        let lane = &mut self.lanes[id.index()];
+        if let Some(seq) = lane.ready.take() {
+            // The priority may have risen since it was put there.
+            if !self.ready.remove(&(Reverse(lane.priority), seq, id)) {
+                self.ready.retain(|(_, _, other)| *other != id);
+            }
+        }
+    }
+
+    /// The lane waits at these spots. A head that comes back to the same spots keeps its place.
+    fn park(&mut self, id: LaneId, blocked: &Blocked, now: Now) {
+        let lane = &mut self.lanes[id.index()];
+        if lane.parked.is_empty() && lane.moves == 0 {
+            lane.parked_at = now.mono;
+        }
+        let here = |spot: &Spot| lane.parked.iter().any(|(parked, _)| parked == spot);
+        let same_scope = lane.parked_scope == Some(blocked.scope);
+        let all_here = blocked.spots.iter().all(|(spot, _)| here(spot));
+        let stays =
+            all_here && (blocked.spots.len() == lane.parked.len() || lane.moves >= MOVES_MAX);
+        if !stays {
+            let mut spots: SmallVec<[Spot; 4]> =
+                blocked.spots.iter().map(|(spot, _)| *spot).collect();
+            if same_scope && !lane.parked.is_empty() {
+                lane.moves += 1;
+                if lane.moves >= MOVES_MAX {
+                    let old = lane
+                        .parked
+                        .iter()
+                        .map(|(spot, _)| *spot)
+                        .filter(|spot| !spots.contains(spot));
+                    let old: SmallVec<[Spot; 4]> = old.collect();
+                    spots.extend(old);
+                }
+            }
+            lane.parked_scope = Some(blocked.scope);
+            self.move_to(id, &spots);
+        }
+        for (spot, wake) in &blocked.spots {
+            if self
+                .waiters(*spot)
+                .best()
+                .is_some_and(|best| best.lane == id)
+            {
+                self.set_wake(*spot, *wake);
+            }
+        }
+    }
+
+    fn move_to(&mut self, id: LaneId, spots: &[Spot]) {
+        let old = std::mem::take(&mut self.lanes[id.index()].parked);
+        for (spot, rank) in &old {
+            if !spots.contains(spot) {
+                self.leave_spot(*spot, rank);
+            }
+        }
+        for spot in spots {
+            let kept = old.iter().find(|(at, _)| at == spot).map(|(_, rank)| *rank);
+            let rank = match kept.or_else(|| self.rank_at(*spot, id)) {
+                Some(rank) => rank,
+                None => continue,
+            };
+            self.waiters_mut(*spot).insert(rank);
+            self.lanes[id.index()].parked.push((*spot, rank));
+        }
+    }
+
+    /// A lane leaves a spot; if it was the best there, the next one may pass.
+    fn leave_spot(&mut self, spot: Spot, rank: &Rank) {
+        let list = self.waiters_mut(spot);
+        let was_best = list.best().as_ref() == Some(rank);
+        list.remove(rank);
+        if list.is_empty() {
+            self.set_wake(spot, None);
+        } else if was_best {
+            self.opened.push(spot);
+        }
+    }
+
+    /// The lane waits nowhere.
+    pub(crate) fn unpark(&mut self, id: LaneId) {
+        let lane = &mut self.lanes[id.index()];
+        lane.moves = 0;
+        lane.parked_scope = None;
+        for (spot, rank) in std::mem::take(&mut lane.parked) {
+            self.leave_spot(spot, &rank);
+        }
+    }
+
+    /// Gives the lane the rank of its present head wherever it waits.
+    pub(crate) fn rerank(&mut self, id: LaneId) {
+        if self.lanes[id.index()].is_empty() {
+            return self.unpark(id);
+        }
+        let parked = std::mem::take(&mut self.lanes[id.index()].parked);
+        self.lanes[id.index()].moves = 0;
+        for (spot, old) in parked {
+            let rank = self.rank_at(spot, id).unwrap_or(old);
+            let list = self.waiters_mut(spot);
+            let was_best = list.best() == Some(old);
+            list.remove(&old);
+            list.insert(rank);
+            // Another lane is the best there now, and may pass.
+            if was_best && list.best() != Some(rank) {
+                self.opened.push(spot);
+            }
+            self.lanes[id.index()].parked.push((spot, rank));
+        }
+    }
+
+    /// The rank that the lane's head has, or would have, at a spot.
+    pub(crate) fn rank_at(&self, spot: Spot, id: LaneId) -> Option<Rank> {
+        let lane = &self.lanes[id.index()];
+        let (seq, _) = lane.head()?;
+        Some(Rank {
+            priority: Reverse(lane.priority),
+            tag: self.tag_at(spot, id),
+            seq,
+            lane: id,
+        })
+    }
+
+    fn tag_at(&self, spot: Spot, id: LaneId) -> u64 {
+        match spot {
+            Spot::Limit(limit) if self.many_tenants() => self.limits[limit.index()]
+                .fair
+                .tag(self.lanes[id.index()].tenant),
+            Spot::Limit(_) | Spot::Gate(_) | Spot::LowGate(_) => 0,
+        }
+    }
+
+    /// The lane has lost its head to something else than a start.
+    pub(crate) fn after_removal(&mut self, id: LaneId) {
+        if self.lanes[id.index()].is_empty() {
+            self.stop_aging(id);
+        }
+        self.rerank(id);
+    }
+
+    pub(crate) fn waiters(&self, spot: Spot) -> &WaitList {
+        match spot {
+            Spot::Limit(limit) => &self.limits[limit.index()].waiters,
+            Spot::Gate(upstream) => &self.upstreams[upstream.index()].gate,
+            Spot::LowGate(upstream) => &self.upstreams[upstream.index()].low_gate,
+        }
+    }
+
+    pub(crate) fn waiters_mut(&mut self, spot: Spot) -> &mut WaitList {
+        match spot {
+            Spot::Limit(limit) => &mut self.limits[limit.index()].waiters,
+            Spot::Gate(upstream) => &mut self.upstreams[upstream.index()].gate,
+            Spot::LowGate(upstream) => &mut self.upstreams[upstream.index()].low_gate,
+        }
+    }
+
+    /// Something changed at a spot: whoever waits there is tried again.
+    pub(crate) fn touch(&mut self, spot: Spot) {
+        if !self.waiters(spot).is_empty() && self.opened.last() != Some(&spot) {
+            self.opened.push(spot);
+        }
+    }
+
+    /// Whether the lane has been moved about so often that it keeps its place everywhere.
+    pub(crate) fn is_impatient(&self, id: LaneId) -> Option<Timestamp> {
+        let lane = &self.lanes[id.index()];
+        (lane.moves >= MOVES_MAX).then_some(lane.parked_at)
+    }
+}

@@ -1,0 +1,62 @@
+use llmq_core::Timestamp;
+use llmq_limit::Entry;
+use smallvec::SmallVec;
+
+use crate::events::Call;
+use crate::ids::{LaneId, LimitId, TicketId, UpstreamId};
+
+/// One call in the dispatcher's books: what decisions need, never its payload.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) id: TicketId,
+    pub(crate) call: Call,
+    pub(crate) seq: u64,
+    pub(crate) attempts: u32,
+    /// Throttles in a row.
+    pub(crate) throttles: u32,
+    /// Failures in a row, for the backoff.
+    pub(crate) failures: u32,
+    /// Its lane's starts when it was first throttled.
+    pub(crate) starts_at_throttle: u64,
+    /// Upstreams that failed it, to be asked last.
+    pub(crate) avoid: SmallVec<[UpstreamId; 2]>,
+    /// Its deadline on its queue's own clock, in ns.
+    pub(crate) ttl_at: Option<u64>,
+    pub(crate) state: State,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    /// In its lane.
+    Waiting(LaneId),
+    /// Out of its lane until then.
+    Delayed(Timestamp),
+    /// Started.
+    Running(Box<Running>),
+}
+
+/// A started attempt with all that it holds.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) upstream: UpstreamId,
+    pub(crate) entries: SmallVec<[(LimitId, Entry); 4]>,
+    pub(crate) sent_at: Option<Timestamp>,
+    pub(crate) probe: bool,
+}
+
+impl Ticket {
+    pub(crate) fn new(id: TicketId, call: Call, seq: u64, ttl_at: Option<u64>) -> Self {
+        Self {
+            id,
+            call,
+            seq,
+            attempts: call.attempts,
+            throttles: 0,
+            failures: 0,
+            starts_at_throttle: 0,
+            avoid: SmallVec::new(),
+            ttl_at,
+            state: State::Delayed(Timestamp::FAR_FUTURE),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+use std::time::Duration;
+
+use llmq_core::{FailureClass, Now, Timestamp};
+use llmq_core::{Host, LimitKind};
+use llmq_limit::{Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin};
+
+use crate::ids::LimitId;
+use crate::order::WaitList;
+use crate::setup::UpstreamSetup;
+
+/// An upstream's own state, limits apart.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) name: String,
+    pub(crate) limits: Vec<LimitId>,
+    pub(crate) credential: Option<u32>,
+    pub(crate) breaker: Breaker,
+    pub(crate) margin: Margin,
+    /// It takes nothing; by a failure's word.
+    pub(crate) closed: Option<Closed>,
+    /// It takes nothing below `high` until then.
+    pub(crate) low_closed: Option<Timestamp>,
+    pub(crate) gate: WaitList,
+    pub(crate) low_gate: WaitList,
+    pub(crate) in_flight: u64,
+    /// Failures in a row that closed the gate, for their backoff.
+    pub(crate) closures: u32,
+    /// Concurrency that adapts, and the limit it moves.
+    pub(crate) adaptive: Option<(Adaptive, LimitId)>,
+    pub(crate) learn_as: Option<Host>,
+    /// Limits that headers told of, with how often in a row.
+    heard_of: Vec<(LimitKind, u64, Duration, u32)>,
+    ask_before_betting: bool,
+    answers: u32,
+    mean: Mean,
+}
+
+/// Why and how long an upstream takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) class: FailureClass,
+    /// None: until a person acts.
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// A gate that is shut, as admission sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GateState {
+    /// When it may open, if that is an instant.
+    pub(crate) until: Option<Timestamp>,
+    /// It is shut because the upstream is broken or refuses us, so that a fallback should serve
+    /// even calls that could wait.
+    pub(crate) down: bool,
+    /// It opens with the next answer.
+    pub(crate) soon: bool,
+}
+
+/// Answers that calibrate an upstream's charges …
+const CALIBRATED: u32 = 50;
+/// … and how many calls may be unanswered until then.
+const BETS: u64 = 200;
+
+impl Upstream {
+    pub(crate) fn new(
+        setup: UpstreamSetup,
+        adaptive: Option<(LimitId, AdaptiveConfig)>,
+        now: Now,
+    ) -> Self {
+        let mut limits = setup.limits;
+        limits.extend(adaptive.as_ref().map(|(limit, _)| *limit));
+        Self {
+            name: setup.name,
+            limits,
+            adaptive: adaptive.map(|(limit, config)| (Adaptive::new(config), limit)),
+            learn_as: setup.learn_as,
+            heard_of: Vec::new(),
+            credential: setup.credential,
+            breaker: Breaker::new(setup.breaker),
+            margin: Margin::new(now.mono),
+            closed: None,
+            low_closed: None,
+            gate: WaitList::default(),
+            low_gate: WaitList::default(),
+            in_flight: 0,
+            closures: 0,
+            ask_before_betting: setup.ask_before_betting,
+            answers: 0,
+            mean: Mean::default(),
+        }
+    }
+
+    /// Whether it takes nothing now, and why; none: it does take calls.
+    pub(crate) fn gate_state(&self, now: Now) -> Option<GateState> {
+        if let Some(closed) = self.closed {
+            let down = matches!(closed.class, FailureClass::NoAccess | FailureClass::Money);
+            return Some(GateState {
+                until: closed.until,
+                down,
+                soon: false,
+            });
+        }
+        if let Some(until) = self.breaker.opens_at(now) {
+            return Some(GateState {
+                until: Some(until),
+                down: true,
+                soon: false,
+            });
+        }
+        if self.ask_before_betting && self.answers < CALIBRATED && self.in_flight >= BETS {
+            return Some(GateState {
+                until: None,
+                down: false,
+                soon: true,
+            });
+        }
+        None
+    }
+
+    /// Whether a call's charges are still a bet on how this upstream counts.
+    pub(crate) fn is_betting(&self) -> bool {
+        self.ask_before_betting && self.answers < CALIBRATED
+    }
+
+    /// A call starts; whether it is the breaker's probe.
+    pub(crate) fn begin(&mut self, now: Now) -> bool {
+        self.breaker.admit(now) == Admit::Probe
+    }
+
+    pub(crate) fn answered(&mut self) {
+        self.answers = self.answers.saturating_add(1);
+    }
+
+    /// A header told of a limit that nobody stated. One answer can mislead; three that agree
+    /// are believed.
+    pub(crate) fn hears_of(&mut self, kind: LimitKind, count: u64, window: Duration) -> bool {
+        const AGREE: u32 = 3;
+        match self
+            .heard_of
+            .iter_mut()
+            .find(|heard| (heard.0, heard.1, heard.2) == (kind, count, window))
+        {
+            Some(heard) => {
+                heard.3 += 1;
+                heard.3 >= AGREE
+            }
+            None => {
+                self.heard_of
+                    .retain(|heard| heard.0 != kind || heard.2 != window);
+                self.heard_of.push((kind, count, window, 1));
+                false
+            }
+        }
+    }
+
+    pub(crate) fn learn_output(&mut self, tokens: u64) {
+        self.mean.learn(tokens);
+    }
+
+    /// What to hold for the output of one call: the mean answer, and a share of its spread
+    /// that shrinks with the calls in flight, since their sum spreads less than each.
+    pub(crate) fn mean_output(&self) -> u64 {
+        self.mean.expected(self.in_flight)
+    }
+
+    pub(crate) fn role(probe: bool) -> CallRole {
+        if probe {
+            CallRole::Probe
+        } else {
+            CallRole::Normal
+        }
+    }
+
+    /// Closes the gate, never for a shorter time than it is closed already.
+    pub(crate) fn close(&mut self, class: FailureClass, until: Option<Timestamp>) -> bool {
+        let longer = match (self.closed, until) {
+            (None, _) => true,
+            (Some(Closed { until: None, .. }), _) => false,
+            (Some(_), None) => true,
+            (
+                Some(Closed {
+                    until: Some(old), ..
+                }),
+                Some(new),
+            ) => new > old,
+        };
+        if longer {
+            self.closed = Some(Closed { class, until });
+        }
+        longer
+    }
+}
+
+/// The running mean and spread of answers' lengths.
+#[derive(Debug, Clone, Copy)]
+struct Mean {
+    count: u32,
+    mean: f64,
+    variance: f64,
+}
+
+/// Before any answer: a paragraph.
+const FIRST_GUESS: f64 = 256.0;
+/// The weight of one answer once there are many.
+const GAIN_MIN: f64 = 0.01;
+
+impl Default for Mean {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            mean: FIRST_GUESS,
+            variance: 0.0,
+        }
+    }
+}
+
+impl Mean {
+    #[expect(clippy::cast_precision_loss, reason = "a mean of token counts")]
+    fn learn(&mut self, tokens: u64) {
+        self.count = self.count.saturating_add(1);
+        let gain = (1.0 / f64::from(self.count)).max(GAIN_MIN);
+        let difference = tokens as f64 - self.mean;
+        self.mean += gain * difference;
+        self.variance = (1.0 - gain) * (self.variance + gain * difference * difference);
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a positive mean of token counts"
+    )]
+    fn expected(&self, in_flight: u64) -> u64 {
+        let spread = 2.0 * (self.variance / in_flight.max(1) as f64).sqrt();
+        (self.mean + spread).ceil().max(1.0) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_is_never_shut_for_a_shorter_time() {
+        let at = Timestamp::from_nanos;
+        let mut upstream = Upstream::new(UpstreamSetup::default(), None, Now::default());
+        assert!(upstream.close(FailureClass::QuotaWindow, Some(at(10))));
+        assert!(!upstream.close(FailureClass::QuotaWindow, Some(at(5))));
+        assert!(upstream.close(FailureClass::NoAccess, None));
+        assert!(!upstream.close(FailureClass::QuotaDay, Some(at(99))));
+        assert_eq!(upstream.closed.unwrap().class, FailureClass::NoAccess);
+    }
+
+    #[test]
+    fn the_held_output_covers_the_spread_of_a_single_call_and_less_of_many() {
+        let mut mean = Mean::default();
+        for index in 0..1_000 {
+            mean.learn(if index % 2 == 0 { 100 } else { 300 });
+        }
+        assert!((mean.mean - 200.0).abs() < 10.0);
+        assert!(mean.expected(1) > 390 && mean.expected(10_000) < 212);
+    }
+}

@@ -1,0 +1,183 @@
+//! What each ticket waits for, and what the books look like from outside.
+
+use llmq_core::{FailureClass, LimitSpec, Now, Timestamp};
+use llmq_limit::{BreakerState, Limit};
+
+use crate::dispatcher::Dispatcher;
+use crate::ids::{LimitId, QueueId, TicketId, UpstreamId};
+use crate::order::Spot;
+use crate::ticket::State;
+
+/// What a ticket waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// What stands in its way; empty when it is being tried or has started.
+    pub blockers: Vec<Blocker>,
+    /// Calls of its own line before it.
+    pub ahead: usize,
+    /// When its line may move next, if that is known.
+    pub until: Option<Timestamp>,
+}
+
+/// One thing in a ticket's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocker {
+    /// A limit, by name, such as `tpm openai/gpt-4o-mini`.
+    Limit(String),
+    /// An upstream that takes nothing, by name, and the failure that closed it, if one did.
+    Upstream(String, Option<FailureClass>),
+    /// The daily quota of an upstream, by name, that is kept for higher priorities.
+    Quota(String),
+    /// Its queue is paused.
+    Paused,
+    /// It may not start before an instant: a retry, or its own wish.
+    NotBefore(Timestamp),
+}
+
+/// A limit as people see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LimitView {
+    /// Its name, such as `tpm openai/gpt-4o-mini`.
+    pub name: String,
+    /// The limit.
+    pub spec: LimitSpec,
+    /// The share in use, 0 to 1, above 1 in debt.
+    pub in_use: f64,
+    /// The learned charge factor.
+    pub factor: f64,
+    /// Lines that wait for it.
+    pub waiting_lanes: usize,
+}
+
+/// An upstream as people see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpstreamView {
+    /// Its name.
+    pub name: String,
+    /// Calls in flight or granted.
+    pub in_flight: u64,
+    /// Its breaker.
+    pub breaker: BreakerState,
+    /// What closed it and until when (none: until a person acts).
+    pub closed: Option<(FailureClass, Option<Timestamp>)>,
+    /// Its limits.
+    pub limits: Vec<LimitId>,
+}
+
+/// A queue as people see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueView {
+    /// Calls that wait, run or are delayed.
+    pub jobs: u64,
+    /// Calls that run.
+    pub running: u64,
+    /// Bytes of all of them, as told at submission.
+    pub bytes: u64,
+    /// Whether a person paused it.
+    pub paused: bool,
+}
+
+impl Dispatcher {
+    /// What a ticket waits for; none for an unknown one.
+    #[must_use]
+    pub fn why(&self, id: TicketId) -> Option<Why> {
+        let ticket = self.ticket(id)?;
+        let lane = match ticket.state {
+            State::Delayed(at) => {
+                return Some(Why {
+                    blockers: vec![Blocker::NotBefore(at)],
+                    ahead: 0,
+                    until: Some(at),
+                });
+            }
+            State::Running(_) => {
+                return Some(Why {
+                    blockers: Vec::new(),
+                    ahead: 0,
+                    until: None,
+                });
+            }
+            State::Waiting(lane) => lane,
+        };
+        let ahead = self.lanes[lane.index()].ahead_of(ticket.seq);
+        let blockers = if self.queues[ticket.call.queue.index()].paused {
+            vec![Blocker::Paused]
+        } else {
+            self.lanes[lane.index()]
+                .parked
+                .iter()
+                .map(|(spot, _)| self.blocker(*spot))
+                .collect()
+        };
+        Some(Why {
+            blockers,
+            ahead,
+            until: self.could_start(id),
+        })
+    }
+
+    fn blocker(&self, spot: Spot) -> Blocker {
+        match spot {
+            Spot::Limit(limit) => Blocker::Limit(self.limits[limit.index()].name.clone()),
+            Spot::Gate(upstream) => {
+                let upstream = &self.upstreams[upstream.index()];
+                Blocker::Upstream(
+                    upstream.name.clone(),
+                    upstream.closed.map(|closed| closed.class),
+                )
+            }
+            Spot::LowGate(upstream) => {
+                Blocker::Quota(self.upstreams[upstream.index()].name.clone())
+            }
+        }
+    }
+
+    /// A limit's state.
+    #[must_use]
+    pub fn limit_view(&mut self, id: LimitId, now: Now) -> LimitView {
+        let slot = &mut self.limits[id.index()];
+        LimitView {
+            name: slot.name.clone(),
+            spec: *slot.limit.spec(),
+            in_use: slot.limit.in_use(now.mono),
+            factor: slot.limit.factor().value(),
+            waiting_lanes: slot.waiters.len(),
+        }
+    }
+
+    /// A limit's books, for saving and restoring them.
+    #[must_use]
+    pub fn limit_mut(&mut self, id: LimitId) -> &mut Limit {
+        &mut self.limits[id.index()].limit
+    }
+
+    /// Every limit.
+    pub fn limit_ids(&self) -> impl Iterator<Item = LimitId> + use<> {
+        (0..self.limits.len()).map(LimitId::at)
+    }
+
+    /// An upstream's state.
+    #[must_use]
+    pub fn upstream_view(&self, id: UpstreamId) -> UpstreamView {
+        let upstream = &self.upstreams[id.index()];
+        UpstreamView {
+            name: upstream.name.clone(),
+            in_flight: upstream.in_flight,
+            breaker: upstream.breaker.state(),
+            closed: upstream.closed.map(|closed| (closed.class, closed.until)),
+            limits: upstream.limits.clone(),
+        }
+    }
+
+    /// A queue's state.
+    #[must_use]
+    pub fn queue_view(&self, id: QueueId) -> QueueView {
+        let queue = &self.queues[id.index()];
+        QueueView {
+            jobs: queue.jobs,
+            running: queue.running,
+            bytes: queue.bytes,
+            paused: queue.paused,
+        }
+    }
+}
