@@ -1,1 +1,3 @@
 //! The running queue.
+
+pub mod bulk;

@@ -1,0 +1,73 @@
+//! What several of the files have in common: names beside the output, and replacing one safely.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// `path` with `ending` put behind its whole name: `out.jsonl` gives `out.jsonl.lock`.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+/// The directory that `path` lies in.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes created, renamed and removed names in `path`'s directory survive a power cut.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(directory_of(path))?.sync_all()
+    } else {
+        // A directory cannot be opened as a file elsewhere, and renames are journaled there.
+        Ok(())
+    }
+}
+
+/// Replaces `path` by what `fill` writes, all of it or nothing: a new file in the same
+/// directory is filled, synced and renamed, and then the directory is synced.
+pub(crate) fn replace<T>(
+    path: &Path,
+    fill: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<T>,
+) -> io::Result<T> {
+    // Through a symbolic link the file is replaced and not the link.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let new_path = beside(&target, ".tmp");
+    let filled = fill_new(&target, &new_path, fill);
+    if filled.is_err() {
+        // It is in nobody's way, so failing to remove it must not hide why it was left.
+        let _ = fs::remove_file(&new_path);
+    }
+    filled
+}
+
+fn fill_new<T>(
+    target: &Path,
+    new_path: &Path,
+    fill: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<T>,
+) -> io::Result<T> {
+    let file = File::create(new_path)?;
+    if let Ok(metadata) = fs::metadata(target) {
+        file.set_permissions(metadata.permissions())?;
+    }
+    let mut writer = io::BufWriter::new(&file);
+    let value = fill(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    file.sync_all()?;
+    fs::rename(new_path, target)?;
+    sync_directory(target)?;
+    Ok(value)
+}
+
+/// Whether an error says that there is no room: a full disk or a used-up disk quota.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::StorageFull | K::QuotaExceeded)
+}
