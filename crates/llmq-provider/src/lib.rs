@@ -1,1 +1,63 @@
-//! One call to one provider.
+//! One call to one provider: the request as bytes, the way there and back, what the answer
+//! means.
+//!
+//! Read [`Provider::call`] first: it sends a [`Request`] and gives back an [`Answer`] whose bytes
+//! nobody has touched. [`check_answer`] then tells an answer from a failure, [`StreamReader`] does
+//! it for streams as they pass, and [`Verdict`] is what a failure means, whoever the provider is.
+//! Before a call, [`scan_request`] reads from its body what limits need to know; [`prompt_body`]
+//! and [`with_model`] write bodies.
+//!
+//! Everything here knows URLs, headers and JSON, and nothing of queues, waiting or retries.
+
+mod secret;
+
+mod endpoint;
+mod host;
+mod timeouts;
+
+mod config;
+
+mod client;
+mod response;
+mod sent;
+
+mod call_error;
+
+mod connect;
+mod resolve;
+
+mod classify;
+mod codes;
+mod midnight;
+
+mod answer;
+mod error_body;
+mod lenient;
+mod usage;
+
+mod sse;
+mod stream;
+
+mod scan;
+mod tokens;
+
+mod body_edit;
+mod request;
+
+pub use answer::{AnswerFacts, answer_text};
+pub use body_edit::{NotAnObject, with_model, with_stream_usage};
+pub use call_error::{CallError, Cause};
+pub use classify::{Source, Verdict, check_answer, classify};
+pub use client::{Provider, Request};
+pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig};
+pub use endpoint::{Dialect, Operation};
+pub use host::host_of;
+pub use request::{ANTHROPIC_MAX_TOKENS, Prompt, PromptError, check_params, prompt_body};
+pub use response::{Answer, Times, WholeAnswer};
+pub use scan::{RequestScan, ScanError, scan_request};
+pub use secret::{Secret, SecretError};
+pub use sent::SentHook;
+pub use sse::{EVENT_BYTES_MAX, EventTooLarge, SseEvent, SseSplitter};
+pub use stream::{StreamEnd, StreamReader};
+pub use timeouts::Timeouts;
+pub use tokens::{TokenCounter, TokenTally};

@@ -1,0 +1,316 @@
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use llmq_core::{FailureClass, Host, Now, Pause, Wait};
+use llmq_limit::{LimitText, parse_limit_text, retry_after};
+
+use crate::answer::NoAnswer;
+use crate::codes::{CodeMeaning, implied_status, meaning};
+use crate::error_body::ErrorBody;
+use crate::midnight::until_pacific_midnight;
+use crate::{AnswerFacts, CallError, Dialect, WholeAnswer};
+
+/// A wait above it cannot be that of a minute's window.
+const WINDOW_WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// Who answered: it decides how the answer is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Who runs the server.
+    pub host: Host,
+    /// Whose JSON it speaks.
+    pub dialect: Dialect,
+}
+
+/// What a failed call means, and what the provider said.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", status.map(|status| format!("{status}: ")).unwrap_or_default())]
+pub struct Verdict {
+    /// The class, with its row in the retry table.
+    pub class: FailureClass,
+    /// How long the provider asks to wait; never to be shortened.
+    pub wait: Option<Duration>,
+    /// What stands still meanwhile: the class's own rule, narrowed to the upstream where only
+    /// one model is refused.
+    pub pause: Pause,
+    /// The HTTP status; `None` when there was no answer.
+    pub status: Option<u16>,
+    /// The provider's code, or its type where there is no code.
+    pub code: Option<String>,
+    /// The provider's message, at most 1,000 characters, on one line.
+    pub message: String,
+    /// What a 429 says about the limit that was hit.
+    pub limit: Option<LimitText>,
+}
+
+impl From<&CallError> for Verdict {
+    fn from(error: &CallError) -> Self {
+        let class = error.class();
+        Self {
+            class,
+            wait: None,
+            pause: class.rule().pause,
+            status: None,
+            code: None,
+            message: error.to_string(),
+            limit: None,
+        }
+    }
+}
+
+/// Tells an answer from a failure.
+///
+/// Status 200 is not enough: the body must be a whole JSON object, and not one that carries
+/// an error. Event streams are read by [`crate::StreamReader`] instead.
+///
+/// # Errors
+///
+/// The [`Verdict`] on everything else. Codes decide before types, types before the status
+/// (`x-should-retry` has a say where only the status spoke).
+///
+/// ```
+/// use llmq_core::{FailureClass, Host, Now};
+/// use llmq_provider::{Dialect, Source, classify};
+/// let source = Source { host: Host::OpenAi, dialect: Dialect::OpenAi };
+/// let body = br#"{"error":{"message":"m","type":"insufficient_quota","code":"insufficient_quota"}}"#;
+/// let status = http::StatusCode::TOO_MANY_REQUESTS;
+/// let verdict = classify(source, status, &http::HeaderMap::new(), body, Now::default());
+/// assert_eq!(verdict.class, FailureClass::Money);
+/// ```
+pub fn check_answer(
+    source: Source,
+    answer: &WholeAnswer,
+    now: Now,
+) -> Result<AnswerFacts, Box<Verdict>> {
+    let (status, headers, body) = (answer.status, &answer.headers, &answer.body);
+    if !status.is_success() {
+        return Err(Box::new(classify(source, status, headers, body, now)));
+    }
+    AnswerFacts::read(source.dialect, body).map_err(|no_answer| {
+        Box::new(match no_answer {
+            NoAnswer::Failed => classify(source, status, headers, body, now),
+            NoAnswer::NotJson => not_json(status, body),
+        })
+    })
+}
+
+fn not_json(status: StatusCode, body: &[u8]) -> Verdict {
+    let start = ErrorBody::of_page(body).message;
+    let class = FailureClass::Transient;
+    Verdict {
+        class,
+        wait: None,
+        pause: class.rule().pause,
+        status: Some(status.as_u16()),
+        code: None,
+        message: format!("the answer is not JSON, or cut off: {start}"),
+        limit: None,
+    }
+}
+
+/// The verdict on an answer that is known to be a failure: by its status, or by its content
+/// as an error in a 200 body or in the middle of a stream.
+#[must_use]
+pub fn classify(
+    source: Source,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: Now,
+) -> Verdict {
+    let error = ErrorBody::read(body);
+    let is_json = error.is_some();
+    let error = error.unwrap_or_else(|| ErrorBody::of_page(body));
+    let failure = Failure {
+        source,
+        status: if status.is_success() {
+            implied_status(&error)
+        } else {
+            status.as_u16()
+        },
+        headers,
+        body,
+        is_json,
+        error: &error,
+    };
+    let (class, limit) = failure.class();
+    let class = asked_to_retry(headers, class);
+    let wait = failure.wait(class, limit.as_ref(), now);
+    let class = by_length(class, wait);
+    Verdict {
+        class,
+        wait,
+        pause: failure.pause(class),
+        status: Some(status.as_u16()),
+        code: error.code.clone().or_else(|| error.kind.clone()),
+        message: error.message,
+        limit,
+    }
+}
+
+/// `x-should-retry` overrules what the status alone says, as it does in the official SDKs; it
+/// knows nothing of quotas and money, whose codes say more.
+fn asked_to_retry(headers: &HeaderMap, class: FailureClass) -> FailureClass {
+    use FailureClass as C;
+    let said = headers
+        .get("x-should-retry")
+        .and_then(|value| value.to_str().ok());
+    match (said, class) {
+        (Some("false"), C::Transient | C::Overload) => C::RowFault,
+        (Some("true"), C::RowFault) => C::Transient,
+        _ => class,
+    }
+}
+
+/// A window that opens only after ten minutes is treated as a day's.
+fn by_length(class: FailureClass, wait: Option<Duration>) -> FailureClass {
+    match (class, wait) {
+        (FailureClass::QuotaWindow, Some(wait)) if wait > WINDOW_WAIT_MAX => FailureClass::QuotaDay,
+        _ => class,
+    }
+}
+
+/// A failure under examination.
+struct Failure<'a> {
+    source: Source,
+    /// The HTTP status, or the one that the content stands for.
+    status: u16,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+    is_json: bool,
+    error: &'a ErrorBody,
+}
+
+impl Failure<'_> {
+    fn class(&self) -> (FailureClass, Option<LimitText>) {
+        use FailureClass as C;
+        match meaning(self.error) {
+            // A code of money or capacity may come with a text about limits; it decides.
+            Some(CodeMeaning::Class(class)) => (class, None),
+            // Groq: the call is above the whole bucket.
+            Some(CodeMeaning::RateLimit) if self.status == 413 => (C::TooLarge, self.limit_text()),
+            Some(CodeMeaning::RateLimit) => self.rate_limited(),
+            None if self.status == 429 => self.rate_limited(),
+            None => (self.by_status(), None),
+        }
+    }
+
+    fn limit_text(&self) -> Option<LimitText> {
+        parse_limit_text(std::str::from_utf8(self.body).ok()?)
+    }
+
+    fn rate_limited(&self) -> (FailureClass, Option<LimitText>) {
+        use FailureClass as C;
+        if self.is_outside_plan() {
+            return (C::NoAccess, None);
+        }
+        // OpenAI's flex tier without capacity: nothing of the account's was used up.
+        if mentions(&self.error.message, "resource unavailable") {
+            return (C::Overload, None);
+        }
+        let limit = self.limit_text();
+        (
+            limit.as_ref().map_or(C::QuotaWindow, |said| said.class),
+            limit,
+        )
+    }
+
+    /// Mistral answers 429 with a limit of zero for a model that the plan does not hold.
+    fn is_outside_plan(&self) -> bool {
+        [
+            "x-ratelimit-limit-req-minute",
+            "x-ratelimit-limit-tokens-minute",
+        ]
+        .into_iter()
+        .filter_map(|name| self.headers.get(name))
+        .any(|value| value.as_bytes() == b"0")
+    }
+
+    fn by_status(&self) -> FailureClass {
+        use FailureClass as C;
+        match self.status {
+            // The address is wrong: every call would go there, so a person must act.
+            300..=399 | 401 => C::NoAccess,
+            402 => self.payment_required(),
+            // OpenRouter's moderation refuses one input, not the key.
+            403 if self.error.metadata.is_flagged() => C::RowFault,
+            403 => C::NoAccess,
+            404 => self.not_found(),
+            408 | 409 | 425 => C::Transient,
+            498 | 503 | 529 => C::Overload,
+            400 if self.is_out_of_money() => C::Money,
+            400..=499 => C::RowFault,
+            _ => C::Transient,
+        }
+    }
+
+    /// OpenRouter refuses calls in flight beyond a small balance, and takes them a moment later.
+    fn payment_required(&self) -> FailureClass {
+        match self.error.metadata.reason() {
+            Some("in_flight_budget_exhausted") => FailureClass::Overload,
+            _ => FailureClass::Money,
+        }
+    }
+
+    /// A missing model or a wrong address concerns every call; a missing file, only this one.
+    fn not_found(&self) -> FailureClass {
+        let names_model =
+            mentions(&self.error.message, "model") || mentions(&self.error.message, "deployment");
+        if !self.is_json || self.error.message.is_empty() || names_model {
+            FailureClass::NoAccess
+        } else {
+            FailureClass::RowFault
+        }
+    }
+
+    /// Anthropic reports spent credit and self-set limits as a 400 without a code of its own.
+    fn is_out_of_money(&self) -> bool {
+        self.source.dialect == Dialect::Anthropic
+            && [
+                "you have reached your specified api usage limits",
+                "credit balance is too low",
+            ]
+            .into_iter()
+            .any(|text| mentions(&self.error.message, text))
+    }
+
+    fn wait(&self, class: FailureClass, limit: Option<&LimitText>, now: Now) -> Option<Duration> {
+        if class.rule().wait == Wait::Never {
+            return None;
+        }
+        // Gemini's own delay has been seen to name seconds when the day was used up.
+        if class == FailureClass::QuotaDay && self.source.host == Host::Gemini {
+            return until_pacific_midnight(now.wall);
+        }
+        let headers = self
+            .headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+        let resets_in = |said: &LimitText| said.resets_at.map(|at| at.since(now.wall));
+        [
+            retry_after(headers, now),
+            limit.and_then(|said| said.try_again),
+            limit.and_then(resets_in),
+            self.error.details.retry_delay,
+        ]
+        .into_iter()
+        .flatten()
+        .max()
+    }
+
+    /// A refused model leaves the credential's other models alone.
+    fn pause(&self, class: FailureClass) -> Pause {
+        let is_key = matches!(self.status, 401 | 403);
+        match class {
+            FailureClass::NoAccess if !is_key => Pause::Upstream,
+            _ => class.rule().pause,
+        }
+    }
+}
+
+fn mentions(message: &str, lowercase: &str) -> bool {
+    message.to_ascii_lowercase().contains(lowercase)
+}
+
+#[cfg(test)]
+mod tests;

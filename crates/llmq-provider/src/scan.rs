@@ -1,0 +1,375 @@
+use std::fmt;
+
+use llmq_core::CallSize;
+use serde::Deserialize;
+use serde::de::Visitor;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess};
+
+use crate::lenient::{FromAny, Lenient, Object};
+use crate::{TokenCounter, TokenTally};
+
+/// What has to be known of a request body before it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RequestScan {
+    /// The model it names; `None` when it names none.
+    pub model: Option<String>,
+    /// Whether it asks for a stream.
+    pub stream: bool,
+    /// Whether the stream is asked to tell its usage (`stream_options.include_usage`).
+    pub include_usage: bool,
+    /// Estimated input, cap on output, number of answers.
+    pub size: CallSize,
+}
+
+/// The body is not a JSON object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the request body is not a JSON object: {reason} at line {line}, column {column}")]
+pub struct ScanError {
+    /// What is wrong with it. Holds no part of the body.
+    pub reason: String,
+    /// Counted from 1; 0 when unknown.
+    pub line: usize,
+    /// Counted from 1; 0 when unknown.
+    pub column: usize,
+}
+
+/// Reads what limits and routing need, in one pass and without building a tree.
+///
+/// Text is what stands in `messages`, `input`, `prompt`, `system` and `instructions`, with
+/// their parts and tool calls; images, audio and documents are not counted as text, and a
+/// prompt of token numbers counts one each. With [`TokenCounter::Chars`] the estimate is a
+/// quarter of all characters together, rounded up.
+///
+/// # Errors
+///
+/// [`ScanError`] when the body is not a JSON object.
+///
+/// ```
+/// use llmq_provider::{TokenCounter, scan_request};
+/// let body = br#"{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"Hello!"}]}"#;
+/// let scan = scan_request(body, TokenCounter::Chars)?;
+/// assert_eq!(scan.model.as_deref(), Some("m"));
+/// assert_eq!((scan.size.input_tokens, scan.size.max_output_tokens), (2, Some(9)));
+/// # Ok::<(), llmq_provider::ScanError>(())
+/// ```
+pub fn scan_request(body: &[u8], counter: TokenCounter) -> Result<RequestScan, ScanError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    TopSeed(counter)
+        .deserialize(&mut deserializer)
+        .and_then(|scan| deserializer.end().map(|()| scan))
+        .map_err(|error| ScanError {
+            reason: reason(&error).to_owned(),
+            line: error.line(),
+            column: error.column(),
+        })
+}
+
+/// The parser's own text would quote what it found, and so the prompt.
+fn reason(error: &serde_json::Error) -> &'static str {
+    match error.classify() {
+        serde_json::error::Category::Eof => "it ends too early",
+        serde_json::error::Category::Data => "it is of another kind",
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => {
+            "it is not well-formed"
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Field {
+    Model,
+    Stream,
+    StreamOptions,
+    MaxCompletionTokens,
+    MaxTokens,
+    MaxOutputTokens,
+    N,
+    BestOf,
+    Messages,
+    Input,
+    Prompt,
+    System,
+    Instructions,
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StreamOptions {
+    include_usage: Lenient<Truth>,
+}
+
+/// `true`; anything else is not.
+#[derive(Default)]
+struct Truth(bool);
+
+impl FromAny<'_> for Truth {
+    fn of_bool(value: bool) -> Self {
+        Self(value)
+    }
+}
+
+struct TopSeed(TokenCounter);
+
+impl<'de> DeserializeSeed<'de> for TopSeed {
+    type Value = RequestScan;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RequestScan, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TopSeed {
+    type Value = RequestScan;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RequestScan, A::Error> {
+        let mut scan = RequestScan::default();
+        let mut tally = TokenTally::new(self.0);
+        // The newer name wins whichever comes first, as it does at OpenAI.
+        let (mut newer_cap, mut older_cap) = (None, None);
+        while let Some(field) = map.next_key::<Field>()? {
+            match field {
+                Field::Model => scan.model = map.next_value::<Lenient<_>>()?.0,
+                Field::Stream => scan.stream = map.next_value::<Lenient<Truth>>()?.0.0,
+                Field::StreamOptions => {
+                    let options = map.next_value::<Lenient<Object<StreamOptions>>>()?;
+                    scan.include_usage = options.0.0.include_usage.0.0;
+                }
+                Field::MaxCompletionTokens | Field::MaxOutputTokens => {
+                    newer_cap = map.next_value::<Lenient<Option<u64>>>()?.0;
+                }
+                Field::MaxTokens => older_cap = map.next_value::<Lenient<Option<u64>>>()?.0,
+                Field::N | Field::BestOf => {
+                    let choices = map.next_value::<Lenient<Option<u64>>>()?.0;
+                    scan.size.choices = scan.size.choices.max(clamped(choices.unwrap_or(1)));
+                }
+                Field::Messages
+                | Field::Input
+                | Field::Prompt
+                | Field::System
+                | Field::Instructions => map.next_value_seed(TextSeed(&mut tally))?,
+                Field::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        scan.size.choices = scan.size.choices.max(1);
+        scan.size.max_output_tokens = newer_cap.or(older_cap).map(clamped);
+        scan.size.input_tokens = tally.tokens();
+        Ok(scan)
+    }
+}
+
+fn clamped(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// Adds the text found in a value to a tally.
+struct TextSeed<'a>(&'a mut TokenTally);
+
+/// Where text stands inside messages, parts, items and tool calls.
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum TextField {
+    Content,
+    Text,
+    Output,
+    ToolCalls,
+    Function,
+    Arguments,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de> DeserializeSeed<'de> for TextSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TextSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.0.add(text);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        self.0.add_tokens(1);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(TextSeed(&mut *self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(field) = map.next_key::<TextField>()? {
+            match field {
+                TextField::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                TextField::Content
+                | TextField::Text
+                | TextField::Output
+                | TextField::ToolCalls
+                | TextField::Function
+                | TextField::Arguments => map.next_value_seed(TextSeed(&mut *self.0))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scan(body: &str) -> RequestScan {
+        scan_request(body.as_bytes(), TokenCounter::Chars).unwrap()
+    }
+
+    fn input(body: &str) -> u32 {
+        scan(body).size.input_tokens
+    }
+
+    #[test]
+    fn text_is_counted_wherever_it_stands_and_divided_once() {
+        let table = [
+            (
+                r#"{"messages":[{"role":"system","content":"ab"},{"role":"user","content":"cde"}]}"#,
+                2,
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":[{"type":"text","text":"abcde"}]}]}"#,
+                2,
+            ),
+            (
+                r#"{"messages":[{"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAAAAAAAA"}}]}]}"#,
+                0,
+            ),
+            (
+                r#"{"system":"abcd","messages":[{"role":"user","content":"e"}]}"#,
+                2,
+            ),
+            (
+                r#"{"system":[{"type":"text","text":"abcd","cache_control":{"type":"ephemeral"}}]}"#,
+                1,
+            ),
+            (
+                r#"{"messages":[{"content":[{"type":"tool_result","content":[{"type":"text","text":"abcd"}]}]}]}"#,
+                1,
+            ),
+            (
+                r#"{"messages":[{"content":null,"tool_calls":[{"function":{"name":"f","arguments":"{\"a\":1}"}}]}]}"#,
+                2,
+            ),
+            (r#"{"instructions":"abcd","input":"efgh"}"#, 2),
+            (
+                r#"{"input":[{"role":"user","content":[{"type":"input_text","text":"abcde"}]}]}"#,
+                2,
+            ),
+            (r#"{"input":["abcd","efgh"]}"#, 2),
+            (r#"{"input":[1,2,3]}"#, 3),
+            (r#"{"prompt":[[1,2],[3]]}"#, 3),
+            (r#"{"prompt":"h\u00e9\n!"}"#, 1),
+            (r#"{"metadata":{"content":"not text of the call"}}"#, 0),
+        ];
+        for (body, tokens) in table {
+            assert_eq!(input(body), tokens, "{body}");
+        }
+    }
+
+    #[test]
+    fn caps_answers_and_flags_are_found() {
+        let body = r#"{"max_completion_tokens":7,"max_tokens":9,"n":3,"stream":true,
+            "stream_options":{"include_usage":true},"model":"m"}"#;
+        let found = scan(body);
+        assert_eq!(found.size.max_output_tokens, Some(7));
+        assert_eq!(found.size.choices, 3);
+        assert!(found.stream && found.include_usage);
+        assert_eq!(
+            scan(r#"{"max_output_tokens":16}"#).size.max_output_tokens,
+            Some(16)
+        );
+        let odd = scan(
+            r#"{"max_tokens":null,"n":"two","stream":null,"stream_options":null,"model":5.5}"#,
+        );
+        assert_eq!(
+            odd.size,
+            CallSize {
+                input_tokens: 0,
+                max_output_tokens: None,
+                choices: 1
+            }
+        );
+        assert_eq!((odd.model, odd.stream), (None, false));
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused_without_quoting_it() {
+        for body in [
+            "",
+            "null",
+            "[]",
+            "\"secret\"",
+            "{\"a\":",
+            "{} {}",
+            "{\"secret\" 1}",
+            "{\"secret\":tru}",
+        ] {
+            let error = scan_request(body.as_bytes(), TokenCounter::Chars).unwrap_err();
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        let deep = format!("{{\"messages\":{}", "[".repeat(100_000));
+        assert!(scan_request(deep.as_bytes(), TokenCounter::Chars).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn the_estimate_is_that_of_all_texts_together(texts in proptest::collection::vec(any::<String>(), 0..6)) {
+            let messages: Vec<_> = texts.iter().map(|text| serde_json::json!({"role": "user", "content": text})).collect();
+            let body = serde_json::to_vec(&serde_json::json!({"messages": messages})).unwrap();
+            let chars: usize = texts.iter().map(|text| text.chars().count()).sum();
+            let found = scan_request(&body, TokenCounter::Chars).unwrap();
+            prop_assert_eq!(found.size.input_tokens as usize, chars.div_ceil(4));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = scan_request(&bytes, TokenCounter::Chars);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use llmq_core::{Clock, Timestamp};
+
+/// A body goes out in pieces of this size, so that the connection asks for the last one only
+/// when most of those before it are written: hyper holds back at most about 400 KiB.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Called once, at the moment the last byte of a request is handed to its connection.
+pub type SentHook = Box<dyn FnOnce(Timestamp) + Send>;
+
+/// A request body that knows how far it got.
+///
+/// The connection takes the head together with the first piece, so a body that was never
+/// touched means that not one byte of the call left.
+pub(crate) struct SentBody {
+    rest: Bytes,
+    mark: Arc<SentMark>,
+    hook: Option<SentHook>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What is known of a request's way out; shared by its body and the call that waits for it.
+#[derive(Debug)]
+pub(crate) struct SentMark {
+    touched: AtomicBool,
+    /// Nanoseconds of the moment the last byte was handed over; `u64::MAX` before it.
+    sent: AtomicU64,
+}
+
+impl SentMark {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            touched: AtomicBool::new(false),
+            sent: AtomicU64::new(u64::MAX),
+        })
+    }
+
+    /// Whether any byte of the call may have left.
+    pub(crate) fn touched(&self) -> bool {
+        self.touched.load(Ordering::Acquire)
+    }
+
+    /// When the last byte was handed to the connection.
+    pub(crate) fn sent(&self) -> Option<Timestamp> {
+        match self.sent.load(Ordering::Acquire) {
+            u64::MAX => None,
+            nanos => Some(Timestamp::from_nanos(nanos)),
+        }
+    }
+}
+
+impl SentBody {
+    pub(crate) fn new(
+        body: Bytes,
+        mark: Arc<SentMark>,
+        hook: Option<SentHook>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            rest: body,
+            mark,
+            hook,
+            clock,
+        }
+    }
+
+    fn handed_over(&mut self) {
+        let now = self.clock.now().mono;
+        self.mark.sent.store(now.as_nanos(), Ordering::Release);
+        if let Some(hook) = self.hook.take() {
+            hook(now);
+        }
+    }
+}
+
+impl fmt::Debug for SentBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SentBody")
+            .field("bytes_left", &self.rest.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Body for SentBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.mark.touched.store(true, Ordering::Release);
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let size = self.rest.len().min(PIECE_BYTES);
+        let piece = self.rest.split_to(size);
+        if self.rest.is_empty() {
+            self.handed_over();
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}

@@ -1,0 +1,292 @@
+use llmq_core::Usage;
+use memchr::memmem;
+use serde::Deserialize;
+
+use crate::lenient::{Lenient, Object, Present};
+use crate::usage::RawUsage;
+use crate::{Dialect, EventTooLarge, Operation, SseEvent, SseSplitter};
+
+/// The types that end a stream, as they stand in the data.
+const TERMINAL_TYPES: [&str; 4] = [
+    "\"message_stop\"",
+    "\"response.completed\"",
+    "\"response.failed\"",
+    "\"response.incomplete\"",
+];
+/// How much of an error event is kept.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// Reads a stream as its bytes pass: usage, and whether it came to its proper end.
+///
+/// The bytes themselves are the caller's to forward; nothing is held back or changed.
+///
+/// ```
+/// use llmq_provider::{Dialect, Operation, StreamEnd, StreamReader};
+/// let mut reader = StreamReader::new(Dialect::OpenAi, Operation::ChatCompletions);
+/// reader.push(b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":2,\"completion_tok")?;
+/// assert_eq!(reader.end(), StreamEnd::CutOff);
+/// reader.push(b"ens\":3}}\n\ndata: [DONE]\n\n")?;
+/// assert_eq!(reader.usage().unwrap().total(), 5);
+/// assert_eq!(reader.finish(), StreamEnd::Whole);
+/// # Ok::<(), llmq_provider::EventTooLarge>(())
+/// ```
+#[derive(Debug)]
+pub struct StreamReader {
+    splitter: SseSplitter,
+    state: State,
+}
+
+/// How a stream stands when no more bytes come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// Its proper end was there.
+    Whole,
+    /// It ended before its proper end.
+    CutOff,
+    /// It told of a failure: the JSON for [`crate::classify`], with status 200.
+    Failed(Vec<u8>),
+}
+
+#[derive(Debug)]
+struct State {
+    dialect: Dialect,
+    is_responses: bool,
+    usage: Option<RawUsage>,
+    end: StreamEnd,
+}
+
+impl StreamReader {
+    /// A reader for the answer to `operation`.
+    #[must_use]
+    pub fn new(dialect: Dialect, operation: Operation) -> Self {
+        Self {
+            splitter: SseSplitter::new(),
+            state: State {
+                dialect,
+                is_responses: operation == Operation::Responses,
+                usage: None,
+                end: StreamEnd::CutOff,
+            },
+        }
+    }
+
+    /// Takes the next bytes, cut anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`EventTooLarge`] when an event is above the bound; nothing more can be read then.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), EventTooLarge> {
+        let Self { splitter, state } = self;
+        splitter.push(bytes, |event| state.take(event))
+    }
+
+    /// How it would stand if no more bytes came, a last line without its end left aside.
+    #[must_use]
+    pub fn end(&self) -> StreamEnd {
+        self.state.end.clone()
+    }
+
+    /// Takes the end of the bytes as the end of the last line, and tells how the stream stands.
+    pub fn finish(&mut self) -> StreamEnd {
+        let Self { splitter, state } = self;
+        splitter.finish(|event| state.take(event));
+        self.end()
+    }
+
+    /// The tokens told so far; totals, not steps.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.state.usage?.usage(self.state.dialect)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Chunk {
+    usage: Lenient<Object<RawUsage>>,
+    error: Lenient<Present>,
+    #[serde(rename = "type")]
+    kind: Lenient<Option<String>>,
+    /// Anthropic's `message_start`.
+    message: Lenient<Object<Inner>>,
+    /// The terminal events of the Responses API.
+    response: Lenient<Object<Inner>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Inner {
+    usage: Lenient<Object<RawUsage>>,
+}
+
+impl State {
+    fn take(&mut self, event: SseEvent<'_>) {
+        // What comes after a failure cannot cure it.
+        if matches!(self.end, StreamEnd::Failed(_)) {
+            return;
+        }
+        // The official SDK tests only the prefix.
+        if event.data.starts_with(b"[DONE]") {
+            if self.ends_with_done() {
+                self.end = StreamEnd::Whole;
+            }
+            return;
+        }
+        // Most events are pieces of text; only the few that can matter are parsed.
+        if !self.may_matter(event) {
+            return;
+        }
+        let Ok(chunk) = serde_json::from_slice::<Chunk>(event.data) else {
+            return;
+        };
+        let kind = chunk.kind.0.as_deref().unwrap_or_default();
+        match (self.dialect, kind) {
+            (_, "error" | "response.failed") => self.fail(event.data),
+            _ if chunk.error.0.0 => self.fail(event.data),
+            (Dialect::OpenAi, "response.completed" | "response.incomplete")
+            | (Dialect::Anthropic, "message_stop") => self.end = StreamEnd::Whole,
+            _ => {}
+        }
+        for usage in [
+            chunk.message.0.0.usage,
+            chunk.response.0.0.usage,
+            chunk.usage,
+        ] {
+            self.add_usage(usage.0.0);
+        }
+    }
+
+    fn may_matter(&self, event: SseEvent<'_>) -> bool {
+        let has = |word: &str| memmem::find(event.data, word.as_bytes()).is_some();
+        match event.name {
+            b"message_stop"
+            | b"error"
+            | b"response.completed"
+            | b"response.failed"
+            | b"response.incomplete" => true,
+            // Servers that leave the event's name out still write its type.
+            b"" if !self.ends_with_done() && TERMINAL_TYPES.into_iter().any(has) => true,
+            _ => has("\"usage\"") || has("\"error\""),
+        }
+    }
+
+    /// The Responses API and Anthropic end by an event of their own.
+    fn ends_with_done(&self) -> bool {
+        self.dialect == Dialect::OpenAi && !self.is_responses
+    }
+
+    fn add_usage(&mut self, usage: RawUsage) {
+        if usage != RawUsage::default() {
+            self.usage = Some(self.usage.unwrap_or_default().overlaid(usage));
+        }
+    }
+
+    fn fail(&mut self, data: &[u8]) {
+        // The Responses API tells of the failure inside the response.
+        let inner = serde_json::from_slice::<FailedEvent<'_>>(data).ok();
+        let failure = inner
+            .and_then(|event| event.response)
+            .map_or(data, |response| response.get().as_bytes());
+        self.end = StreamEnd::Failed(failure[..failure.len().min(ERROR_BYTES_MAX)].to_vec());
+    }
+}
+
+#[derive(Deserialize)]
+struct FailedEvent<'a> {
+    #[serde(borrow)]
+    response: Option<&'a serde_json::value::RawValue>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHAT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"the \\\"usage\\\" of it\"}}],\"usage\":null}\n\n: keep-alive\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":163}}\n\ndata: [DONE]\n\n";
+    const RESPONSES: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"usage\":null}}\n\nevent: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"status\":\"completed\",\"error\":null,\"usage\":{\"input_tokens\":36,\"output_tokens\":87}}}\n\n";
+    const ANTHROPIC: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25,\"cache_read_input_tokens\":5,\"output_tokens\":1}}}\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":15}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+
+    const STREAMS: [(Dialect, Operation, &str, u64); 3] = [
+        (Dialect::OpenAi, Operation::ChatCompletions, CHAT, 175),
+        (Dialect::OpenAi, Operation::Responses, RESPONSES, 123),
+        (Dialect::Anthropic, Operation::Messages, ANTHROPIC, 45),
+    ];
+
+    fn read(dialect: Dialect, operation: Operation, text: &str) -> (StreamEnd, Option<u64>) {
+        let mut reader = StreamReader::new(dialect, operation);
+        reader.push(text.as_bytes()).unwrap();
+        (reader.finish(), reader.usage().map(|usage| usage.total()))
+    }
+
+    #[test]
+    fn each_dialect_ends_in_its_own_way_and_tells_its_usage() {
+        for (dialect, operation, text, tokens) in STREAMS {
+            assert_eq!(
+                read(dialect, operation, text),
+                (StreamEnd::Whole, Some(tokens))
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_cut_anywhere_before_its_end_is_never_whole() {
+        for (dialect, operation, text, _) in STREAMS {
+            // The last bytes are line ends, and the brace that closes the last object.
+            let last = text.trim_end().len() - 1;
+            for cut in 0..last {
+                let (end, _) = read(dialect, operation, &text[..cut]);
+                assert_eq!(end, StreamEnd::CutOff, "{}", &text[..cut]);
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_events_may_be_missing_and_foreign_ends_do_not_count() {
+        let nameless = ANTHROPIC.replace("event: message_stop\n", "");
+        let anthropic = read(Dialect::Anthropic, Operation::Messages, &nameless);
+        assert_eq!(anthropic.0, StreamEnd::Whole);
+        let done = "data: [DONE]\n\n";
+        let responses = read(Dialect::OpenAi, Operation::Responses, done);
+        assert_eq!(responses.0, StreamEnd::CutOff);
+    }
+
+    #[test]
+    fn failures_in_the_middle_are_kept_for_the_classifier() {
+        let table = [
+            (
+                Dialect::Anthropic,
+                Operation::Messages,
+                "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n",
+                "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}",
+            ),
+            (
+                Dialect::OpenAi,
+                Operation::Responses,
+                "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"error\":{\"code\":\"server_error\"}}}\n\n",
+                "{\"error\":{\"code\":\"server_error\"}}",
+            ),
+            (
+                Dialect::OpenAi,
+                Operation::ChatCompletions,
+                "data: {\"error\":{\"code\":502}}\n\ndata: [DONE]\n\n",
+                "{\"error\":{\"code\":502}}",
+            ),
+        ];
+        for (dialect, operation, text, kept) in table {
+            let failed = StreamEnd::Failed(kept.as_bytes().to_vec());
+            assert_eq!(read(dialect, operation, text).0, failed);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_look_whole(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for (dialect, operation, _, _) in STREAMS {
+                let mut reader = StreamReader::new(dialect, operation);
+                prop_assert_eq!(reader.push(&bytes), Ok(()));
+                prop_assert_eq!(reader.finish(), StreamEnd::CutOff);
+            }
+        }
+    }
+}
