@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use llmq_core::Timestamp;
 use llmq_engine::bulk::{
-    Answer, InputKind, InputSource, JournalError, Output, OutputPaths, Resumed, RowError,
-    RowResult, VerifyReport, forget_failed, set_aside, verify,
+    Answer, InputKind, InputSource, Journal, JournalError, JournalFile, Output, OutputFormat,
+    OutputPaths, Resumed, RowError, RowResult, VerifyReport, forget_failed, set_aside, verify,
 };
 use proptest::prelude::*;
+use std::io::{self, Write};
 
 struct Run {
     folder: tempfile::TempDir,
@@ -220,6 +221,96 @@ proptest! {
             let is_failed = resumed.done.contains(*line) && outcome.is_err();
             prop_assert_eq!(resumed.failed.contains(*line), is_failed);
         }
+    }
+}
+
+/// A file that remembers how much of it was synced.
+#[derive(Default)]
+struct Recorder {
+    content: Vec<u8>,
+    synced: usize,
+}
+
+impl Write for Recorder {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.content.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl JournalFile for Recorder {
+    fn sync(&mut self) -> io::Result<()> {
+        self.synced = self.content.len();
+        Ok(())
+    }
+
+    fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.content.truncate(usize::try_from(length).unwrap());
+        Ok(())
+    }
+}
+
+/// What a power cut can leave: what was synced, and of the rest any sectors of 512 bytes.
+fn after_power_cut(file: &Recorder, kept_sectors: &[bool], kept_length: usize) -> Vec<u8> {
+    let mut image = file.content.clone();
+    for (sector, bytes) in image.chunks_mut(512).enumerate() {
+        let unsynced = file.synced.saturating_sub(sector * 512).min(bytes.len());
+        if !kept_sectors[sector % kept_sectors.len()] {
+            bytes[unsynced..].fill(0);
+        }
+    }
+    image.truncate(kept_length.max(file.synced));
+    image
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_power_cut_takes_no_row_that_was_synced_and_invents_none(
+        lengths in prop::collection::vec((0_usize..900, any::<bool>()), 1..16),
+        synced_rows in 0_usize..8,
+        kept_sectors in prop::collection::vec(any::<bool>(), 1..40),
+        kept_length in 0_usize..20_000,
+        is_csv in any::<bool>(),
+    ) {
+        let (name, format) = if is_csv {
+            ("out.csv", OutputFormat::Csv)
+        } else {
+            ("out.jsonl", OutputFormat::Jsonl)
+        };
+        let run = Run::new(name);
+        // The file as it lies there when it was opened, with its header.
+        drop(run.open());
+        let mut file = Recorder { content: run.content(), synced: 0 };
+        file.synced = file.content.len();
+        let length = file.content.len() as u64;
+        let mut journal = Journal::over(file, &run.paths.output, format, length);
+        let mut rows = 0;
+        let mut synced = 0;
+        for (length, is_failed) in lengths {
+            rows += 1;
+            // Text that looks like records, should a quote be lost.
+            let text = "x,y,,,77\n\"".repeat(length / 10);
+            let outcome = if is_failed { Err(&*text) } else { Ok(&*text) };
+            journal.append(&row(rows, outcome), Timestamp::ZERO).unwrap();
+            if rows == synced_rows as u64 {
+                journal.sync().unwrap();
+                synced = rows;
+            }
+        }
+        journal.flush().unwrap();
+        let image = after_power_cut(journal.file(), &kept_sectors, kept_length);
+        fs::write(&run.paths.output, &image).unwrap();
+        let done = run.done();
+        prop_assert!((1..=synced).all(|row| done.contains(&row)), "{done:?} of {synced}");
+        prop_assert!(done.iter().all(|row| (1..=rows).contains(row)), "{done:?} of {rows}");
+        prop_assert_eq!(run.done(), done, "what was repaired stays so");
+        prop_assert!(!run.content().contains(&0));
     }
 }
 

@@ -223,7 +223,8 @@ impl Side {
 }
 
 impl InputPrint {
-    /// Reads the whole of `input` once; `None` for standard input, which can be read only once.
+    /// Reads the whole of `input` once; `None` for standard input and pipes, which can be read
+    /// only once.
     ///
     /// With `earlier`, the print of a shorter file, it also tells whether this one begins
     /// with it.
@@ -235,6 +236,10 @@ impl InputPrint {
         let InputSource::File(path) = input else {
             return Ok(None);
         };
+        // What cannot be opened at all is told by the opening below.
+        if path.exists() && !input.can_be_read_again() {
+            return Ok(None);
+        }
         let file = File::open(path).map_err(|source| InputError::Open {
             input: input.clone(),
             source,

@@ -30,6 +30,15 @@ impl InputSource {
         }
     }
 
+    /// Whether it can be read more than once: a regular file, and no pipe.
+    #[must_use]
+    pub fn can_be_read_again(&self) -> bool {
+        match self {
+            Self::File(path) => path.metadata().is_ok_and(|metadata| metadata.is_file()),
+            Self::Stdin => false,
+        }
+    }
+
     /// The unpacked bytes, without a UTF-8 byte-order mark.
     pub(crate) fn open(&self, compression: Compression) -> Result<Bytes, InputError> {
         let raw: Box<dyn Read + Send> = match self {
@@ -56,7 +65,9 @@ impl InputSource {
     ) -> Result<Bytes, InputError> {
         let mut plain: Box<dyn Read + Send> = match compression {
             Compression::None => raw,
-            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(raw))),
+            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(
+                BufReader::with_capacity(BUFFER, raw),
+            )),
             Compression::Zstd => Box::new(
                 zstd::stream::read::Decoder::new(raw).map_err(|source| self.open_error(source))?,
             ),

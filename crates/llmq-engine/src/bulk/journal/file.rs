@@ -146,6 +146,11 @@ impl<F: JournalFile> Journal<F> {
         self.next_due().is_some_and(|due| due <= now)
     }
 
+    /// The file that it writes to.
+    pub fn file(&self) -> &F {
+        &self.file
+    }
+
     /// Rows that are held in memory only.
     pub fn unwritten(&self) -> usize {
         self.ends.len()

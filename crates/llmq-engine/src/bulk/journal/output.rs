@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use llmq_core::Timestamp;
 
 use super::error::JournalError;
-use super::file::Journal;
+use super::file::{Journal, JournalFile};
 use super::line::{CSV_HEADER, Entry, OutputFormat, RowResult};
 use super::scan::{Scanned, Tail, scan_path};
 use crate::bulk::bitmap::Bitmap;
@@ -60,9 +60,9 @@ impl Resumed {
 ///
 /// The caller holds the [`OutputLock`](crate::bulk::OutputLock) meanwhile.
 #[derive(Debug)]
-pub struct Output {
-    results: Journal,
-    errors: Option<Journal>,
+pub struct Output<F = File> {
+    results: Journal<F>,
+    errors: Option<Journal<F>>,
     reserve: Option<PathBuf>,
 }
 
@@ -97,7 +97,9 @@ impl Output {
         };
         Ok((output, resumed))
     }
+}
 
+impl<F: JournalFile> Output<F> {
     /// Sets `bytes` of the disk aside in `OUTPUT.reserve`.
     ///
     /// When the disk is full the file is removed and the write is repeated, so that the results
@@ -172,14 +174,14 @@ impl Output {
         self.journals().map(Journal::unwritten).sum()
     }
 
-    fn journals(&self) -> impl Iterator<Item = &Journal> {
+    fn journals(&self) -> impl Iterator<Item = &Journal<F>> {
         std::iter::once(&self.results).chain(&self.errors)
     }
 
     /// Does `step` with both files even if the first fails, so that as much as possible is kept.
     fn each(
         &mut self,
-        step: impl Fn(&mut Journal) -> Result<(), JournalError>,
+        step: impl Fn(&mut Journal<F>) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
         let once = |output: &mut Self| {
             let results = step(&mut output.results);
@@ -192,18 +194,22 @@ impl Output {
         }
     }
 
-    /// Whether there was a reserve, which is free now.
     fn free_reserve(&mut self) -> bool {
-        self.reserve
-            .take()
-            .is_some_and(|path| fs::remove_file(path).is_ok())
+        free(&mut self.reserve)
     }
 }
 
-impl Drop for Output {
+impl<F> Drop for Output<F> {
     fn drop(&mut self) {
-        self.free_reserve();
+        free(&mut self.reserve);
     }
+}
+
+/// Whether there was a reserve, which is free now.
+fn free(reserve: &mut Option<PathBuf>) -> bool {
+    reserve
+        .take()
+        .is_some_and(|path| fs::remove_file(path).is_ok())
 }
 
 /// Takes the failed rows out of the files, so that they are sent again; gives their number.
@@ -394,4 +400,73 @@ fn same_file(a: &Path, b: &Path) -> bool {
         path.file_name().map(|name| directory.join(name))
     };
     a == b || whole(a) == whole(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::tests::row;
+    use super::*;
+
+    /// A disk on which nothing fits while the reserve lies on it.
+    struct DiskBesides {
+        reserve: PathBuf,
+        content: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for DiskBesides {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.reserve.exists() || self.content.len() + bytes.len() > self.room {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.content.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl JournalFile for DiskBesides {
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn cut(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn on_a_full_disk_results_find_room_in_the_reserve_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.jsonl");
+        let disk = DiskBesides {
+            reserve: beside(&path, ".reserve"),
+            content: Vec::new(),
+            room: 300,
+        };
+        let mut output = Output {
+            results: Journal::over(disk, &path, OutputFormat::Jsonl, 0),
+            errors: None,
+            reserve: None,
+        };
+        output.set_reserve(&path, 1_000).unwrap();
+        output.append(&row(1, "{}"), Timestamp::ZERO).unwrap();
+        output.sync().unwrap();
+        assert_eq!(output.unwritten(), 0);
+        assert!(output.results_file().content.ends_with(b"}}\n"));
+        assert!(!beside(&path, ".reserve").exists());
+        output.append(&row(2, "{}"), Timestamp::ZERO).unwrap();
+        let error = output.sync().unwrap_err();
+        assert!(error.is_disk_full(), "{error}");
+        assert_eq!(output.unwritten(), 1);
+    }
+
+    impl Output<DiskBesides> {
+        fn results_file(&self) -> &DiskBesides {
+            self.results.file()
+        }
+    }
 }

@@ -49,8 +49,13 @@ pub(crate) fn scan_path(
     format: OutputFormat,
     visit: impl FnMut(Entry, Range<u64>),
 ) -> Result<Scanned, JournalError> {
-    let file = File::open(path).map_err(|source| JournalError::opening(path, source))?;
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+    let read_error = |source| JournalError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(read_error)?;
+    let metadata = file.metadata().map_err(read_error)?;
+    if !metadata.is_file() {
         return Err(JournalError::NotAFile {
             path: path.to_owned(),
         });
@@ -68,7 +73,7 @@ pub(crate) fn scan_path(
     };
     match format {
         OutputFormat::Jsonl => scan.json(reader)?,
-        OutputFormat::Csv => scan.csv(reader)?,
+        OutputFormat::Csv => scan.csv(reader, metadata.len())?,
     }
     Ok(scan.scanned)
 }
@@ -108,7 +113,9 @@ impl<V: FnMut(Entry, Range<u64>)> Scan<'_, V> {
         Ok(())
     }
 
-    fn csv(&mut self, reader: BufReader<File>) -> Result<(), JournalError> {
+    /// Reads records up to the first that has a hole. A hole can swallow a quote, and then
+    /// nobody knows which of the following line breaks end a record; none of them was synced.
+    fn csv(&mut self, reader: BufReader<File>, length: u64) -> Result<(), JournalError> {
         let mut records = CsvReader::new(reader, b',', LINE_MAX);
         let mut is_header = true;
         while let Some(record) = records.next().map_err(|source| self.read_error(source))? {
@@ -128,7 +135,10 @@ impl<V: FnMut(Entry, Range<u64>)> Scan<'_, V> {
             match decode_csv(&record.fields) {
                 // A last record without its line break may lack digits of its number.
                 Some(entry) if terminated => self.row(entry, end, true),
-                _ if has_hole || !terminated => self.no_row(end, terminated),
+                _ if has_hole || !terminated => {
+                    self.no_row(length, false);
+                    return Ok(());
+                }
                 _ => return Err(self.not_ours(record.physical_line)),
             }
         }
