@@ -118,6 +118,7 @@ impl Cause {
     pub(crate) fn of(error: &(dyn StdError + 'static)) -> Self {
         let mut next = Some(error);
         let mut innermost = error;
+        let mut io = None;
         let mut is_dns = false;
         while let Some(error) = next {
             if let Some(ConnectTimeout(limit)) = error.downcast_ref() {
@@ -129,20 +130,19 @@ impl Cause {
             // hyper-util does not export its connector's error; its text is stable.
             is_dns |= error.to_string().starts_with("dns error");
             innermost = error;
-            // An io::Error hides the error it wraps from `source`.
-            next = error
-                .downcast_ref::<io::Error>()
+            let as_io = error.downcast_ref::<io::Error>();
+            io = as_io.or(io);
+            // An io::Error leaves the error it wraps out of `source`.
+            next = as_io
                 .and_then(io::Error::get_ref)
                 .map(|inner| inner as &(dyn StdError + 'static))
                 .or_else(|| error.source());
         }
-        if is_dns {
-            return Self::Dns(innermost.to_string());
-        }
-        match innermost.downcast_ref::<io::Error>() {
-            Some(error) => of_io(error),
-            None if is_tls(error) => Self::Tls(innermost.to_string()),
-            None => Self::Other(innermost.to_string()),
+        let text = innermost.to_string();
+        match io.map(io::Error::kind) {
+            _ if is_dns => Self::Dns(text),
+            Some(kind) => of_io(kind, text),
+            None => Self::Other(text),
         }
     }
 }
@@ -157,25 +157,21 @@ fn of_hyper(error: &hyper::Error) -> Option<Cause> {
     }
 }
 
-fn of_io(error: &io::Error) -> Cause {
-    match error.kind() {
+fn of_io(kind: io::ErrorKind, text: String) -> Cause {
+    match kind {
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::NotConnected
         | io::ErrorKind::UnexpectedEof => Cause::Closed,
-        _ => Cause::Unreachable(error.to_string()),
+        // rustls reports through this kind.
+        io::ErrorKind::InvalidData => Cause::Tls(text),
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown
+        | io::ErrorKind::AddrNotAvailable
+        | io::ErrorKind::TimedOut => Cause::Unreachable(text),
+        _ => Cause::Other(text),
     }
-}
-
-/// rustls reports through an `io::Error` of kind `InvalidData` that wraps its own.
-fn is_tls(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            return io.kind() == io::ErrorKind::InvalidData;
-        }
-        next = error.source();
-    }
-    false
 }

@@ -1,0 +1,81 @@
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use llmq_provider::{CallError, Dialect, Provider, ProviderConfig};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::server::{Server, chat, provider};
+
+/// Answers every HTTP/2 call with its own body.
+async fn echo(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(|request: http::Request<Incoming>| async move {
+            let from = format!("{:?}", request.version());
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let answer = http::Response::builder().header("x-version", from);
+            Ok::<_, Infallible>(answer.body(Full::new(body)).unwrap())
+        });
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service);
+        connections.spawn(connection);
+        assert_eq!(connections.len(), 1, "all calls share one connection");
+    }
+}
+
+async fn start() -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(echo(listener));
+    (address, tasks)
+}
+
+fn http2(url: String) -> Provider {
+    let mut config = ProviderConfig::new(Dialect::OpenAi, url);
+    config.http2 = true;
+    provider(config)
+}
+
+#[tokio::test]
+async fn calls_share_one_connection() {
+    let (address, _server) = start().await;
+    let provider = http2(format!("http://{address}/v1"));
+    let mut calls = JoinSet::new();
+    for _ in 0..100 {
+        let provider = provider.clone();
+        calls.spawn(async move {
+            let answer = provider.call(chat(r#"{"a":1}"#)).await.unwrap();
+            assert_eq!(answer.headers()["x-version"], "HTTP/2.0");
+            answer.collect().await.unwrap().body
+        });
+    }
+    let bodies = calls.join_all().await;
+    assert!(bodies.iter().all(|body| body == &Bytes::from(r#"{"a":1}"#)));
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_without_an_answer_is_no_answer() {
+    let server = Server::start().await;
+    let provider = http2(server.url());
+    let serve = async {
+        // The preface is read, then the line goes dead.
+        drop(server.accept().await);
+    };
+    let (error, ()) = tokio::join!(provider.call(chat("{}")), serve);
+    let error = error.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::NotSent { .. } | CallError::NoAnswer { .. }
+        ),
+        "{error:?}"
+    );
+}

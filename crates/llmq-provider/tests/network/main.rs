@@ -1,0 +1,8 @@
+//! Calls against servers that misbehave on purpose: how far each one got must be told right.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod answers;
+mod faults;
+mod http2;
+mod server;
