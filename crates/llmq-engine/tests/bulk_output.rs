@@ -98,13 +98,14 @@ fn grow(run: &Run, rows: &[(u64, Result<&str, &str>)]) -> BTreeMap<usize, u64> {
     ends
 }
 
+/// Among them an answer that imitates the end of a line.
 const ROWS: [(u64, Result<&str, &str>); 5] = [
     (3, Ok("{\n \"text\": \"line\\nbreak, \\\"quoted\\\"\"\n}")),
     (1, Ok("not json\nbut two lines")),
     (7, Err("it said \"no\",\nand é")),
     (
         12,
-        Ok("{\"llmq\":{\"line\":99,\"attempts\":1,\"queued_ms\":0,\"took_ms\":0}}"),
+        Ok("{\"a\":1,\"llmq\":{\"line\":99,\"attempts\":1,\"queued_ms\":0,\"took_ms\":0}}"),
     ),
     (123, Ok("\"\"")),
 ];

@@ -224,16 +224,30 @@ mod tests {
                     use std::sync::atomic::Ordering::SeqCst;
                     start.wait();
                     let mut held = 0;
-                    while held < 50 {
+                    while held < 100 {
                         if let Ok(_lock) = OutputLock::acquire(&output, &holder_at(1)) {
                             assert_eq!(inside.fetch_add(1, SeqCst), 0);
                             held += 1;
+                            std::thread::yield_now();
                             inside.fetch_sub(1, SeqCst);
                         }
                     }
                 });
             }
         });
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_lost_its_name_is_told_from_the_one_that_has_it_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.jsonl.lock");
+        let first = File::create(&path).unwrap();
+        assert!(is_still_at(&first, &path));
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_still_at(&first, &path));
+        let second = File::create(&path).unwrap();
+        assert!(!is_still_at(&first, &path) && is_still_at(&second, &path));
     }
 
     #[test]
