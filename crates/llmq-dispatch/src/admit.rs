@@ -7,7 +7,7 @@ use llmq_limit::{Cost, Denied};
 use smallvec::{SmallVec, smallvec};
 
 use crate::dispatcher::Dispatcher;
-use crate::events::{CallKind, Effect, Start};
+use crate::events::{CallKind, Effect, Notice, Start};
 use crate::ids::{LaneId, LimitId, QueueId, TicketId, UpstreamId};
 use crate::order::Spot;
 use crate::setup::Scope;
@@ -156,14 +156,14 @@ impl Dispatcher {
             };
             match &mut blocked {
                 Some(blocked) if blocked.scope == scope => {
-                    blocked.spots.push((Spot::Limit(id), wake))
+                    blocked.spots.push((Spot::Limit(id), wake));
                 }
                 // Blocked by a narrower limit, it is out of the order of the wider ones.
                 _ => {
                     blocked = Some(Blocked {
                         scope,
                         spots: smallvec![(Spot::Limit(id), wake)],
-                    })
+                    });
                 }
             }
         }
@@ -345,10 +345,14 @@ impl Dispatcher {
                 slot.fair.started(tenant, tag, cost.total(), weight);
             }
             entries.push((id, slot.limit.take(cost)));
+            if slot.limit.is_portion_low() {
+                effects.push(Effect::Notice(Notice::PortionLow(id)));
+            }
         }
         let upstream = &mut self.upstreams[way.upstream.index()];
         upstream.in_flight += 1;
         let probe = upstream.begin(now);
+        self.count_request(way.upstream, now, effects);
         let lane = &mut self.lanes[lane_id.index()];
         lane.remove_head();
         lane.starts += 1;

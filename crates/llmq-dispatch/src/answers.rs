@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use llmq_core::{FailureClass, LimitSpec, Now, Pause, Timestamp, Usage};
 use llmq_limit::{
-    Answer, AnswerOutcome, BreakerChange, HeaderSource, LimitText, Observation, RateLimitHeaders,
-    Verdict, charge_rule, default_algorithm,
+    Answer, AnswerOutcome, BreakerChange, HeaderSource, LimitText, Observation, QuotaEvent,
+    RateLimitHeaders, Verdict, charge_rule, default_algorithm,
 };
 
 use crate::dispatcher::Dispatcher;
@@ -413,7 +413,8 @@ impl Dispatcher {
     }
 
     /// A gate's time has come.
-    pub(crate) fn gate_due(&mut self, id: UpstreamId, now: Now) {
+    pub(crate) fn gate_due(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
+        self.poll_quota(id, now, effects);
         let upstream = &mut self.upstreams[id.index()];
         if upstream
             .closed
@@ -424,12 +425,44 @@ impl Dispatcher {
         self.update_parked(now);
     }
 
-    pub(crate) fn low_gate_due(&mut self, id: UpstreamId, now: Now) {
-        let upstream = &mut self.upstreams[id.index()];
-        if upstream.low_closed.is_some_and(|until| until <= now.mono) {
-            upstream.low_closed = None;
+    /// Counts a started call against the day.
+    pub(crate) fn count_request(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
+        let (events, state) = self.upstreams[id.index()].count_request(now);
+        effects.extend(state.map(|state| Effect::Notice(Notice::SaveQuota(id, state))));
+        self.tell_quota(id, events, now, effects);
+    }
+
+    pub(crate) fn poll_quota(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
+        let Some(quota) = &mut self.upstreams[id.index()].quota else {
+            return;
+        };
+        let events = quota.poll(now);
+        self.tell_quota(id, events, now, effects);
+    }
+
+    fn tell_quota(
+        &mut self,
+        id: UpstreamId,
+        events: Vec<QuotaEvent>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.extend(
+            events
+                .into_iter()
+                .map(|event| Effect::Notice(Notice::Quota(id, event))),
+        );
+        if self.upstreams[id.index()].heed_quota(now) {
+            self.touch(Spot::Gate(id));
+            self.touch(Spot::LowGate(id));
+            self.update_parked(now);
         }
-        self.update_parked(now);
+    }
+
+    /// The day's count is on disk.
+    pub(crate) fn quota_saved(&mut self, id: UpstreamId) {
+        self.upstreams[id.index()].saving = false;
+        self.touch(Spot::Gate(id));
     }
 
     /// Works out which queues stand still by a quota: their calls' time to live stands still too.
@@ -537,6 +570,10 @@ impl Dispatcher {
         effects: &mut Vec<Effect>,
     ) {
         let margin = self.upstreams[running.upstream.index()].margin.at(now.mono);
+        if let Some(quota) = &mut self.upstreams[running.upstream.index()].quota {
+            let events = quota.observe(headers, now);
+            self.tell_quota(running.upstream, events, now, effects);
+        }
         for seen in &headers.observations {
             if seen.source == HeaderSource::Informational {
                 continue;

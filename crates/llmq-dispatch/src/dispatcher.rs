@@ -117,8 +117,8 @@ impl Dispatcher {
         let adaptive_limit = setup.adaptive.as_ref().map(|config| {
             let name = format!("concurrency {}", setup.name);
             (
-                LimitSetup::places(name, Adaptive::new(config.clone()).limit()),
-                config.clone(),
+                LimitSetup::places(name, Adaptive::new(*config).limit()),
+                *config,
             )
         });
         let adaptive = adaptive_limit.map(|(limit, config)| (self.add_limit(limit, now), config));
@@ -189,6 +189,7 @@ impl Dispatcher {
             Event::Pause(queue) => self.pause(queue, now),
             Event::Resume(queue) => self.resume(queue, now),
             Event::Reopen(upstream) => self.reopen(upstream, now),
+            Event::QuotaSaved(upstream) => self.quota_saved(upstream),
             Event::Tick => {}
         }
         self.pump(now, effects);

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use llmq_core::{CallSize, FailureClass, Priority, Timestamp, Usage};
-use llmq_limit::{ConcurrencyChange, LimitText, RateLimitHeaders};
+use llmq_limit::{ConcurrencyChange, LimitText, QuotaEvent, QuotaState, RateLimitHeaders};
 
 use crate::ids::{LimitId, QueueId, TenantId, TicketId, UpstreamId};
 
@@ -75,6 +75,8 @@ pub enum Event {
     Pause(QueueId),
     /// A paused queue goes on.
     Resume(QueueId),
+    /// What [`Notice::SaveQuota`] asked for is on disk.
+    QuotaSaved(UpstreamId),
     /// A person has mended what stopped an upstream.
     Reopen(UpstreamId),
     /// Time has passed; what is due happens. Every other event does this too.
@@ -200,6 +202,13 @@ pub enum Notice {
     BreakerClosed(UpstreamId),
     /// Concurrency was adapted.
     Concurrency(UpstreamId, ConcurrencyChange),
+    /// The daily quota has news.
+    Quota(UpstreamId, QuotaEvent),
+    /// This much of the daily quota must be on disk as used before more is started.
+    SaveQuota(UpstreamId, QuotaState),
+    /// A limit that may only be used as far as is on disk has little left of that: see
+    /// [`Dispatcher::allow`](crate::Dispatcher::allow).
+    PortionLow(LimitId),
     /// A limit nobody had configured was learned, or a stated count corrected.
     LimitLearned(UpstreamId, LimitId),
 }

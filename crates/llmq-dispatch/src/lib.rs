@@ -6,6 +6,8 @@
 //! decision: `pump` picks the lane that is tried next, `admit` asks every limit on its way,
 //! `answers` settles what came of it, and `timers` does what falls due.
 //!
+//! [`Shared`] puts it behind a lock and hands out tickets that are guards.
+//!
 //! Nothing here does I/O, starts a task or reads a clock.
 
 mod events;
@@ -27,8 +29,12 @@ mod timers;
 
 mod why;
 
+mod shared;
+mod sync;
+
 pub use dispatcher::Dispatcher;
 pub use events::{Call, CallKind, Effect, Ended, Event, Notice, Outcome, Refusal, Start};
 pub use ids::{LimitId, QueueId, TenantId, TicketId, UpstreamId};
 pub use setup::{Capacity, LimitSetup, QueueSetup, Reserve, Route, Rules, Scope, UpstreamSetup};
+pub use shared::{AfterFailure, Grant, NoGrant, Shared, Surroundings, Ticket};
 pub use why::{Blocker, LimitView, QueueView, UpstreamView, Why};

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use llmq_core::{Backoffs, Host, LimitSpec, Priority};
-use llmq_limit::{AdaptiveConfig, BreakerConfig, ChargeRule};
+use llmq_limit::{AdaptiveConfig, BreakerConfig, ChargeRule, QuotaMonitor};
 
 use crate::ids::{LimitId, QueueId, UpstreamId};
 
@@ -43,6 +43,12 @@ pub struct UpstreamSetup {
     pub breaker: BreakerConfig,
     /// How its concurrency adapts; none: it does not.
     pub adaptive: Option<AdaptiveConfig>,
+    /// Its daily quota; none: not watched.
+    pub quota: Option<QuotaMonitor>,
+    /// Whether the quota's count must be on disk before it is used: then
+    /// [`Notice::SaveQuota`](crate::Notice::SaveQuota) says what to write, and nothing more is
+    /// started until [`Event::QuotaSaved`](crate::Event::QuotaSaved).
+    pub quota_is_saved: bool,
     /// Upstreams with the same number share a credential: money or access refused to one is
     /// refused to all.
     pub credential: Option<u32>,

@@ -19,7 +19,7 @@ impl Dispatcher {
         {
             self.timers.remove(&(at, timer));
             match timer {
-                Timer::Spot(spot) => self.spot_due(spot, now),
+                Timer::Spot(spot) => self.spot_due(spot, now, effects),
                 Timer::Delayed(ticket) => {
                     self.enter(ticket, now);
                     self.watch_deadlines(ticket, now);
@@ -31,11 +31,11 @@ impl Dispatcher {
         }
     }
 
-    fn spot_due(&mut self, spot: Spot, now: Now) {
+    fn spot_due(&mut self, spot: Spot, now: Now, effects: &mut Vec<Effect>) {
         self.waiters_mut(spot).wake = None;
         match spot {
-            Spot::Gate(upstream) => self.gate_due(upstream, now),
-            Spot::LowGate(upstream) => self.low_gate_due(upstream, now),
+            Spot::Gate(upstream) => self.gate_due(upstream, now, effects),
+            Spot::LowGate(upstream) => self.poll_quota(upstream, now, effects),
             Spot::Limit(_) => {}
         }
         self.opened.push(spot);

@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use llmq_core::{FailureClass, Now, Timestamp};
 use llmq_core::{Host, LimitKind};
-use llmq_limit::{Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin};
+use llmq_limit::{
+    Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin, PauseScope, QuotaEvent,
+    QuotaMonitor, QuotaState,
+};
 
 use crate::ids::LimitId;
 use crate::order::WaitList;
@@ -18,8 +21,14 @@ pub(crate) struct Upstream {
     pub(crate) margin: Margin,
     /// It takes nothing; by a failure's word.
     pub(crate) closed: Option<Closed>,
-    /// It takes nothing below `high` until then.
+    /// It takes nothing below `high` until then, to spare the day's quota.
     pub(crate) low_closed: Option<Timestamp>,
+    /// It takes nothing until then: the day's quota is used up.
+    pub(crate) quota_closed: Option<Timestamp>,
+    pub(crate) quota: Option<QuotaMonitor>,
+    quota_is_saved: bool,
+    /// The quota's count is being written.
+    pub(crate) saving: bool,
     pub(crate) gate: WaitList,
     pub(crate) low_gate: WaitList,
     pub(crate) in_flight: u64,
@@ -59,6 +68,8 @@ pub(crate) struct GateState {
 const CALIBRATED: u32 = 50;
 /// … and how many calls may be unanswered until then.
 const BETS: u64 = 200;
+/// No gate sleeps longer without looking at the wall clock again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Upstream {
     pub(crate) fn new(
@@ -79,6 +90,10 @@ impl Upstream {
             margin: Margin::new(now.mono),
             closed: None,
             low_closed: None,
+            quota_closed: None,
+            quota: setup.quota,
+            quota_is_saved: setup.quota_is_saved,
+            saving: false,
             gate: WaitList::default(),
             low_gate: WaitList::default(),
             in_flight: 0,
@@ -106,6 +121,20 @@ impl Upstream {
                 soon: false,
             });
         }
+        if self.saving {
+            return Some(GateState {
+                until: None,
+                down: false,
+                soon: true,
+            });
+        }
+        if let Some(until) = self.quota_closed {
+            return Some(GateState {
+                until: Some(until),
+                down: false,
+                soon: false,
+            });
+        }
         if self.ask_before_betting && self.answers < CALIBRATED && self.in_flight >= BETS {
             return Some(GateState {
                 until: None,
@@ -124,6 +153,41 @@ impl Upstream {
     /// A call starts; whether it is the breaker's probe.
     pub(crate) fn begin(&mut self, now: Now) -> bool {
         self.breaker.admit(now) == Admit::Probe
+    }
+
+    /// Counts a call against the day and reserves the next one. The state must be on disk before
+    /// that one starts.
+    pub(crate) fn count_request(&mut self, now: Now) -> (Vec<QuotaEvent>, Option<QuotaState>) {
+        let Some(quota) = &mut self.quota else {
+            return (Vec::new(), None);
+        };
+        let events = quota.record_request(now);
+        let state = if self.quota_is_saved {
+            quota.draw(now)
+        } else {
+            None
+        };
+        self.saving |= state.is_some();
+        (events, state)
+    }
+
+    /// Brings the gates in line with what the quota says; true if either changed.
+    pub(crate) fn heed_quota(&mut self, now: Now) -> bool {
+        let Some(quota) = &self.quota else {
+            return false;
+        };
+        let advice = quota.should_pause(now);
+        // The wall is looked at again every minute: it may be set meanwhile.
+        let until = advice
+            .as_ref()
+            .map(|advice| now.when(advice.resume_at).min(now.mono + LOOK_AGAIN));
+        let all = advice
+            .as_ref()
+            .is_some_and(|advice| advice.scope == PauseScope::All);
+        let before = (self.low_closed.is_some(), self.quota_closed.is_some());
+        self.low_closed = until;
+        self.quota_closed = until.filter(|_| all);
+        before != (self.low_closed.is_some(), self.quota_closed.is_some())
     }
 
     pub(crate) fn answered(&mut self) {

@@ -1,9 +1,10 @@
 //! What each ticket waits for, and what the books look like from outside.
 
 use llmq_core::{FailureClass, LimitSpec, Now, Timestamp};
-use llmq_limit::{BreakerState, Limit};
+use llmq_limit::{BreakerState, Limit, QuotaMonitor};
 
 use crate::dispatcher::Dispatcher;
+use crate::events::Effect;
 use crate::ids::{LimitId, QueueId, TicketId, UpstreamId};
 use crate::order::Spot;
 use crate::ticket::State;
@@ -149,6 +150,20 @@ impl Dispatcher {
     #[must_use]
     pub fn limit_mut(&mut self, id: LimitId) -> &mut Limit {
         &mut self.limits[id.index()].limit
+    }
+
+    /// Lets `more` of a limit be used before the books must be written again; none lifts the
+    /// rule. See [`Notice::PortionLow`](crate::Notice::PortionLow).
+    pub fn allow(&mut self, id: LimitId, more: Option<u64>, now: Now, effects: &mut Vec<Effect>) {
+        self.limits[id.index()].limit.allow(more);
+        self.touch(Spot::Limit(id));
+        self.pump(now, effects);
+    }
+
+    /// The quota monitor of an upstream, to be saved.
+    #[must_use]
+    pub fn quota(&self, id: UpstreamId) -> Option<&QuotaMonitor> {
+        self.upstreams[id.index()].quota.as_ref()
     }
 
     /// Every limit.

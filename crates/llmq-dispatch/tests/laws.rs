@@ -40,7 +40,7 @@ impl World {
     }
 
     fn limit(&mut self, text: &str, scope: Scope) -> LimitId {
-        let spec: LimitSpec = text.parse().unwrap();
+        let spec: LimitSpec = text.parse().expect("a limit");
         let rule = charge_rule(Host::Unknown, spec.kind);
         self.dispatcher.add_limit(
             LimitSetup {
@@ -83,7 +83,7 @@ impl World {
     }
 
     fn submit(&mut self, call: Call) -> TicketId {
-        self.try_submit(call).unwrap()
+        self.try_submit(call).expect("accepted")
     }
 
     fn try_submit(&mut self, call: Call) -> Result<TicketId, Refusal> {

@@ -34,6 +34,9 @@ pub struct Limit {
     heard: Heard,
     /// Charges beyond this total wait until the books are on disk; none: no such rule.
     allowance: Option<u64>,
+    /// What the last allowance let be taken.
+    portion: u64,
+    portion_told: bool,
     taken: u64,
 }
 
@@ -145,6 +148,8 @@ impl Limit {
             corrected: 0,
             heard: Heard::default(),
             allowance: None,
+            portion: 0,
+            portion_told: false,
             taken: 0,
         }
     }
@@ -680,9 +685,18 @@ impl Limit {
     }
 
     /// Lets `more` be taken from now on before the books must be written again; `None` lifts
-    /// the rule. Returns nothing; the totals are [`Limit::taken`].
+    /// the rule.
     pub fn allow(&mut self, more: Option<u64>) {
         self.allowance = more.map(|more| self.taken.saturating_add(more));
+        self.portion = more.unwrap_or(0);
+        self.portion_told = false;
+    }
+
+    /// Whether half of what may be taken has been; told once for each [`Limit::allow`].
+    pub fn is_portion_low(&mut self) -> bool {
+        let low = self.allowed().is_some_and(|left| left <= self.portion / 2) && !self.portion_told;
+        self.portion_told |= low;
+        low
     }
 
     /// How much may still be taken before the books must be written; `None`: any amount.
