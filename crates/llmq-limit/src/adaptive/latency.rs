@@ -25,8 +25,9 @@ const NOT_OURS: u64 = 4;
 #[derive(Debug, Clone)]
 pub(super) struct Latency {
     round: Round,
-    /// What an output token takes while the provider is at ease, in seconds. It only falls: if
-    /// it followed slower rounds, it would follow those that we cause, and never object.
+    /// What an output token takes while the provider is at ease, in seconds. It falls with faster
+    /// rounds and does not follow slower ones, for it would follow those that we cause and never
+    /// object; see [`NOT_OURS`] for the exception.
     usual: Option<f64>,
     /// The limit at which the slow rounds began, of which this is the latest.
     slow_from: Option<u64>,
@@ -60,38 +61,40 @@ impl Latency {
         answer: Answer,
         now: Now,
     ) -> Option<(u64, ChangeReason)> {
-        match answer.outcome {
-            AnswerOutcome::Overload => return self.on_overload(limit, answer, now),
-            // Says nothing about how fast the provider works.
-            AnswerOutcome::Error => return None,
-            AnswerOutcome::Success => self.round.add(answer),
-        }
-        if self.round.answers < limit.max(ROUND_MIN) {
-            return None;
-        }
-        let round = std::mem::take(&mut self.round);
-        self.end_round(limit, round)
-    }
-
-    /// Of the calls in flight at a cut, any number may still report the same overload: only one
-    /// that was sent after the cut says that it was not enough.
-    fn on_overload(&mut self, limit: u64, answer: Answer, now: Now) -> Option<(u64, ChangeReason)> {
+        // Of the calls in flight at a cut, any number still report the same trouble: only one that
+        // was sent after the cut can say that it was not enough.
         let sent = now.mono.before(answer.latency);
         if self.last_cut.is_some_and(|cut| sent < cut) {
             return None;
         }
+        match answer.outcome {
+            AnswerOutcome::Overload => {
+                self.cut(now);
+                Some((limit.saturating_mul(7) / 10, ChangeReason::Overload))
+            }
+            // Says nothing about how fast the provider works.
+            AnswerOutcome::Error => None,
+            AnswerOutcome::Success => {
+                self.round.add(answer);
+                let is_whole = self.round.answers >= limit.max(ROUND_MIN);
+                is_whole.then(|| self.end_round(limit, now)).flatten()
+            }
+        }
+    }
+
+    fn cut(&mut self, now: Now) {
         self.last_cut = Some(now.mono);
         self.searching = false;
         self.round = Round::default();
-        Some((limit * 7 / 10, ChangeReason::Overload))
     }
 
-    fn end_round(&mut self, limit: u64, round: Round) -> Option<(u64, ChangeReason)> {
+    fn end_round(&mut self, limit: u64, now: Now) -> Option<(u64, ChangeReason)> {
+        let round = std::mem::take(&mut self.round);
         let slowdown = round
             .seconds_per_token()
             .map_or(1.0, |took| self.slowdown(limit, took));
         if slowdown > SLOWDOWN {
-            self.searching = false;
+            self.cut(now);
             let factor = (SLOWDOWN / slowdown).max(SHRINK_MIN);
             return Some((scaled(limit, factor), ChangeReason::Slower));
         }

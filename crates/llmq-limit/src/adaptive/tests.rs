@@ -34,29 +34,53 @@ fn plain(initial: u64) -> Adaptive {
     }))
 }
 
-/// One full round of equal answers at full use.
-fn round(adaptive: &mut Adaptive, latency_ms: u64, tokens: u64) -> Option<ConcurrencyChange> {
-    let limit = adaptive.limit();
-    (0..limit.max(ROUND_MIN))
-        .find_map(|_| adaptive.on_answer(success(latency_ms, tokens, limit), None, at(0)))
+/// A limit with the clock of its upstream.
+struct Upstream {
+    adaptive: Adaptive,
+    now: Now,
+}
+
+impl Upstream {
+    fn new(adaptive: Adaptive) -> Self {
+        Self {
+            adaptive,
+            now: at(0),
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.adaptive.limit()
+    }
+
+    fn answer(&mut self, answer: Answer) -> Option<ConcurrencyChange> {
+        self.adaptive.on_answer(answer, None, self.now)
+    }
+
+    /// One full round of equal answers at full use, all sent when the last one ended.
+    fn round(&mut self, latency_ms: u64, tokens: u64) -> Option<ConcurrencyChange> {
+        self.now = self.now.after(Duration::from_millis(latency_ms));
+        let limit = self.limit();
+        let answer = success(latency_ms, tokens, limit);
+        (0..limit.max(ROUND_MIN)).find_map(|_| self.answer(answer))
+    }
 }
 
 #[test]
 fn longer_answers_are_not_a_slower_provider() {
-    let mut adaptive = latency(16);
-    round(&mut adaptive, 1_000, 50);
-    let change = round(&mut adaptive, 20_000, 1_000).unwrap();
+    let mut upstream = Upstream::new(latency(16));
+    upstream.round(1_000, 50);
+    let change = upstream.round(20_000, 1_000).unwrap();
     assert_eq!(change.reason, ChangeReason::Room);
 }
 
 #[test]
 fn slower_tokens_shrink_it_in_proportion_and_to_a_half_at_most() {
     for (latency_ms, expected) in [(3_000, 21), (30_000, 16), (1_500, 64)] {
-        let mut adaptive = latency(16);
-        round(&mut adaptive, 1_000, 50);
-        assert_eq!(adaptive.limit(), 32);
-        round(&mut adaptive, latency_ms, 50);
-        assert_eq!(adaptive.limit(), expected, "{latency_ms}");
+        let mut upstream = Upstream::new(latency(16));
+        upstream.round(1_000, 50);
+        assert_eq!(upstream.limit(), 32);
+        upstream.round(latency_ms, 50);
+        assert_eq!(upstream.limit(), expected, "{latency_ms}");
     }
 }
 
@@ -83,48 +107,58 @@ fn overload_cuts_once_a_round_trip() {
 }
 
 #[test]
-fn it_does_not_grow_unused_and_doubles_only_until_the_first_cut() {
-    let mut adaptive = latency(16);
-    for _ in 0..100 {
-        assert_eq!(adaptive.on_answer(success(100, 10, 3), None, at(0)), None);
+fn answers_to_calls_from_before_a_cut_do_not_cut_again() {
+    let mut upstream = Upstream::new(latency(32));
+    upstream.round(1_000, 50);
+    for (now_ms, expected) in [(20_000, 32), (25_000, 32), (40_000, 16)] {
+        for _ in 0..64 {
+            upstream.now = at(now_ms);
+            upstream.answer(success(10_000, 50, 64));
+        }
+        assert_eq!(upstream.limit(), expected, "{now_ms}");
     }
-    assert_eq!(round(&mut adaptive, 100, 10).unwrap().new, 32);
-    adaptive.on_answer(answer(AnswerOutcome::Overload, 1, 0, 32), None, at(10));
-    assert_eq!(adaptive.limit(), 22);
-    assert_eq!(round(&mut adaptive, 100, 10).unwrap().new, 26);
+}
+
+#[test]
+fn it_does_not_grow_unused_and_doubles_only_until_the_first_cut() {
+    let mut upstream = Upstream::new(latency(16));
+    for _ in 0..100 {
+        assert_eq!(upstream.answer(success(100, 10, 3)), None);
+    }
+    assert_eq!(upstream.round(100, 10).unwrap().new, 32);
+    upstream.answer(answer(AnswerOutcome::Overload, 1, 0, 32));
+    assert_eq!(upstream.limit(), 22);
+    assert_eq!(upstream.round(100, 10).unwrap().new, 26);
 }
 
 #[test]
 fn calls_without_output_tokens_grow_it_until_the_provider_objects() {
-    let mut adaptive = latency(16);
-    round(&mut adaptive, 10, 0);
-    assert_eq!(
-        round(&mut adaptive, 5_000, 0).unwrap().reason,
-        ChangeReason::Room
-    );
+    let mut upstream = Upstream::new(latency(16));
+    upstream.round(10, 0);
+    assert_eq!(upstream.round(5_000, 0).unwrap().reason, ChangeReason::Room);
 }
 
 #[test]
 fn a_provider_that_is_slower_for_good_is_used_again() {
-    let mut adaptive = latency(64);
-    round(&mut adaptive, 1_000, 100);
+    let mut upstream = Upstream::new(latency(64));
+    upstream.round(1_000, 100);
     for _ in 0..200 {
-        round(&mut adaptive, 10_000, 100);
+        upstream.round(10_000, 100);
     }
-    assert!(adaptive.limit() > 64, "{}", adaptive.limit());
+    assert!(upstream.limit() > 64, "{}", upstream.limit());
 }
 
 /// A simulated server whose tokens slow down once more than `room` calls are in flight.
 #[test]
 fn it_settles_near_what_a_server_can_take() {
     let room = 100.0;
-    let mut adaptive = latency(16);
+    let mut upstream = Upstream::new(latency(16));
     let mut limits = Vec::new();
     for _ in 0..400 {
-        let crowd = (adaptive.limit() as f64 / room).max(1.0);
+        let crowd = (upstream.limit() as f64 / room).max(1.0);
         let latency_ms = scaled(1_000, crowd * crowd);
-        round(&mut adaptive, latency_ms, 100);
-        limits.push(adaptive.limit());
+        upstream.round(latency_ms, 100);
+        limits.push(upstream.limit());
     }
     let late = &limits[350..];
     assert!(
@@ -134,7 +168,7 @@ fn it_settles_near_what_a_server_can_take() {
 }
 
 fn ten(
-    adaptive: &mut Adaptive,
+    upstream: &mut Adaptive,
     failures: u32,
     quota_use: Option<f64>,
 ) -> Option<ConcurrencyChange> {
@@ -144,7 +178,7 @@ fn ten(
                 true => AnswerOutcome::Error,
                 false => AnswerOutcome::Success,
             };
-            adaptive.on_answer(answer(outcome, 10, 1, 1), quota_use, at(0))
+            upstream.on_answer(answer(outcome, 10, 1, 1), quota_use, at(0))
         })
         .last()
         .flatten()

@@ -229,6 +229,17 @@ mod tests {
     }
 
     #[test]
+    fn alert_shares_are_above_none_and_at_most_all() {
+        for (warning, emergency) in [(0.0, 0.95), (0.6, 1.01), (f64::NAN, 0.95)] {
+            let message = refused(|config| {
+                config.alerts.warning = warning;
+                config.alerts.emergency = emergency;
+            });
+            assert!(message.starts_with("quota.alerts: "), "{message}");
+        }
+    }
+
+    #[test]
     fn the_ends_of_the_ranges_are_inside() {
         for (threshold, hours) in [(0.1, 1), (1.0, 72)] {
             let config = QuotaConfig {

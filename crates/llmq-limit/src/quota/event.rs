@@ -85,7 +85,7 @@ pub struct PauseAdvice {
 }
 
 /// The state of the day, for logs and the API.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct QuotaMetrics {
     /// Requests of ours since the day turned.
     pub requests_used_today: u64,

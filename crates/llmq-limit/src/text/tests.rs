@@ -119,6 +119,25 @@ fn a_call_above_the_whole_limit_is_too_large_whatever_it_advises() {
 }
 
 #[test]
+fn a_request_above_the_limit_is_too_large_without_the_words() {
+    let said = parse_limit_text("Limit 10, Used 0, Requested 11. Please try again in 6s.").unwrap();
+    assert!(said.too_large());
+}
+
+#[test]
+fn a_wait_of_more_than_ten_minutes_is_no_minutes_limit() {
+    let class = |text| parse_limit_text(text).unwrap().class;
+    assert_eq!(
+        class("Rate limit reached. Please try again in 10m0s."),
+        C::QuotaWindow
+    );
+    assert_eq!(
+        class("Rate limit reached. Please try again in 10m1s."),
+        C::QuotaDay
+    );
+}
+
+#[test]
 fn groqs_texts_are_like_openais() {
     check(
         &openai(

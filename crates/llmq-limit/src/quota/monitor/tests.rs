@@ -167,6 +167,16 @@ fn a_learned_days_limit_counts_when_none_is_configured() {
 }
 
 #[test]
+fn what_a_header_said_yesterday_is_not_todays_use() {
+    let mut monitor = monitor(&config(None), 0);
+    monitor.observe(&headers("tokens", 100, 1, "day"), noon());
+    let tomorrow = at("2026-11-23T00:00:00Z");
+    assert_eq!(monitor.metrics(tomorrow).usage_percentage, None);
+    assert_eq!(monitor.poll(tomorrow), []);
+    assert_eq!(monitor.metrics(tomorrow).usage_percentage, None);
+}
+
+#[test]
 fn when_the_day_changes_counting_starts_again() {
     let mut monitor = monitor(&config(Some(1_000)), 850);
     let tomorrow = at("2026-11-23T00:00:00Z");
