@@ -141,6 +141,24 @@ fn objects_become_prompts_and_broken_ones_bad_rows() {
 }
 
 #[test]
+fn an_id_may_be_any_value_but_none() {
+    let folder = Folder::new();
+    let text = "{\"k\":7}\n{\"k\":null}\n{\"k\":\"\"}\n{}\n{\"k\":[1, 2]}\n{\"k\":\"7\"}\n";
+    let input = folder.file("in.jsonl", text);
+    assert_eq!(
+        told(&input, with_id(template("x"), "k")),
+        [
+            "1 7 x",
+            "2 row-2 !missing_column",
+            "3 row-3 !missing_column",
+            "4 row-4 !missing_column",
+            "5 [1,2] x",
+            "6 7 !duplicate_id",
+        ]
+    );
+}
+
+#[test]
 fn batch_rows_bring_their_own_calls() {
     let folder = Folder::new();
     let row = |id: &str, method: &str, url: &str, body: &str| {

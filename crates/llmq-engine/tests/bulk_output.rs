@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use llmq_core::Timestamp;
 use llmq_engine::bulk::{
-    Answer, InputKind, InputSource, Journal, JournalError, JournalFile, Output, OutputFormat,
-    OutputPaths, Resumed, RowError, RowResult, VerifyReport, forget_failed, set_aside, verify,
+    Answer, InputKind, InputSource, Item, Journal, JournalError, JournalFile, Output, OutputFormat,
+    OutputPaths, ReadOptions, Resumed, RowError, RowReader, RowResult, Template, VerifyReport,
+    forget_failed, set_aside, verify,
 };
 use proptest::prelude::*;
 use std::io::{self, Write};
@@ -141,7 +142,7 @@ fn cut_at_every_byte_no_whole_row_is_lost_and_no_torn_one_kept() {
             }
             // What follows stands on a line of its own.
             output.append(&row(500, Ok("1")), Timestamp::ZERO).unwrap();
-            output.sync().unwrap();
+            output.flush().unwrap();
             expected.push(500);
             let (_, again) = run.open();
             assert_eq!(
@@ -162,7 +163,7 @@ fn a_hole_anywhere_loses_only_the_rows_it_touches() {
     let full = Run::new("out.jsonl");
     let ends = grow(&full, &ROWS);
     let bytes = full.content();
-    for start in (0..bytes.len()).step_by(7) {
+    for start in (0..bytes.len()).step_by(11) {
         for length in [1, 64, 512] {
             let mut holed = bytes.clone();
             let hole = start..(start + length).min(bytes.len());
@@ -491,6 +492,37 @@ fn the_proof_holds_for_a_whole_run_and_for_no_other() {
         &holed,
         "1 missing (rows 2), 0 written twice, 0 unknown, 1 damaged",
     );
+}
+
+#[test]
+fn good_and_bad_rows_of_an_input_are_all_done_and_proven() {
+    let run = Run::new("out.csv");
+    let text = "id,name\na,x\na,again\nuneven\n\nrow-2,\"two\nlines\"\n";
+    fs::write(run.path("in.csv"), text).unwrap();
+    let input = InputSource::File(run.path("in.csv"));
+    let kind = InputKind::of(&input).unwrap();
+    let options = ReadOptions {
+        template: Some(Template::parse("{{name}}").unwrap()),
+        id: Some("id".to_owned()),
+        ..ReadOptions::default()
+    };
+    // One row a session, as if each were cut short.
+    for _ in 0..4 {
+        let (mut output, resumed) = run.open();
+        let reader = RowReader::open(&input, kind, options.clone()).unwrap();
+        let mut left = reader
+            .map(Result::unwrap)
+            .filter(|item| !resumed.done.contains(item.line()));
+        let result = match left.next().unwrap() {
+            Item::Row(done) => output.append(&row(done.line, Ok("1")), Timestamp::ZERO),
+            Item::Bad(bad) => output.append(&RowResult::from(&bad), Timestamp::ZERO),
+        };
+        result.unwrap();
+        output.sync().unwrap();
+    }
+    let report = verify(&input, kind, None, &run.paths).unwrap();
+    assert!(report.is_whole(), "{report}");
+    assert_eq!((report.completed, report.failed), (2, 2));
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {

@@ -10,7 +10,8 @@ const SHARD_STEP: usize = 32;
 ///
 /// The hashes lie in sorted shards of at most about 512, chosen by their leading bits. A search
 /// is a few comparisons and an insertion moves at most 4 KiB. Room is added 32 hashes at a time,
-/// and splitting goes shard by shard, so it stays under 10 bytes an id at every size.
+/// and splitting goes shard by shard, so it stays under 10 bytes an id at every size, and under
+/// 12 with what the allocator cannot use.
 ///
 /// Two different ids share a hash with a probability of about n²/2⁶⁵: for a million ids one in
 /// thirty million. The second one would be reported as a duplicate, and not sent.

@@ -170,11 +170,21 @@ impl Name {
 
     /// The value that this name has in `object`, ready for a prompt.
     pub(crate) fn value_in(&self, object: &Object<'_>) -> Option<String> {
-        if let Some(value) = object.get(self.0.as_str()) {
-            return Some(plain_text(value));
+        self.find_in(object).map(|value| plain_text(&value))
+    }
+
+    /// The value that this name has in `object`, as an id: `null` is none.
+    pub(crate) fn id_in(&self, object: &Object<'_>) -> Option<String> {
+        let value = self.find_in(object)?;
+        (value.get() != "null").then(|| plain_text(&value))
+    }
+
+    fn find_in(&self, object: &Object<'_>) -> Option<Box<RawValue>> {
+        if let Some(&value) = object.get(self.0.as_str()) {
+            return Some(value.to_owned());
         }
         let (first, path) = self.0.split_once('.')?;
-        descend(object.get(first)?, path).map(|value| plain_text(&value))
+        descend(object.get(first)?, path)
     }
 
     /// Whether `object` has the key, or for a path the first key of it.

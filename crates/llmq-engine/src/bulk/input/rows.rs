@@ -408,7 +408,7 @@ impl Shape {
             }
             Self::Objects { template, id } => {
                 let object = json_object(text)?;
-                let id = id.as_ref().map(|id| own_id(id, id.value_in(&object)));
+                let id = id.as_ref().map(|id| own_id(id, id.id_in(&object)));
                 let id = id.transpose()?;
                 let names: Vec<&Name> = template.names().collect();
                 let value = |index: usize| names[index].value_in(&object).map(Cow::Owned);

@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::error::JournalError;
-use crate::bulk::input::Fields;
+use crate::bulk::input::{BadRow, Fields};
 use crate::bulk::json::one_line;
 
 /// Every line that we write begins so.
@@ -85,6 +85,24 @@ pub struct RowError<'a> {
     pub code: &'a str,
     /// A sentence for people.
     pub message: &'a str,
+}
+
+/// A bad row ends without having been sent.
+impl<'a> From<&'a BadRow> for RowResult<'a> {
+    fn from(bad: &'a BadRow) -> Self {
+        Self {
+            line: bad.line,
+            custom_id: &bad.custom_id,
+            answer: None,
+            error: Some(RowError {
+                code: bad.code.as_str(),
+                message: &bad.message,
+            }),
+            attempts: 0,
+            queued_ms: 0,
+            took_ms: 0,
+        }
+    }
 }
 
 /// What a journal says of one row.

@@ -58,7 +58,7 @@ impl Resumed {
 
 /// The files that a run writes its results to.
 ///
-/// The caller holds the [`OutputLock`](crate::bulk::OutputLock) meanwhile.
+/// The caller holds the [`OutputLock`](crate::bulk::OutputLock) of each file meanwhile.
 #[derive(Debug)]
 pub struct Output<F = File> {
     results: Journal<F>,
