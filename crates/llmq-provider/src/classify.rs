@@ -8,7 +8,7 @@ use crate::answer::NoAnswer;
 use crate::codes::{CodeMeaning, implied_status, meaning};
 use crate::error_body::ErrorBody;
 use crate::midnight::until_pacific_midnight;
-use crate::{AnswerFacts, CallError, Dialect, WholeAnswer};
+use crate::{AnswerFacts, CallError, Dialect, StreamEnd, WholeAnswer};
 
 /// A wait above it cannot be that of a minute's window.
 const WINDOW_WAIT_MAX: Duration = Duration::from_secs(600);
@@ -61,7 +61,7 @@ impl From<&CallError> for Verdict {
 /// Tells an answer from a failure.
 ///
 /// Status 200 is not enough: the body must be a whole JSON object, and not one that carries
-/// an error. Event streams are read by [`crate::StreamReader`] instead.
+/// an error. Event streams are read by [`crate::StreamReader`] and [`check_stream`] instead.
 ///
 /// # Errors
 ///
@@ -94,8 +94,35 @@ pub fn check_answer(
     })
 }
 
+/// Tells a stream that came to its proper end from one that failed or was cut off on the way.
+///
+/// # Errors
+///
+/// The [`Verdict`]: by what the stream said of its failure, or [`FailureClass::Transient`] for
+/// a stream without an end.
+pub fn check_stream(
+    source: Source,
+    status: StatusCode,
+    headers: &HeaderMap,
+    end: &StreamEnd,
+    now: Now,
+) -> Result<(), Box<Verdict>> {
+    Err(Box::new(match end {
+        StreamEnd::Whole => return Ok(()),
+        StreamEnd::CutOff => broken(status, "the stream ended before its end".to_owned()),
+        StreamEnd::Failed(error) => classify(source, status, headers, error, now),
+    }))
+}
+
 fn not_json(status: StatusCode, body: &[u8]) -> Verdict {
     let start = ErrorBody::of_page(body).message;
+    broken(
+        status,
+        format!("the answer is not JSON, or cut off: {start}"),
+    )
+}
+
+fn broken(status: StatusCode, message: String) -> Verdict {
     let class = FailureClass::Transient;
     Verdict {
         class,
@@ -103,7 +130,7 @@ fn not_json(status: StatusCode, body: &[u8]) -> Verdict {
         pause: class.rule().pause,
         status: Some(status.as_u16()),
         code: None,
-        message: format!("the answer is not JSON, or cut off: {start}"),
+        message,
         limit: None,
     }
 }

@@ -2,8 +2,8 @@
 //! means.
 //!
 //! Read [`Provider::call`] first: it sends a [`Request`] and gives back an [`Answer`] whose bytes
-//! nobody has touched. [`check_answer`] then tells an answer from a failure, [`StreamReader`] does
-//! it for streams as they pass, and [`Verdict`] is what a failure means, whoever the provider is.
+//! nobody has touched. [`check_answer`] then tells an answer from a failure, [`StreamReader`] and
+//! [`check_stream`] do it for streams as they pass, and [`Verdict`] is what a failure means, whoever the provider is.
 //! Before a call, [`scan_request`] reads from its body what limits need to know; [`prompt_body`]
 //! and [`with_model`] write bodies.
 //!
@@ -18,6 +18,7 @@ mod timeouts;
 mod config;
 
 mod client;
+mod reply_headers;
 mod response;
 mod sent;
 
@@ -47,11 +48,12 @@ mod request;
 pub use answer::{AnswerFacts, answer_text};
 pub use body_edit::{NotAnObject, with_model, with_stream_usage};
 pub use call_error::{CallError, Cause};
-pub use classify::{Source, Verdict, check_answer, classify};
+pub use classify::{Source, Verdict, check_answer, check_stream, classify};
 pub use client::{Provider, Request};
 pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig};
 pub use endpoint::{Dialect, Operation};
 pub use host::host_of;
+pub use reply_headers::{processing_time, request_id};
 pub use request::{ANTHROPIC_MAX_TOKENS, Prompt, PromptError, check_params, prompt_body};
 pub use response::{Answer, Times, WholeAnswer};
 pub use scan::{RequestScan, ScanError, scan_request};

@@ -691,3 +691,43 @@ fn the_way_to_an_answer_decides_the_class_when_there_is_none() {
     let refused = CallError::NotSent { authority, cause };
     assert_eq!(Verdict::from(&refused).class, C::Transient);
 }
+
+#[test]
+fn a_stream_is_judged_by_its_end() {
+    let source = Source {
+        host: Host::Anthropic,
+        dialect: Dialect::Anthropic,
+    };
+    let judge = |end| {
+        let headers = HeaderMap::new();
+        check_stream(source, StatusCode::OK, &headers, &end, now()).map_err(|verdict| verdict.class)
+    };
+    assert_eq!(judge(StreamEnd::Whole), Ok(()));
+    assert_eq!(judge(StreamEnd::CutOff), Err(C::Transient));
+    let overloaded = br#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
+    assert_eq!(
+        judge(StreamEnd::Failed(overloaded.to_vec())),
+        Err(C::Overload)
+    );
+}
+
+#[test]
+fn no_answer_makes_the_classifier_panic() {
+    use proptest::prelude::*;
+    let cases = (
+        100u16..1_000,
+        proptest::collection::vec(any::<u8>(), 0..200),
+        "[ -~]{0,40}",
+    );
+    proptest!(|((status, body, header) in cases)| {
+        let mut headers = HeaderMap::new();
+        headers.insert("retry-after", header.parse().unwrap());
+        headers.insert("x-should-retry", header.parse().unwrap());
+        for host in [Host::OpenAi, Host::Gemini, Host::OpenRouter] {
+            let source = Source { host, dialect: Dialect::OpenAi };
+            let status = StatusCode::from_u16(status).unwrap();
+            let verdict = classify(source, status, &headers, &body, now());
+            prop_assert!(verdict.message.chars().count() <= 1_000);
+        }
+    });
+}

@@ -87,7 +87,11 @@ async fn a_large_call_is_not_told_as_sent_while_the_server_does_not_read() {
     tokio::pin!(calling);
     let mut guest = tokio::select! {
         answer = &mut calling => panic!("nobody answers: {answer:?}"),
-        guest = server.accept() => guest,
+        guest = async {
+            let guest = server.accept().await;
+            guest.readable().await;
+            guest
+        } => guest,
     };
     assert_eq!(*sent.lock().unwrap(), None);
     let serve = async {

@@ -108,6 +108,13 @@ impl Guest {
         (head, body)
     }
 
+    /// Waits until something has come, and leaves it there.
+    pub(crate) async fn readable(&self) {
+        // `readable` alone may be told too early.
+        let peek = async { self.stream.peek(&mut [0]).await.unwrap() };
+        assert!(tokio::time::timeout(PATIENCE, peek).await.unwrap() > 0);
+    }
+
     async fn read_some(&mut self) -> usize {
         let read = self.stream.read_buf(&mut self.read);
         tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap()
