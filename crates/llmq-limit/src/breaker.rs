@@ -111,6 +111,8 @@ pub struct Breaker {
     outcomes: Outcomes,
     /// How often it opened since it was last closed.
     openings: u32,
+    /// When it last opened or closed.
+    changed_at: Timestamp,
 }
 
 /// What happened, as the state machine sees it.
@@ -135,7 +137,17 @@ impl Breaker {
             state: BreakerState::Closed,
             outcomes: Outcomes::default(),
             openings: 0,
+            changed_at: Timestamp::ZERO,
         }
+    }
+
+    /// Whether a normal call sent at `sent` tells of the provider as it is now. One from before
+    /// the last opening or closing tells of a time that the breaker has already answered: calls
+    /// that hang through an outage and time out after it must not open the breaker again, so
+    /// callers do not report them.
+    #[must_use]
+    pub fn is_current(&self, sent: Timestamp) -> bool {
+        sent >= self.changed_at
     }
 
     /// Its state; [`BreakerState::Open`] also after its instant, until a call asks.
@@ -203,7 +215,7 @@ impl Breaker {
             (S::Closed, E::Ended { down: true }) | (S::HalfOpen, E::ProbeFailed) => {
                 Some(self.open(now))
             }
-            (S::HalfOpen, E::ProbeSucceeded) => Some(self.close()),
+            (S::HalfOpen, E::ProbeSucceeded) => Some(self.close(now)),
             (S::HalfOpen, E::ProbeLost) => {
                 self.state = S::Open { until: now.mono };
                 None
@@ -222,12 +234,14 @@ impl Breaker {
         let until = now.mono + span.min(self.config.open_max);
         self.openings = self.openings.saturating_add(1);
         self.outcomes = Outcomes::default();
+        self.changed_at = now.mono;
         self.state = BreakerState::Open { until };
         BreakerChange::Opened { until }
     }
 
-    fn close(&mut self) -> BreakerChange {
+    fn close(&mut self, now: Now) -> BreakerChange {
         self.openings = 0;
+        self.changed_at = now.mono;
         self.outcomes = Outcomes::default();
         self.state = BreakerState::Closed;
         BreakerChange::Closed
@@ -345,6 +359,20 @@ mod tests {
             Some(BreakerChange::Closed)
         );
         assert_eq!(breaker.admit(at(2_500)), Admit::Yes);
+    }
+
+    #[test]
+    fn a_call_from_before_the_last_change_is_not_current() {
+        let mut breaker = breaker();
+        assert!(breaker.is_current(at(0).mono));
+        for _ in 0..5 {
+            breaker.failed(CallRole::Normal, at(500));
+        }
+        assert!(!breaker.is_current(at(499).mono));
+        breaker.admit(at(2_000));
+        breaker.succeeded(CallRole::Probe, at(3_000));
+        assert!(!breaker.is_current(at(2_999).mono));
+        assert!(breaker.is_current(at(3_000).mono));
     }
 
     #[test]
