@@ -13,6 +13,7 @@ mod margin;
 mod sent_log;
 
 mod limit;
+
 mod header_value;
 mod headers;
 mod ietf;
@@ -28,25 +29,25 @@ mod ramp;
 
 mod quota;
 
-pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule, default_algorithm};
-pub use denied::Denied;
-pub use factor::Factor;
-pub use limit::{Cost, Entry, Limit, Verdict};
-pub use margin::Margin;
-pub use header_value::{HeaderTime, header_count, retry_after};
-pub use headers::parse_rate_limit_headers;
-pub use minute_gate::MinuteGate;
-pub use observation::{HeaderSource, Observation, QuotaStatus, RateLimitHeaders};
-pub use text::{LimitText, parse_limit_text};
-pub use window::infer_window;
 pub use adaptive::{
     Adaptive, AdaptiveConfig, Answer, AnswerOutcome, ChangeReason, ConcurrencyChange,
     LatencyPolicy, PlainPolicy,
 };
 pub use breaker::{Admit, Breaker, BreakerChange, BreakerConfig, BreakerState, CallRole};
+pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule, default_algorithm};
+pub use denied::Denied;
+pub use factor::Factor;
+pub use header_value::{HeaderTime, header_count, retry_after};
+pub use headers::parse_rate_limit_headers;
+pub use limit::{Cost, Entry, Limit, Verdict};
+pub use margin::Margin;
+pub use minute_gate::MinuteGate;
+pub use observation::{HeaderSource, Observation, QuotaStatus, RateLimitHeaders};
 pub use quota::{
     AlertLevel, AlertShares, DayZone, PauseAdvice, PauseReason, PauseScope, Portion, QuotaConfig,
     QuotaConfigError, QuotaConfigErrors, QuotaEvent, QuotaMetrics, QuotaMonitor, QuotaRules,
     QuotaState, SavedPause,
 };
 pub use ramp::RampGuard;
+pub use text::{LimitText, parse_limit_text};
+pub use window::infer_window;
