@@ -112,7 +112,9 @@ pub fn charge_rule(host: Host, kind: LimitKind) -> ChargeRule {
 /// ```
 #[must_use]
 pub fn default_algorithm(host: Host, period: Duration) -> Algorithm {
-    let bucket = |secs| Algorithm::Bucket { depth: period.min(Duration::from_secs(secs)) };
+    let bucket = |secs| Algorithm::Bucket {
+        depth: period.min(Duration::from_secs(secs)),
+    };
     match host {
         Host::OpenAi | Host::Groq => Algorithm::Bucket { depth: period },
         Host::Anthropic => bucket(10),

@@ -38,6 +38,8 @@ pub struct Limit {
     portion: u64,
     portion_told: bool,
     taken: u64,
+    /// What our calls were charged in all, as far as that is settled.
+    charged: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -151,6 +153,7 @@ impl Limit {
             portion: 0,
             portion_told: false,
             taken: 0,
+            charged: 0,
         }
     }
 
@@ -298,6 +301,7 @@ impl Limit {
         self.advance(now, margin);
         let dated = now + margin;
         self.charge(signed(own), now.before(margin), dated);
+        self.charged += signed(own);
         self.log.add(own, now);
         let unknown = if self.rule.output == OutputCharge::Produced {
             self.held
@@ -367,6 +371,7 @@ impl Limit {
         self.held = self.held.saturating_sub(freed);
         self.advance(now, Duration::ZERO);
         self.charge(signed(new), now, now);
+        self.charged += signed(new);
     }
 
     /// The call ended. With `usage` estimates are corrected in either direction, below zero if
@@ -390,11 +395,9 @@ impl Limit {
         if let Some(real) = usage.and_then(|usage| self.rule.settled(usage)) {
             self.learn_input(entry.cost.stated, real);
             self.advance(now, Duration::ZERO);
-            self.charge(
-                signed(real) - signed(expect.own),
-                expect.dated,
-                expect.dated,
-            );
+            let correction = signed(real) - signed(expect.own);
+            self.charge(correction, expect.dated, expect.dated);
+            self.charged += correction;
         }
     }
 
@@ -426,6 +429,7 @@ impl Limit {
         {
             self.advance(now, Duration::ZERO);
             self.charge(-signed(expect.own), expect.dated, expect.dated);
+            self.charged -= signed(expect.own);
         }
         self.give_back(entry);
     }
@@ -464,6 +468,12 @@ impl Limit {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.held == 0
+    }
+
+    /// What calls of ours were charged since the limit was made, corrections included.
+    #[must_use]
+    pub fn charged(&self) -> u64 {
+        u64::try_from(self.charged).unwrap_or(0)
     }
 
     /// What calls in flight or granted hold.
