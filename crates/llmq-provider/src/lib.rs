@@ -45,6 +45,8 @@ mod tokens;
 mod body_edit;
 mod request;
 
+pub mod mock;
+
 pub use answer::{AnswerFacts, answer_text};
 pub use body_edit::{NotAnObject, with_model, with_stream_usage};
 pub use call_error::{CallError, Cause};

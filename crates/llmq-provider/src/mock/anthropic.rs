@@ -1,0 +1,69 @@
+//! The shapes of Anthropic's answers (platform.claude.com, read in autumn 2026).
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::answer::{Answer, Draft, Event};
+use super::call::Endpoint;
+
+pub(super) fn write(draft: &Draft<'_>) -> Answer {
+    if draft.call.endpoint == Endpoint::CountTokens {
+        let body = format!(r#"{{"input_tokens":{}}}"#, draft.input_tokens());
+        return Answer::json(StatusCode::OK, body);
+    }
+    if draft.call.stream {
+        return Answer::events(events(draft));
+    }
+    let content = format!(r#"{{"type":"text","text":"{}"}}"#, draft.text(0));
+    let reason = format!("\"{}\"", stop_reason(draft));
+    let body = message(draft, &content, &reason, draft.output_tokens());
+    Answer::json(StatusCode::OK, body)
+}
+
+fn stop_reason(draft: &Draft<'_>) -> &'static str {
+    if draft.is_cut() {
+        "max_tokens"
+    } else {
+        "end_turn"
+    }
+}
+
+fn message(draft: &Draft<'_>, content: &str, stop_reason: &str, output: u64) -> String {
+    format!(
+        r#"{{"id":"msg_{:08x}","type":"message","role":"assistant","model":{},"content":[{content}],"stop_reason":{stop_reason},"stop_sequence":null,"usage":{{"input_tokens":{},"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}},"output_tokens":{output},"service_tier":"standard"}}}}"#,
+        draft.number,
+        draft.model_json(),
+        draft.input_tokens(),
+    )
+}
+
+/// Each event has an `event:` line and the same name in `type`; the usage in `message_delta` is
+/// the whole so far.
+fn events(draft: &Draft<'_>) -> Vec<Event> {
+    let mut events = Vec::new();
+    let mut push = |kind: &str, fields: &str, tokens: u64| {
+        let text = format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{fields}}}\n\n");
+        events.push(Event {
+            bytes: Bytes::from(text),
+            tokens,
+        });
+    };
+    let begun = format!(r#","message":{}"#, message(draft, "", "null", 0));
+    push("message_start", &begun, 0);
+    let block = r#","index":0,"content_block":{"type":"text","text":""}"#;
+    push("content_block_start", block, 0);
+    push("ping", "", 0);
+    for (piece, tokens) in draft.pieces(0) {
+        let delta = format!(r#","index":0,"delta":{{"type":"text_delta","text":"{piece}"}}"#);
+        push("content_block_delta", &delta, tokens);
+    }
+    push("content_block_stop", r#","index":0"#, 0);
+    let end = format!(
+        r#","delta":{{"stop_reason":"{}","stop_sequence":null}},"usage":{{"output_tokens":{}}}"#,
+        stop_reason(draft),
+        draft.output_tokens()
+    );
+    push("message_delta", &end, 0);
+    push("message_stop", "", 0);
+    events
+}

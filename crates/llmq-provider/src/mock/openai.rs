@@ -1,0 +1,365 @@
+//! The shapes of OpenAI's answers (openai-openapi, August 2026).
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::answer::{Answer, Draft, Event};
+use super::call::Endpoint;
+use super::text::Text;
+
+pub(super) fn write(draft: &Draft<'_>) -> Answer {
+    match (draft.call.endpoint, draft.call.stream) {
+        (Endpoint::Embeddings, _) => embeddings(draft),
+        (Endpoint::Responses, false) => {
+            let body = response(draft, Stage::Done, &draft.text(0));
+            Answer::json(StatusCode::OK, body)
+        }
+        (Endpoint::Responses, true) => Answer::events(response_events(draft)),
+        (_, false) => completion(draft),
+        (_, true) => Answer::events(completion_events(draft)),
+    }
+}
+
+/// `GET /v1/models`.
+pub(super) fn models(names: &[String]) -> Answer {
+    let data: Vec<String> = names.iter().map(|name| model_object(name)).collect();
+    let body = format!(r#"{{"object":"list","data":[{}]}}"#, data.join(","));
+    Answer::json(StatusCode::OK, body)
+}
+
+/// `GET /v1/models/{id}`.
+pub(super) fn model(name: &str) -> Answer {
+    Answer::json(StatusCode::OK, model_object(name))
+}
+
+fn model_object(name: &str) -> String {
+    let name = serde_json::Value::from(name);
+    format!(r#"{{"id":{name},"object":"model","created":1735689600,"owned_by":"llmq"}}"#)
+}
+
+/// The parts in which chat and plain completions differ.
+struct Kind {
+    id: &'static str,
+    whole: &'static str,
+    chunk: &'static str,
+    is_chat: bool,
+}
+
+fn kind(draft: &Draft<'_>) -> Kind {
+    if draft.call.endpoint == Endpoint::Chat {
+        Kind {
+            id: "chatcmpl",
+            whole: "chat.completion",
+            chunk: "chat.completion.chunk",
+            is_chat: true,
+        }
+    } else {
+        Kind {
+            id: "cmpl",
+            whole: "text_completion",
+            chunk: "text_completion",
+            is_chat: false,
+        }
+    }
+}
+
+fn finish_reason(draft: &Draft<'_>) -> &'static str {
+    if draft.is_cut() { "length" } else { "stop" }
+}
+
+fn completion(draft: &Draft<'_>) -> Answer {
+    let kind = kind(draft);
+    let reason = finish_reason(draft);
+    let mut choices = String::new();
+    for index in 0..draft.call.choices {
+        if index > 0 {
+            choices.push(',');
+        }
+        let text = draft.text(index);
+        choices.push_str(&if kind.is_chat {
+            format!(
+                r#"{{"index":{index},"message":{{"role":"assistant","content":"{text}","refusal":null,"annotations":[]}},"logprobs":null,"finish_reason":"{reason}"}}"#
+            )
+        } else {
+            format!(r#"{{"index":{index},"text":"{text}","logprobs":null,"finish_reason":"{reason}"}}"#)
+        });
+    }
+    let body = format!(
+        r#"{{"id":"{}-{:08x}","object":"{}","created":{},"model":{},"choices":[{choices}],"usage":{},"service_tier":"default","system_fingerprint":"fp_mock"}}"#,
+        kind.id,
+        draft.number,
+        kind.whole,
+        draft.created,
+        draft.model_json(),
+        usage(draft),
+    );
+    Answer::json(StatusCode::OK, body)
+}
+
+fn usage(draft: &Draft<'_>) -> String {
+    let input = draft.input_tokens();
+    let output = draft.output_tokens() * u64::from(draft.call.choices);
+    format!(
+        r#"{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":0,"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}}"#,
+        input + output
+    )
+}
+
+/// Data lines without an `event:` line, ended by `[DONE]`. With `include_usage` every chunk has
+/// a `usage`, null in all but one of its own before the end.
+fn completion_events(draft: &Draft<'_>) -> Vec<Event> {
+    let kind = kind(draft);
+    let head = format!(
+        r#"data: {{"id":"{}-{:08x}","object":"{}","created":{},"model":{},"service_tier":"default","system_fingerprint":"fp_mock""#,
+        kind.id,
+        draft.number,
+        kind.chunk,
+        draft.created,
+        draft.model_json(),
+    );
+    let no_usage = if draft.call.include_usage {
+        r#","usage":null"#
+    } else {
+        ""
+    };
+    let chunk = |index: u32, delta: &str, reason: &str| {
+        format!(
+            "{head},\"choices\":[{{\"index\":{index},{delta},\"logprobs\":null,\"finish_reason\":{reason}}}]{no_usage}}}\n\n"
+        )
+    };
+    let mut events = Vec::new();
+    for index in 0..draft.call.choices {
+        if kind.is_chat {
+            let role = r#""delta":{"role":"assistant","content":"","refusal":null}"#;
+            events.push(event(chunk(index, role, "null"), 0));
+        }
+        for (piece, tokens) in draft.pieces(index) {
+            let delta = if kind.is_chat {
+                format!(r#""delta":{{"content":"{piece}"}}"#)
+            } else {
+                format!(r#""text":"{piece}""#)
+            };
+            events.push(event(chunk(index, &delta, "null"), tokens));
+        }
+        let delta = if kind.is_chat {
+            r#""delta":{}"#
+        } else {
+            r#""text":"""#
+        };
+        let reason = format!("\"{}\"", finish_reason(draft));
+        events.push(event(chunk(index, delta, &reason), 0));
+    }
+    if draft.call.include_usage {
+        let last = format!("{head},\"choices\":[],\"usage\":{}}}\n\n", usage(draft));
+        events.push(event(last, 0));
+    }
+    events.push(event("data: [DONE]\n\n".to_owned(), 0));
+    events
+}
+
+fn event(text: String, tokens: u64) -> Event {
+    Event {
+        bytes: Bytes::from(text),
+        tokens,
+    }
+}
+
+/// How far a response has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Begun,
+    Done,
+}
+
+/// How a finished response is called.
+fn response_status(draft: &Draft<'_>) -> &'static str {
+    if draft.is_cut() {
+        "incomplete"
+    } else {
+        "completed"
+    }
+}
+
+fn response(draft: &Draft<'_>, stage: Stage, text: &str) -> String {
+    let (status, output, usage) = match stage {
+        Stage::Begun => ("in_progress", String::new(), "null".to_owned()),
+        Stage::Done => (
+            response_status(draft),
+            message_item(draft, response_status(draft), &text_part(text)),
+            response_usage(draft),
+        ),
+    };
+    let incomplete = if stage == Stage::Done && draft.is_cut() {
+        r#"{"reason":"max_output_tokens"}"#
+    } else {
+        "null"
+    };
+    let cap = draft
+        .call
+        .cap
+        .map_or("null".to_owned(), |cap| cap.to_string());
+    format!(
+        r#"{{"id":"resp_{:08x}","object":"response","created_at":{},"status":"{status}","error":null,"incomplete_details":{incomplete},"instructions":null,"max_output_tokens":{cap},"model":{},"output":[{output}],"parallel_tool_calls":true,"tool_choice":"auto","tools":[],"metadata":{{}},"service_tier":"default","usage":{usage}}}"#,
+        draft.number,
+        draft.created,
+        draft.model_json(),
+    )
+}
+
+fn response_usage(draft: &Draft<'_>) -> String {
+    let (input, output) = (draft.input_tokens(), draft.output_tokens());
+    format!(
+        r#"{{"input_tokens":{input},"input_tokens_details":{{"cached_tokens":0}},"output_tokens":{output},"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{}}}"#,
+        input + output
+    )
+}
+
+fn text_part(text: &str) -> String {
+    format!(r#"{{"type":"output_text","text":"{text}","annotations":[]}}"#)
+}
+
+fn message_item(draft: &Draft<'_>, status: &str, content: &str) -> String {
+    format!(
+        r#"{{"id":"msg_{:08x}","type":"message","status":"{status}","role":"assistant","content":[{content}]}}"#,
+        draft.number
+    )
+}
+
+/// Named events with a running `sequence_number`; no `[DONE]`.
+fn response_events(draft: &Draft<'_>) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    let mut push = |kind: &str, fields: &str, tokens: u64| {
+        let number = events.len();
+        let text = format!(
+            "event: {kind}\ndata: {{\"type\":\"{kind}\",\"sequence_number\":{number},{fields}}}\n\n"
+        );
+        events.push(event(text, tokens));
+    };
+    let place = format!(
+        r#""item_id":"msg_{:08x}","output_index":0,"content_index":0"#,
+        draft.number
+    );
+    let begun = format!(r#""response":{}"#, response(draft, Stage::Begun, ""));
+    push("response.created", &begun, 0);
+    push("response.in_progress", &begun, 0);
+    let item = message_item(draft, "in_progress", "");
+    push(
+        "response.output_item.added",
+        &format!(r#""output_index":0,"item":{item}"#),
+        0,
+    );
+    push(
+        "response.content_part.added",
+        &format!(r#"{place},"part":{}"#, text_part("")),
+        0,
+    );
+    let mut text = String::new();
+    for (piece, tokens) in draft.pieces(0) {
+        push(
+            "response.output_text.delta",
+            &format!(r#"{place},"delta":"{piece}""#),
+            tokens,
+        );
+        text.push_str(&piece);
+    }
+    push(
+        "response.output_text.done",
+        &format!(r#"{place},"text":"{text}""#),
+        0,
+    );
+    push(
+        "response.content_part.done",
+        &format!(r#"{place},"part":{}"#, text_part(&text)),
+        0,
+    );
+    let item = message_item(draft, response_status(draft), &text_part(&text));
+    push(
+        "response.output_item.done",
+        &format!(r#""output_index":0,"item":{item}"#),
+        0,
+    );
+    let done = format!(r#""response":{}"#, response(draft, Stage::Done, &text));
+    push(&format!("response.{}", response_status(draft)), &done, 0);
+    events
+}
+
+fn embeddings(draft: &Draft<'_>) -> Answer {
+    let mut data = String::new();
+    for (index, input) in draft.call.embeddings.iter().enumerate() {
+        if index > 0 {
+            data.push(',');
+        }
+        let vector = vector(input, draft);
+        let embedding = if draft.call.base64 {
+            let bytes: Vec<u8> = vector
+                .iter()
+                .flat_map(|number| number.to_le_bytes())
+                .collect();
+            format!("\"{}\"", base64(&bytes))
+        } else {
+            let numbers: Vec<String> = vector.iter().map(ToString::to_string).collect();
+            format!("[{}]", numbers.join(","))
+        };
+        data.push_str(&format!(
+            r#"{{"object":"embedding","index":{index},"embedding":{embedding}}}"#
+        ));
+    }
+    let tokens = draft.input_tokens();
+    let body = format!(
+        r#"{{"object":"list","data":[{data}],"model":{},"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}}}"#,
+        draft.model_json()
+    );
+    Answer::json(StatusCode::OK, body)
+}
+
+/// A vector of length 1 that follows from the text and the seed.
+fn vector(input: &Text, draft: &Draft<'_>) -> Vec<f32> {
+    let mut random = fastrand::Rng::with_seed(input.digest ^ draft.seed);
+    let raw: Vec<f32> = (0..draft.call.dimensions)
+        .map(|_| random.f32() - 0.5)
+        .collect();
+    let length = raw.iter().map(|number| number * number).sum::<f32>().sqrt();
+    raw.into_iter()
+        .map(|number| number / length.max(f32::MIN_POSITIVE))
+        .collect()
+}
+
+/// Standard base64 with padding (RFC 4648 §4).
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |index: usize| group.get(index).copied().map_or(0, usize::from);
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            if digit <= group.len() {
+                text.push(char::from(ALPHABET[bits >> (18 - 6 * digit) & 63]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        // RFC 4648 §10.
+        let rows = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (plain, coded) in rows {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+}
