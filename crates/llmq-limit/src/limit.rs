@@ -4,7 +4,7 @@ use llmq_core::{Algorithm, CallSize, LimitKind, LimitSpec, Now, Timestamp, Usage
 
 use crate::Denied;
 use crate::bucket::Bucket;
-use crate::charge::{ChargeRule, OutputCharge};
+use crate::charge::{ChargeRule, InputCharge, OutputCharge};
 use crate::factor::{Factor, Foreign};
 use crate::fixed::Fixed;
 use crate::margin::within;
@@ -199,7 +199,11 @@ impl Limit {
         // The documented charge is a floor: the larger of estimate and cap is never undercut.
         let floor = match self.rule.output {
             OutputCharge::Cap { default } => {
-                size.output_cap(default).max(u64::from(size.input_tokens))
+                let input = match self.rule.input {
+                    InputCharge::Tokens | InputCharge::Uncached => u64::from(size.input_tokens),
+                    InputCharge::None | InputCharge::Call => 0,
+                };
+                size.output_cap(default).max(input)
             }
             OutputCharge::None | OutputCharge::Produced | OutputCharge::Place => 0,
         };
@@ -814,6 +818,14 @@ mod tests {
             limit.check(cost, 0, at(0), MARGIN),
             Err(Denied::Never { .. })
         ));
+    }
+
+    #[test]
+    fn a_limit_of_output_is_not_charged_for_input() {
+        // The floor under a learned factor was the larger of cap and input for every limit, so
+        // that calls with more input than output used up a limit of output twice as fast.
+        let limit = limit("output_tokens=1000/1m", Host::Mock);
+        assert_eq!(limit.cost(&call(900, 100), 0).total(), 100);
     }
 
     #[test]
