@@ -256,7 +256,12 @@ async fn every_endpoint_answers_in_its_own_shape_and_counts_exactly() {
 
 #[tokio::test]
 async fn streams_have_the_shapes_of_their_dialects() {
-    let (server, caller) = start(instant()).await;
+    let config = MockConfig {
+        limits: limits(&["output_tokens=1M/1h"]),
+        charge: Charge::Stream,
+        ..instant()
+    };
+    let (server, caller) = start(config).await;
     let mut body = chat("1234");
     let whole = caller.post(CHAT, body.clone()).await.json();
     body["stream"] = json!(true);
@@ -333,7 +338,9 @@ async fn streams_have_the_shapes_of_their_dialects() {
     }
     let last: Value = serde_json::from_str(events.last().unwrap().1).unwrap();
     assert_eq!(last["response"]["usage"]["output_tokens"], 40);
-    assert_eq!(server.shutdown().await.status[&200], 4);
+    let report = server.shutdown().await;
+    assert_eq!((report.status[&200], report.output_tokens), (4, 125));
+    assert_eq!(report.limits[0].used, 125, "each token is charged once");
 }
 
 #[tokio::test]

@@ -26,6 +26,25 @@ pub enum Charge {
     Stream,
 }
 
+impl Charge {
+    /// Reads `arrival`, `usage` or `stream`; `None` for any other word.
+    ///
+    /// ```
+    /// use llmq_strict::Charge;
+    /// assert_eq!(Charge::parse("usage"), Some(Charge::Usage));
+    /// assert_eq!(Charge::parse("never"), None);
+    /// ```
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "arrival" => Some(Self::Arrival),
+            "usage" => Some(Self::Usage),
+            "stream" => Some(Self::Stream),
+            _ => None,
+        }
+    }
+}
+
 /// A call as it reaches the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Arrival {
