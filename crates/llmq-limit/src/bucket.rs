@@ -105,6 +105,12 @@ impl Bucket {
             .unwrap_or(u64::MAX)
     }
 
+    /// The same rounded up: against it, use that a provider rounds up is never overstated.
+    pub(crate) fn depth_rounded_up(&self) -> u64 {
+        let units = self.capacity(Duration::ZERO) + i128::from(self.period_ns) - 1;
+        u64::try_from(units / i128::from(self.period_ns)).unwrap_or(u64::MAX)
+    }
+
     /// Whether `cost` fits beside `held`; call `advance` first.
     pub(crate) fn check(&self, cost: u64, held: u64, margin: Duration) -> Result<(), Denied> {
         let capacity = self.capacity(margin);

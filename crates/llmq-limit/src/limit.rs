@@ -504,7 +504,7 @@ impl Limit {
             return Verdict::Stale;
         };
         let margin = within(margin, self.spec.period);
-        let seen = remaining;
+        let seen = remaining.saturating_sub(self.shown_beyond_depth());
         let rounding = signed(rounding.saturating_sub(1));
         let below = self.low(&expect, margin) - (seen + rounding);
         let above = (seen - rounding) - self.high(&expect, margin);
@@ -530,6 +530,15 @@ impl Limit {
             Verdict::Above(above)
         } else {
             Verdict::Inside
+        }
+    }
+
+    /// A provider shows the count less what is used, also where its bucket is shallower than
+    /// the period and holds less than that.
+    fn shown_beyond_depth(&self) -> i64 {
+        match &self.meter {
+            Meter::Bucket(bucket) => signed(self.spec.count) - signed(bucket.depth_rounded_up()),
+            Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => 0,
         }
     }
 
@@ -922,6 +931,30 @@ mod tests {
         );
         assert_eq!(limit.books(at(100), MARGIN), 9_800);
         assert!(limit.factor().value() < 1.0);
+    }
+
+    #[test]
+    fn a_shallow_bucket_is_not_taken_for_a_cheap_one() {
+        // A minute's limit that is checked in slices of ten seconds shows the whole minute less
+        // what is used. Compared with the ten seconds it can hold, every answer seemed to prove
+        // that we charged too much, and the factor sank until only refusals came.
+        let mut limit = limit("input_tokens=60k/1m:bucket", Host::Mock);
+        limit.meter = Meter::Bucket(Bucket::new(
+            60_000,
+            Duration::from_secs(60),
+            Duration::from_secs(10),
+            at(0),
+        ));
+        let entry = send(&mut limit, &call(900, 1), at(0));
+        assert_eq!(
+            limit.observe(&entry, 59_100, 1, at(10), MARGIN),
+            Verdict::Inside
+        );
+        assert_eq!(
+            limit.observe(&entry, 58_100, 1, at(10), MARGIN),
+            Verdict::Below(1_000)
+        );
+        assert!(limit.factor().value() >= 1.0);
     }
 
     #[test]
