@@ -15,8 +15,10 @@ pub(crate) struct SentLog {
     /// (first instant, last instant, total after it), oldest first.
     entries: VecDeque<(Timestamp, Timestamp, u64)>,
     total: u64,
-    /// The total at everything that has been forgotten.
+    /// The total at everything that has been forgotten …
     forgotten: u64,
+    /// … and when the last of it was sent.
+    forgotten_last: Timestamp,
 }
 
 impl SentLog {
@@ -28,6 +30,7 @@ impl SentLog {
             entries: VecDeque::new(),
             total: 0,
             forgotten: 0,
+            forgotten_last: Timestamp::ZERO,
         }
     }
 
@@ -56,18 +59,21 @@ impl SentLog {
             .is_some_and(|(_, last, _)| *last < oldest)
             || self.entries.len() as u64 > ENTRIES * 2
         {
-            if let Some((_, _, total)) = self.entries.pop_front() {
-                self.forgotten = total;
+            if let Some((_, last, total)) = self.entries.pop_front() {
+                (self.forgotten, self.forgotten_last) = (total, last);
             }
         }
     }
 
-    /// A total not above what had been charged when `at` came.
+    /// A total not above what had been charged when `at` came. Of what has been forgotten
+    /// nothing is known but that it was not negative.
     pub(crate) fn at_least_before(&self, at: Timestamp) -> u64 {
         let known = self.entries.partition_point(|(_, last, _)| *last < at);
-        known
-            .checked_sub(1)
-            .map_or(self.forgotten, |index| self.entries[index].2)
+        match known.checked_sub(1) {
+            Some(index) => self.entries[index].2,
+            None if self.forgotten_last < at => self.forgotten,
+            None => 0,
+        }
     }
 
     /// A total not below what had been charged when `at` was over.
@@ -106,6 +112,19 @@ mod tests {
             (0, 0)
         );
         assert_eq!(log.total(), 13);
+    }
+
+    #[test]
+    fn what_is_forgotten_bounds_nothing_before_it() {
+        // Answers that took longer than the span were compared with a total that was charged
+        // after their calls: each seemed to prove that we charge too much.
+        let mut log = SentLog::new(Duration::from_secs(1));
+        for at in [0, 500, 5_000] {
+            log.add(10, ms(at));
+        }
+        assert_eq!(log.at_least_before(ms(400)), 0);
+        assert!(log.at_most_until(ms(400)) >= 10);
+        assert_eq!(log.at_least_before(ms(600)), 20);
     }
 
     #[test]
