@@ -1,1 +1,28 @@
-//! Virtual time.
+//! Virtual time: a day of traffic in seconds, judged by a provider that makes no mistakes.
+//!
+//! Read [`Scenario`] first: a world as data, drawn from a seed. [`run`] plays it, with the real
+//! dispatcher against strict providers, and gives a [`Report`]: which refusals were our own
+//! fault, how much of the limits lay idle while work waited, and which laws were broken.
+//! [`plan`] is the same engine as a feature: how long a file of calls will take.
+//!
+//! Nothing here reads a clock, and all randomness comes from the scenario's seed: a run with the
+//! same scenario is the same run.
+
+mod mixed;
+mod scenario;
+mod workload;
+
+mod books;
+mod heap;
+mod judge;
+mod provider;
+mod report;
+mod world;
+
+pub use mixed::Family;
+pub use report::Report;
+pub use scenario::{
+    Account, Arrivals, Estimates, Foreign, HeaderStyle, Outage, OutageKind, Scenario, SeededBug,
+    Sizes, Source, Spread, UpstreamPlan,
+};
+pub use world::run;

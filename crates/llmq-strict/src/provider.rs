@@ -130,12 +130,18 @@ impl StrictProvider {
             }
             return Err(refusal);
         }
+        Ok(self.let_in(arrival, now))
+    }
+
+    /// A call that was let in by somebody else: it is charged whatever is left, and may overdraw.
+    pub fn let_in(&mut self, arrival: &Arrival, now: Timestamp) -> CallId {
+        let now = self.advance(now);
         for limit in &mut self.limits {
             let cost = arrival.cost(limit.spec.kind, self.charge);
             limit.meter.charge(cost, now);
         }
         self.accepted += 1;
-        Ok(self.calls.open())
+        self.calls.open()
     }
 
     /// Whether `arrival` would be admitted at `now`; changes nothing.

@@ -1,0 +1,293 @@
+//! How much room lay idle: the strict model, told of our calls at the instant they are started
+//! and made narrower by exactly what nobody can know.
+
+use std::time::Duration;
+
+use llmq_core::{Algorithm, LimitKind, LimitSpec, Timestamp, Usage};
+use llmq_strict::{Arrival, CallId, Charge, StrictProvider};
+
+use crate::scenario::UpstreamPlan;
+
+/// The margin that every limiter needs: 2 ms, and at most one per cent of the window.
+const MARGIN_MAX: Duration = Duration::from_millis(2);
+/// A call's bytes are written at most this long after its start.
+pub(crate) const WRITE_MAX: Duration = Duration::from_micros(200);
+/// Windows are kept in at most this many slices, by rule.
+const SLICES: u32 = 4_096;
+/// Answers in flight may be longer than the mean; so many standard deviations of their sum are
+/// left alone for it.
+const DEVIATIONS: f64 = 4.0;
+
+/// The strict model of one provider with narrowed limits. What it admits, the provider admits
+/// whatever delays inside the margin the calls met, and whatever the answers in flight become:
+/// not to send then is to leave room idle.
+#[derive(Debug)]
+pub(crate) struct Ideal {
+    limits: Vec<Narrowed>,
+    charge: Charge,
+    outputs: Outputs,
+}
+
+/// What is known of answers beforehand.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Outputs {
+    pub(crate) mean: f64,
+    pub(crate) deviation: f64,
+}
+
+#[derive(Debug)]
+struct Narrowed {
+    kind: LimitKind,
+    model: StrictProvider,
+    /// The most it can hold.
+    depth: u64,
+    /// It only holds where a full bucket is not to be spent in one instant.
+    is_pace: bool,
+    /// Output of calls in flight that is expected and not charged yet.
+    held: f64,
+    in_flight: u32,
+}
+
+/// A call's names in every model.
+#[derive(Debug, Clone)]
+pub(crate) struct IdealCall {
+    ids: Vec<CallId>,
+    /// What is still held for its answer.
+    held: f64,
+}
+
+/// Since when there is room, if nothing changes; `None`: not known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Room {
+    pub(crate) plain: Option<Timestamp>,
+    pub(crate) paced: Option<Timestamp>,
+}
+
+impl Room {
+    /// Whichever room comes first.
+    pub(crate) fn or(self, other: Self) -> Self {
+        let earlier = |a: Option<Timestamp>, b: Option<Timestamp>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Self {
+            plain: earlier(self.plain, other.plain),
+            paced: earlier(self.paced, other.paced),
+        }
+    }
+
+    /// When there is room for both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            plain: later(self.plain, other.plain),
+            paced: later(self.paced, other.paced),
+        }
+    }
+}
+
+fn later(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    a.zip(b).map(|(a, b)| a.max(b))
+}
+
+impl Ideal {
+    pub(crate) fn new(
+        plan: &UpstreamPlan,
+        outputs: Outputs,
+        wall_at_zero: Duration,
+        now: Timestamp,
+    ) -> Self {
+        let charge = plan.account.charge();
+        let model = |spec: LimitSpec, is_pace| {
+            let margin = MARGIN_MAX.min(spec.period / 100);
+            let kind = spec.kind;
+            let spec = LimitSpec {
+                kind: charged_as(kind, charge),
+                ..spec
+            };
+            Narrowed {
+                kind,
+                depth: depth(&spec),
+                model: StrictProvider::new(&[spec], charge, now)
+                    .with_wall_clock(wall_at_zero.saturating_sub(margin)),
+                is_pace,
+                held: 0.0,
+                in_flight: 0,
+            }
+        };
+        let narrowed = plan.limits.iter().map(|spec| model(narrowed(spec), false));
+        let paces = plan.limits.iter().filter_map(pace);
+        let paces = paces.map(|spec| model(spec, true));
+        Self {
+            limits: narrowed.chain(paces).collect(),
+            charge,
+            outputs,
+        }
+    }
+
+    /// The output that a call is expected to be charged later.
+    fn expected(&self, arrival: &Arrival) -> f64 {
+        match (self.charge, arrival.max_output_tokens) {
+            (Charge::Arrival, _) => 0.0,
+            (_, Some(_)) => self.outputs.mean.min(float(arrival.output_cap())),
+            (_, None) => self.outputs.mean,
+        }
+    }
+
+    pub(crate) fn started(&mut self, arrival: &Arrival, now: Timestamp) -> IdealCall {
+        let held = self.expected(arrival);
+        let charge = self.charge;
+        let ids = self.limits.iter_mut().map(|limit| {
+            limit.held += held;
+            limit.in_flight += 1;
+            limit.model.let_in(&limit.as_charged(arrival, charge), now)
+        });
+        IdealCall {
+            ids: ids.collect(),
+            held,
+        }
+    }
+
+    pub(crate) fn produced(&mut self, call: &mut IdealCall, tokens: u64, now: Timestamp) {
+        let freed = float(tokens).min(call.held);
+        call.held -= freed;
+        for (limit, id) in self.limits.iter_mut().zip(&call.ids) {
+            limit.held -= freed;
+            limit.model.produced(*id, tokens, now);
+        }
+    }
+
+    pub(crate) fn ended(&mut self, call: &IdealCall, usage: Usage, now: Timestamp) {
+        for (limit, id) in self.limits.iter_mut().zip(&call.ids) {
+            limit.held -= call.held;
+            limit.in_flight -= 1;
+            limit.model.finish(*id, usage, now);
+        }
+    }
+
+    pub(crate) fn used_by_others(&mut self, kind: LimitKind, amount: u64, now: Timestamp) {
+        for limit in self.limits.iter_mut().filter(|limit| limit.kind == kind) {
+            let kind = charged_as(kind, self.charge);
+            limit.model.charge_outside(kind, amount, now);
+        }
+    }
+
+    pub(crate) fn room_for(&self, arrival: &Arrival, now: Timestamp) -> Room {
+        let mut room = Room {
+            plain: Some(now),
+            paced: Some(now),
+        };
+        for limit in &self.limits {
+            let at = limit.room_for(arrival, self, now);
+            room.paced = later(room.paced, at);
+            if !limit.is_pace {
+                room.plain = later(room.plain, at);
+            }
+        }
+        room
+    }
+}
+
+impl Narrowed {
+    fn counts_output(&self) -> bool {
+        matches!(self.kind, LimitKind::Tokens | LimitKind::OutputTokens)
+    }
+
+    /// A limit of output alone is kept as one of tokens, with the input left out, so that what
+    /// is held for answers can be asked for as if it were input.
+    fn as_charged(&self, arrival: &Arrival, charge: Charge) -> Arrival {
+        match (self.kind, charge) {
+            (LimitKind::OutputTokens, Charge::Usage | Charge::Stream) => Arrival {
+                input_tokens: 0,
+                ..*arrival
+            },
+            _ => *arrival,
+        }
+    }
+
+    fn room_for(&self, arrival: &Arrival, ideal: &Ideal, now: Timestamp) -> Option<Timestamp> {
+        let mut asked = self.as_charged(arrival, ideal.charge);
+        if self.counts_output() && ideal.charge != Charge::Arrival {
+            let spread =
+                DEVIATIONS * ideal.outputs.deviation * f64::from(self.in_flight + 1).sqrt();
+            let held = if self.is_pace {
+                0.0
+            } else {
+                self.held + spread
+            };
+            let later = whole(ideal.expected(arrival) + held);
+            asked.input_tokens += later;
+            // What is held for answers must fit beside what is used, and only an answer's end
+            // frees it.
+            if self.held > 0.0 && asked.input_tokens > self.depth {
+                return None;
+            }
+        }
+        match self.model.check(&asked, now) {
+            Ok(()) => Some(now),
+            Err(refusal) => refusal.retry_after.map(|wait| now + wait),
+        }
+    }
+}
+
+fn charged_as(kind: LimitKind, charge: Charge) -> LimitKind {
+    match (kind, charge) {
+        (LimitKind::OutputTokens, Charge::Usage | Charge::Stream) => LimitKind::Tokens,
+        _ => kind,
+    }
+}
+
+/// A limit less what nobody can know: a slot comes back a margin and a slice later, a bucket is
+/// a margin shallower; windows on the calendar are moved instead.
+fn narrowed(spec: &LimitSpec) -> LimitSpec {
+    let margin = MARGIN_MAX.min(spec.period / 100) + WRITE_MAX;
+    match spec.algorithm {
+        _ if spec.kind == LimitKind::Concurrency => *spec,
+        Algorithm::Sliding => LimitSpec {
+            period: spec.period + margin + spec.period / SLICES + Duration::from_nanos(1),
+            ..*spec
+        },
+        Algorithm::Bucket { depth } => LimitSpec {
+            algorithm: Algorithm::Bucket {
+                depth: depth.saturating_sub(margin).max(depth / 2),
+            },
+            ..*spec
+        },
+        Algorithm::Fixed => *spec,
+    }
+}
+
+fn depth(spec: &LimitSpec) -> u64 {
+    match spec.algorithm {
+        Algorithm::Bucket { depth } if !spec.period.is_zero() => {
+            let held = u128::from(spec.count) * depth.as_nanos() / spec.period.as_nanos();
+            u64::try_from(held).unwrap_or(u64::MAX)
+        }
+        Algorithm::Bucket { .. } | Algorithm::Sliding | Algorithm::Fixed => spec.count,
+    }
+}
+
+/// A tenth of a full bucket at once, and nine times its rate on top.
+fn pace(spec: &LimitSpec) -> Option<LimitSpec> {
+    match spec.algorithm {
+        Algorithm::Bucket { depth } if spec.kind != LimitKind::Concurrency => Some(LimitSpec {
+            count: spec.count * 9,
+            algorithm: Algorithm::Bucket { depth: depth / 90 },
+            ..*spec
+        }),
+        Algorithm::Bucket { .. } | Algorithm::Sliding | Algorithm::Fixed => None,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "token counts")]
+fn float(tokens: u64) -> f64 {
+    tokens as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "token counts that are not negative"
+)]
+fn whole(tokens: f64) -> u64 {
+    tokens.ceil().max(0.0) as u64
+}

@@ -1,0 +1,208 @@
+//! A provider as the run meets it: strict books, a network before it, headers and faults.
+
+use std::time::Duration;
+
+use llmq_core::{FailureClass, LimitKind, Timestamp, Usage};
+use llmq_dispatch::{Ended, Outcome};
+use llmq_limit::{HeaderSource, LimitText, Observation, RateLimitHeaders, infer_window};
+use llmq_strict::{Arrival, Book, CallId, Refusal, StrictProvider};
+
+use crate::scenario::{HeaderStyle, OutageKind, UpstreamPlan};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+/// To what Anthropic rounds.
+const ROUNDED_TO: u64 = 1_000;
+
+#[derive(Debug)]
+pub(crate) struct Provider {
+    plan: UpstreamPlan,
+    start: Timestamp,
+    real: StrictProvider,
+    /// The same, told of our calls alone and with a clock that is right; none where that is
+    /// no different.
+    alone: Option<StrictProvider>,
+    /// Refusals that were not ours, by limit: when the present window of them began.
+    surprises: Vec<(Timestamp, u64)>,
+    pub(crate) surprises_max: u64,
+}
+
+/// A call's names with the provider, from its admission to its end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Admitted {
+    real: CallId,
+    alone: Option<CallId>,
+}
+
+/// What a provider makes of a call that arrives.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    Admitted(Admitted, RateLimitHeaders),
+    Refused {
+        answer: Box<Ended>,
+        ours: bool,
+        /// No waiting helps: not a matter of rates.
+        too_large: bool,
+    },
+    Down(Box<Ended>),
+}
+
+impl Provider {
+    pub(crate) fn new(plan: &UpstreamPlan, wall_at_zero: Duration, start: Timestamp) -> Self {
+        let skew = Duration::from_millis(u64::from(plan.skew_ms.unsigned_abs()));
+        let skewed = if plan.skew_ms < 0 {
+            wall_at_zero.saturating_sub(skew)
+        } else {
+            wall_at_zero + skew
+        };
+        let model = |wall| {
+            StrictProvider::new(&plan.limits, plan.account.charge(), start).with_wall_clock(wall)
+        };
+        let differs = plan.foreign.is_some() || plan.skew_ms != 0;
+        Self {
+            plan: plan.clone(),
+            start,
+            real: model(skewed),
+            alone: differs.then(|| model(wall_at_zero)),
+            surprises: vec![(Timestamp::ZERO, 0); plan.limits.len()],
+            surprises_max: 0,
+        }
+    }
+
+    /// How it is down at `now`, if it is.
+    pub(crate) fn outage(&self, now: Timestamp) -> Option<OutageKind> {
+        let outage = self.plan.outage?;
+        let from = self.start + outage.after;
+        (from <= now && now < from + outage.lasts).then_some(outage.kind)
+    }
+
+    pub(crate) fn arrive(&mut self, arrival: &Arrival, now: Timestamp) -> Decision {
+        if self.outage(now).is_some() {
+            return Decision::Down(failure(FailureClass::Overload, None, None));
+        }
+        match self.real.arrive(arrival, now) {
+            Ok(real) => {
+                let alone = self.alone.as_mut().map(|alone| alone.let_in(arrival, now));
+                Decision::Admitted(Admitted { real, alone }, self.headers(now))
+            }
+            Err(refusal) => self.refuse(arrival, refusal, now),
+        }
+    }
+
+    fn refuse(&mut self, arrival: &Arrival, refusal: Refusal, now: Timestamp) -> Decision {
+        let ours = self
+            .alone
+            .as_ref()
+            .is_none_or(|alone| !alone.would_admit(arrival, now));
+        let too_large = refusal.is_too_large();
+        if !ours && !too_large {
+            self.note_surprise(refusal.limit, now);
+        }
+        let spec = self.plan.limits[refusal.limit];
+        let class = match spec.period {
+            _ if too_large => FailureClass::TooLarge,
+            period if period >= HOUR => FailureClass::QuotaDay,
+            _ => FailureClass::QuotaWindow,
+        };
+        let told = refusal.retry_after.filter(|_| self.plan.tells_wait);
+        let text = LimitText {
+            class,
+            kind: Some(spec.kind),
+            period: (spec.kind != LimitKind::Concurrency).then_some(spec.period),
+            limit: Some(refusal.count),
+            used: Some(refusal.used),
+            requested: Some(refusal.requested),
+            try_again: told,
+            resets_at: None,
+        };
+        let mut answer = failure(class, told, Some(text));
+        answer.headers = Some(self.headers(now));
+        Decision::Refused {
+            answer,
+            ours,
+            too_large,
+        }
+    }
+
+    fn note_surprise(&mut self, limit: usize, now: Timestamp) {
+        let (since, count) = &mut self.surprises[limit];
+        if now - *since >= self.plan.limits[limit].period {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        self.surprises_max = self.surprises_max.max(*count);
+    }
+
+    pub(crate) fn produced(&mut self, id: Admitted, tokens: u64, now: Timestamp) {
+        self.real.produced(id.real, tokens, now);
+        if let (Some(alone), Some(id)) = (&mut self.alone, id.alone) {
+            alone.produced(id, tokens, now);
+        }
+    }
+
+    pub(crate) fn finish(&mut self, id: Admitted, usage: Usage, now: Timestamp) {
+        self.real.finish(id.real, usage, now);
+        if let (Some(alone), Some(id)) = (&mut self.alone, id.alone) {
+            alone.finish(id, usage, now);
+        }
+    }
+
+    /// Others use the account; returns how much they got.
+    pub(crate) fn used_by_others(&mut self, kind: LimitKind, amount: u64, now: Timestamp) -> u64 {
+        self.real.charge_outside(kind, amount, now)
+    }
+
+    fn headers(&self, now: Timestamp) -> RateLimitHeaders {
+        let observations = match self.plan.headers {
+            HeaderStyle::None => Vec::new(),
+            style => {
+                let books = self.real.books(now);
+                let counted = books
+                    .iter()
+                    .filter(|book| book.spec.kind != LimitKind::Concurrency);
+                counted.map(|book| observation(book, style)).collect()
+            }
+        };
+        RateLimitHeaders {
+            observations,
+            ..RateLimitHeaders::default()
+        }
+    }
+}
+
+fn observation(book: &Book, style: HeaderStyle) -> Observation {
+    let window = match style {
+        HeaderStyle::Full | HeaderStyle::Rounded => Some(book.spec.period),
+        HeaderStyle::Bare | HeaderStyle::None => {
+            // What is printed is whole milliseconds.
+            let printed = Duration::from_millis(u64::try_from(book.reset.as_millis()).unwrap_or(0));
+            infer_window(book.spec.count, book.remaining, printed)
+        }
+    };
+    let rounding = match (style, book.spec.kind) {
+        (HeaderStyle::Rounded, kind) if kind != LimitKind::Requests => ROUNDED_TO,
+        _ => 1,
+    };
+    let remaining = (book.remaining + rounding / 2) / rounding * rounding;
+    Observation {
+        kind: book.spec.kind,
+        source: HeaderSource::Standard,
+        limit: Some(book.spec.count),
+        remaining: Some(remaining),
+        reset: Some(book.reset),
+        window,
+        rounding,
+        query_cost: None,
+    }
+}
+
+/// An answer that is none.
+pub(crate) fn failure(
+    class: FailureClass,
+    told: Option<Duration>,
+    text: Option<LimitText>,
+) -> Box<Ended> {
+    Box::new(Ended {
+        outcome: Outcome::Failed { class, told, text },
+        ..Ended::default()
+    })
+}
