@@ -4,7 +4,10 @@
 //! are also the journal that a resumed run continues from), then [`Side`] (what else a resumed
 //! run must know), [`OutputLock`] (one process at a time) and [`verify`] (the proof on the files).
 //!
-//! Everything here is synchronous file work. No clock is read: the moment is an argument.
+//! [`run`] joins them to the dispatcher and finishes the file; [`Control`] looks at it and stops it.
+//!
+//! Apart from [`run`], everything here is synchronous file work, and no clock is read: the moment is
+//! an argument.
 //!
 //! # Which row is which
 //!
@@ -41,6 +44,8 @@ mod verify;
 
 mod files;
 
+mod run;
+
 pub use bitmap::Bitmap;
 pub use ids::IdSet;
 pub use input::{
@@ -53,6 +58,10 @@ pub use journal::{
     RowError, RowResult, SYNC_INTERVAL, forget_failed, set_aside,
 };
 pub use lock::{Holder, LockError, OutputLock};
+pub use run::{
+    CallMaker, Control, Ended, Paused, Price, Progress, RouteOptions, RunError, RunOptions, RunReport, Summary,
+    run,
+};
 pub use side::{
     Change, Changes, InputPrint, PromptSettings, SIDE_VERSION, Side, SideError, compare,
 };

@@ -66,6 +66,19 @@ pub enum TemplateError {
     },
 }
 
+impl std::fmt::Display for Template {
+    /// The template as it would be written.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(text) => f.write_str(&text.replace("{{", "{{{{"))?,
+                Piece::Name(index) => write!(f, "{{{{{}}}}}", self.names[*index].0)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Template {
     /// Reads a template once; [`Template::render`] is then cheap.
     ///

@@ -1,0 +1,274 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use llmq_core::{CallSize, Clock, FailureClass, Priority, Timestamp};
+use llmq_dispatch::{
+    Call, CallKind, Ended, Event, NoGrant, Outcome, QueueId, TenantId, UpstreamId,
+};
+use llmq_limit::parse_rate_limit_headers;
+use llmq_provider::{
+    AnswerFacts, Operation, Provider, Request, Source, Verdict, WholeAnswer, check_answer,
+    processing_time, request_id, with_model,
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::Sender;
+use tokio_util::sync::CancellationToken;
+
+use super::progress::Counters;
+use super::writer::{Finished, FinishedRow, SharedClock};
+use crate::{AfterFailure, Grant, Hub};
+
+/// A row that is ready to be sent.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) line: u64,
+    pub(super) custom_id: String,
+    pub(super) operation: Operation,
+    pub(super) body: Bytes,
+    pub(super) size: CallSize,
+}
+
+/// What every row's task shares.
+pub(super) struct Lane {
+    pub(super) hub: Arc<Hub>,
+    pub(super) clock: SharedClock,
+    pub(super) queue: QueueId,
+    pub(super) tenant: TenantId,
+    pub(super) upstreams: Vec<(UpstreamId, Provider, Option<String>)>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) results: Sender<Finished>,
+    /// No new call is sent once this is cancelled.
+    pub(super) stop: CancellationToken,
+}
+
+/// What an attempt brought.
+enum Attempted {
+    Answered(WholeAnswer, AnswerFacts),
+    Failed(Box<Verdict>, Option<WholeAnswer>),
+}
+
+impl Lane {
+    /// Takes one row through its line, its attempts and into the output.
+    ///
+    /// A row that is not sent before the stop, or that the account refused, has no end: the
+    /// next run sends it.
+    pub(super) async fn finish(self: Arc<Self>, row: Prepared, permit: OwnedSemaphorePermit) {
+        let call = Call {
+            priority: Priority::LOW,
+            size: row.size,
+            bytes: row.body.len() as u64,
+            kind: CallKind::Stored,
+            ..Call::new(self.queue, self.tenant)
+        };
+        let submitted = self.clock.now().mono;
+        let Ok(mut ticket) = self.hub.submit(call) else {
+            return;
+        };
+        let mut permit = Some(permit);
+        let mut attempts = 0;
+        loop {
+            let grant = tokio::select! {
+                biased;
+                grant = ticket.granted() => grant,
+                () = self.stop.cancelled() => return,
+            };
+            let grant = match grant {
+                Ok(grant) => grant,
+                Err(refused) => return self.refuse(row, &refused).await,
+            };
+            drop(permit.take());
+            let granted = self.clock.now().mono;
+            Counters::add(&self.counters.attempts, 1);
+            Counters::add(&self.counters.retries, u64::from(attempts > 0));
+            attempts += 1;
+            let started = (granted - submitted, granted);
+            match self.attempt(&row, grant).await {
+                Next::Again(next) => ticket = next,
+                Next::Done(end) => return self.record(row, end, started).await,
+                Next::Nothing => return,
+            }
+        }
+    }
+
+    async fn attempt(&self, row: &Prepared, grant: Grant) -> Next {
+        self.counters
+            .in_flight
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let upstream = grant.start().upstream;
+        let route = self.upstreams.iter().find(|(id, ..)| *id == upstream);
+        let (_, provider, model) =
+            route.expect("the dispatcher starts calls at the run's own upstreams");
+        let attempted = self.send(row, provider, model.as_deref(), &grant).await;
+        self.counters
+            .in_flight
+            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.settle(provider, grant, attempted)
+    }
+
+    async fn send(
+        &self,
+        row: &Prepared,
+        provider: &Provider,
+        model: Option<&str>,
+        grant: &Grant,
+    ) -> Attempted {
+        let body = match model {
+            // A body that was scanned is an object.
+            Some(model) => with_model(&row.body, model).unwrap_or_else(|_| row.body.clone()),
+            None => row.body.clone(),
+        };
+        let (hub, ticket) = (Arc::clone(&self.hub), grant.start().ticket);
+        let request =
+            Request::new(row.operation, body).on_sent(move |_| hub.handle(Event::Sent(ticket)));
+        let answer = match provider.call(request).await {
+            Ok(answer) => answer,
+            Err(error) => return Attempted::Failed(Box::new(Verdict::from(&error)), None),
+        };
+        grant.first_byte(processing_time(answer.headers()));
+        let whole = match answer.collect().await {
+            Ok(whole) => whole,
+            Err(error) => return Attempted::Failed(Box::new(Verdict::from(&error)), None),
+        };
+        let source = Source {
+            host: provider.host(),
+            dialect: provider.dialect(),
+        };
+        match check_answer(source, &whole, self.clock.now()) {
+            Ok(facts) => Attempted::Answered(whole, facts),
+            Err(verdict) => Attempted::Failed(verdict, Some(whole)),
+        }
+    }
+
+    fn settle(&self, provider: &Provider, grant: Grant, attempted: Attempted) -> Next {
+        let now = self.clock.now();
+        let headers = |whole: &WholeAnswer| {
+            let pairs = whole
+                .headers
+                .iter()
+                .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+            parse_rate_limit_headers(provider.host(), pairs, now)
+        };
+        match attempted {
+            Attempted::Answered(whole, facts) => {
+                let latency = now.mono - whole.times.sent;
+                Counters::add(&self.counters.answers, 1);
+                Counters::add(&self.counters.latency_us, micros(latency));
+                self.counters
+                    .last_answer_ns
+                    .fetch_max(now.mono.as_nanos(), std::sync::atomic::Ordering::Relaxed);
+                let ended = Ended {
+                    outcome: Outcome::Completed,
+                    usage: facts.usage,
+                    headers: Some(headers(&whole)),
+                    latency: Some(latency),
+                };
+                let attempts = grant.complete(ended);
+                Next::Done(End {
+                    whole: Some(whole),
+                    facts,
+                    failure: None,
+                    attempts,
+                    at: now.mono,
+                })
+            }
+            Attempted::Failed(verdict, whole) => {
+                let ended = Ended {
+                    outcome: Outcome::Failed {
+                        class: verdict.class,
+                        told: verdict.wait,
+                        text: verdict.limit.clone(),
+                    },
+                    usage: None,
+                    headers: whole.as_ref().map(headers),
+                    latency: whole.as_ref().map(|whole| now.mono - whole.times.sent),
+                };
+                match grant.fail(ended) {
+                    AfterFailure::Again(ticket) => Next::Again(ticket),
+                    // The account is at fault, not the row: it is for the next run.
+                    AfterFailure::GivenUp { .. }
+                        if matches!(
+                            verdict.class,
+                            FailureClass::NoAccess | FailureClass::Money
+                        ) =>
+                    {
+                        Next::Nothing
+                    }
+                    AfterFailure::GivenUp { attempts } => Next::Done(End {
+                        whole,
+                        facts: AnswerFacts::default(),
+                        failure: Some(verdict),
+                        attempts,
+                        at: now.mono,
+                    }),
+                }
+            }
+        }
+    }
+
+    async fn record(&self, row: Prepared, end: End, (queued, granted): (Duration, Timestamp)) {
+        let answer = end.whole.map(|whole| {
+            let id = request_id(&whole.headers).map(str::to_owned);
+            (whole.status.as_u16(), id, whole.body)
+        });
+        let error = end.failure.map(|verdict| {
+            let code = verdict
+                .code
+                .clone()
+                .unwrap_or_else(|| verdict.class.as_str().to_owned());
+            (code, verdict.message)
+        });
+        let finished = FinishedRow {
+            line: row.line,
+            custom_id: row.custom_id,
+            answer,
+            usage: end.facts.usage,
+            error,
+            attempts: end.attempts,
+            queued,
+            took: end.at - granted,
+        };
+        // The writer outlives every row; were it gone, the row would be sent again.
+        let _ = self.results.send(Finished::Row(Box::new(finished))).await;
+    }
+
+    /// The row can never be sent.
+    async fn refuse(&self, row: Prepared, refused: &NoGrant) {
+        let code = match refused {
+            NoGrant::TooLarge { .. } => FailureClass::TooLarge.as_str(),
+            _ => "not-started",
+        };
+        let finished = FinishedRow {
+            line: row.line,
+            custom_id: row.custom_id,
+            answer: None,
+            usage: None,
+            error: Some((code.to_owned(), refused.to_string())),
+            attempts: 0,
+            queued: Duration::ZERO,
+            took: Duration::ZERO,
+        };
+        let _ = self.results.send(Finished::Row(Box::new(finished))).await;
+    }
+}
+
+/// What follows an attempt.
+enum Next {
+    Again(crate::Ticket),
+    Done(End),
+    /// The row stays as it was.
+    Nothing,
+}
+
+/// A row's last attempt.
+struct End {
+    whole: Option<WholeAnswer>,
+    facts: AnswerFacts,
+    failure: Option<Box<Verdict>>,
+    attempts: u32,
+    at: Timestamp,
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,121 @@
+//! What the limits had spent, for the next process.
+//!
+//! At a clean stop every window is saved. While the run goes on only limits of a day and more
+//! are: with what they may use before the next save already counted as used, so that no crash
+//! is a way past them. After a crash the shorter ones are taken as fully spent at the last
+//! sign of life.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use llmq_core::{LimitKind, Now, WallTime};
+use llmq_dispatch::{Dispatcher, LimitId};
+use serde::{Deserialize, Serialize};
+
+/// Limits of this length and more are saved ahead of their use.
+const LONG: Duration = Duration::from_secs(86_400);
+/// Calls may have been sent for this long after the last sign of life that is on disk.
+const AFTER_LAST_SIGN: Duration = Duration::from_secs(2);
+
+/// What is on disk of the limits' books.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Spent {
+    /// Whether the run had stopped: then this is all that was used.
+    clean: bool,
+    limits: BTreeMap<String, Parts>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Parts {
+    /// (age in ms, amount), oldest first.
+    used: Vec<(u64, u64)>,
+}
+
+/// What a limit may use before its books are written again: a hundredth.
+pub(super) fn portion(count: u64) -> u64 {
+    count.div_ceil(100)
+}
+
+fn is_long(dispatcher: &mut Dispatcher, id: LimitId) -> bool {
+    let spec = dispatcher.limit_mut(id).spec();
+    spec.kind != LimitKind::Concurrency && spec.period >= LONG
+}
+
+impl Spent {
+    /// The books as they must be on disk now. `more` says by how much each long limit may be
+    /// used afterwards.
+    pub(super) fn of(
+        dispatcher: &mut Dispatcher,
+        limits: &[(LimitId, String)],
+        clean: bool,
+        now: Now,
+    ) -> Self {
+        let mut spent = Self {
+            clean,
+            limits: BTreeMap::new(),
+        };
+        for (id, name) in limits {
+            let long = is_long(dispatcher, *id);
+            if !clean && !long {
+                continue;
+            }
+            let limit = dispatcher.limit_mut(*id);
+            let mut used: Vec<(u64, u64)> = limit
+                .saved(now.mono)
+                .into_iter()
+                .map(|(age, used)| (millis(age), used))
+                .collect();
+            if !clean {
+                used.push((0, portion(limit.spec().count).saturating_add(limit.held())));
+            }
+            spent.limits.insert(name.clone(), Parts { used });
+        }
+        spent
+    }
+
+    /// Lets every long limit be used as far as [`Spent::of`] has written ahead.
+    pub(super) fn allow(dispatcher: &mut Dispatcher, limits: &[(LimitId, String)], now: Now) {
+        let mut effects = Vec::new();
+        for (id, _) in limits {
+            if is_long(dispatcher, *id) {
+                let more = portion(dispatcher.limit_mut(*id).spec().count);
+                dispatcher.allow(*id, Some(more), now, &mut effects);
+            }
+        }
+        debug_assert!(effects.is_empty(), "nothing waits while a run is set up");
+    }
+
+    /// Puts into the books what an earlier process had used by `alive_at`.
+    pub(super) fn restore(
+        &self,
+        dispatcher: &mut Dispatcher,
+        limits: &[(LimitId, String)],
+        alive_at: WallTime,
+        now: Now,
+    ) {
+        // A clock that was set back makes this zero: then all counts as just used.
+        let gone = now.wall.since(alive_at);
+        for (id, name) in limits {
+            let limit = dispatcher.limit_mut(*id);
+            match self.limits.get(name) {
+                Some(parts) => {
+                    let used: Vec<(Duration, u64)> = parts
+                        .used
+                        .iter()
+                        .map(|(age, used)| (Duration::from_millis(*age), *used))
+                        .collect();
+                    limit.restore(&used, gone, now.mono);
+                }
+                None if self.clean => {}
+                None => {
+                    let last = now.mono.before(gone.saturating_sub(AFTER_LAST_SIGN));
+                    limit.exhaust(last, now.mono);
+                }
+            }
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,161 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use llmq_core::{Clock, Usage};
+use llmq_provider::answer_text;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::Receiver;
+
+use super::progress::Counters;
+use crate::SystemClock;
+use crate::bulk::{Answer, BadRow, JournalError, Output, OutputFormat, RowError, RowResult};
+
+/// Results that wait for the writer; more of them hold back the calls.
+pub(super) const UNWRITTEN_MAX: usize = 1_024;
+/// Results that are taken at once.
+const BATCH: usize = 256;
+
+/// One row's end.
+#[derive(Debug)]
+pub(super) enum Finished {
+    /// It was sent, or failed before that for a reason of its own.
+    Row(Box<FinishedRow>),
+    /// It could not be read.
+    Bad(Box<BadRow>),
+}
+
+/// What is written of a row.
+#[derive(Debug)]
+pub(super) struct FinishedRow {
+    pub(super) line: u64,
+    pub(super) custom_id: String,
+    pub(super) answer: Option<(u16, Option<String>, Bytes)>,
+    pub(super) usage: Option<Usage>,
+    /// Code and message.
+    pub(super) error: Option<(String, String)>,
+    pub(super) attempts: u32,
+    pub(super) queued: Duration,
+    pub(super) took: Duration,
+}
+
+/// Appends results to the output until every sender is gone. Blocks; has a thread of its own.
+///
+/// # Errors
+///
+/// The first write that fails, after which it still takes what comes and tries again at the end,
+/// so that calls in flight are not lost to a disk that was full for a moment.
+pub(super) fn write(
+    mut output: Output,
+    format: OutputFormat,
+    mut finished: Receiver<Finished>,
+    counters: &Counters,
+    clock: &SystemClock,
+    failed: &impl Fn(),
+) -> Result<(), JournalError> {
+    let runtime = Handle::current();
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut first_error = None;
+    loop {
+        let received = runtime.block_on(async {
+            let due = output.next_due().filter(|_| first_error.is_none());
+            match due {
+                Some(due) => tokio::time::timeout_at(
+                    clock.instant(due),
+                    finished.recv_many(&mut batch, BATCH),
+                )
+                .await
+                .ok(),
+                None => Some(finished.recv_many(&mut batch, BATCH).await),
+            }
+        });
+        if received == Some(0) {
+            break;
+        }
+        let now = clock.now().mono;
+        let mut outcome = Ok(());
+        for row in batch.drain(..) {
+            let appended = append(&mut output, format, &row, now);
+            outcome = outcome.and(appended);
+            count(counters, &row);
+        }
+        if outcome.is_ok() && output.is_due(now) {
+            outcome = output.sync();
+        }
+        if let Err(error) = outcome
+            && first_error.is_none()
+        {
+            first_error = Some(error);
+            failed();
+        }
+    }
+    let synced = output.sync();
+    first_error.map_or(synced, Err)
+}
+
+fn append(
+    output: &mut Output,
+    format: OutputFormat,
+    finished: &Finished,
+    now: llmq_core::Timestamp,
+) -> Result<(), JournalError> {
+    let row = match finished {
+        Finished::Bad(bad) => return output.append(&RowResult::from(&**bad), now),
+        Finished::Row(row) => row,
+    };
+    let text = match (&row.answer, format) {
+        (Some((_, _, body)), OutputFormat::Csv) => answer_text(body).unwrap_or_default(),
+        _ => String::new(),
+    };
+    let answer = row
+        .answer
+        .as_ref()
+        .map(|(status_code, request_id, body)| Answer {
+            status_code: *status_code,
+            request_id: request_id.as_deref(),
+            body,
+            text: &text,
+            tokens: row.usage.map(|usage| usage.total()),
+        });
+    let error = row
+        .error
+        .as_ref()
+        .map(|(code, message)| RowError { code, message });
+    let result = RowResult {
+        line: row.line,
+        custom_id: &row.custom_id,
+        answer,
+        error,
+        attempts: row.attempts,
+        queued_ms: millis(row.queued),
+        took_ms: millis(row.took),
+    };
+    output.append(&result, now)
+}
+
+fn count(counters: &Counters, finished: &Finished) {
+    let failed = match finished {
+        Finished::Bad(_) => true,
+        Finished::Row(row) => row.error.is_some(),
+    };
+    Counters::add(
+        if failed {
+            &counters.failed
+        } else {
+            &counters.completed
+        },
+        1,
+    );
+    if let Finished::Row(row) = finished {
+        let usage = row.usage.unwrap_or_default();
+        Counters::add(&counters.input_tokens, usage.input_tokens);
+        Counters::add(&counters.output_tokens, usage.output_tokens);
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A clock that is shared.
+pub(super) type SharedClock = Arc<SystemClock>;

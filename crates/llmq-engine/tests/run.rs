@@ -1,0 +1,219 @@
+//! Whole runs of a file against the stand-in provider, over real connections.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmq_core::{Host, LimitSpec};
+use llmq_dispatch::Rules;
+use llmq_engine::SystemClock;
+use llmq_engine::bulk::{
+    CallMaker, Control, Ended, InputKind, InputSource, OutputPaths, ReadOptions, RouteOptions, RunError,
+    RunOptions, RunReport, Template, run, verify,
+};
+use llmq_limit::{AdaptiveConfig, LatencyPolicy, QuotaConfig};
+use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_provider::{Dialect, Operation, Provider, ProviderConfig, Secret, TokenCounter};
+
+/// A folder with an input, and a mock that serves it.
+struct Scene {
+    folder: tempfile::TempDir,
+    mock: MockServer,
+    rows: u64,
+}
+
+impl Scene {
+    async fn new(rows: u64, mock: MockConfig) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut text = String::from("name,country\n");
+        for row in 1..=rows {
+            writeln!(text, "Place {row},C{}", row % 7).expect("text");
+        }
+        std::fs::write(folder.path().join("in.csv"), text).expect("an input");
+        let mock = MockServer::start(mock).await.expect("a mock");
+        Self { folder, mock, rows }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn options(&self, limits: &[&str]) -> RunOptions {
+        let source = InputSource::from_argument(self.path("in.csv"));
+        let limits: Vec<LimitSpec> = limits.iter().map(|text| text.parse().expect("a limit")).collect();
+        RunOptions {
+            kind: InputKind::of(&source).expect("csv"),
+            source,
+            read: ReadOptions {
+                template: Some(Template::parse("Introduce {{name}}, {{country}}.").expect("a template")),
+                ..ReadOptions::default()
+            },
+            paths: OutputPaths { output: self.path("out.jsonl"), errors: None },
+            calls: CallMaker {
+                operation: Operation::ChatCompletions,
+                model: Some("mock-1".into()),
+                system: None,
+                params: serde_json::Map::new(),
+                counter: TokenCounter::Chars,
+            },
+            routes: vec![self.route("good", limits)],
+            quota: QuotaConfig::default(),
+            rules: Rules::default(),
+            max_attempts: 5,
+            retry_ambiguous: true,
+            no_wait: false,
+            strict: false,
+            retry_failed: false,
+            restart: false,
+            resume_anyway: false,
+            price: None,
+            ask_before_betting: true,
+        }
+    }
+
+    fn route(&self, key: &str, limits: Vec<LimitSpec>) -> RouteOptions {
+        let mut config = ProviderConfig::new(Dialect::OpenAi, format!("http://{}/v1", self.mock.addr()))
+            .with_key(Secret::new(key));
+        config.host = Host::Mock;
+        RouteOptions {
+            name: "mock/mock-1".into(),
+            provider: Provider::new(config, Arc::new(SystemClock::new())).expect("a provider"),
+            model: None,
+            weight: 1.0,
+            limits,
+            shared: Vec::new(),
+            adaptive: Some(AdaptiveConfig::Latency(LatencyPolicy::default())),
+            learn: true,
+        }
+    }
+
+    async fn run(&self, options: RunOptions) -> Result<RunReport, RunError> {
+        run(options, Control::new()).await
+    }
+
+    fn proof(&self, options: &RunOptions) -> llmq_engine::bulk::VerifyReport {
+        verify(&options.source, options.kind, None, &options.paths).expect("readable files")
+    }
+}
+
+fn quick(limits: &[&str]) -> MockConfig {
+    MockConfig {
+        limits: limits.iter().map(|text| text.parse().expect("a limit")).collect(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        latency: Duration::from_millis(5),
+        ..MockConfig::default()
+    }
+}
+
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).expect("an output");
+    text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_row_gets_its_answer_once_inside_the_limit() {
+    let scene = Scene::new(300, quick(&["requests=100/1s"])).await;
+    let options = scene.options(&["requests=100/1s"]);
+    let report = scene.run(options.clone()).await.expect("a run");
+    assert_eq!(report.ended, Ended::Done);
+    assert_eq!((report.summary.completed, report.summary.rate_limited), (300, 0));
+    assert!(report.summary.efficiency.is_some_and(|e| e > 0.9), "{:?}", report.summary);
+    assert!(scene.proof(&options).is_whole());
+    assert_eq!(scene.mock.report().answers.repeated, 0);
+    assert_eq!(lines(&scene.path("out.jsonl")).len() as u64, scene.rows);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_was_cut_off_goes_on_and_sends_nothing_twice() {
+    let scene = Scene::new(400, quick(&["requests=100/1s"])).await;
+    let options = scene.options(&["requests=100/1s"]);
+    let control = Control::new();
+    let running = tokio::task::spawn_blocking({
+        let (options, control) = (options.clone(), control.clone());
+        move || tokio::runtime::Handle::current().block_on(run(options, control))
+    });
+    // Stopped somewhere in the middle: after the first answers, before the last.
+    while !control.progress().is_some_and(|progress| progress.done >= 120) {
+        tokio::task::yield_now().await;
+    }
+    control.stop();
+    let first = running.await.expect("no panic").expect("a run");
+    assert_eq!(first.ended, Ended::Interrupted);
+    assert!(first.summary.completed < 400);
+    let second = scene.run(options.clone()).await.expect("a run");
+    assert_eq!((second.ended, second.summary.completed), (Ended::Done, 400));
+    assert_eq!(second.summary.resumed, first.summary.completed);
+    assert!(scene.proof(&options).is_whole());
+    assert_eq!(scene.mock.report().answers.repeated, 0);
+    assert_eq!(first.summary.rate_limited + second.summary.rate_limited, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_key_stops_the_run_and_fails_no_row() {
+    let mock = MockConfig { api_keys: vec![Secret::new("good")], ..quick(&[]) };
+    let scene = Scene::new(50, mock).await;
+    let mut options = scene.options(&[]);
+    options.routes = vec![scene.route("wrong", Vec::new())];
+    let report = scene.run(options).await.expect("a run");
+    assert!(matches!(report.ended, Ended::StoppedByAccount { .. }), "{:?}", report.ended);
+    assert_eq!((report.summary.completed, report.summary.failed), (0, 0));
+    assert!(lines(&scene.path("out.jsonl")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_of_the_provider_are_tried_again() {
+    let mock = MockConfig { fail: 0.1, drop: 0.05, ..quick(&[]) };
+    let scene = Scene::new(300, mock).await;
+    let mut options = scene.options(&[]);
+    options.max_attempts = 10;
+    options.rules.backoffs.server.base = Duration::from_millis(10);
+    options.rules.backoffs.server.max = Duration::from_millis(50);
+    let report = scene.run(options.clone()).await.expect("a run");
+    assert_eq!(report.ended, Ended::Done, "{:?}", report.summary);
+    assert!(report.summary.attempts > 300);
+    assert!(scene.proof(&options).is_whole());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_above_the_whole_limit_fails_with_its_reason_and_the_run_goes_on() {
+    let scene = Scene::new(3, quick(&[])).await;
+    let long = "x".repeat(4_000);
+    std::fs::write(scene.path("in.csv"), format!("name,country\nA,B\n{long},C\nD,E\n")).expect("an input");
+    let options = scene.options(&["tokens=500/1s"]);
+    let report = scene.run(options).await.expect("a run");
+    assert_eq!((report.ended, report.summary.completed, report.summary.failed), (Ended::SomeFailed, 2, 1));
+    let failed: Vec<_> = lines(&scene.path("out.jsonl")).into_iter().filter(|line| !line["error"].is_null()).collect();
+    assert_eq!(failed[0]["error"]["code"], "too-large");
+    assert_eq!(failed[0]["llmq"]["line"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_template_is_noticed_before_anything_is_sent() {
+    let scene = Scene::new(5, quick(&[])).await;
+    let options = scene.options(&[]);
+    scene.run(options.clone()).await.expect("a run");
+    let mut changed = options.clone();
+    changed.read.template = Some(Template::parse("Describe {{name}}.").expect("a template"));
+    let error = scene.run(changed.clone()).await.expect_err("another template");
+    assert!(matches!(&error, RunError::Changed { .. }), "{error}");
+    assert!(error.to_string().contains("template"), "{error}");
+    changed.restart = true;
+    let report = scene.run(changed).await.expect("a run");
+    assert_eq!((report.ended, report.summary.resumed), (Ended::Done, 0));
+    assert!(scene.path("out.jsonl.1").exists(), "the old results are kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daily_limit_pauses_at_its_threshold_and_survives_a_restart() {
+    let scene = Scene::new(50, quick(&[])).await;
+    let mut options = scene.options(&[]);
+    options.quota.daily_request_limit = Some(20);
+    options.no_wait = true;
+    for _ in 0..2 {
+        let report = scene.run(options.clone()).await.expect("a run");
+        assert!(matches!(report.ended, Ended::StoppedByAccount { .. }), "{:?}", report.ended);
+        assert_eq!(report.summary.completed, 16, "80 % of 20");
+    }
+    assert_eq!(scene.mock.report().answers.repeated, 0);
+}
