@@ -218,8 +218,14 @@ impl Dispatcher {
                 self.touch(Spot::Limit(*limit));
             }
             self.attempt_over(id, running);
-        } else {
+        } else if class == FailureClass::Ambiguous || ended.usage.is_some() {
             self.release(id, running, ended.usage.as_ref(), now);
+        } else {
+            for (limit, entry) in &running.entries {
+                self.limits[limit.index()].limit.failed(*entry);
+                self.touch(Spot::Limit(*limit));
+            }
+            self.attempt_over(id, running);
         }
         let rule = class.rule();
         let failures = match rule.pause {
@@ -316,6 +322,8 @@ impl Dispatcher {
             self.requeue(id, behind, now);
         }
         self.watch_deadlines(id, now);
+        // Its time may have run out while it ran: then it must not start again.
+        self.due(now, effects);
     }
 
     /// Whether an upstream that has not failed this call yet could take it.

@@ -652,3 +652,45 @@ fn a_ticket_says_what_it_waits_for() {
         (0, 1)
     );
 }
+
+#[test]
+fn a_call_whose_time_ran_out_while_it_ran_does_not_start_again() {
+    // A refused call went back to its place and was started from there before anybody looked at
+    // its deadline, which had passed while it ran.
+    let (mut world, queue, _) = World::simple(&["requests=10/1s"]);
+    let call = world.submit(Call {
+        ttl: Some(SECOND),
+        ..world.call(queue)
+    });
+    assert_eq!(world.started(), [call]);
+    world.advance(SECOND * 2);
+    world.fail(call, FailureClass::QuotaWindow, Some(Duration::ZERO));
+    world.advance(SECOND);
+    assert_eq!(world.started(), []);
+    let expired =
+        |effect: &Effect| matches!(effect, Effect::Expired { ticket, .. } if *ticket == call);
+    assert_eq!(
+        world
+            .effects
+            .iter()
+            .filter(|effect| expired(effect))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn an_answer_that_failed_produced_nothing_more_than_was_seen() {
+    // The mean answer was charged for every call that failed, although the provider counts no
+    // output for an error: with a twentieth of failures that much of the limit was never used.
+    let (mut world, queue, _) = World::simple(&["output_tokens=1000/1m"]);
+    let mut sent = |class| {
+        let call = world.submit(world.call(queue));
+        assert_eq!(world.started(), [call]);
+        world.fail(call, class, None);
+        let id = world.dispatcher.limit_ids().next().expect("a limit");
+        world.dispatcher.limit_view(id, world.now).in_use
+    };
+    assert_eq!(sent(FailureClass::RowFault), 0.0);
+    assert!(sent(FailureClass::Ambiguous) > 0.0, "its fate is unknown");
+}

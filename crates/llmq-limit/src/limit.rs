@@ -16,7 +16,7 @@ use crate::sliding::{Sliding, signed};
 /// A call goes through it in steps: [`Limit::cost`] and [`Limit::check`] without side effects,
 /// [`Limit::take`] when it is granted, [`Limit::sent`] when its bytes were written,
 /// [`Limit::arrived`] and [`Limit::produced`] as the answer comes, and one of
-/// [`Limit::settle`], [`Limit::give_back`] and [`Limit::refused`] at its end. What was granted
+/// [`Limit::settle`], [`Limit::failed`], [`Limit::give_back`] and [`Limit::refused`] at its end. What was granted
 /// takes budget at once but has no date until it is sent, so a late send cannot be forgotten
 /// early.
 #[derive(Debug, Clone)]
@@ -435,6 +435,12 @@ impl Limit {
             self.charge(-signed(expect.own), expect.dated, expect.dated);
             self.charged -= signed(expect.own);
         }
+        self.give_back(entry);
+    }
+
+    /// The call failed with an answer of the provider's: what it was charged on arrival and what
+    /// it has produced stays; what was held for the rest of its answer is free.
+    pub fn failed(&mut self, entry: Entry) {
         self.give_back(entry);
     }
 
