@@ -31,7 +31,7 @@ impl Dispatcher {
     pub(crate) fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
         loop {
             // Those that wait go before newcomers, which would else take what was just freed.
-            if let Some(spot) = self.opened.pop() {
+            if let Some(spot) = self.next_opened() {
                 self.open(spot, now, effects);
             } else if let Some((_, _, lane)) = self.ready.pop_first() {
                 self.lanes[lane.index()].ready = None;
@@ -44,12 +44,23 @@ impl Dispatcher {
         }
     }
 
-    /// A spot may have room: its lanes are tried, best first, until the best stays.
+    /// Of the spots that may have room, the one where the best lane of all waits: when several
+    /// open at one instant, nothing goes at one before its better at another.
+    fn next_opened(&mut self) -> Option<Spot> {
+        let waits = |spot: &Spot| self.waiters(*spot).best();
+        let (index, _) =
+            self.opened.iter().enumerate().min_by_key(|(_, spot)| {
+                waits(spot).map_or((true, None), |best| (false, Some(best)))
+            })?;
+        Some(self.opened.swap_remove(index))
+    }
+
+    /// A spot may have room: its best lane is tried, and the spot again unless that stays.
     fn open(&mut self, spot: Spot, now: Now, effects: &mut Vec<Effect>) {
-        while let Some(best) = self.waiters(spot).best() {
-            if self.refresh_tag(spot, best) {
-                continue;
-            }
+        let Some(best) = self.waiters(spot).best() else {
+            return self.set_wake(spot, None);
+        };
+        if !self.refresh_tag(spot, best) {
             match self.try_lane(best.lane, now, effects) {
                 // Its next head stands in the same order, behind those that are now better.
                 Tried::Started => self.rerank(best.lane),
@@ -60,7 +71,14 @@ impl Dispatcher {
                 return;
             }
         }
-        self.set_wake(spot, None);
+        self.touch_again(spot);
+    }
+
+    /// Puts a spot among those that may have room, if it is not there.
+    fn touch_again(&mut self, spot: Spot) {
+        if !self.opened.contains(&spot) {
+            self.opened.push(spot);
+        }
     }
 
     /// Brings a rank up to date with what its tenant has had meanwhile; true if it moved.
