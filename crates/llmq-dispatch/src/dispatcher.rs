@@ -122,7 +122,10 @@ impl Dispatcher {
             )
         });
         let adaptive = adaptive_limit.map(|(limit, config)| (self.add_limit(limit, now), config));
-        self.upstreams.push(Upstream::new(setup, adaptive, now));
+        let mut upstream = Upstream::new(setup, adaptive, now);
+        // A quota that was restored may be used up already.
+        upstream.heed_quota(now);
+        self.upstreams.push(upstream);
         id
     }
 

@@ -43,10 +43,17 @@ pub(super) fn line(
     let mut shared: FxHashMap<String, Vec<LimitId>> = FxHashMap::default();
     for route in &options.routes {
         let saved = side.map(|side| side.quota[&route.name].to_string());
-        let (quota, news) = match saved.as_deref().filter(|text| *text != "null") {
+        let (quota, mut news) = match saved.as_deref().filter(|text| *text != "null") {
             Some(text) => QuotaMonitor::restore(rules.clone(), Some(text), now),
             None => (QuotaMonitor::new(rules.clone(), now), Vec::new()),
         };
+        // A pause that goes on is no news to the monitor, but it is to this process.
+        let paused = |event: &QuotaEvent| matches!(event, QuotaEvent::Paused(_));
+        if let Some(advice) = quota.should_pause(now)
+            && !news.iter().any(paused)
+        {
+            news.push(QuotaEvent::Paused(advice));
+        }
         let limits = books.limits_of(route, &mut shared, now);
         let stated = route
             .limits
