@@ -16,6 +16,8 @@ pub(crate) struct Bucket {
     depth_ns: u64,
     level: i128,
     as_of: Timestamp,
+    /// Since when it has been full, if it is.
+    full_since: Timestamp,
     /// Guards against spending a full bucket in one instant.
     pace: Pace,
 }
@@ -44,6 +46,7 @@ impl Bucket {
             depth_ns: nanos(depth),
             level: 0,
             as_of: now,
+            full_since: Timestamp::ZERO,
             pace: Pace {
                 level: 0,
                 as_of: now,
@@ -82,8 +85,12 @@ impl Bucket {
 
     pub(crate) fn advance(&mut self, now: Timestamp) {
         let elapsed = i128::try_from((now - self.as_of).as_nanos()).unwrap_or(i128::MAX / 4);
-        self.level = (self.level + elapsed.saturating_mul(i128::from(self.count)))
-            .min(self.capacity(Duration::ZERO));
+        let full = self.capacity(Duration::ZERO);
+        let level = self.level + elapsed.saturating_mul(i128::from(self.count));
+        if level >= full && self.level < full {
+            self.full_since = self.full_at();
+        }
+        self.level = level.min(full);
         self.as_of = self.as_of.max(now);
         let elapsed = i128::try_from((now - self.pace.as_of).as_nanos()).unwrap_or(i128::MAX / 4);
         self.pace.level = (self.pace.level
@@ -119,11 +126,18 @@ impl Bucket {
         let need = self.in_level(cost).min(capacity) + floor + self.in_level(held);
         let pace_need = self.in_level(cost).min(self.pace_capacity());
         let full = self.capacity(Duration::ZERO);
-        if self.level >= need && self.pace.level >= pace_need {
-            return Ok(());
-        }
         if need > full {
             return Err(Denied::OnRelease);
+        }
+        // A call that needs the whole bucket must find it full at the provider's too, where
+        // what was used arrived a margin later.
+        let whole = if need == full {
+            self.full_since() + margin
+        } else {
+            self.as_of
+        };
+        if self.level >= need && self.pace.level >= pace_need && whole <= self.as_of {
+            return Ok(());
         }
         let refill = self.time_to(need - self.level, i128::from(self.count));
         let pace = self.time_to(
@@ -131,7 +145,7 @@ impl Bucket {
             i128::from(self.count) * PACE_RATE,
         );
         Err(Denied::Until(
-            (self.as_of + refill).max(self.pace.as_of + pace),
+            (self.as_of + refill).max(self.pace.as_of + pace).max(whole),
         ))
     }
 
@@ -159,6 +173,15 @@ impl Bucket {
     pub(crate) fn exhaust(&mut self, at: Timestamp) {
         self.level = self.level.min(0);
         self.as_of = at;
+    }
+
+    /// Since when the bucket has been full, or from when on it will be.
+    fn full_since(&self) -> Timestamp {
+        if self.level >= self.capacity(Duration::ZERO) {
+            self.full_since
+        } else {
+            self.full_at()
+        }
     }
 
     /// When the bucket will be full again.
@@ -243,6 +266,23 @@ mod tests {
             spent > Duration::from_millis(5_900) && spent < Duration::from_millis(6_100),
             "{spent:?}"
         );
+    }
+
+    #[test]
+    fn a_call_that_needs_the_whole_bucket_leaves_the_provider_time_to_fill_its_own() {
+        // What was used arrived up to a margin later than it was sent, and was refilled so much
+        // later: the large call met a bucket that was a token short of full.
+        let margin = Duration::from_millis(2);
+        let mut bucket = Bucket::new(60, MINUTE, Duration::from_secs(10), Timestamp::ZERO);
+        bucket.advance(secs(100));
+        assert_eq!(bucket.check(30, 0, margin), Ok(()));
+        bucket.take(1);
+        assert_eq!(
+            bucket.check(30, 0, margin),
+            Err(Denied::Until(secs(101) + margin))
+        );
+        bucket.advance(secs(101) + margin);
+        assert_eq!(bucket.check(30, 0, margin), Ok(()));
     }
 
     proptest! {

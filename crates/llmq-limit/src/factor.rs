@@ -50,6 +50,14 @@ impl Factor {
         self.samples >= CALIBRATED
     }
 
+    /// This factor, or the other where that is larger.
+    pub(crate) fn at_least(self, other: Self) -> Self {
+        Self {
+            value: self.value.max(other.value),
+            ..self
+        }
+    }
+
     /// `charge` as the provider is expected to charge it, rounded up.
     #[must_use]
     #[expect(

@@ -107,6 +107,11 @@ impl Fixed {
         Err(Denied::Until(self.start(next) + margin))
     }
 
+    /// Whether a new window begins between `from` and `to`.
+    pub(crate) fn spans_edge(&self, from: Timestamp, to: Timestamp) -> bool {
+        self.window(from) != self.window(to)
+    }
+
     /// Adds `amount` to every window in which a call may have arrived between `from` and `to`.
     pub(crate) fn add(&mut self, amount: i64, from: Timestamp, to: Timestamp) {
         for window in self.touched(from, to) {

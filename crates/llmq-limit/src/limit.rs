@@ -32,6 +32,8 @@ pub struct Limit {
     /// What headers showed to be gone that we had not charged, summed up.
     corrected: u64,
     heard: Heard,
+    /// Charged since the last header for calls that the provider may not have counted.
+    doubted: u64,
     /// Charges beyond this total wait until the books are on disk; none: no such rule.
     allowance: Option<u64>,
     /// What the last allowance let be taken.
@@ -82,21 +84,21 @@ impl Cost {
 /// A call's place in one limit, from its grant to its end.
 ///
 /// It must be given back to the limit it came from: dropped, it holds its place for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use = "a place that is not settled or given back is held for ever"]
 pub struct Entry {
     cost: Cost,
     state: EntryState,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum EntryState {
     Granted,
     Sent { expect: Expect, produced: u64 },
 }
 
 /// What we expected the provider to have left when it saw a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Expect {
     sent_at: Timestamp,
     /// The latest instant at which the call can have arrived.
@@ -108,6 +110,8 @@ struct Expect {
     corrected: u64,
     /// What was held for answers: the provider may have counted any part of it.
     unknown: u64,
+    /// The charge factor when the call was sent.
+    factor: Factor,
 }
 
 /// What a provider's `remaining` says against our books.
@@ -149,6 +153,7 @@ impl Limit {
             log: SentLog::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
             corrected: 0,
             heard: Heard::default(),
+            doubted: 0,
             allowance: None,
             portion: 0,
             portion_told: false,
@@ -306,6 +311,12 @@ impl Limit {
         let dated = now + margin;
         self.charge(signed(own), now.before(margin), dated);
         self.charged += signed(own);
+        if let Meter::Fixed(window) = &self.meter
+            && window.spans_edge(now.before(margin), dated)
+        {
+            // Counted in both windows, and by the provider in one.
+            self.doubted = self.doubted.saturating_add(own);
+        }
         self.log.add(own, now);
         let unknown = if self.rule.output == OutputCharge::Produced {
             self.held
@@ -320,6 +331,7 @@ impl Limit {
             total: self.log.total(),
             corrected: self.corrected,
             unknown,
+            factor: self.factor,
         };
         entry.state = EntryState::Sent {
             expect,
@@ -337,13 +349,21 @@ impl Limit {
         }
     }
 
-    /// The provider has answered: the call had arrived by `at` (first byte less the
-    /// provider's stated processing time), if that is earlier than it had been dated.
-    pub fn arrived(&mut self, entry: &mut Entry, at: Timestamp) {
+    /// The provider has answered: the call had arrived by `at`, the answer's first byte less the
+    /// provider's stated processing time. Where that time is stated (`proven`), it is the truth
+    /// even if it is later than the margin allowed for; where it is not, a long answer only
+    /// proves that the call had arrived before it.
+    pub fn arrived(&mut self, entry: &mut Entry, at: Timestamp, proven: bool) {
         let EntryState::Sent { expect, .. } = &mut entry.state else {
             return;
         };
-        if at >= expect.dated {
+        let latest = expect.sent_at + self.spec.period / 100;
+        let at = if proven {
+            at.min(latest)
+        } else {
+            at.min(expect.dated)
+        };
+        if at == expect.dated {
             return;
         }
         // Not before it was sent: a clock of the provider's own cannot prove that.
@@ -384,6 +404,9 @@ impl Limit {
         let EntryState::Sent { expect, produced } = entry.state else {
             return self.give_back(entry);
         };
+        if usage.is_none() {
+            self.doubt(&entry);
+        }
         match (self.rule.output, usage) {
             (OutputCharge::Produced, Some(usage)) => {
                 self.produced(&mut entry, usage.output_tokens, now);
@@ -414,6 +437,17 @@ impl Limit {
         }
     }
 
+    /// A call that was sent at `sent_at` and has been settled turns out to have cost `amount`
+    /// more, or less where that is negative.
+    pub fn correct(&mut self, amount: i64, sent_at: Timestamp, now: Timestamp) {
+        self.advance(now, Duration::ZERO);
+        match &mut self.meter {
+            Meter::Sliding(window) if amount < 0 => window.take_back(amount, sent_at),
+            _ => self.charge(amount, sent_at, sent_at),
+        }
+        self.charged += amount;
+    }
+
     /// The call was never sent: everything it held is free again.
     pub fn give_back(&mut self, entry: Entry) {
         match entry.state {
@@ -428,12 +462,12 @@ impl Limit {
     /// The provider refused the call before it ran: its tokens are free again, but refused
     /// calls still count against a limit on calls (`OpenAI`'s rate-limit guide, 2026).
     pub fn refused(&mut self, entry: Entry, now: Timestamp) {
-        if let EntryState::Sent { expect, .. } = entry.state
-            && self.rule.is_estimate()
-        {
-            self.advance(now, Duration::ZERO);
-            self.charge(-signed(expect.own), expect.dated, expect.dated);
+        if let EntryState::Sent { expect, .. } = entry.state {
             self.charged -= signed(expect.own);
+            if self.rule.is_estimate() {
+                self.advance(now, Duration::ZERO);
+                self.charge(-signed(expect.own), expect.dated, expect.dated);
+            }
         }
         self.give_back(entry);
     }
@@ -441,7 +475,17 @@ impl Limit {
     /// The call failed with an answer of the provider's: what it was charged on arrival and what
     /// it has produced stays; what was held for the rest of its answer is free.
     pub fn failed(&mut self, entry: Entry) {
+        self.doubt(&entry);
         self.give_back(entry);
+    }
+
+    /// The provider may not have counted the call: that it has more left than we thought says
+    /// nothing about how it charges then, whether that was seen already or will be.
+    fn doubt(&mut self, entry: &Entry) {
+        if let EntryState::Sent { expect, .. } = entry.state {
+            self.factor = self.factor.at_least(expect.factor);
+            self.doubted = self.doubted.saturating_add(expect.own);
+        }
     }
 
     /// What our books have left: negative in debt. Calls that are held are not counted, since
@@ -480,7 +524,7 @@ impl Limit {
         self.held == 0
     }
 
-    /// What calls of ours were charged since the limit was made, corrections included.
+    /// What calls of ours that ran were charged since the limit was made, corrections included.
     #[must_use]
     pub fn charged(&self) -> u64 {
         u64::try_from(self.charged).unwrap_or(0)
@@ -635,8 +679,10 @@ impl Limit {
     #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
     fn learn_above(&mut self, expect: &Expect, above: u64) {
         let charged = expect.total.saturating_sub(self.heard.total) as f64;
+        let doubted = std::mem::take(&mut self.doubted);
         if self.rule.is_estimate() && charged > 0.0 {
-            let grown = above.saturating_sub(self.heard.above) as f64;
+            let grown = above.saturating_sub(self.heard.above);
+            let grown = grown.saturating_sub(doubted) as f64;
             self.factor
                 .learn((charged - grown).max(charged * 0.5) / charged);
         }
@@ -826,11 +872,36 @@ mod tests {
             Err(Denied::Until(at(1_110)))
         );
         // The answer's first byte proves that it had arrived earlier.
-        limit.arrived(&mut entry, at(104));
+        limit.arrived(&mut entry, at(104), false);
         limit.settle(entry, None, at(105));
         assert_eq!(
             limit.check(cost, 0, at(200), MARGIN),
             Err(Denied::Until(at(1_104)))
+        );
+    }
+
+    /// Calls that a busy provider admitted later than the margin allowed for once came back a
+    /// window later as 429s: the provider's own statement is the better witness.
+    #[test]
+    fn a_stated_processing_time_proves_a_late_arrival_too() {
+        let mut limit = limit("requests=1/10s", Host::Unknown);
+        let cost = limit.cost(&CallSize::default(), 0);
+        let mut entry = send(&mut limit, &CallSize::default(), at(0));
+        limit.arrived(&mut entry, at(30), false);
+        assert_eq!(
+            limit.check(cost, 0, at(50), MARGIN),
+            Err(Denied::Until(at(10_010)))
+        );
+        limit.arrived(&mut entry, at(30), true);
+        assert_eq!(
+            limit.check(cost, 0, at(50), MARGIN),
+            Err(Denied::Until(at(10_030)))
+        );
+        // But never more than one per cent of the window later.
+        limit.arrived(&mut entry, at(5_000), true);
+        assert_eq!(
+            limit.check(cost, 0, at(50), MARGIN),
+            Err(Denied::Until(at(10_100)))
         );
     }
 
@@ -991,6 +1062,25 @@ mod tests {
             limit.observe(&entry, shown, 1, at(20), MARGIN),
             Verdict::Inside
         );
+    }
+
+    #[test]
+    fn a_call_that_the_provider_did_not_count_proves_nothing_about_its_charges() {
+        // After an overload that no limit counted the headers showed more than we thought, the
+        // factor sank with each such call, and the limit was overrun by what followed.
+        for heard_first in [false, true] {
+            let mut limit = limit("tokens=10000/1m", Host::Mock);
+            let failed = send(&mut limit, &call(100, 100), at(0));
+            let next = send(&mut limit, &call(100, 100), at(100));
+            if heard_first {
+                limit.observe(&next, 9_800, 1, at(200), MARGIN);
+                limit.failed(failed);
+            } else {
+                limit.failed(failed);
+                limit.observe(&next, 9_800, 1, at(200), MARGIN);
+            }
+            assert_eq!(limit.factor().value(), 1.0, "heard first: {heard_first}");
+        }
     }
 
     #[test]
