@@ -44,12 +44,19 @@ impl Dispatcher {
     }
 
     pub(crate) fn first_byte(&mut self, id: TicketId, processing: Option<Duration>, now: Now) {
+        // A time stated in whole milliseconds may have been rounded up.
+        let processing = processing.map(|stated| stated.saturating_sub(Duration::from_millis(1)));
         let arrived = now.mono.before(processing.unwrap_or_default());
         let Some(mut running) = self.take_running(id) else {
             return;
         };
+        if let (Some(_), Some(sent)) = (processing, running.sent_at) {
+            let upstream = &mut self.upstreams[running.upstream.index()];
+            upstream.margin.seen(arrived - sent, now.mono);
+        }
         for (limit, entry) in &mut running.entries {
-            self.limits[limit.index()].limit.arrived(entry, arrived);
+            let limit_of = &mut self.limits[limit.index()].limit;
+            limit_of.arrived(entry, arrived, processing.is_some());
             self.touch(Spot::Limit(*limit));
         }
         self.put_running(id, running);

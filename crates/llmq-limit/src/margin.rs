@@ -14,7 +14,13 @@ const CALM: Duration = Duration::from_secs(3_600);
 pub struct Margin {
     value: Duration,
     since: Timestamp,
+    /// The latest arrivals that answers proved, in the present and the last span of that.
+    proven: [Duration; 2],
+    proven_since: Timestamp,
 }
+
+/// What answers proved is believed for one to two of these.
+const PROVEN_SPAN: Duration = Duration::from_secs(60);
 
 impl Margin {
     /// The smallest margin, 2 ms.
@@ -23,6 +29,8 @@ impl Margin {
         Self {
             value: MIN,
             since: now,
+            proven: [Duration::ZERO; 2],
+            proven_since: now,
         }
     }
 
@@ -33,12 +41,23 @@ impl Margin {
             self.value = (self.value / 2).max(MIN);
             self.since = self.since + CALM;
         }
-        self.value
+        if now - self.proven_since >= PROVEN_SPAN {
+            self.proven = [Duration::ZERO, self.proven[0]];
+            self.proven_since = now;
+        }
+        self.value.max(self.proven[0]).max(self.proven[1]).min(MAX)
+    }
+
+    /// An answer proved that its call arrived `delay` after it was written, or a little earlier.
+    pub fn seen(&mut self, delay: Duration, now: Timestamp) {
+        let _ = self.at(now);
+        self.proven[0] = self.proven[0].max(delay);
     }
 
     /// A 429 came that our own books did not foresee.
     pub fn surprised(&mut self, now: Timestamp) {
-        self.value = (self.at(now) * 2).min(MAX);
+        let _ = self.at(now);
+        self.value = (self.value * 2).min(MAX);
         self.since = now;
     }
 }
@@ -66,6 +85,17 @@ mod tests {
             margin.surprised(Timestamp::ZERO);
         }
         assert_eq!(margin.at(Timestamp::ZERO), MAX);
+    }
+
+    #[test]
+    fn what_answers_prove_is_believed_for_a_while() {
+        let secs = |secs| Timestamp::ZERO + Duration::from_secs(secs);
+        let mut margin = Margin::new(Timestamp::ZERO);
+        margin.seen(MIN * 10, secs(30));
+        margin.seen(MIN, secs(31));
+        assert_eq!(margin.at(secs(31)), MIN * 10);
+        assert_eq!(margin.at(secs(89)), MIN * 10);
+        assert_eq!(margin.at(secs(300)), MIN);
     }
 
     #[test]
