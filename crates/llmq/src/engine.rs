@@ -1,0 +1,247 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use llmq_core::{Backoffs, Host, LimitKind, LimitSpec, Now};
+use llmq_dispatch::{
+    Capacity, Dispatcher, LimitSetup, Notice, QueueSetup, Rules, Scope, Surroundings, UpstreamSetup,
+};
+use llmq_dispatch::{LimitId, QueueId, TenantId, UpstreamId};
+use llmq_engine::{Hub, SystemClock, Tasks, listen, run};
+use llmq_limit::{BreakerConfig, QuotaMonitor, charge_rule};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::config::ModelConfig;
+use crate::error::QueueError;
+use crate::hooks::Hooks;
+use crate::quota::log_event;
+
+/// The dispatcher of one manager, running, with what all its queues share.
+pub(crate) struct Engine {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) tenant: TenantId,
+    pub(crate) hooks: Option<Arc<dyn Hooks>>,
+    /// Requests that nobody drives himself.
+    pub(crate) tasks: Tasks,
+    timer: Tasks,
+    runtime: Handle,
+    shared_limits: Mutex<HashMap<String, LimitId>>,
+}
+
+/// Where a model stands in the dispatcher.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) queue: QueueId,
+    pub(crate) upstream: UpstreamId,
+    /// Its own limits.
+    pub(crate) limits: Vec<(LimitId, LimitSpec)>,
+    pub(crate) host: Host,
+    /// Whether it matters when a call was sent.
+    pub(crate) dates: bool,
+}
+
+impl Engine {
+    /// Starts a dispatcher without queues on the present tokio runtime.
+    pub(crate) fn start(
+        backoffs: Backoffs,
+        hooks: Option<Arc<dyn Hooks>>,
+    ) -> Result<Arc<Self>, QueueError> {
+        let runtime = Handle::try_current().map_err(|_| {
+            QueueError::invalid(
+                "llmq",
+                "it needs a tokio runtime: call this from inside one",
+            )
+        })?;
+        let rules = Rules {
+            backoffs,
+            ..Rules::default()
+        };
+        let (seed, _) = Uuid::new_v4().as_u64_pair();
+        let mut dispatcher = Dispatcher::new(rules, seed);
+        let tenant = dispatcher.add_tenant(1.0, Vec::new());
+        let timer = Tasks::new();
+        let hub = run(dispatcher, SystemClock::new(), &timer);
+        let weak = Arc::downgrade(&hub);
+        listen(&hub, move |notice| log_notice(&weak, &notice));
+        Ok(Arc::new(Self {
+            hub,
+            tenant,
+            hooks,
+            tasks: Tasks::new(),
+            timer,
+            runtime,
+            shared_limits: Mutex::new(HashMap::new()),
+        }))
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.hub.surroundings().now()
+    }
+
+    /// Runs something that nobody waits for, on the runtime that the engine was started on.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let _inside = self.runtime.enter();
+        drop(self.tasks.spawn(task));
+    }
+
+    /// Adds a limit that several models share.
+    pub(crate) fn share_limit(&self, name: &str, spec: LimitSpec) -> Result<(), QueueError> {
+        let mut shared = self.shared_limits();
+        if shared.contains_key(name) {
+            return Err(QueueError::invalid(
+                name,
+                "there is a shared limit of this name",
+            ));
+        }
+        let now = self.now();
+        let setup = LimitSetup {
+            name: name.to_owned(),
+            spec,
+            rule: charge_rule(Host::Unknown, spec.kind),
+            scope: Scope::Account,
+        };
+        let id = self.hub.with(|dispatcher| dispatcher.add_limit(setup, now));
+        shared.insert(name.to_owned(), id);
+        Ok(())
+    }
+
+    fn shared_limits(&self) -> std::sync::MutexGuard<'_, HashMap<String, LimitId>> {
+        self.shared_limits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a model that was checked. What `before` used of limits that it keeps stays used.
+    pub(crate) fn add_model(
+        &self,
+        config: &ModelConfig,
+        before: Option<&Place>,
+    ) -> Result<Place, QueueError> {
+        let shared = self.find_shared(config)?;
+        let now = self.now();
+        let quota = match &config.quota {
+            Some(quota) => {
+                let rules = quota.check().map_err(|errors| {
+                    QueueError::invalid(Arc::clone(&config.model_id), errors.to_string())
+                })?;
+                Some(QuotaMonitor::new(rules, now))
+            }
+            None => None,
+        };
+        let dates = |spec: &LimitSpec| spec.kind != LimitKind::Concurrency;
+        let place = self.hub.with(|dispatcher| {
+            let limits = add_limits(dispatcher, config, before, now);
+            let own = limits.iter().map(|(id, _)| *id);
+            let upstream = dispatcher.add_upstream(
+                UpstreamSetup {
+                    name: config.model_id.to_string(),
+                    limits: own.chain(shared.iter().copied()).collect(),
+                    breaker: config.breaker.unwrap_or_else(no_breaker),
+                    quota,
+                    ..UpstreamSetup::default()
+                },
+                now,
+            );
+            let queue = dispatcher.add_queue(QueueSetup {
+                capacity: Capacity {
+                    jobs: config.capacity,
+                    bytes: u64::MAX,
+                    // Exactly what was asked for: full at the count, open again below it.
+                    high_watermark: 1.0,
+                    low_watermark: 1.0,
+                },
+                max_attempts: config.max_attempts,
+                ..QueueSetup::to(config.model_id.to_string(), upstream)
+            });
+            Place {
+                queue,
+                upstream,
+                dates: !shared.is_empty() || limits.iter().any(|(_, spec)| dates(spec)),
+                limits,
+                host: config.host,
+            }
+        });
+        Ok(place)
+    }
+
+    fn find_shared(&self, config: &ModelConfig) -> Result<Vec<LimitId>, QueueError> {
+        let shared = self.shared_limits();
+        let find = |name: &String| {
+            shared.get(name).copied().ok_or_else(|| {
+                let reason = format!("there is no shared limit `{name}`");
+                QueueError::invalid(Arc::clone(&config.model_id), reason)
+            })
+        };
+        config.shared_limits.iter().map(find).collect()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.timer.cancel();
+    }
+}
+
+fn add_limits(
+    dispatcher: &mut Dispatcher,
+    config: &ModelConfig,
+    before: Option<&Place>,
+    now: Now,
+) -> Vec<(LimitId, LimitSpec)> {
+    let mut limits = Vec::with_capacity(config.limits.len());
+    for spec in &config.limits {
+        let setup = LimitSetup {
+            name: format!("{} {}", spec.name(), config.model_id),
+            spec: *spec,
+            rule: charge_rule(config.host, spec.kind),
+            scope: Scope::Upstream,
+        };
+        let id = dispatcher.add_limit(setup, now);
+        let old = before.and_then(|place| {
+            let same = |(_, old): &&(LimitId, LimitSpec)| crate::config::same_slot(old, spec);
+            place.limits.iter().find(same)
+        });
+        if let Some((old, _)) = old {
+            let used = dispatcher.limit_mut(*old).saved(now.mono);
+            let limit = dispatcher.limit_mut(id);
+            limit.restore(&used, std::time::Duration::ZERO, now.mono);
+        }
+        limits.push((id, *spec));
+    }
+    limits
+}
+
+/// One that never opens.
+fn no_breaker() -> BreakerConfig {
+    BreakerConfig {
+        failures_in_row: u32::MAX,
+        failure_share: 2.0,
+        ..BreakerConfig::default()
+    }
+}
+
+fn log_notice(hub: &Weak<Hub>, notice: &Notice) {
+    let name = |upstream: UpstreamId| {
+        let hub = hub.upgrade();
+        hub.map(|hub| hub.with(|dispatcher| dispatcher.upstream_view(upstream).name))
+            .unwrap_or_default()
+    };
+    match notice {
+        Notice::UpstreamPaused {
+            upstream, class, ..
+        } => {
+            tracing::warn!(model = name(*upstream), %class, "model paused");
+        }
+        Notice::RateLimited { upstream, ours } => {
+            tracing::warn!(model = name(*upstream), ours, "refused for the rate");
+        }
+        Notice::BreakerOpened(upstream) => {
+            tracing::warn!(model = name(*upstream), "model taken as down");
+        }
+        Notice::BreakerClosed(upstream) => {
+            tracing::info!(model = name(*upstream), "model is back");
+        }
+        Notice::Quota(upstream, event) => log_event(&name(*upstream), event),
+        _ => {}
+    }
+}

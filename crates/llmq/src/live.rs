@@ -1,0 +1,219 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Context;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use llmq_core::{CallSize, Now, Priority, Status, Timestamp, Usage};
+use llmq_dispatch::TicketId;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::error::QueueError;
+use crate::hooks::HookEvent;
+use crate::response::QueueResponse;
+
+/// A request that has not finished: what its driver, its canceller and those who ask for it
+/// share.
+pub(crate) struct Live<T> {
+    pub(crate) id: Uuid,
+    pub(crate) ticket: TicketId,
+    pub(crate) submitted: Now,
+    pub(crate) priority: Priority,
+    pub(crate) size: CallSize,
+    pub(crate) key: Option<String>,
+    /// Only kept where there are hooks to see it.
+    pub(crate) metadata: BTreeMap<String, String>,
+    /// Whether the result is fetched by others than its driver.
+    pub(crate) is_shared: bool,
+    attempts: AtomicU32,
+    is_processing: AtomicU8,
+    sent_nanos: AtomicU64,
+    queued_nanos: AtomicU64,
+    processing_nanos: AtomicU64,
+    usage: Mutex<Option<Usage>>,
+    end: AtomicU8,
+    waker: AtomicWaker,
+    outcome: OnceLock<QueueResponse<T>>,
+    done: Notify,
+}
+
+/// Why a request ends before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Cancelled,
+    ShutDown,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+/// What a request is made live with.
+pub(crate) struct Birth {
+    pub(crate) id: Uuid,
+    pub(crate) ticket: TicketId,
+    pub(crate) submitted: Now,
+    pub(crate) priority: Priority,
+    pub(crate) size: CallSize,
+    pub(crate) key: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) is_shared: bool,
+}
+
+impl<T> Live<T> {
+    pub(crate) fn new(birth: Birth) -> Self {
+        Self {
+            id: birth.id,
+            ticket: birth.ticket,
+            submitted: birth.submitted,
+            priority: birth.priority,
+            size: birth.size,
+            key: birth.key,
+            metadata: birth.metadata,
+            is_shared: birth.is_shared,
+            attempts: AtomicU32::new(0),
+            is_processing: AtomicU8::new(0),
+            sent_nanos: AtomicU64::new(0),
+            queued_nanos: AtomicU64::new(UNKNOWN),
+            processing_nanos: AtomicU64::new(UNKNOWN),
+            usage: Mutex::new(None),
+            end: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+            outcome: OnceLock::new(),
+            done: Notify::new(),
+        }
+    }
+
+    /// An attempt begins; the wait for it, if it is the first.
+    pub(crate) fn starts(&self, attempt: u32, at: Timestamp) -> Option<Duration> {
+        let is_first = self.attempts.swap(attempt, Ordering::Relaxed) == 0
+            && self.queued_nanos.load(Ordering::Relaxed) == UNKNOWN;
+        self.sent_nanos.store(at.as_nanos(), Ordering::Relaxed);
+        self.is_processing.store(1, Ordering::Relaxed);
+        let waited = at - self.submitted.mono;
+        if is_first {
+            self.queued_nanos.store(nanos(waited), Ordering::Relaxed);
+        }
+        is_first.then_some(waited)
+    }
+
+    /// The attempt is over; how long it took.
+    pub(crate) fn stops(&self, at: Timestamp) -> Duration {
+        let took = at - self.sent_at();
+        self.is_processing.store(0, Ordering::Relaxed);
+        self.processing_nanos.store(nanos(took), Ordering::Relaxed);
+        took
+    }
+
+    pub(crate) fn sent_at(&self) -> Timestamp {
+        Timestamp::from_nanos(self.sent_nanos.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        if self.is_processing.load(Ordering::Relaxed) == 1 {
+            Status::Processing
+        } else {
+            Status::Queued
+        }
+    }
+
+    pub(crate) fn tell_usage(&self, usage: Usage) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
+    }
+
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks its driver to end it; false if it was asked before.
+    pub(crate) fn end(&self, end: End) -> bool {
+        let code = match end {
+            End::Cancelled => 1,
+            End::ShutDown => 2,
+        };
+        let first = self
+            .end
+            .compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        self.waker.wake();
+        first
+    }
+
+    /// Whether its driver has been asked to end it; wakes the driver when that happens.
+    pub(crate) fn poll_end(&self, context: &Context<'_>) -> Option<End> {
+        self.waker.register(context.waker());
+        match self.end.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(End::Cancelled),
+            _ => Some(End::ShutDown),
+        }
+    }
+
+    /// The response as of now, without a result.
+    pub(crate) fn response(&self, model: &Arc<str>, status: Status) -> QueueResponse<T> {
+        let known = |cell: &AtomicU64| match cell.load(Ordering::Relaxed) {
+            UNKNOWN => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        };
+        QueueResponse {
+            request_id: self.id,
+            model_id: Arc::clone(model),
+            status,
+            result: None,
+            error: None,
+            processing_time: known(&self.processing_nanos),
+            queued_time: known(&self.queued_nanos),
+            attempts: self.attempts(),
+            usage: self.usage(),
+            created_at: self.submitted.wall,
+        }
+    }
+
+    pub(crate) fn hook_event<'a>(
+        &'a self,
+        model: &'a str,
+        age: Duration,
+        processing_time: Option<Duration>,
+    ) -> HookEvent<'a> {
+        HookEvent {
+            request_id: self.id,
+            model_id: model,
+            priority: self.priority,
+            attempt: self.attempts(),
+            age,
+            processing_time,
+            metadata: &self.metadata,
+        }
+    }
+
+    /// Tells everybody who waits.
+    pub(crate) fn publish(&self, response: QueueResponse<T>) {
+        let _ = self.outcome.set(response);
+        self.done.notify_waiters();
+    }
+}
+
+impl<T: Clone> Live<T> {
+    /// Waits for the outcome of a shared request.
+    pub(crate) async fn outcome(&self) -> Result<QueueResponse<T>, QueueError> {
+        loop {
+            let mut done = std::pin::pin!(self.done.notified());
+            done.as_mut().enable();
+            if let Some(response) = self.outcome.get() {
+                return match &response.error {
+                    Some(error) => Err(error.clone()),
+                    None => Ok(response.clone()),
+                };
+            }
+            done.await;
+        }
+    }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(UNKNOWN - 1)
+}

@@ -1,0 +1,88 @@
+//! What a limiter without a queue promises.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use llmq::{CallSize, QueueError, RateLimiter, Usage};
+use tokio::time::Instant;
+
+fn limiter(limits: &[&str]) -> RateLimiter {
+    RateLimiter::new(limits.iter().map(|limit| limit.parse().unwrap())).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn permits_come_as_the_window_frees_them() {
+    let limiter = limiter(&["requests=2/1s"]);
+    let start = Instant::now();
+    for _ in 0..5 {
+        drop(limiter.acquire().await.unwrap());
+    }
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_millis(2_100), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_permit_frees_its_place_and_keeps_its_charge() {
+    let limiter = limiter(&["concurrency=1", "requests=2/1m"]);
+    let permit = limiter.acquire().await.unwrap();
+    assert!(limiter.try_acquire().is_err());
+    drop(permit);
+    let permit = limiter.try_acquire().unwrap();
+    assert_eq!(limiter.limits()[1].available(), 0);
+    drop(permit);
+    let error = limiter.try_acquire().unwrap_err();
+    let QueueError::RateLimitExceeded { retry_after, .. } = error else {
+        panic!("{error}");
+    };
+    assert!(retry_after.unwrap() > Duration::from_secs(59));
+    assert!(limiter.wait_time().unwrap() > Duration::from_secs(59));
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_how_long_takes_nothing() {
+    let limiter = limiter(&["requests=1/1m", "concurrency=1"]);
+    for _ in 0..3 {
+        assert_eq!(limiter.wait_time(), Some(Duration::ZERO));
+    }
+    let _permit = limiter.try_acquire().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_leaves_the_line() {
+    let limiter = limiter(&["concurrency=1"]);
+    let permit = limiter.acquire().await.unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(1), limiter.acquire()).await;
+    assert!(waited.is_err());
+    drop(permit);
+    assert!(limiter.try_acquire().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_settled_to_what_was_used() {
+    let limiter = limiter(&["tokens=100/1m"]);
+    let size = CallSize {
+        input_tokens: 50,
+        max_output_tokens: Some(50),
+        choices: 1,
+    };
+    let permit = limiter.acquire_sized(size).await.unwrap();
+    permit.settle(Usage {
+        input_tokens: 5,
+        output_tokens: 5,
+        ..Usage::default()
+    });
+    assert_eq!(limiter.limits()[0].available(), 90);
+    let too_large = CallSize::of_input(101);
+    assert!(matches!(
+        limiter.acquire_sized(too_large).await,
+        Err(QueueError::RequestTooLarge { count: 100, .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_meant_is_refused() {
+    let error = RateLimiter::new([llmq::LimitSpec::concurrency(0)]).unwrap_err();
+    assert!(error.to_string().contains("a limit of 0"), "{error}");
+}
