@@ -11,6 +11,7 @@ mod tasks;
 mod hub;
 
 pub mod bulk;
+pub mod config;
 
 pub use clock::SystemClock;
 pub use hub::{AfterFailure, Grant, Hub, Listener, Running, Ticket, listen, run};

@@ -1,0 +1,88 @@
+//! Exit codes, and what is said with them.
+
+use std::error::Error;
+
+use console::style;
+
+/// Everything is done.
+pub(crate) const DONE: u8 = 0;
+/// Finished, but something failed for good.
+pub(crate) const FAILED: u8 = 1;
+/// A flag, the input or a setting is wrong.
+pub(crate) const USAGE: u8 = 2;
+/// The provider cannot be reached.
+pub(crate) const UNREACHABLE: u8 = 3;
+/// Stopped before the end by the account: quota, budget or a refused key.
+pub(crate) const ACCOUNT: u8 = 4;
+/// Interrupted; the same command continues.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Why a command ends with another code than [`DONE`].
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The exit code.
+    pub(crate) code: u8,
+    /// What to say; empty when everything is said.
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// A flag, the input or a setting is wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self {
+            code: USAGE,
+            message: message.into(),
+        }
+    }
+
+    /// The same from an error, with its causes.
+    pub(crate) fn wrong(error: &dyn Error) -> Self {
+        Self::usage(with_causes(error))
+    }
+
+    /// Ends with `code` without another word.
+    pub(crate) fn silent(code: u8) -> Self {
+        Self {
+            code,
+            message: String::new(),
+        }
+    }
+
+    pub(crate) fn print(&self) {
+        if !self.message.is_empty() {
+            eprintln!(
+                "{} {}",
+                style("error:").red().bold().for_stderr(),
+                self.message
+            );
+        }
+    }
+}
+
+/// An error and what caused it, on one line.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Some messages already hold their cause.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = std::io::Error::other("no such thing");
+        let outer = std::io::Error::other(inner);
+        assert_eq!(with_causes(&outer), "no such thing");
+    }
+}

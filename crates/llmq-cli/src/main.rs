@@ -1,0 +1,65 @@
+//! The `llmq` command. Data goes to stdout, words to stderr; [`exit`] holds the exit codes.
+//!
+//! [`cli`] is what a user types; each command has a module of its own name.
+
+mod cli;
+mod exit;
+
+mod run;
+
+mod completions;
+mod config;
+mod mock;
+
+mod limits;
+mod prompt;
+mod upstream;
+
+mod log;
+mod output;
+mod signals;
+mod text;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use cli::{Cli, Command};
+use exit::Failure;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Help and errors are written before a flag could be looked at, so its value is found first.
+    let color = output::color_choice(&arguments);
+    output::set_color(color);
+    let parsed = Cli::command()
+        .color(color)
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that nobody reads any more is no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
+        }
+    };
+    match carry_out(cli) {
+        Ok(()) => ExitCode::from(exit::DONE),
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn carry_out(cli: Cli) -> Result<(), Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Run(args) => run::run(*args, &global),
+        Command::Mock(args) => mock::mock(&args, &global),
+        Command::Config(args) => config::config(&args, &global),
+        Command::Completions(args) => completions::completions(&args),
+    }
+}

@@ -1,0 +1,125 @@
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::ConfigFile;
+use crate::limits::LimitArgs;
+use crate::log::LogArgs;
+use crate::prompt::{InputArgs, PromptArgs};
+use crate::upstream::ProviderArgs;
+
+/// Finish a file of calls: within every limit, resumable, nothing twice. The same command again
+/// continues where it was stopped, killed or cut off.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  llmq run places.csv -o out.jsonl --model gpt-4o-mini --rpm 500 --tpm 200k \\
+      --template 'Introduce {{name}}, {{country}}.' --param max_tokens=200
+  llmq run batch.jsonl -o out.jsonl --provider anthropic --itpm 50k --otpm 10k
+  llmq run prompts.txt.gz -o out.jsonl --model llama --base-url http://localhost:8000/v1
+  llmq run places.csv -o out.jsonl --provider mock --limit requests=10k/10s --template '{{name}}?'
+  llmq run places.csv -o out.jsonl --verify")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    /// Where results go, one JSON line a row (.csv: id, text, tokens, error); it is also what a
+    /// resumed run continues from
+    #[arg(
+        short,
+        long,
+        value_name = "OUTPUT",
+        required_unless_present = "dry_run",
+        help_heading = "Output"
+    )]
+    pub(crate) output: Option<PathBuf>,
+    /// Failed rows go here instead
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) errors: Option<PathBuf>,
+    /// Write the summary to FILE as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) summary: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) provider: ProviderArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) quota: QuotaArgs,
+    /// Leave (exit code 4) instead of pausing for more than ten minutes
+    #[arg(long, help_heading = "Daily quota")]
+    pub(crate) no_wait: bool,
+    /// Attempts before a row fails; refusals for a limit are not counted [default: 5]
+    #[arg(long, value_name = "N", help_heading = "Running")]
+    pub(crate) max_attempts: Option<String>,
+    /// Refuse a file with bad rows before anything is sent
+    #[arg(long, help_heading = "Running")]
+    pub(crate) strict: bool,
+    /// Send failed rows again
+    #[arg(long, help_heading = "Running")]
+    pub(crate) retry_failed: bool,
+    /// Begin again; the old output is kept beside the new one
+    #[arg(long, help_heading = "Running")]
+    pub(crate) restart: bool,
+    /// Go on although the input or the settings changed
+    #[arg(long, conflicts_with = "restart", help_heading = "Running")]
+    pub(crate) resume_anyway: bool,
+    /// Send nothing; prove that every row is in OUTPUT exactly once
+    #[arg(long, conflicts_with_all = ["restart", "retry_failed", "dry_run"], help_heading = "Running")]
+    pub(crate) verify: bool,
+    /// Send nothing; show the first three calls and what there is to do
+    #[arg(long, help_heading = "Running")]
+    pub(crate) dry_run: bool,
+    #[command(flatten, next_help_heading = "Running")]
+    pub(crate) config: ConfigFile,
+    /// How progress is shown on standard error; auto is a bar on a terminal and plain elsewhere
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        help_heading = "Progress and log"
+    )]
+    pub(crate) progress: ProgressForm,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// A budget of one's own for each day. The values are checked with the configuration.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Daily quota")]
+pub(crate) struct QuotaArgs {
+    /// Requests a day that this run may use [env: LLMQ_DAILY_REQUEST_LIMIT]
+    #[arg(long, value_name = "N")]
+    pub(crate) daily_limit: Option<String>,
+    /// The share of it at which to pause, 0.1 to 1 [env: LLMQ_QUOTA_PAUSE_THRESHOLD] [default: 0.8]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) quota_threshold: Option<String>,
+    /// Whether it is watched at all [env: LLMQ_QUOTA_MONITORING] [default: true]
+    #[arg(long, value_name = "true|false")]
+    pub(crate) quota_monitoring: Option<String>,
+    /// Hours that a pause lasts whose end nobody named, 1 to 72 [env: LLMQ_PAUSE_DURATION_HOURS]
+    /// [default: 24]
+    #[arg(long, value_name = "HOURS")]
+    pub(crate) pause_duration: Option<String>,
+    /// One line of figures in the log every N requests [env: LLMQ_QUOTA_LOG_INTERVAL]
+    /// [default: 100]
+    #[arg(long, value_name = "N")]
+    pub(crate) quota_log_interval: Option<String>,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ProgressForm {
+    /// A bar on a terminal, lines elsewhere
+    #[default]
+    Auto,
+    /// A bar
+    Bar,
+    /// A line every ten seconds
+    Plain,
+    /// A JSON object a second
+    Json,
+    /// Nothing
+    None,
+}

@@ -1,0 +1,130 @@
+use std::time::Duration;
+
+use console::style;
+use llmq_engine::bulk::{self, Control, Ended, RunError, RunOptions, RunReport};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::args::RunArgs;
+use super::progress::Show;
+use super::{resume, summary};
+use crate::cli::{Format, Global};
+use crate::exit::{self, Failure};
+use crate::output;
+use crate::signals::Signals;
+
+/// How often it is looked at where a run stands; its rates are made for this.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Carries out a run, shows how it goes and says how it ended.
+pub(super) async fn execute(
+    options: RunOptions,
+    args: &RunArgs,
+    global: &Global,
+) -> Result<(), Failure> {
+    let control = Control::new();
+    let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
+    let mut show = Show::new(args.progress, global.quiet);
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut running = Box::pin(bulk::run(options, control.clone()));
+    let mut wishes = 0;
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut running => break outcome,
+            () = signals.next() => {
+                wishes += 1;
+                end_sooner(wishes, &control, global);
+            }
+            _ = looks.tick() => {
+                if let Some(progress) = control.progress() {
+                    show.look(&progress);
+                }
+            }
+        }
+    };
+    show.end();
+    match outcome {
+        Ok(report) => tell(&report, args, global),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// What the first, the second and every further Ctrl-C does.
+fn end_sooner(wishes: u32, control: &Control, global: &Global) {
+    match wishes {
+        1 => {
+            control.stop();
+            if !global.quiet {
+                eprintln!(
+                    "\nstopping: calls in flight come to their end; Ctrl-C again leaves at once"
+                );
+            }
+        }
+        _ => control.abort(),
+    }
+}
+
+fn failed(error: &RunError) -> Failure {
+    let message = exit::with_causes(error);
+    match error {
+        RunError::Task(_) => Failure {
+            code: exit::FAILED,
+            message,
+        },
+        _ => Failure::usage(message),
+    }
+}
+
+fn tell(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failure> {
+    if let Some(path) = &args.summary {
+        summary::write(path, &report.summary)?;
+    }
+    match global.format {
+        Format::Table if !global.quiet => eprint!("{}", summary::table(&report.summary)),
+        Format::Table => {}
+        Format::Json | Format::Jsonl => {
+            output::print(&output::json(&report.summary, global.format)?)?;
+        }
+    }
+    let command = || {
+        style(resume::continuing(std::env::args_os()))
+            .bold()
+            .for_stderr()
+    };
+    let (code, words) = match &report.ended {
+        Ended::Done => return Ok(()),
+        Ended::SomeFailed => {
+            let file = args.errors.as_ref().or(args.output.as_ref());
+            let file = file
+                .map(|file| file.display().to_string())
+                .unwrap_or_default();
+            let words = format!(
+                "{} rows failed for good; {file} says why. This sends them again:\n  {} --retry-failed",
+                report.summary.failed,
+                command()
+            );
+            (exit::FAILED, words)
+        }
+        Ended::StoppedByAccount { reason } => {
+            let words = format!(
+                "stopped by the account: {reason}. This continues:\n  {}",
+                command()
+            );
+            (exit::ACCOUNT, words)
+        }
+        Ended::ProviderLost { reason } => {
+            let words = format!(
+                "the provider cannot be reached: {reason}. This continues:\n  {}",
+                command()
+            );
+            (exit::UNREACHABLE, words)
+        }
+        Ended::Interrupted => {
+            let words = format!("interrupted. This continues:\n  {}", command());
+            (exit::INTERRUPTED, words)
+        }
+    };
+    // Why a run ended is worth a word even to those who want none.
+    eprintln!("{words}");
+    Err(Failure::silent(code))
+}

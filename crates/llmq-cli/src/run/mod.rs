@@ -1,0 +1,122 @@
+//! `llmq run`.
+
+mod args;
+
+mod dry_run;
+mod proof;
+
+mod execute;
+mod progress;
+mod resume;
+mod summary;
+
+use std::sync::Arc;
+
+use llmq_core::Clock;
+use llmq_dispatch::Rules;
+use llmq_engine::SystemClock;
+use llmq_engine::bulk::{OutputPaths, RunOptions};
+use llmq_engine::config::{Ambiguous, Settings};
+
+pub(crate) use args::RunArgs;
+
+use crate::cli::Global;
+use crate::exit::Failure;
+use crate::{config, log, prompt, upstream};
+
+pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
+    let settings = settings(&args)?;
+    let input = prompt::input(&args.input, &args.prompt)?;
+    if args.verify {
+        return proof::verify(&input, &paths(&args)?, global);
+    }
+    let model = args.prompt.model.as_deref();
+    let chosen = upstream::choose(&args.provider, &args.limits, model, &settings)?;
+    let calls = prompt::calls(&args.prompt, &input, chosen.dialect, chosen.default_model())?;
+    if args.dry_run {
+        return dry_run::dry_run(input, &calls, global);
+    }
+    let paths = paths(&args)?;
+    log::start(&args.log, global)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::wrong(&error))?;
+    let ended = runtime.block_on(async {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let opened = upstream::open(&chosen, &clock).await?;
+        let options = RunOptions {
+            source: input.source,
+            kind: input.kind,
+            read: input.read,
+            paths,
+            calls,
+            routes: opened.routes,
+            quota: settings.quota,
+            rules: Rules {
+                backoffs: settings.retry.backoffs,
+                ..Rules::default()
+            },
+            max_attempts: settings.retry.max_attempts,
+            retry_ambiguous: settings.retry.ambiguous == Ambiguous::Retry,
+            no_wait: args.no_wait,
+            strict: args.strict,
+            retry_failed: args.retry_failed,
+            restart: args.restart,
+            resume_anyway: args.resume_anyway,
+            price: chosen.price,
+            ask_before_betting: chosen.ask_before_betting(),
+        };
+        let ended = Box::pin(execute::execute(options, &args, global)).await;
+        drop(opened.mocks);
+        ended
+    });
+    // A thread that waits for standard input must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The configuration under the flags that stand for its settings.
+fn settings(args: &RunArgs) -> Result<Settings, Failure> {
+    let mut config = config::load(&args.config)?;
+    let flags = [
+        (
+            "quota.pause_threshold",
+            "--quota-threshold",
+            &args.quota.quota_threshold,
+        ),
+        (
+            "quota.monitoring",
+            "--quota-monitoring",
+            &args.quota.quota_monitoring,
+        ),
+        (
+            "quota.daily_request_limit",
+            "--daily-limit",
+            &args.quota.daily_limit,
+        ),
+        (
+            "quota.pause_duration_hours",
+            "--pause-duration",
+            &args.quota.pause_duration,
+        ),
+        (
+            "quota.log_interval",
+            "--quota-log-interval",
+            &args.quota.quota_log_interval,
+        ),
+        ("retry.max_attempts", "--max-attempts", &args.max_attempts),
+    ];
+    for (path, name, value) in flags {
+        if let Some(value) = value {
+            config = config.with_flag(path, name, value);
+        }
+    }
+    config.check().map_err(|errors| config::mistakes(&errors))
+}
+
+fn paths(args: &RunArgs) -> Result<OutputPaths, Failure> {
+    let output = args.output.clone();
+    let output = output.ok_or_else(|| Failure::usage("no output is named: say -o OUTPUT"))?;
+    Ok(OutputPaths {
+        output,
+        errors: args.errors.clone(),
+    })
+}

@@ -1,0 +1,513 @@
+//! Where calls go: chosen by flags, or by a model of the configuration.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use llmq_core::{Clock, Host, LimitKind, LimitSpec};
+use llmq_engine::bulk::{Price, RouteOptions};
+use llmq_engine::config::{KeySource, ProviderKind, Settings, UpstreamSettings};
+use llmq_limit::AdaptiveConfig;
+use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_provider::{Dialect, Provider, ProviderConfig, Secret, Timeouts};
+
+use crate::exit::{FAILED, Failure, with_causes};
+use crate::limits::LimitArgs;
+
+/// Which provider.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Provider")]
+pub(crate) struct ProviderArgs {
+    /// Who answers: openai (and every server that speaks its API), anthropic, or mock, which
+    /// starts a stand-in inside [default: openai]
+    #[arg(long, value_enum, value_name = "NAME", hide_possible_values = true)]
+    pub(crate) provider: Option<ProviderArg>,
+    /// The provider's address up to the operation [env: OPENAI_BASE_URL or ANTHROPIC_BASE_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+    /// The variable that holds the key [default: OPENAI_API_KEY or ANTHROPIC_API_KEY]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) api_key_env: Option<String>,
+    /// How long a call may take [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = crate::mock::time)]
+    pub(crate) timeout: Option<Duration>,
+    /// What a million tokens cost in USD, input/output, such as 0.15/0.60
+    #[arg(long, value_name = "INPUT/OUTPUT", value_parser = parse_price)]
+    pub(crate) price: Option<Price>,
+}
+
+/// A provider that a flag can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProviderArg {
+    /// OpenAI, and every server that speaks its API
+    Openai,
+    /// Anthropic
+    Anthropic,
+    /// A stand-in inside this process
+    Mock,
+}
+
+impl From<ProviderArg> for ProviderKind {
+    fn from(provider: ProviderArg) -> Self {
+        match provider {
+            ProviderArg::Openai => Self::OpenAi,
+            ProviderArg::Anthropic => Self::Anthropic,
+            ProviderArg::Mock => Self::Mock,
+        }
+    }
+}
+
+/// What was chosen, before anything is opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Chosen {
+    /// At least one.
+    pub(crate) upstreams: Vec<ChosenUpstream>,
+    /// Whose JSON all of them speak.
+    pub(crate) dialect: Dialect,
+    /// What tokens cost.
+    pub(crate) price: Option<Price>,
+}
+
+/// One way for calls.
+#[derive(Debug, Clone)]
+pub(crate) struct ChosenUpstream {
+    pub(crate) name: String,
+    pub(crate) settings: UpstreamSettings,
+    key: Key,
+    pub(crate) model: Option<String>,
+    weight: f64,
+    pub(crate) limits: Vec<LimitSpec>,
+    pub(crate) shared: Vec<(String, Vec<LimitSpec>)>,
+}
+
+/// Where the key is looked for.
+#[derive(Debug, Clone)]
+enum Key {
+    /// Here, and nowhere else.
+    In(KeySource),
+    /// In this variable, if it is set: the server may need none.
+    IfSet(&'static str),
+    None,
+}
+
+impl Chosen {
+    /// The model that is asked for when nobody names one.
+    pub(crate) fn default_model(&self) -> Option<&'static str> {
+        let is_mock = |upstream: &ChosenUpstream| upstream.settings.provider == ProviderKind::Mock;
+        self.upstreams.iter().all(is_mock).then_some("mock")
+    }
+
+    /// Whether to hold back until the provider's way of counting is known: everywhere but at
+    /// servers of one's own.
+    pub(crate) fn ask_before_betting(&self) -> bool {
+        let asks = |upstream: &ChosenUpstream| {
+            upstream.settings.provider != ProviderKind::Mock && !is_own(&upstream.settings.base_url)
+        };
+        self.upstreams.iter().any(asks)
+    }
+}
+
+/// Chooses by the flags, or by the configured model of that name.
+pub(crate) fn choose(
+    args: &ProviderArgs,
+    limits: &LimitArgs,
+    model: Option<&str>,
+    settings: &Settings,
+) -> Result<Chosen, Failure> {
+    let by_flags = args.provider.is_some() || args.base_url.is_some() || args.api_key_env.is_some();
+    if by_flags || settings.models.is_empty() {
+        by_the_flags(args, limits, model, settings)
+    } else {
+        by_the_configuration(args, limits, model, settings)
+    }
+}
+
+fn by_the_flags(
+    args: &ProviderArgs,
+    limits: &LimitArgs,
+    model: Option<&str>,
+    settings: &Settings,
+) -> Result<Chosen, Failure> {
+    let provider = args.provider.map_or(ProviderKind::OpenAi, Into::into);
+    let from_env = || {
+        std::env::var(provider.url_variable()?)
+            .ok()
+            .filter(|url| !url.is_empty())
+    };
+    let default = || provider.default_url().map(str::to_owned);
+    let base_url = args.base_url.clone().or_else(from_env).or_else(default);
+    let mut upstream = UpstreamSettings {
+        provider,
+        base_url: base_url.unwrap_or_default(),
+        api_key: None,
+        http2: false,
+        timeouts: Timeouts::default(),
+        first_token: Timeouts::default().total,
+        adaptive: Some(AdaptiveConfig::default()),
+        shared_limits: Vec::new(),
+    };
+    upstream.timeouts = timeouts(upstream.timeouts, args.timeout);
+    let host = upstream.host();
+    let key = match (&args.api_key_env, provider.key_variable()) {
+        (Some(name), _) => Key::In(KeySource::Env(name.clone())),
+        (None, Some(name)) if host == Host::Unknown => Key::IfSet(name),
+        (None, Some(name)) => Key::In(KeySource::Env(name.to_owned())),
+        (None, None) => Key::None,
+    };
+    let configured = model.and_then(|model| settings.models.get(model));
+    let chosen = ChosenUpstream {
+        name: match model {
+            Some(model) => format!("{}/{model}", provider.as_str()),
+            None => provider.as_str().to_owned(),
+        },
+        settings: upstream,
+        key,
+        model: None,
+        weight: 1.0,
+        limits: limits.specs(host),
+        shared: Vec::new(),
+    };
+    Ok(Chosen {
+        upstreams: vec![chosen],
+        dialect: provider.dialect(),
+        price: args.price.or_else(|| configured?.price),
+    })
+}
+
+fn by_the_configuration(
+    args: &ProviderArgs,
+    limits: &LimitArgs,
+    model: Option<&str>,
+    settings: &Settings,
+) -> Result<Chosen, Failure> {
+    let known = || {
+        settings
+            .models
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let Some(name) = model else {
+        let message = format!(
+            "no model is named: say --model; the configuration has {}",
+            known()
+        );
+        return Err(Failure::usage(message));
+    };
+    let Some(configured) = settings.models.get(name) else {
+        let message = format!(
+            "--model: the configuration has no model {name:?}, only {}; \
+             say --provider to go without the configuration's upstreams",
+            known()
+        );
+        return Err(Failure::usage(message));
+    };
+    if configured.upstreams.len() > 1 && !limits.is_empty() {
+        let message = format!(
+            "the configuration serves {name} by several upstreams: \
+             give their limits there, and not as flags"
+        );
+        return Err(Failure::usage(message));
+    }
+    let mut upstreams = Vec::new();
+    for route in &configured.upstreams {
+        // The configuration was checked: what it refers to exists.
+        let Some(upstream) = settings.upstreams.get(&route.upstream) else {
+            continue;
+        };
+        let mut upstream = upstream.clone();
+        upstream.timeouts = timeouts(upstream.timeouts, args.timeout);
+        let host = upstream.host();
+        let shared = route.shared_limits.iter().chain(&upstream.shared_limits);
+        let shared =
+            shared.filter_map(|name| Some((name.clone(), settings.limits.get(name)?.specs(host))));
+        let provider_model = route.model.as_deref().unwrap_or(name);
+        upstreams.push(ChosenUpstream {
+            name: format!("{}/{provider_model}", route.upstream),
+            key: upstream.api_key.clone().map_or(Key::None, Key::In),
+            model: (provider_model != name).then(|| provider_model.to_owned()),
+            weight: route.weight,
+            limits: limits.over(route.limits.specs(host), host),
+            shared: shared.collect(),
+            settings: upstream,
+        });
+    }
+    let dialects = || {
+        upstreams
+            .iter()
+            .map(|upstream| upstream.settings.provider.dialect())
+    };
+    let dialect = dialects().next().unwrap_or(Dialect::OpenAi);
+    if dialects().any(|other| other != dialect) {
+        let message = format!(
+            "the upstreams of {name} speak different APIs, and a file of calls is written in one"
+        );
+        return Err(Failure::usage(message));
+    }
+    Ok(Chosen {
+        upstreams,
+        dialect,
+        price: args.price.or(configured.price),
+    })
+}
+
+/// Answers of a run come whole, so the first byte of one may take as long as all of it.
+fn timeouts(configured: Timeouts, total: Option<Duration>) -> Timeouts {
+    let total = total.unwrap_or(configured.total);
+    Timeouts {
+        connect: configured.connect.min(total),
+        first_byte: total,
+        idle: configured.idle.min(total),
+        total,
+    }
+}
+
+/// What was chosen, ready to be called.
+pub(crate) struct Opened {
+    pub(crate) routes: Vec<RouteOptions>,
+    /// The stand-ins that were started for it; they end when this is dropped.
+    pub(crate) mocks: Vec<MockServer>,
+}
+
+/// Reads the keys, prepares the connections and starts stand-ins. Sends nothing.
+pub(crate) async fn open(chosen: &Chosen, clock: &Arc<dyn Clock>) -> Result<Opened, Failure> {
+    let mut opened = Opened {
+        routes: Vec::new(),
+        mocks: Vec::new(),
+    };
+    for upstream in &chosen.upstreams {
+        let mut base_url = upstream.settings.base_url.clone();
+        if base_url.is_empty() && upstream.settings.provider == ProviderKind::Mock {
+            let mock = start_mock(upstream).await?;
+            base_url = format!("http://{}/v1", mock.addr());
+            opened.mocks.push(mock);
+        }
+        opened
+            .routes
+            .push(route(upstream, base_url, Arc::clone(clock))?);
+    }
+    Ok(opened)
+}
+
+fn route(
+    upstream: &ChosenUpstream,
+    base_url: String,
+    clock: Arc<dyn Clock>,
+) -> Result<RouteOptions, Failure> {
+    let settings = &upstream.settings;
+    let config = ProviderConfig {
+        api_key: key(upstream)?,
+        host: settings.host(),
+        timeouts: settings.timeouts,
+        http2: settings.http2,
+        ..ProviderConfig::new(settings.provider.dialect(), base_url)
+    };
+    let provider = Provider::new(config, clock)
+        .map_err(|error| Failure::usage(format!("{}: {}", upstream.name, with_causes(&error))))?;
+    let limits = upstream.limits.clone();
+    let shared = upstream.shared.iter().flat_map(|(_, limits)| limits);
+    let states_concurrency = limits
+        .iter()
+        .chain(shared)
+        .any(|limit| limit.kind == LimitKind::Concurrency);
+    Ok(RouteOptions {
+        name: upstream.name.clone(),
+        provider,
+        model: upstream.model.clone(),
+        weight: upstream.weight,
+        limits,
+        shared: upstream.shared.clone(),
+        adaptive: settings.adaptive.filter(|_| !states_concurrency),
+        learn: true,
+    })
+}
+
+fn key(upstream: &ChosenUpstream) -> Result<Option<Secret>, Failure> {
+    let source = match &upstream.key {
+        Key::None => return Ok(None),
+        Key::IfSet(name) => match std::env::var_os(name) {
+            Some(value) if !value.is_empty() => KeySource::Env((*name).to_owned()),
+            _ => return Ok(None),
+        },
+        Key::In(source) => source.clone(),
+    };
+    source.resolve().map(Some).map_err(|error| {
+        Failure::usage(format!(
+            "no key for {}: {error}; set it, or name another variable with --api-key-env",
+            upstream.name
+        ))
+    })
+}
+
+/// A stand-in with the same limits as are kept here.
+async fn start_mock(upstream: &ChosenUpstream) -> Result<MockServer, Failure> {
+    let shared = upstream.shared.iter().flat_map(|(_, limits)| limits);
+    let config = MockConfig {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        limits: upstream.limits.iter().chain(shared).copied().collect(),
+        ..MockConfig::default()
+    };
+    MockServer::start(config).await.map_err(|error| Failure {
+        code: FAILED,
+        message: format!("cannot start the stand-in provider: {error}"),
+    })
+}
+
+/// Whether a server is on this machine or in a private network.
+fn is_own(base_url: &str) -> bool {
+    let rest = base_url
+        .split_once("://")
+        .map_or(base_url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local(),
+        Err(_) => !host.contains('.') || host.ends_with(".local") || host.ends_with(".internal"),
+    }
+}
+
+fn parse_price(text: &str) -> Result<Price, String> {
+    let dollars = |text: &str| {
+        let amount: f64 = text.trim().trim_start_matches('$').parse().ok()?;
+        (amount >= 0.0 && amount.is_finite()).then_some(amount)
+    };
+    text.split_once('/')
+        .and_then(|(input, output)| {
+            Some(Price {
+                input: dollars(input)?,
+                output: dollars(output)?,
+            })
+        })
+        .ok_or_else(|| format!("`{text}` is not a price: write input/output, such as 0.15/0.60"))
+}
+
+#[cfg(test)]
+mod tests {
+    use llmq_engine::config::Config;
+
+    use super::*;
+
+    fn chosen(
+        toml: &str,
+        args: &ProviderArgs,
+        limits: &LimitArgs,
+        model: &str,
+    ) -> Result<Chosen, Failure> {
+        let settings = Config::parse("t", toml).unwrap().check().unwrap();
+        choose(args, limits, Some(model), &settings)
+    }
+
+    const TWO: &str = "
+        [upstreams.here]
+        provider = \"openai\"
+        base_url = \"http://localhost:1/v1\"
+        [upstreams.there]
+        provider = \"openai\"
+        shared_limits = [\"account\"]
+        [upstreams.other]
+        provider = \"anthropic\"
+        [limits.account]
+        rpm = 10
+        [models.one]
+        upstreams = [ { upstream = \"there\", model = \"uno\", limits = { rpm = 5, tpm = \"1k\" } } ]
+        price = { input = 1, output = 2 }
+        [models.two]
+        upstreams = [ { upstream = \"here\", weight = 3 }, { upstream = \"there\" } ]
+        [models.mixed]
+        upstreams = [ { upstream = \"here\" }, { upstream = \"other\" } ]
+    ";
+
+    #[test]
+    fn a_configured_model_brings_its_upstreams_limits_and_price() {
+        let flags = LimitArgs {
+            rpm: Some(7),
+            ..LimitArgs::default()
+        };
+        let one = chosen(TWO, &ProviderArgs::default(), &flags, "one").unwrap();
+        let upstream = &one.upstreams[0];
+        assert_eq!(
+            (upstream.name.as_str(), upstream.model.as_deref()),
+            ("there/uno", Some("uno"))
+        );
+        let limits: Vec<_> = upstream.limits.iter().map(ToString::to_string).collect();
+        assert_eq!(limits, ["requests=7/1m:bucket", "tokens=1k/1m:bucket"]);
+        assert_eq!(upstream.shared[0].0, "account");
+        assert_eq!(
+            one.price,
+            Some(Price {
+                input: 1.0,
+                output: 2.0
+            })
+        );
+        assert!(one.ask_before_betting());
+    }
+
+    #[test]
+    fn what_a_file_of_calls_cannot_use_is_refused() {
+        let none = LimitArgs::default();
+        let some = LimitArgs {
+            rpm: Some(7),
+            ..LimitArgs::default()
+        };
+        for (model, limits, part) in [
+            ("three", &none, "no model \"three\", only mixed, one, two"),
+            ("two", &some, "several upstreams"),
+            ("mixed", &none, "different APIs"),
+        ] {
+            let failure = chosen(TWO, &ProviderArgs::default(), limits, model).unwrap_err();
+            assert!(failure.message.contains(part), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_flag_that_names_a_provider_leaves_the_configured_upstreams_aside() {
+        let args = ProviderArgs {
+            provider: Some(ProviderArg::Mock),
+            ..ProviderArgs::default()
+        };
+        let mock = chosen(TWO, &args, &LimitArgs::default(), "one").unwrap();
+        assert_eq!(mock.upstreams[0].settings.provider, ProviderKind::Mock);
+        assert!(!mock.ask_before_betting());
+    }
+
+    #[test]
+    fn servers_of_ones_own_are_known() {
+        for url in [
+            "http://localhost:8000/v1",
+            "http://127.0.0.1/v1",
+            "http://[::1]:1",
+            "http://10.1.2.3",
+            "http://gpu.local:1",
+            "http://vllm:8000/v1",
+        ] {
+            assert!(is_own(url), "{url}");
+        }
+        for url in [
+            "https://api.openai.com/v1",
+            "https://8.8.8.8/v1",
+            "https://x.example",
+        ] {
+            assert!(!is_own(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_price_has_two_parts() {
+        assert_eq!(
+            parse_price("0.15/0.60"),
+            Ok(Price {
+                input: 0.15,
+                output: 0.6
+            })
+        );
+        for text in ["0.15", "a/b", "-1/2", "1/inf"] {
+            assert!(parse_price(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+use std::time::Duration;
+
+use llmq_core::{Backoffs, Host};
+use llmq_dispatch::Capacity;
+use llmq_limit::{AdaptiveConfig, PlainPolicy, QuotaConfig};
+use llmq_provider::Timeouts;
+
+use super::*;
+
+fn parse(text: &str) -> Config {
+    Config::parse("llmq.toml", text).unwrap()
+}
+
+fn settings(text: &str) -> Settings {
+    parse(text).check().unwrap()
+}
+
+/// The mistakes of `text`, as they are shown.
+fn mistakes(text: &str) -> Vec<String> {
+    let errors = parse(text).check().unwrap_err();
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+/// There is exactly one mistake, and it is shown so.
+fn wrong(text: &str, expected: &str) {
+    assert_eq!(mistakes(text), [expected], "{text}");
+}
+
+/// The default file with its lines behind a bare `#` made settings.
+fn whole_example() -> String {
+    let line = |line: &'static str| match line.strip_prefix('#') {
+        Some(setting) if !setting.starts_with(' ') && !setting.is_empty() => setting,
+        _ => line,
+    };
+    DEFAULT_TOML
+        .lines()
+        .map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn the_default_is_the_default_file() {
+    assert_eq!(settings(DEFAULT_TOML), Config::default().check().unwrap());
+    assert_eq!(settings(""), Config::default().check().unwrap());
+}
+
+#[test]
+fn the_default_file_says_what_the_code_does() {
+    let settings = Config::default().check().unwrap();
+    assert_eq!(settings.quota, QuotaConfig::default());
+    assert_eq!(settings.retry.backoffs, Backoffs::default());
+    assert_eq!(settings.retry.max_attempts, 5);
+    assert_eq!(settings.store.capacity, Capacity::default());
+    assert_eq!(settings.server.max_body_bytes, 32_000_000);
+    assert_eq!(settings.store.fallback.max_bytes, 100_000_000);
+    assert!(settings.upstreams.is_empty() && settings.models.is_empty());
+}
+
+#[test]
+fn the_examples_of_the_default_file_hold_and_show_the_defaults() {
+    let whole = settings(&whole_example());
+    let bare = settings("[upstreams.openai]\nprovider = \"openai\"");
+    assert_eq!(whole.upstreams, bare.upstreams);
+    assert_eq!(whole.upstreams["openai"].timeouts, Timeouts::default());
+    assert_eq!(
+        whole.upstreams["openai"].adaptive,
+        Some(AdaptiveConfig::default())
+    );
+    let model = &whole.models["gpt-4o-mini"];
+    assert_eq!(model.stream_recovery, StreamRecovery::Error);
+    assert_eq!(model.upstreams[0].limits.specs(Host::Unknown).len(), 4);
+    assert_eq!(whole.limits["account"].short.len(), 2);
+    assert!(whole.server.tls.is_some() && whole.store.wait_aof.is_some());
+}
+
+#[test]
+fn every_setting_has_its_sentence() {
+    let mut sentence = false;
+    for line in whole_example().lines() {
+        let setting = line.split_once(" = ").is_some() && !line.starts_with('#');
+        assert!(
+            !setting || sentence || line == "tpm = \"8M\"" || line == "rpm = \"10k\"",
+            "{line}"
+        );
+        sentence = line.starts_with("# ");
+    }
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+    let attempts = |config: &Config| config.check().unwrap().retry.max_attempts;
+    let file = parse("[retry]\nmax_attempts = 6");
+    let env = file
+        .clone()
+        .with_env([("LLMQ_RETRY_MAX_ATTEMPTS".to_owned(), "7".to_owned())]);
+    let flag = env
+        .clone()
+        .with_flag("retry.max_attempts", "--max-attempts", "8");
+    let all = [&Config::default(), &file, &env, &flag].map(attempts);
+    assert_eq!(all, [5, 6, 7, 8]);
+}
+
+#[test]
+fn every_setting_has_a_variable_and_five_have_the_names_of_their_flags() {
+    let variables = [
+        ("LLMQ_STORE_URL", "memory:"),
+        ("LLMQ_SERVER_MAX_WAIT", "5s"),
+        ("LLMQ_SERVER_CORS", "https://a.example, https://b.example"),
+        ("LLMQ_QUOTA_PAUSE_THRESHOLD", "0.5"),
+        ("LLMQ_QUOTA_MONITORING", "false"),
+        ("LLMQ_DAILY_REQUEST_LIMIT", "900"),
+        ("LLMQ_PAUSE_DURATION_HOURS", "3"),
+        ("LLMQ_QUOTA_LOG_INTERVAL", "7"),
+        ("LLMQ_UPSTREAMS_MY_GPU_BASE_URL", "http://gpu:1/v1"),
+        ("LLMQ_UPSTREAMS_MY_GPU_TIMEOUTS_TOTAL", "1m"),
+        ("LLMQ_TEST_SCALE", "not a setting"),
+        ("LLMQ_RETRY_JITTER", ""),
+    ];
+    let pairs = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = parse("[upstreams.my-gpu]\nprovider = \"openai\"").with_env(pairs);
+    let settings = config.check().unwrap();
+    assert_eq!(settings.store.url, StoreUrl::Memory);
+    assert_eq!(settings.server.max_wait, Duration::from_secs(5));
+    assert_eq!(settings.server.cors.len(), 2);
+    assert_eq!(settings.quota.pause_threshold, 0.5);
+    assert!(!settings.quota.monitoring);
+    assert_eq!(settings.quota.daily_request_limit, Some(900));
+    assert_eq!(
+        settings.quota.pause_duration,
+        Duration::from_secs(3 * 3_600)
+    );
+    assert_eq!(settings.quota.log_interval, 7);
+    assert_eq!(settings.upstreams["my-gpu"].base_url, "http://gpu:1/v1");
+    assert_eq!(
+        settings.upstreams["my-gpu"].timeouts.total,
+        Duration::from_secs(60)
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_each_with_its_path() {
+    let text = "
+        surprise = 1
+        [server]
+        max_wiat = \"60s\"
+        max_wait = 60
+        [store]
+        url = \"postgres://x\"
+        high_watermark = 1.2
+        [retry]
+        jitter = 2
+        [upstreams.a]
+        provider = \"openia\"
+        [models.\"gpt-4o\"]
+        upstreams = [ { upstream = \"b\", weight = 0, limits = { rpm = \"many\", custom = [\"images=1/s\"] } } ]
+    ";
+    let mut told = mistakes(text);
+    told.sort();
+    let expected = [
+        "models.gpt-4o.upstreams[0].limits.custom: `images` cannot be limited: use requests, tokens, input_tokens, output_tokens or concurrency",
+        "models.gpt-4o.upstreams[0].limits.rpm: `many` is not a count: use a whole number of at least 1, with k or M for thousands and millions",
+        "models.gpt-4o.upstreams[0].upstream: there is no [upstreams.b]",
+        "models.gpt-4o.upstreams[0].weight: 0 is out of range, use a number above 0",
+        "retry.jitter: 2 is out of range, use 0 to 1",
+        "server.max_wait: 60 is not a length of time: write it like \"500ms\", \"60s\" or \"10m\"",
+        "server.max_wiat: there is no such setting; did you mean `max_wait`?",
+        "store.high_watermark: 1.2 is out of range, use 0.5 to 1",
+        "store.url: is no store: use sqlite:PATH, memory:, redis://…, rediss://… or redis-cluster://…",
+        "surprise: there is no such setting",
+        "upstreams.a.provider: \"openia\" is none of \"openai\", \"anthropic\", \"azure\", \"mock\"",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn settings_out_of_range_are_refused_by_their_path() {
+    let quota = |line: &str, expected: &str| wrong(&format!("[quota]\n{line}"), expected);
+    for value in ["0.0", "0.05", "1.5"] {
+        let told = value.parse::<f64>().unwrap();
+        quota(
+            &format!("pause_threshold = {value}"),
+            &format!("quota.pause_threshold: {told} is out of range, use 0.1 to 1"),
+        );
+    }
+    for hours in [0, 100] {
+        quota(
+            &format!("pause_duration_hours = {hours}"),
+            &format!("quota.pause_duration_hours: {hours} is out of range, use 1 to 72"),
+        );
+    }
+    quota(
+        "log_interval = 0",
+        "quota.log_interval: 0 is out of range, use at least 1",
+    );
+    let store = |lines: &str, expected: &str| wrong(&format!("[store]\n{lines}"), expected);
+    store(
+        "high_watermark = 0.4\nlow_watermark = 0.1",
+        "store.high_watermark: 0.4 is out of range, use 0.5 to 1",
+    );
+    for low in ["0.8", "0.9"] {
+        store(
+            &format!("low_watermark = {low}"),
+            &format!("store.low_watermark: {low} must be below high_watermark, which is 0.8"),
+        );
+    }
+    wrong(
+        "[retry]\nmax_attempts = 0",
+        "retry.max_attempts: 0 is out of range, use 1 to 100",
+    );
+    wrong(
+        "[retry]\nserver = { base = \"9s\" }",
+        "retry.server.max: 4s is shorter than base, 9s",
+    );
+    wrong(
+        "[server]\nauth = \"none\"\nlisten = \"0.0.0.0:80\"",
+        "server.auth: \"none\" is only accepted on a loopback address such as 127.0.0.1",
+    );
+    wrong(
+        "record_llm_responses = true",
+        "record_llm_responses: only works with environment = \"development\"",
+    );
+    wrong(
+        "[webhooks]\nallow = [\"10.0.0.0/33\"]",
+        "webhooks.allow: \"10.0.0.0/33\" is not a network: write it like \"10.0.0.0/8\"",
+    );
+    wrong("server = 5", "server: must be a table");
+}
+
+#[test]
+fn a_daily_limit_of_none_is_written_as_0_in_a_file_and_refused_as_a_flag() {
+    assert_eq!(
+        settings("[quota]\ndaily_request_limit = 0")
+            .quota
+            .daily_request_limit,
+        None
+    );
+    let flag = Config::default().with_flag("quota.daily_request_limit", "--daily-limit", "0");
+    assert_eq!(
+        flag.check().unwrap_err().to_string(),
+        "--daily-limit (quota.daily_request_limit): 0 allows nothing, use at least 1 or leave it out"
+    );
+}
+
+#[test]
+fn names_that_are_referred_to_must_exist() {
+    let text = "
+        [upstreams.openai]
+        provider = \"openai\"
+        shared_limits = [\"acount\"]
+        [limits.account]
+        rpm = 5
+        [models.a]
+        upstreams = [ { upstream = \"opnai\" } ]
+        fallback = [\"b\"]
+    ";
+    let mut told = mistakes(text);
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "models.a.fallback: there is no [models.b]",
+            "models.a.upstreams[0].upstream: there is no [upstreams.opnai]; did you mean \"openai\"?",
+            "upstreams.openai.shared_limits: there is no [limits.acount]; did you mean \"account\"?",
+        ]
+    );
+}
+
+#[test]
+fn adaptive_concurrency_has_two_policies_and_can_be_off() {
+    let adaptive = |value: &str| {
+        let text = format!("[upstreams.a]\nprovider = \"mock\"\nadaptive = {value}");
+        settings(&text).upstreams["a"].adaptive
+    };
+    assert_eq!(adaptive("{ max = 0 }"), None);
+    let plain = AdaptiveConfig::Plain(PlainPolicy::default());
+    assert_eq!(adaptive("{ policy = \"plain\" }"), Some(plain));
+    wrong(
+        "[upstreams.a]\nprovider = \"mock\"\nadaptive = { initial = 9, max = 3 }",
+        "upstreams.a.adaptive.initial: 9 is above max, which is 3",
+    );
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let text = "
+        [store]
+        url = \"redis://me:hunter2@redis:6379\"
+        [upstreams.a]
+        provider = \"openai\"
+        api_key = \"hunter2\"
+    ";
+    let config =
+        parse(text).with_env([("LLMQ_UPSTREAMS_B_API_KEY".to_owned(), "hunter2".to_owned())]);
+    let settings = config.check().unwrap();
+    let shown = format!("{settings:?} {:?}", config.entries());
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let key = settings.upstreams["a"].api_key.clone().unwrap();
+    assert_eq!(key.resolve().unwrap().expose(), "hunter2");
+    for text in [
+        "[upstreams.a]\nprovider = \"openai\"\napi_key = [\"hunter2\"]",
+        "[upstreams.a]\nprovider = \"openai\"\napi_key = { key = \"hunter2\" }",
+        "[upstreams.a]\nprovider = \"openai\"\nbase_url = \"https://me:hunter2@x/v1\"",
+        "[store]\nurl = \"redys://me:hunter2@redis:6379\"",
+    ] {
+        assert!(!mistakes(text).concat().contains("hunter2"), "{text}");
+    }
+    let syntax = Config::parse("llmq.toml", "\n[a]\napi_key = \"hunter2").unwrap_err();
+    let told = syntax.to_string();
+    assert!(
+        told.starts_with("llmq.toml, line 3: ") && !told.contains("hunter2"),
+        "{told}"
+    );
+}
+
+#[test]
+fn entries_tell_where_each_value_comes_from() {
+    let config = parse("[server]\nmax_wait = \"5s\"").with_flag("retry.jitter", "--jitter", "0.3");
+    let entries = config.entries();
+    let find = |path: &str| {
+        let entry = entries.iter().find(|entry| entry.path == path).unwrap();
+        (entry.value.clone(), entry.origin.clone())
+    };
+    assert_eq!(find("server.max_wait"), ("\"5s\"".to_owned(), Origin::File));
+    assert_eq!(find("retry.jitter").1, Origin::Flag("--jitter".to_owned()));
+    assert_eq!(
+        find("retry.server.base"),
+        ("\"500ms\"".to_owned(), Origin::Default)
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "(\\PC|[\\n=\\[\\]{}\".]){0,80}") {
+        if let Ok(config) = Config::parse("x", &text) {
+            let _ = config.check();
+        }
+    }
+
+    #[test]
+    fn no_value_makes_it_panic(path in 0usize..60, value in "(-?[0-9.e]{1,8}|\"\\PC{0,6}\"|true|\\[\\]|\\{\\})") {
+        let entries = Config::default().entries();
+        let path = &entries[path % entries.len()].path;
+        if let Ok(config) = Config::parse("x", &format!("{path} = {value}")) {
+            let _ = config.check();
+        }
+    }
+}
