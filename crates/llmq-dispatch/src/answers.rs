@@ -16,6 +16,10 @@ use crate::setup::{LimitSetup, Scope};
 use crate::ticket::{Running, State};
 use crate::upstream::Upstream;
 
+/// A stated working time may be rounded up to a whole millisecond, and may begin a little
+/// before the call's limits are looked at.
+const STATED_EARLY: Duration = Duration::from_millis(2);
+
 impl Dispatcher {
     fn running_mut(&mut self, id: TicketId) -> Option<&mut Running> {
         match &mut self.ticket_mut(id)?.state {
@@ -44,8 +48,7 @@ impl Dispatcher {
     }
 
     pub(crate) fn first_byte(&mut self, id: TicketId, processing: Option<Duration>, now: Now) {
-        // A time stated in whole milliseconds may have been rounded up.
-        let processing = processing.map(|stated| stated.saturating_sub(Duration::from_millis(1)));
+        let processing = processing.map(|stated| stated.saturating_sub(STATED_EARLY));
         let arrived = now.mono.before(processing.unwrap_or_default());
         let Some(mut running) = self.take_running(id) else {
             return;

@@ -1,3 +1,4 @@
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use llmq_core::{Clock, Now, Timestamp, WallTime};
@@ -7,28 +8,32 @@ use tokio::time::Instant;
 /// began can be named, as limits that are restored from disk need.
 const HEAD_START: Duration = Duration::from_secs(400 * 86_400);
 
+/// Every clock of a process counts from here, so that what one of them read can be compared
+/// with what another did.
+static EPOCH: OnceLock<Instant> = OnceLock::new();
+
 /// The system's time. The monotonic half is tokio's, so that it follows paused time in tests.
 #[derive(Debug, Clone)]
 pub struct SystemClock {
-    started: Instant,
+    epoch: Instant,
 }
 
 impl SystemClock {
-    /// A clock that starts now.
+    /// The process's clock.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            started: Instant::now(),
+            epoch: *EPOCH.get_or_init(Instant::now),
         }
     }
 
     /// A monotonic instant as tokio's.
     #[must_use]
     pub fn instant(&self, at: Timestamp) -> Instant {
-        let ahead = at - (Timestamp::ZERO + HEAD_START);
-        self.started
-            .checked_add(ahead)
-            .unwrap_or_else(|| self.started + HEAD_START)
+        let start = Timestamp::ZERO + HEAD_START;
+        let later = self.epoch.checked_add(at - start);
+        let earlier = self.epoch.checked_sub(start - at);
+        if at >= start { later } else { earlier }.unwrap_or(self.epoch + HEAD_START)
     }
 }
 
@@ -40,7 +45,11 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Now {
-        let mono = Timestamp::ZERO + HEAD_START + self.started.elapsed();
+        let now = Instant::now();
+        let start = Timestamp::ZERO + HEAD_START;
+        // A test's paused time may lie before that of another, which set the epoch.
+        let mono = start.before(self.epoch.saturating_duration_since(now))
+            + now.saturating_duration_since(self.epoch);
         Now { mono, wall: wall() }
     }
 }

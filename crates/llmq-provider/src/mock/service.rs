@@ -96,7 +96,6 @@ struct Visit<'a> {
 
 impl Visit<'_> {
     async fn call(&self, endpoint: Endpoint, body: Incoming) -> Result<Response<MockBody>, HangUp> {
-        let arrived = self.state.elapsed();
         let body = match Limited::new(body, BODY_MAX).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
@@ -126,7 +125,7 @@ impl Visit<'_> {
                 self.state.count_status(answer.status.as_u16());
                 Ok(send_whole(answer))
             }
-            Ok(call) => self.admit(&call, number, arrived, &body).await,
+            Ok(call) => self.admit(&call, number, &body).await,
             Err(bad) => Ok(self.refuse(&Fault::BadBody(&bad), number, &[])),
         }
     }
@@ -136,7 +135,6 @@ impl Visit<'_> {
         &self,
         call: &Call<'_>,
         number: u64,
-        arrived: Duration,
         body: &Bytes,
     ) -> Result<Response<MockBody>, HangUp> {
         let identity = Fnv::new().with(self.path.as_bytes()).with(body).value();
@@ -157,6 +155,8 @@ impl Visit<'_> {
                 return Ok(self.refuse(&fault, number, &books));
             }
         };
+        // The work on a call begins when its limits have let it in.
+        let admitted_at = self.state.elapsed();
         let Admitted {
             running,
             fate,
@@ -189,7 +189,7 @@ impl Visit<'_> {
         self.add_ids(&mut answer.headers, number);
         self.add_rates(&mut answer.headers, &books);
         if self.dialect == Dialect::OpenAi {
-            let millis = (self.state.elapsed().saturating_sub(arrived)).as_millis();
+            let millis = (self.state.elapsed().saturating_sub(admitted_at)).as_millis();
             let millis = u64::try_from(millis).unwrap_or(u64::MAX);
             let name = HeaderName::from_static("openai-processing-ms");
             answer.headers.insert(name, HeaderValue::from(millis));
