@@ -8,8 +8,10 @@ use llmq_strict::{Arrival, CallId, Charge, StrictProvider};
 
 use crate::scenario::UpstreamPlan;
 
-/// The margin that every limiter needs: 2 ms, and at most one per cent of the window.
-const MARGIN_MAX: Duration = Duration::from_millis(2);
+/// The smallest margin of a limiter. It is never more than one per cent of the window.
+const MARGIN_MIN: Duration = Duration::from_millis(2);
+/// Providers state times in whole units of this.
+const STATED_TO: Duration = Duration::from_millis(1);
 /// A call's bytes are written at most this long after its start.
 pub(crate) const WRITE_MAX: Duration = Duration::from_micros(200);
 /// Windows are kept in at most this many slices, by rule.
@@ -17,6 +19,11 @@ const SLICES: u32 = 4_096;
 /// Answers in flight may be longer than the mean; so many standard deviations of their sum are
 /// left alone for it.
 const DEVIATIONS: f64 = 4.0;
+/// The mean of answers is learned from the last hundred or so: it is known to this share of
+/// their deviation.
+const MEAN_ERROR: f64 = 0.15;
+/// What an answer is taken for before there was any.
+const FIRST_GUESS: f64 = 256.0;
 
 /// The strict model of one provider with narrowed limits. What it admits, the provider admits
 /// whatever delays inside the margin the calls met, and whatever the answers in flight become:
@@ -26,6 +33,8 @@ pub(crate) struct Ideal {
     limits: Vec<Narrowed>,
     charge: Charge,
     outputs: Outputs,
+    /// Whether any answer has shown how long answers are.
+    answered: bool,
 }
 
 /// What is known of answers beforehand.
@@ -92,13 +101,20 @@ fn later(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
 impl Ideal {
     pub(crate) fn new(
         plan: &UpstreamPlan,
+        network_max: Duration,
         outputs: Outputs,
         wall_at_zero: Duration,
         now: Timestamp,
     ) -> Self {
         let charge = plan.account.charge();
+        // All that an answer can prove is the way there and back together.
+        let known = if plan.tells_processing {
+            MARGIN_MIN.max(network_max * 2 + STATED_TO)
+        } else {
+            MARGIN_MIN
+        };
         let model = |spec: LimitSpec, is_pace| {
-            let margin = MARGIN_MAX.min(spec.period / 100);
+            let margin = known.min(spec.period / 100);
             let kind = spec.kind;
             let spec = LimitSpec {
                 kind: charged_as(kind, charge),
@@ -114,22 +130,31 @@ impl Ideal {
                 in_flight: 0,
             }
         };
-        let narrowed = plan.limits.iter().map(|spec| model(narrowed(spec), false));
+        let narrowed = plan
+            .limits
+            .iter()
+            .map(|spec| model(narrowed(spec, known), false));
         let paces = plan.limits.iter().filter_map(pace);
         let paces = paces.map(|spec| model(spec, true));
         Self {
             limits: narrowed.chain(paces).collect(),
             charge,
             outputs,
+            answered: false,
         }
     }
 
     /// The output that a call is expected to be charged later.
     fn expected(&self, arrival: &Arrival) -> f64 {
+        let mean = if self.answered {
+            self.outputs.mean
+        } else {
+            self.outputs.mean.max(FIRST_GUESS)
+        };
         match (self.charge, arrival.max_output_tokens) {
             (Charge::Arrival, _) => 0.0,
-            (_, Some(_)) => self.outputs.mean.min(float(arrival.output_cap())),
-            (_, None) => self.outputs.mean,
+            (_, Some(_)) => mean.min(float(arrival.output_cap())),
+            (_, None) => mean,
         }
     }
 
@@ -157,6 +182,7 @@ impl Ideal {
     }
 
     pub(crate) fn ended(&mut self, call: &IdealCall, usage: Usage, now: Timestamp) {
+        self.answered |= usage.output_tokens > 0;
         for (limit, id) in self.limits.iter_mut().zip(&call.ids) {
             limit.held -= call.held;
             limit.in_flight -= 1;
@@ -207,8 +233,9 @@ impl Narrowed {
     fn room_for(&self, arrival: &Arrival, ideal: &Ideal, now: Timestamp) -> Option<Timestamp> {
         let mut asked = self.as_charged(arrival, ideal.charge);
         if self.counts_output() && ideal.charge != Charge::Arrival {
-            let spread =
-                DEVIATIONS * ideal.outputs.deviation * f64::from(self.in_flight + 1).sqrt();
+            let calls = f64::from(self.in_flight + 1);
+            let deviations = DEVIATIONS * calls.sqrt() + MEAN_ERROR * calls;
+            let spread = ideal.outputs.deviation * deviations;
             let held = if self.is_pace {
                 0.0
             } else {
@@ -238,8 +265,8 @@ fn charged_as(kind: LimitKind, charge: Charge) -> LimitKind {
 
 /// A limit less what nobody can know: a slot comes back a margin and a slice later, a bucket is
 /// a margin shallower; windows on the calendar are moved instead.
-fn narrowed(spec: &LimitSpec) -> LimitSpec {
-    let margin = MARGIN_MAX.min(spec.period / 100) + WRITE_MAX;
+fn narrowed(spec: &LimitSpec, margin: Duration) -> LimitSpec {
+    let margin = margin.min(spec.period / 100) + WRITE_MAX;
     match spec.algorithm {
         _ if spec.kind == LimitKind::Concurrency => *spec,
         Algorithm::Sliding => LimitSpec {

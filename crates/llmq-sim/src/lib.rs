@@ -19,7 +19,10 @@ mod provider;
 mod report;
 mod world;
 
+mod plan;
+
 pub use mixed::Family;
+pub use plan::{Binding, PlanNeed, PlanReport, PlanRow, PlanSetup, finish_in, plan};
 pub use report::Report;
 pub use scenario::{
     Account, Arrivals, Estimates, Foreign, HeaderStyle, Outage, OutageKind, Scenario, SeededBug,

@@ -40,6 +40,8 @@ pub(crate) enum Decision {
     Refused {
         answer: Box<Ended>,
         ours: bool,
+        /// What refused, in words.
+        by: String,
         /// No waiting helps: not a matter of rates.
         too_large: bool,
     },
@@ -116,9 +118,14 @@ impl Provider {
         };
         let mut answer = failure(class, told, Some(text));
         answer.headers = Some(self.headers(now));
+        let by = format!(
+            "{spec}: {} used, {} asked for",
+            refusal.used, refusal.requested
+        );
         Decision::Refused {
             answer,
             ours,
+            by,
             too_large,
         }
     }

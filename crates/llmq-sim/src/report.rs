@@ -34,6 +34,8 @@ pub struct Report {
     pub idle_unpaced: Duration,
     /// How long work waited for a breaker although its provider was up.
     pub breaker: Duration,
+    /// The first few refusals that were ours, in words.
+    pub refusals: Vec<String>,
     /// Laws that were broken, the first few.
     pub faults: Vec<String>,
 }

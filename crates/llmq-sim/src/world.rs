@@ -29,6 +29,8 @@ const WALL: Duration = Duration::from_millis(1_790_000_017_345);
 const PIECES: u64 = 4;
 /// So many steps at one instant mean that the dispatcher asks to be woken for nothing.
 const SPIN_MAX: u32 = 20_000;
+/// So many refusals of ours are told in words.
+const REFUSALS_MAX: usize = 5;
 /// Nothing runs longer than this; what still waits then is stuck.
 const LONGEST: Duration = Duration::from_secs(90 * 86_400);
 
@@ -151,7 +153,7 @@ impl<'a> World<'a> {
                 .map(|plan| Provider::new(plan, wall_at_zero, start))
                 .collect(),
             ideals: plans
-                .map(|plan| Ideal::new(plan, outputs, wall_at_zero, start))
+                .map(|plan| Ideal::new(plan, scenario.network_max, outputs, wall_at_zero, start))
                 .collect(),
             calls: Vec::new(),
             by_ticket: FxHashMap::default(),
@@ -419,8 +421,14 @@ impl<'a> World<'a> {
             Decision::Refused {
                 answer,
                 ours,
+                by,
                 too_large,
             } => {
+                if ours && !too_large && self.report.refusals.len() < REFUSALS_MAX {
+                    let at = self.now.as_nanos() / 1_000;
+                    let text = format!("at {at} µs, upstream {upstream}, {by}");
+                    self.report.refusals.push(text);
+                }
                 if !too_large {
                     self.report.ours += u64::from(ours);
                     self.report.not_ours += u64::from(!ours);
