@@ -1,0 +1,182 @@
+//! The promises about limits, on drawn worlds: no refusal of ours, no idle room, nobody lost,
+//! nobody starved; and each of the bugs that were seeded on purpose is caught by the same checks.
+//!
+//! `LLMQ_SIM_SEED=n` plays that one seed of every family; `LLMQ_TEST_SCALE` multiplies how many
+//! are played.
+
+use std::time::Duration;
+
+use llmq_core::{LimitSpec, Priority};
+use llmq_sim::{
+    Account, Arrivals, Estimates, Family, Report, Scenario, SeededBug, Sizes, Source, Spread,
+    UpstreamPlan, run,
+};
+
+/// Runs of one family in the short form.
+const RUNS: u64 = 400;
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    match number("LLMQ_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..RUNS * number("LLMQ_TEST_SCALE").unwrap_or(1)).collect(),
+    }
+}
+
+/// What every run must keep: the laws, and no refusal of ours where sizes are known.
+fn check(report: &Report) -> Result<(), String> {
+    if let Some(fault) = report.faults.first() {
+        return Err(fault.clone());
+    }
+    match report.refusals.first() {
+        Some(refusal) => Err(format!("{} refusals of ours: {refusal}", report.ours)),
+        None => Ok(()),
+    }
+}
+
+/// Plays the seeds of a family; every run must pass `check`. Returns the sum of all runs and
+/// the mean of their use.
+fn play(family: Family, check: impl Fn(&Report) -> Result<(), String>) -> (Report, f64) {
+    let mut all = Report::default();
+    let mut used = 0.0;
+    let seeds = seeds();
+    for seed in &seeds {
+        let scenario = Scenario::drawn(family, *seed);
+        let report = run(&scenario);
+        if let Err(what) = check(&report) {
+            panic!("LLMQ_SIM_SEED={seed} ({family:?}): {what}\n{scenario:#?}");
+        }
+        used += report.use_beside_pacing();
+        all.add(&report);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a count of runs")]
+    let mean = used / seeds.len() as f64;
+    println!(
+        "{family:?}: {} runs, {} calls sent, {} refused by us, {} by others; use {:.5} of the \
+         time and {:.5} beside pacing, {mean:.5} in the mean of runs",
+        seeds.len(),
+        all.sent,
+        all.ours,
+        all.not_ours,
+        all.use_share(),
+        all.use_beside_pacing(),
+    );
+    (all, mean)
+}
+
+#[test]
+fn a_steady_load_meets_no_refusal_and_leaves_no_room_idle() {
+    let (all, mean) = play(Family::Steady, check);
+    assert_eq!(all.ours, 0);
+    assert!(
+        all.use_beside_pacing() >= 0.995,
+        "{}",
+        all.use_beside_pacing()
+    );
+    assert!(mean >= 0.98, "{mean}");
+}
+
+#[test]
+fn mixed_loads_keep_every_law() {
+    let laws_only = |report: &Report| report.faults.first().cloned().map_or(Ok(()), Err);
+    let (all, mean) = play(Family::Mixed, laws_only);
+    assert!(all.ours_share() <= 0.001, "{}", all.ours_share());
+    assert!(
+        all.use_beside_pacing() >= 0.98,
+        "{}",
+        all.use_beside_pacing()
+    );
+    let _ = mean;
+}
+
+fn source(arrivals: Arrivals, calls: u32, priority: Priority) -> Source {
+    Source {
+        queue: 0,
+        tenant: 0,
+        priority,
+        arrivals,
+        calls,
+        sizes: Sizes {
+            input: 200,
+            output: 300,
+            cap: None,
+            spread: Spread::Pareto(2.2),
+        },
+        ttl: None,
+    }
+}
+
+fn world(seed: u64, account: Account, limits: &[&str], sources: Vec<Source>) -> Scenario {
+    let limits: Vec<LimitSpec> = limits
+        .iter()
+        .map(|text| text.parse().expect("a limit"))
+        .collect();
+    Scenario {
+        seed,
+        upstreams: vec![UpstreamPlan::new(account, limits)],
+        sources,
+        tenants: vec![1.0],
+        network_max: Duration::from_millis(1),
+        estimates: Estimates::default(),
+        leavers: 0.0,
+        aging: Duration::from_secs(600),
+        pause: None,
+        bug: None,
+    }
+}
+
+/// Worlds in which each bug must show, and nothing else may.
+fn world_for(bug: SeededBug, seed: u64) -> Scenario {
+    match bug {
+        SeededBug::ForgetsDebt => {
+            let file = source(Arrivals::AtOnce, 2_000, Priority::LOW);
+            world(seed, Account::ToUsage, &["tokens=100k/1m"], vec![file])
+        }
+        SeededBug::TakesDayForMinute => {
+            let file = source(Arrivals::AtOnce, 600, Priority::LOW);
+            let limits = ["requests=100/1m", "requests=200/1d"];
+            world(seed, Account::OnArrival, &limits, vec![file])
+        }
+        SeededBug::Starves => {
+            let urgent = Arrivals::Random { per_second: 0.9 };
+            let sources = vec![
+                source(urgent, 4_000, Priority::HIGH),
+                source(Arrivals::AtOnce, 200, Priority::LOW),
+            ];
+            world(seed, Account::OnArrival, &["requests=30/1m"], sources)
+        }
+    }
+}
+
+#[test]
+fn every_seeded_bug_is_caught_in_twenty_of_twenty_runs() {
+    for bug in [
+        SeededBug::ForgetsDebt,
+        SeededBug::TakesDayForMinute,
+        SeededBug::Starves,
+    ] {
+        for seed in 0..20 {
+            let sound = world_for(bug, seed);
+            let report = run(&sound);
+            assert_eq!(
+                check(&report),
+                Ok(()),
+                "{bug:?}, seed {seed}, without the bug"
+            );
+            let broken = Scenario {
+                bug: Some(bug),
+                ..sound
+            };
+            let report = run(&broken);
+            assert!(check(&report).is_err(), "{bug:?}, seed {seed}, was missed");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..20 {
+        let scenario = Scenario::drawn(Family::Mixed, seed);
+        assert_eq!(run(&scenario), run(&scenario));
+    }
+}
