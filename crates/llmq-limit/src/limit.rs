@@ -52,6 +52,9 @@ enum Meter {
     Places,
 }
 
+/// In how many steps of a period the use of others is taken to grow while nothing is heard.
+const OTHERS_STEPS: u32 = 64;
+
 /// The provider's last word, as of the call it answered.
 #[derive(Debug, Clone, Copy, Default)]
 struct Heard {
@@ -249,10 +252,14 @@ impl Limit {
             return Err(Denied::OnRelease);
         }
         let margin = within(margin, self.spec.period);
-        let beside = self
-            .held
-            .saturating_add(keep_back.min(self.spec.count / 2))
-            .saturating_add(self.others(now));
+        // What is left alone for others never keeps a call from an unused limit: a large one
+        // would wait for ever.
+        let room = self.whole(margin).saturating_sub(cost.total());
+        let aside = keep_back
+            .min(self.spec.count / 2)
+            .saturating_add(self.others(now))
+            .min(room);
+        let beside = self.held.saturating_add(aside);
         self.advance(now, margin);
         match &self.meter {
             Meter::Sliding(window) => window.check(cost.total(), beside),
@@ -268,16 +275,31 @@ impl Limit {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
         reason = "bounded by the count below"
     )]
     fn others(&self, now: Timestamp) -> u64 {
         if !self.heard.any {
             return 0;
         }
-        let seconds = (now - self.heard.sent_at)
-            .as_secs_f64()
-            .min(self.spec.period.as_secs_f64());
-        (self.foreign.expected(seconds).ceil() as u64).min(self.spec.count / 4)
+        // In steps: what grows with every instant would push the instant at which a call may
+        // start before it, a little each time.
+        let step = (self.spec.period / OTHERS_STEPS).max(Duration::from_nanos(1));
+        let silent = (now - self.heard.sent_at).min(self.spec.period);
+        let seconds = step.as_secs_f64() * (silent.as_nanos().div_ceil(step.as_nanos())) as f64;
+        let most = self.whole(Duration::ZERO) / 4;
+        (self.foreign.expected(seconds).ceil() as u64).min(most)
+    }
+
+    /// What can be in use at one time, less a bucket's margin.
+    fn whole(&self, margin: Duration) -> u64 {
+        match &self.meter {
+            Meter::Bucket(bucket) => {
+                let margin = u64::try_from(self.refill_in(margin)).unwrap_or(0);
+                bucket.depth().saturating_sub(margin + 1)
+            }
+            Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => self.spec.count,
+        }
     }
 
     fn advance(&mut self, now: Timestamp, margin: Duration) {
@@ -1080,6 +1102,35 @@ mod tests {
                 limit.observe(&next, 9_800, 1, at(200), MARGIN);
             }
             assert_eq!(limit.factor().value(), 1.0, "heard first: {heard_first}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_for_others_never_blocks_a_large_call_for_ever() {
+        // A call that needs a whole shallow bucket waited for an event that never came, since a
+        // part was left alone for another client; the same held for a reserve.
+        for text in [
+            "tokens=1000/1s",
+            "tokens=1000/1s:bucket",
+            "tokens=1000/1s:fixed",
+        ] {
+            let mut limit = limit(text, Host::Mock);
+            for (ms, left) in [(0, 990), (100, 700), (200, 400)] {
+                let entry = send(&mut limit, &call(5, 5), at(ms));
+                limit.observe(&entry, left, 1, at(ms + 10), MARGIN);
+                limit.settle(entry, None, at(ms + 10));
+            }
+            assert!(limit.others(at(900)) > 0, "{text}");
+            let cost = limit.cost(&call(500, 500), 0);
+            let mut now = at(900);
+            for _ in 0..100 {
+                match limit.check(cost, 100, now, MARGIN) {
+                    Ok(()) => break,
+                    Err(Denied::Until(at)) => now = at,
+                    Err(other) => panic!("{text}: {other:?}"),
+                }
+            }
+            assert_eq!(limit.check(cost, 100, now, MARGIN), Ok(()), "{text}");
         }
     }
 
