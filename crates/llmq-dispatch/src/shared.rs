@@ -51,8 +51,11 @@ enum Place {
 #[derive(Debug, Clone, PartialEq)]
 enum News {
     Granted(Start),
-    Expired { could_start: Option<Timestamp> },
-    TooLarge { limit: String, count: u64 },
+    Expired {
+        could_start: Option<Timestamp>,
+    },
+    /// Boxed: it is rare, and every waiting ticket has room for its news.
+    TooLarge(Box<(String, u64)>),
 }
 
 /// Why a ticket got no grant.
@@ -250,7 +253,8 @@ impl Core {
                     limit,
                     count,
                 } => {
-                    self.call(ticket, News::TooLarge { limit, count }, mine, aftermath);
+                    let news = News::TooLarge(Box::new((limit, count)));
+                    self.call(ticket, news, mine, aftermath);
                 }
                 Effect::Completed { ticket, attempts }
                 | Effect::Failed {
@@ -344,7 +348,10 @@ impl<S: Surroundings> Ticket<S> {
                 open: true,
             }),
             News::Expired { could_start } => Err(NoGrant::Expired { could_start }),
-            News::TooLarge { limit, count } => Err(NoGrant::TooLarge { limit, count }),
+            News::TooLarge(refused) => {
+                let (limit, count) = *refused;
+                Err(NoGrant::TooLarge { limit, count })
+            }
         })
     }
 
