@@ -11,8 +11,8 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use llmq::{ModelConfig, ProcessorError, QueueManager, QueueRequest};
 use tokio::time::Instant;
 
@@ -103,7 +103,11 @@ async fn in_flight(name: &str, config: ModelConfig, requests: usize) {
     let start = Instant::now();
     keep_in_flight(&manager, requests).await;
     let rate = requests as f64 / start.elapsed().as_secs_f64();
-    tell(&format!("{IN_FLIGHT} in flight, {name}"), rate, "requests/s");
+    tell(
+        &format!("{IN_FLIGHT} in flight, {name}"),
+        rate,
+        "requests/s",
+    );
 }
 
 async fn two_tasks(requests: usize) {
@@ -128,7 +132,7 @@ async fn memory(requests: usize) {
     let before = resident();
     let mut waiting: Vec<_> = (0..requests).map(|_| submit()).collect();
     for future in &mut waiting {
-        assert!(futures_util::poll!(future).is_pending());
+        assert!(future.now_or_never().is_none());
     }
     told_memory("waiting, polled by their submitter", before, requests);
     let before = resident();

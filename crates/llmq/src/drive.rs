@@ -27,15 +27,16 @@ enum Ending<V> {
 
 /// Waits for leave, runs the processor, and again while the retry table says so.
 ///
-/// Dropped anywhere, it gives back what the dispatcher holds for it.
+/// Dropped anywhere, it gives back what the dispatcher holds for it. Many of these wait at once,
+/// so what only a running attempt needs is boxed when that begins.
 pub(crate) async fn drive<P: Clone, T>(
     active: &Active<P, T>,
     mut ticket: Ticket,
-    request: QueueRequest<P>,
+    request: Box<QueueRequest<P>>,
 ) -> Result<T, QueueError> {
     let timeout = active.inner.timeout_of(&request);
     loop {
-        let grant = match granted(active, ticket).await {
+        let grant = match poll_fn(|context| poll_granted(active, &mut ticket, context)).await {
             Ending::Own(Ok(grant)) => grant,
             Ending::Own(Err(no_grant)) => return Err(refused(active, no_grant, timeout)),
             Ending::Asked(end) => return Err(ended(active, end)),
@@ -46,7 +47,7 @@ pub(crate) async fn drive<P: Clone, T>(
             active,
             deadline: deadline(active, timeout, at),
         };
-        let outcome = attempt.run(request.clone()).await;
+        let outcome = Box::pin(attempt.run(QueueRequest::clone(&request))).await;
         let took = active.live.stops(active.inner.engine.now().mono);
         active.inner.counters.processing_nanos.span(took);
         let error = match outcome {
@@ -69,20 +70,18 @@ pub(crate) async fn drive<P: Clone, T>(
     }
 }
 
-async fn granted<P, T>(
+fn poll_granted<P, T>(
     active: &Active<P, T>,
-    mut ticket: Ticket,
-) -> Ending<Result<Grant, NoGrant>> {
-    poll_fn(|context| {
-        if let Poll::Ready(granted) = ticket.poll_granted(context) {
-            return Poll::Ready(Ending::Own(granted));
-        }
-        match active.live.poll_end(context) {
-            Some(end) => Poll::Ready(Ending::Asked(end)),
-            None => Poll::Pending,
-        }
-    })
-    .await
+    ticket: &mut Ticket,
+    context: &mut Context<'_>,
+) -> Poll<Ending<Result<Grant, NoGrant>>> {
+    if let Poll::Ready(granted) = ticket.poll_granted(context) {
+        return Poll::Ready(Ending::Own(granted));
+    }
+    match active.live.poll_end(context) {
+        Some(end) => Poll::Ready(Ending::Asked(end)),
+        None => Poll::Pending,
+    }
 }
 
 /// Notes that an attempt begins; when.
@@ -149,7 +148,7 @@ fn fail<P, T>(
     took: Duration,
 ) -> Option<Ticket> {
     let counters = &active.inner.counters;
-    if matches!(error, ProcessorError::RateLimited { .. }) {
+    if error.is_rate_limit() {
         counters.rate_limited.one();
     }
     let ended = Ended {
@@ -172,20 +171,19 @@ fn fail<P, T>(
 
 fn given_up<P, T>(active: &Active<P, T>, error: ProcessorError) -> QueueError {
     let model = Arc::clone(&active.inner.model);
-    match error {
-        ProcessorError::RateLimited { retry_after, .. } => QueueError::RateLimitExceeded {
+    let (is_rate_limit, retry_after) = (error.is_rate_limit(), error.retry_after());
+    match error.into_cause() {
+        Some(source) if !is_rate_limit => QueueError::ProcessingError {
+            model,
+            request: active.live.id,
+            attempts: active.live.attempts(),
+            source,
+        },
+        source => QueueError::RateLimitExceeded {
             model,
             retry_after,
-            source: error.into_cause(),
+            source,
         },
-        ProcessorError::Transient(source) | ProcessorError::Permanent(source) => {
-            QueueError::ProcessingError {
-                model,
-                request: active.live.id,
-                attempts: active.live.attempts(),
-                source: Arc::from(source),
-            }
-        }
     }
 }
 

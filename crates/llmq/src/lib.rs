@@ -68,8 +68,3 @@ pub use llmq_limit::{
     QuotaMetrics, QuotaStatus, RateLimitHeaders, parse_rate_limit_headers,
 };
 pub use uuid::Uuid;
-
-// The first page's programs are compiled too.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct ReadmeIsCompiled;

@@ -22,20 +22,23 @@ pub(crate) struct Live<T> {
     pub(crate) submitted: Now,
     pub(crate) priority: Priority,
     pub(crate) size: CallSize,
-    pub(crate) key: Option<String>,
+    pub(crate) key: Option<Box<str>>,
     /// Only kept where there are hooks to see it.
     pub(crate) metadata: BTreeMap<String, String>,
-    /// Whether the result is fetched by others than its driver.
-    pub(crate) is_shared: bool,
     attempts: AtomicU32,
     is_processing: AtomicU8,
     sent_nanos: AtomicU64,
     queued_nanos: AtomicU64,
     processing_nanos: AtomicU64,
-    usage: Mutex<Option<Usage>>,
+    usage: OnceLock<Box<Mutex<Usage>>>,
     end: AtomicU8,
     waker: AtomicWaker,
-    outcome: OnceLock<QueueResponse<T>>,
+    /// Only where the result is fetched by others than its driver.
+    outcome: Option<Box<Outcome<T>>>,
+}
+
+struct Outcome<T> {
+    response: OnceLock<QueueResponse<T>>,
     done: Notify,
 }
 
@@ -55,7 +58,7 @@ pub(crate) struct Birth {
     pub(crate) submitted: Now,
     pub(crate) priority: Priority,
     pub(crate) size: CallSize,
-    pub(crate) key: Option<String>,
+    pub(crate) key: Option<Box<str>>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) is_shared: bool,
 }
@@ -70,17 +73,20 @@ impl<T> Live<T> {
             size: birth.size,
             key: birth.key,
             metadata: birth.metadata,
-            is_shared: birth.is_shared,
             attempts: AtomicU32::new(0),
             is_processing: AtomicU8::new(0),
             sent_nanos: AtomicU64::new(0),
             queued_nanos: AtomicU64::new(UNKNOWN),
             processing_nanos: AtomicU64::new(UNKNOWN),
-            usage: Mutex::new(None),
+            usage: OnceLock::new(),
             end: AtomicU8::new(0),
             waker: AtomicWaker::new(),
-            outcome: OnceLock::new(),
-            done: Notify::new(),
+            outcome: birth.is_shared.then(|| {
+                Box::new(Outcome {
+                    response: OnceLock::new(),
+                    done: Notify::new(),
+                })
+            }),
         }
     }
 
@@ -121,12 +127,19 @@ impl<T> Live<T> {
         }
     }
 
+    /// Whether the result is fetched by others than its driver.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.outcome.is_some()
+    }
+
     pub(crate) fn tell_usage(&self, usage: Usage) {
-        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
+        let told = self.usage.get_or_init(Box::default);
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = usage;
     }
 
     pub(crate) fn usage(&self) -> Option<Usage> {
-        *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+        let told = self.usage.get()?;
+        Some(*told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Asks its driver to end it; false if it was asked before.
@@ -190,20 +203,25 @@ impl<T> Live<T> {
         }
     }
 
-    /// Tells everybody who waits.
-    pub(crate) fn publish(&self, response: QueueResponse<T>) {
-        let _ = self.outcome.set(response);
-        self.done.notify_waiters();
+    /// Tells everybody who waits, where somebody may.
+    pub(crate) fn publish(&self, response: impl FnOnce() -> QueueResponse<T>) {
+        if let Some(outcome) = &self.outcome {
+            let _ = outcome.response.set(response());
+            outcome.done.notify_waiters();
+        }
     }
 }
 
 impl<T: Clone> Live<T> {
-    /// Waits for the outcome of a shared request.
+    /// Waits for the outcome of a shared request; that of another one never comes.
     pub(crate) async fn outcome(&self) -> Result<QueueResponse<T>, QueueError> {
+        let Some(outcome) = &self.outcome else {
+            return std::future::pending().await;
+        };
         loop {
-            let mut done = std::pin::pin!(self.done.notified());
+            let mut done = std::pin::pin!(outcome.done.notified());
             done.as_mut().enable();
-            if let Some(response) = self.outcome.get() {
+            if let Some(response) = outcome.response.get() {
                 return match &response.error {
                     Some(error) => Err(error.clone()),
                     None => Ok(response.clone()),

@@ -47,6 +47,16 @@ pub enum ProcessorError {
     Transient(Box<dyn Error + Send + Sync>),
     /// Another attempt would fail the same way.
     Permanent(Box<dyn Error + Send + Sync>),
+    /// For processors that know more: the class decides by the retry table
+    /// ([`FailureClass::rule`]) whether, when and where it is tried again.
+    Classified {
+        /// What kind of failure it was.
+        class: FailureClass,
+        /// How long to wait, by the provider's word.
+        retry_after: Option<Duration>,
+        /// What it said.
+        source: Box<dyn Error + Send + Sync>,
+    },
 }
 
 impl ProcessorError {
@@ -69,12 +79,45 @@ impl ProcessorError {
         Self::Permanent(error.into())
     }
 
+    /// A failure of a known class.
+    pub fn classified(
+        class: FailureClass,
+        retry_after: Option<Duration>,
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::Classified {
+            class,
+            retry_after,
+            source: error.into(),
+        }
+    }
+
+    /// Whether the provider refused for the rate.
+    pub(crate) fn is_rate_limit(&self) -> bool {
+        match self {
+            Self::RateLimited { .. } => true,
+            Self::Classified { class, .. } => class.is_rate_limit(),
+            Self::Transient(_) | Self::Permanent(_) => false,
+        }
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::Classified { retry_after, .. } => {
+                *retry_after
+            }
+            Self::Transient(_) | Self::Permanent(_) => None,
+        }
+    }
+
     pub(crate) fn ended(&self) -> Ended {
-        let (class, told) = match self {
-            Self::RateLimited { retry_after, .. } => (FailureClass::QuotaWindow, *retry_after),
-            Self::Transient(_) => (FailureClass::Transient, None),
-            Self::Permanent(_) => (FailureClass::RowFault, None),
+        let class = match self {
+            Self::RateLimited { .. } => FailureClass::QuotaWindow,
+            Self::Transient(_) => FailureClass::Transient,
+            Self::Permanent(_) => FailureClass::RowFault,
+            Self::Classified { class, .. } => *class,
         };
+        let told = self.retry_after();
         Ended {
             outcome: Outcome::Failed {
                 class,
@@ -88,7 +131,9 @@ impl ProcessorError {
     pub(crate) fn into_cause(self) -> Option<SharedCause> {
         match self {
             Self::RateLimited { source, .. } => source.map(Arc::from),
-            Self::Transient(source) | Self::Permanent(source) => Some(Arc::from(source)),
+            Self::Transient(source) | Self::Permanent(source) | Self::Classified { source, .. } => {
+                Some(Arc::from(source))
+            }
         }
     }
 }
@@ -101,7 +146,9 @@ impl fmt::Display for ProcessorError {
                 ..
             } => source.fmt(f),
             Self::RateLimited { .. } => f.write_str("refused for its rate"),
-            Self::Transient(source) | Self::Permanent(source) => source.fmt(f),
+            Self::Transient(source) | Self::Permanent(source) | Self::Classified { source, .. } => {
+                source.fmt(f)
+            }
         }
     }
 }

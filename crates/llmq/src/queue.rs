@@ -131,6 +131,8 @@ where
         request: QueueRequest<P>,
     ) -> impl Future<Output = Result<QueueResponse<T>, QueueError>> + Send + use<P, T> {
         let inner = Arc::clone(&self.inner);
+        // Boxed, so that the future of a waiting request holds it once.
+        let request = Box::new(request);
         async move {
             if request.model_id != inner.model {
                 return Err(QueueError::ModelNotRegistered {
@@ -138,14 +140,14 @@ where
                 });
             }
             if request.dedup_key.is_some() || !request.wait_for_completion {
-                return submit_shared(inner, request).await;
+                return Box::pin(submit_shared(inner, request)).await;
             }
             match accept(inner, &request, CallKind::Plain)? {
                 Accepted::New(active, ticket) => {
                     let result = drive(&active, ticket, request).await;
                     active.finish(result)
                 }
-                Accepted::Joined(live) => live.outcome().await,
+                Accepted::Joined(live) => Box::pin(async move { live.outcome().await }).await,
             }
         }
     }
@@ -178,7 +180,7 @@ where
         };
         let live = {
             match self.inner.registry().find(id).ok_or_else(unknown)? {
-                Found::Live(live) if live.is_shared => Arc::clone(live),
+                Found::Live(live) if live.is_shared() => Arc::clone(live),
                 Found::Live(_) => return Err(unknown()),
                 Found::Finished(finished) => {
                     return match &finished.response.error {
@@ -352,7 +354,7 @@ where
 /// Accepts a request that is driven by a task of its own.
 async fn submit_shared<P, T>(
     inner: Arc<Inner<P, T>>,
-    request: QueueRequest<P>,
+    request: Box<QueueRequest<P>>,
 ) -> Result<QueueResponse<T>, QueueError>
 where
     P: Clone + Send + 'static,
@@ -467,7 +469,7 @@ fn enter<P, T>(
         submitted: now,
         priority: request.priority,
         size,
-        key: request.dedup_key.clone(),
+        key: request.dedup_key.as_deref().map(Into::into),
         metadata: match inner.engine.hooks {
             Some(_) => request.metadata.clone(),
             None => Default::default(),
@@ -599,7 +601,7 @@ impl<P, T: Clone> Active<P, T> {
         match result {
             Ok(result) => {
                 // A result that goes to the caller alone is not kept beside it.
-                if !self.live.is_shared {
+                if !self.live.is_shared() {
                     self.record(response.clone());
                     response.result = Some(result);
                     self.over(&response);
@@ -610,9 +612,7 @@ impl<P, T: Clone> Active<P, T> {
             Err(error) => response.error = Some(error),
         }
         self.record(response.clone());
-        if self.live.is_shared {
-            self.live.publish(response.clone());
-        }
+        self.live.publish(|| response.clone());
         self.over(&response);
         match response.error {
             Some(error) => Err(error),
@@ -650,9 +650,7 @@ impl<P, T> Drop for Active<P, T> {
             ..self.live.response(&self.inner.model, status)
         };
         self.record(response());
-        if self.live.is_shared {
-            self.live.publish(response());
-        }
+        self.live.publish(response);
         self.over(&response());
     }
 }

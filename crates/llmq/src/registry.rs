@@ -11,7 +11,7 @@ use crate::response::QueueResponse;
 /// Every request that a queue knows of: those in flight, and the last ones that finished.
 pub(crate) struct Registry<T> {
     live: FxHashMap<Uuid, Arc<Live<T>>>,
-    keys: FxHashMap<String, Arc<Live<T>>>,
+    keys: FxHashMap<Box<str>, Arc<Live<T>>>,
     finished: FxHashMap<Uuid, Finished<T>>,
     /// Finished ones, oldest first. One that ran again under its old id stands in it twice.
     order: VecDeque<Uuid>,
