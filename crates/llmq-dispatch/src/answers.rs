@@ -127,9 +127,8 @@ impl Dispatcher {
     fn attempt_over(&mut self, id: TicketId, running: &Running) {
         let upstream = &mut self.upstreams[running.upstream.index()];
         upstream.in_flight = upstream.in_flight.saturating_sub(1);
-        if upstream.is_betting() || running.probe {
-            self.touch(Spot::Gate(running.upstream));
-        }
+        // The answer that ends the betting frees those who wait for it as well.
+        self.touch(Spot::Gate(running.upstream));
         if let Some(queue) = self.ticket(id).map(|ticket| ticket.call.queue) {
             let queue = &mut self.queues[queue.index()];
             queue.running = queue.running.saturating_sub(1);

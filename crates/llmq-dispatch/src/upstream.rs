@@ -135,7 +135,7 @@ impl Upstream {
                 soon: false,
             });
         }
-        if self.ask_before_betting && self.answers < CALIBRATED && self.in_flight >= BETS {
+        if self.is_betting() && self.in_flight >= BETS {
             return Some(GateState {
                 until: None,
                 down: false,

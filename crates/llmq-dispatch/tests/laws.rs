@@ -694,3 +694,28 @@ fn an_answer_that_failed_produced_nothing_more_than_was_seen() {
     assert_eq!(sent(FailureClass::RowFault), 0.0);
     assert!(sent(FailureClass::Ambiguous) > 0.0, "its fate is unknown");
 }
+
+#[test]
+fn the_answer_that_ends_the_betting_frees_those_who_waited_for_it() {
+    // With the fiftieth answer the upstream was no longer asked first, and nobody was told: calls
+    // that waited for an answer waited for ever.
+    let mut world = World::new();
+    let setup = UpstreamSetup {
+        name: "up".into(),
+        ask_before_betting: true,
+        ..UpstreamSetup::default()
+    };
+    let upstream = world.dispatcher.add_upstream(setup, world.now);
+    let queue = world.queue(upstream);
+    for _ in 0..300 {
+        world.submit(world.call(queue));
+    }
+    let started = world.started();
+    assert_eq!(started.len(), 200);
+    let mut more = 0;
+    for call in &started[..50] {
+        world.complete(*call);
+        more += world.started().len();
+    }
+    assert_eq!(more, 100, "calibrated, with nothing else in the way");
+}
