@@ -118,15 +118,22 @@ impl Bucket {
         u64::try_from(units / i128::from(self.period_ns)).unwrap_or(u64::MAX)
     }
 
-    /// Whether `cost` fits beside `held`; call `advance` first.
-    pub(crate) fn check(&self, cost: u64, held: u64, margin: Duration) -> Result<(), Denied> {
+    /// Whether `cost` fits beside `held`, of which `unsent` has been granted and will be taken
+    /// when it is sent; call `advance` first.
+    pub(crate) fn check(
+        &self,
+        cost: u64,
+        held: u64,
+        unsent: u64,
+        margin: Duration,
+    ) -> Result<(), Denied> {
         let capacity = self.capacity(margin);
         // The margin lies at the bottom: with this much left, the provider may see none left.
         let floor = self.capacity(Duration::ZERO) - capacity;
         let need = self.in_level(cost).min(capacity) + floor + self.in_level(held);
-        let pace_need = self.in_level(cost).min(self.pace_capacity());
+        let pace_need = self.in_level(cost).min(self.pace_capacity()) + self.in_level(unsent);
         let full = self.capacity(Duration::ZERO);
-        if need > full {
+        if need > full || pace_need > self.pace_capacity() {
             return Err(Denied::OnRelease);
         }
         // A call that needs the whole bucket must find it full at the provider's too, where
@@ -231,7 +238,7 @@ mod tests {
         bucket.take(90);
         assert_eq!(bucket.remaining(), -30);
         assert_eq!(
-            bucket.check(1, 0, Duration::ZERO),
+            bucket.check(1, 0, 0, Duration::ZERO),
             Err(Denied::Until(secs(31)))
         );
     }
@@ -241,11 +248,11 @@ mod tests {
         let mut bucket = Bucket::new(60, MINUTE, Duration::from_secs(10), Timestamp::ZERO);
         assert_eq!(bucket.depth(), 10);
         bucket.advance(secs(100));
-        assert_eq!(bucket.check(40, 0, Duration::ZERO), Ok(()));
+        assert_eq!(bucket.check(40, 0, 0, Duration::ZERO), Ok(()));
         bucket.take(40);
         assert_eq!(bucket.remaining(), -30);
         assert_eq!(
-            bucket.check(40, 0, Duration::ZERO),
+            bucket.check(40, 0, 0, Duration::ZERO),
             Err(Denied::Until(secs(140)))
         );
     }
@@ -255,7 +262,7 @@ mod tests {
         let mut bucket = Bucket::new(6_000, MINUTE, MINUTE, Timestamp::ZERO);
         let mut now = Timestamp::ZERO;
         for _ in 0..6_000 {
-            if let Err(Denied::Until(at)) = bucket.check(1, 0, Duration::ZERO) {
+            if let Err(Denied::Until(at)) = bucket.check(1, 0, 0, Duration::ZERO) {
                 now = at;
                 bucket.advance(now);
             }
@@ -275,14 +282,14 @@ mod tests {
         let margin = Duration::from_millis(2);
         let mut bucket = Bucket::new(60, MINUTE, Duration::from_secs(10), Timestamp::ZERO);
         bucket.advance(secs(100));
-        assert_eq!(bucket.check(30, 0, margin), Ok(()));
+        assert_eq!(bucket.check(30, 0, 0, margin), Ok(()));
         bucket.take(1);
         assert_eq!(
-            bucket.check(30, 0, margin),
+            bucket.check(30, 0, 0, margin),
             Err(Denied::Until(secs(101) + margin))
         );
         bucket.advance(secs(101) + margin);
-        assert_eq!(bucket.check(30, 0, margin), Ok(()));
+        assert_eq!(bucket.check(30, 0, 0, margin), Ok(()));
     }
 
     proptest! {
@@ -296,15 +303,15 @@ mod tests {
             let mut bucket = Bucket::new(count, period, period, Timestamp::ZERO);
             let mut now = Timestamp::ZERO;
             for cost in costs {
-                if let Err(Denied::Until(at)) = bucket.check(cost, 0, Duration::ZERO) {
+                if let Err(Denied::Until(at)) = bucket.check(cost, 0, 0, Duration::ZERO) {
                     prop_assert!(at > now);
                     let mut early = bucket.clone();
                     early.advance(at.before(Duration::from_nanos(1)));
-                    prop_assert!(early.check(cost, 0, Duration::ZERO).is_err());
+                    prop_assert!(early.check(cost, 0, 0, Duration::ZERO).is_err());
                     now = at;
                     bucket.advance(now);
                 }
-                prop_assert_eq!(bucket.check(cost, 0, Duration::ZERO), Ok(()));
+                prop_assert_eq!(bucket.check(cost, 0, 0, Duration::ZERO), Ok(()));
                 bucket.take(i64::try_from(cost).unwrap());
             }
         }

@@ -26,6 +26,8 @@ pub struct Limit {
     meter: Meter,
     /// Granted or in flight, without a date.
     held: u64,
+    /// The part of it that was granted and is not sent yet.
+    unsent: u64,
     factor: Factor,
     foreign: Foreign,
     log: SentLog,
@@ -151,6 +153,7 @@ impl Limit {
             rule,
             meter,
             held: 0,
+            unsent: 0,
             factor: Factor::default(),
             foreign: Foreign::default(),
             log: SentLog::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
@@ -263,7 +266,7 @@ impl Limit {
         self.advance(now, margin);
         match &self.meter {
             Meter::Sliding(window) => window.check(cost.total(), beside),
-            Meter::Bucket(bucket) => bucket.check(cost.total(), beside, margin),
+            Meter::Bucket(bucket) => bucket.check(cost.total(), beside, self.unsent, margin),
             Meter::Fixed(window) => window.check(cost.total(), beside, now, margin),
             Meter::Places if beside + cost.later <= self.spec.count => Ok(()),
             Meter::Places => Err(Denied::OnRelease),
@@ -314,6 +317,7 @@ impl Limit {
     /// Takes what [`Limit::check`] allowed.
     pub fn take(&mut self, cost: Cost) -> Entry {
         self.held = self.held.saturating_add(cost.total());
+        self.unsent = self.unsent.saturating_add(cost.arrival);
         self.taken = self.taken.saturating_add(cost.total());
         Entry {
             cost,
@@ -329,6 +333,7 @@ impl Limit {
         let margin = within(margin, self.spec.period);
         let own = entry.cost.arrival;
         self.held = self.held.saturating_sub(own);
+        self.unsent = self.unsent.saturating_sub(own);
         self.advance(now, margin);
         let dated = now + margin;
         self.charge(signed(own), now.before(margin), dated);
@@ -475,6 +480,7 @@ impl Limit {
         match entry.state {
             EntryState::Granted => {
                 self.held = self.held.saturating_sub(entry.cost.total());
+                self.unsent = self.unsent.saturating_sub(entry.cost.arrival);
                 self.taken = self.taken.saturating_sub(entry.cost.total());
             }
             EntryState::Sent { .. } => self.held = self.held.saturating_sub(entry.cost.later),
@@ -1132,6 +1138,27 @@ mod tests {
             }
             assert_eq!(limit.check(cost, 100, now, MARGIN), Ok(()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_full_bucket_is_not_spent_by_grants_of_one_instant() {
+        // What was granted and not yet sent did not count against the pace, so that a file given
+        // at once emptied a day's bucket in the instant before its first call was written.
+        let mut limit = limit("requests=100/1m:bucket", Host::Unknown);
+        let cost = limit.cost(&CallSize::default(), 0);
+        let mut granted = Vec::new();
+        while limit.check(cost, 0, at(0), MARGIN).is_ok() {
+            granted.push(limit.take(cost));
+        }
+        assert_eq!(granted.len(), 10);
+        assert_eq!(limit.check(cost, 0, at(0), MARGIN), Err(Denied::OnRelease));
+        for entry in &mut granted {
+            limit.sent(entry, at(0), MARGIN);
+        }
+        assert!(matches!(
+            limit.check(cost, 0, at(0), MARGIN),
+            Err(Denied::Until(_))
+        ));
     }
 
     #[test]
