@@ -201,16 +201,22 @@ fn upstream(
         HeaderStyle::Bare,
         HeaderStyle::Rounded,
     ];
+    let asks_first = matches!(family, Family::Off15 | Family::Off30);
     let faulty = family != Family::Steady && rng.u32(..3) == 0;
     let latency = Duration::from_secs_f64(0.02 + 3.0 * rng.f64().powi(2));
     UpstreamPlan {
         latency: latency.min(period * 5),
         latency_spread: rng.f64() * 0.8,
         failures: if faulty { 0.05 } else { 0.0 },
-        headers: *pick(&headers, rng),
+        // Only headers tell how a provider counts.
+        headers: if asks_first {
+            HeaderStyle::Full
+        } else {
+            *pick(&headers, rng)
+        },
         tells_wait: rng.u32(..4) > 0,
         tells_processing: rng.bool(),
-        skew_ms: 0,
+        asks_first,
         ..UpstreamPlan::new(account, limits)
     }
 }
