@@ -234,10 +234,14 @@ impl Dispatcher {
             let count = self.limits[id.index()].limit.spec().count;
             self.queues[way.served_by.index()].keep_back(head.priority, count)
         };
+        let is_betting = self.upstreams[way.upstream.index()].is_betting();
         let limit = &mut self.limits[id.index()].limit;
         let cost = limit.cost(&head.size, mean_output);
         limit.check(cost, keep_back, now.mono, margin)?;
-        self.ask_order(head, id, mean_output, margin, now)
+        if is_betting && limit.is_bold(cost) {
+            return Err(Denied::OnRelease);
+        }
+        self.ask_order(head, id, mean_output, margin, is_betting, now)
     }
 
     /// There is room; but nothing takes from a limit for which a better head waits.
@@ -247,6 +251,7 @@ impl Dispatcher {
         id: LimitId,
         mean_output: u64,
         margin: Duration,
+        is_betting: bool,
         now: Now,
     ) -> Result<(), Denied> {
         let spot = Spot::Limit(id);
@@ -284,6 +289,9 @@ impl Dispatcher {
         };
         let limit = &mut self.limits[id.index()].limit;
         let cost = limit.cost(&size, mean_output);
+        if is_betting && limit.is_bold(cost) {
+            return Err(Denied::OnRelease);
+        }
         match limit.check(cost, 0, now.mono, margin) {
             Ok(()) | Err(Denied::Never { .. }) => Ok(()),
             Err(Denied::Until(_) | Denied::OnRelease) => Err(Denied::OnRelease),

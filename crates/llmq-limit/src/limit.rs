@@ -28,6 +28,8 @@ pub struct Limit {
     held: u64,
     /// The part of it that was granted and is not sent yet.
     unsent: u64,
+    /// What calls without an answer were charged or hold.
+    unanswered: u64,
     factor: Factor,
     foreign: Foreign,
     log: SentLog,
@@ -93,6 +95,8 @@ impl Cost {
 #[must_use = "a place that is not settled or given back is held for ever"]
 pub struct Entry {
     cost: Cost,
+    /// The whole cost when it was granted.
+    granted: u64,
     state: EntryState,
 }
 
@@ -154,6 +158,7 @@ impl Limit {
             meter,
             held: 0,
             unsent: 0,
+            unanswered: 0,
             factor: Factor::default(),
             foreign: Foreign::default(),
             log: SentLog::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
@@ -314,13 +319,24 @@ impl Limit {
         }
     }
 
+    /// Whether a call of `cost` would be one bet too many: the limit counts tokens as the provider
+    /// sees them, and more than a tenth of it would be charged to calls without an answer.
+    #[must_use]
+    pub fn is_bold(&self, cost: Cost) -> bool {
+        self.is_estimate()
+            && self.unanswered > 0
+            && self.unanswered.saturating_add(cost.total()) > self.whole(Duration::ZERO) / 10
+    }
+
     /// Takes what [`Limit::check`] allowed.
     pub fn take(&mut self, cost: Cost) -> Entry {
         self.held = self.held.saturating_add(cost.total());
         self.unsent = self.unsent.saturating_add(cost.arrival);
+        self.unanswered = self.unanswered.saturating_add(cost.total());
         self.taken = self.taken.saturating_add(cost.total());
         Entry {
             cost,
+            granted: cost.total(),
             state: EntryState::Granted,
         }
     }
@@ -431,6 +447,7 @@ impl Limit {
         let EntryState::Sent { expect, produced } = entry.state else {
             return self.give_back(entry);
         };
+        self.unanswered = self.unanswered.saturating_sub(entry.granted);
         if usage.is_none() {
             self.doubt(&entry);
         }
@@ -477,6 +494,7 @@ impl Limit {
 
     /// The call was never sent: everything it held is free again.
     pub fn give_back(&mut self, entry: Entry) {
+        self.unanswered = self.unanswered.saturating_sub(entry.granted);
         match entry.state {
             EntryState::Granted => {
                 self.held = self.held.saturating_sub(entry.cost.total());
@@ -1159,6 +1177,23 @@ mod tests {
             limit.check(cost, 0, at(0), MARGIN),
             Err(Denied::Until(_))
         ));
+    }
+
+    #[test]
+    fn a_tenth_of_a_limit_is_the_most_to_be_bet_before_answers_come() {
+        let mut limit = limit("tokens=10k/1m", Host::Mock);
+        let cost = limit.cost(&call(300, 100), 0);
+        assert!(
+            !limit.is_bold(limit.cost(&call(9_000, 100), 0)),
+            "one must go"
+        );
+        let first = send(&mut limit, &call(300, 100), at(0));
+        let second = send(&mut limit, &call(300, 100), at(0));
+        assert!(limit.is_bold(cost));
+        limit.settle(first, None, at(10));
+        assert!(!limit.is_bold(cost));
+        limit.refused(second, at(10));
+        assert_eq!(limit.unanswered, 0);
     }
 
     #[test]
