@@ -500,7 +500,7 @@ mod tests {
         }
         let less = PlanSetup {
             limits: raised(&need.limits, |_| 0.9),
-            ..setup.clone()
+            ..setup
         };
         assert!(plan(&rows, &less).elapsed > time);
         assert_eq!(finish_in(&rows, &setup, Duration::from_millis(10)), None);
