@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use crate::completions::CompletionsArgs;
 use crate::config::ConfigArgs;
 use crate::mock::MockArgs;
+use crate::plan::PlanArgs;
 use crate::run::RunArgs;
 
 /// Finishes files of LLM calls inside every limit of the provider: nothing lost, nothing sent
@@ -25,6 +26,7 @@ Examples:
   llmq run places.csv -o out.jsonl --provider mock --limit requests=1k/10s \\
       --template 'Introduce {{name}}, {{country}}.'
   llmq run prompts.txt -o out.jsonl --model gpt-4o-mini --rpm 500 --tpm 200k
+  llmq plan prompts.txt --model gpt-4o-mini --rpm 500 --tpm 200k --finish-in 1h
   llmq mock --limit requests=200/2s
   llmq config check --config llmq.toml
 
@@ -36,6 +38,8 @@ Exit codes: 0 done; 1 finished, but something failed for good; 2 usage or bad in
 pub(crate) enum Command {
     /// Finish a file of calls: within every limit, resumable, nothing twice
     Run(Box<RunArgs>),
+    /// The same file in virtual time: how long, how many tokens, what cost, which limit binds
+    Plan(Box<PlanArgs>),
     /// A stand-in provider with real limits, headers and faults
     Mock(MockArgs),
     /// The configuration: check it, show it, print the default

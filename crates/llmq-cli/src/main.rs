@@ -10,9 +10,11 @@ mod run;
 mod completions;
 mod config;
 mod mock;
+mod plan;
 
 mod limits;
 mod prompt;
+mod quota;
 mod upstream;
 
 mod log;
@@ -58,6 +60,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
     match cli.command {
         Command::Run(args) => run::run(*args, &global),
+        Command::Plan(args) => plan::plan(&args, &global),
         Command::Mock(args) => mock::mock(&args, &global),
         Command::Config(args) => config::config(&args, &global),
         Command::Completions(args) => completions::completions(&args),

@@ -103,6 +103,10 @@ enum ChargeAt {
 
 pub(crate) fn mock(args: &MockArgs, global: &Global) -> Result<(), Failure> {
     let config = config(args)?;
+    if let Some(directory) = config.replay.as_ref().filter(|path| !path.is_dir()) {
+        let message = format!("--replay: there is no directory {}", directory.display());
+        return Err(Failure::usage(message));
+    }
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::wrong(&error))?;
     let report = runtime.block_on(serve(config, global))?;
     let text = match global.format {

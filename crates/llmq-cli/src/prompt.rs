@@ -13,9 +13,9 @@ use crate::exit::Failure;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Input")]
 pub(crate) struct InputArgs {
-    #[arg(help_heading = "Arguments")]
     /// The rows: .jsonl (OpenAI's batch form, or objects for --template), .csv or .tsv with a
     /// header, .txt (a prompt a line), each also as .gz or .zst; - is standard input
+    #[arg(help_heading = "Arguments")]
     pub(crate) input: PathBuf,
     /// What INPUT holds, if its ending does not say: jsonl, batch, csv, tsv, txt
     #[arg(long, value_name = "FORMAT")]

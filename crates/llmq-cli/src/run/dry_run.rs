@@ -84,7 +84,7 @@ impl Look {
 }
 
 /// The path and the body of a row's call.
-fn body(row: &Row, calls: &CallMaker) -> (String, Vec<u8>) {
+pub(crate) fn body(row: &Row, calls: &CallMaker) -> (String, Vec<u8>) {
     match &row.call {
         RowCall::Prompt(text) => {
             let prompt = Prompt {

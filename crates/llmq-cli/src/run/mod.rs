@@ -19,6 +19,7 @@ use llmq_engine::bulk::{OutputPaths, RunOptions};
 use llmq_engine::config::{Ambiguous, Settings};
 
 pub(crate) use args::RunArgs;
+pub(crate) use dry_run::body;
 
 use crate::cli::Global;
 use crate::exit::Failure;
@@ -75,39 +76,9 @@ pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
 
 /// The configuration under the flags that stand for its settings.
 fn settings(args: &RunArgs) -> Result<Settings, Failure> {
-    let mut config = config::load(&args.config)?;
-    let flags = [
-        (
-            "quota.pause_threshold",
-            "--quota-threshold",
-            &args.quota.quota_threshold,
-        ),
-        (
-            "quota.monitoring",
-            "--quota-monitoring",
-            &args.quota.quota_monitoring,
-        ),
-        (
-            "quota.daily_request_limit",
-            "--daily-limit",
-            &args.quota.daily_limit,
-        ),
-        (
-            "quota.pause_duration_hours",
-            "--pause-duration",
-            &args.quota.pause_duration,
-        ),
-        (
-            "quota.log_interval",
-            "--quota-log-interval",
-            &args.quota.quota_log_interval,
-        ),
-        ("retry.max_attempts", "--max-attempts", &args.max_attempts),
-    ];
-    for (path, name, value) in flags {
-        if let Some(value) = value {
-            config = config.with_flag(path, name, value);
-        }
+    let mut config = args.quota.over(config::load(&args.config)?);
+    if let Some(attempts) = &args.max_attempts {
+        config = config.with_flag("retry.max_attempts", "--max-attempts", attempts);
     }
     config.check().map_err(|errors| config::mistakes(&errors))
 }
@@ -115,6 +86,13 @@ fn settings(args: &RunArgs) -> Result<Settings, Failure> {
 fn paths(args: &RunArgs) -> Result<OutputPaths, Failure> {
     let output = args.output.clone();
     let output = output.ok_or_else(|| Failure::usage("no output is named: say -o OUTPUT"))?;
+    if args.errors.as_ref() == Some(&output) {
+        let message = format!(
+            "--errors: {} is named for both results and errors; choose two files",
+            output.display()
+        );
+        return Err(Failure::usage(message));
+    }
     Ok(OutputPaths {
         output,
         errors: args.errors.clone(),

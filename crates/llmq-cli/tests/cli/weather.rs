@@ -1,0 +1,150 @@
+//! What a provider can do to a run, seen from outside.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
+use llmq_provider::mock::{MockConfig, MockServer};
+
+use crate::common::{Outcome, World, outcome, words};
+
+/// A stand-in in this process, on a runtime of its own.
+fn stand_in(config: MockConfig) -> (tokio::runtime::Runtime, MockServer) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let config = MockConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        ..config
+    };
+    let server = runtime.block_on(MockServer::start(config)).unwrap();
+    (runtime, server)
+}
+
+fn run_at(world: &World, addr: SocketAddr, key: &str, flags: &str) -> Outcome {
+    let line = format!(
+        "run in.csv -o out.jsonl --model m --base-url http://{addr}/v1 --progress none \
+         --template {{{{name}}}} {flags}"
+    );
+    outcome(world.command(words(&line)).env("OPENAI_API_KEY", key))
+}
+
+/// A server that answers every call with these bytes and closes the connection.
+fn answering(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            thread::spawn(move || {
+                let mut seen = Vec::new();
+                let mut buffer = [0; 4_096];
+                // The calls of these tests are short: their end is the body's last brace.
+                while !seen.ends_with(b"}") {
+                    match stream.read(&mut buffer) {
+                        Ok(0) | Err(_) => return,
+                        Ok(count) => seen.extend_from_slice(&buffer[..count]),
+                    }
+                }
+                if answer.is_empty() {
+                    // Silence: held until the other side gives up.
+                    let _ = stream.read(&mut buffer);
+                } else {
+                    let _ = stream.write_all(answer);
+                }
+            });
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_refused_key_stops_at_once_and_marks_nothing_failed() {
+    let world = World::new().with_rows(20);
+    let (_runtime, server) = stand_in(MockConfig::default());
+    let refused = run_at(&world, server.addr(), "bad", "");
+    refused.says(
+        4,
+        &[
+            "stopped by the account",
+            "This continues:",
+            "llmq run in.csv",
+        ],
+    );
+    assert!(world.results("out.jsonl").is_empty());
+    run_at(&world, server.addr(), "good", "").says(0, &["20 completed"]);
+}
+
+#[test]
+fn a_daily_budget_that_is_spent_stops_a_run_that_does_not_wait_and_it_can_go_on() {
+    let world = World::new().with_rows(20);
+    let (_runtime, server) = stand_in(MockConfig::default());
+    // A zone whose midnight is hours away: nearer than ten minutes it would be waited for.
+    let zone = if jiff::Zoned::now()
+        .with_time_zone(jiff::tz::TimeZone::UTC)
+        .hour()
+        < 12
+    {
+        "UTC"
+    } else {
+        "Etc/GMT+6"
+    };
+    let line = format!(
+        "run in.csv -o out.jsonl --model m --base-url http://{}/v1 --progress none \
+         --template {{{{name}}}} --no-wait",
+        server.addr()
+    );
+    let budget = format!("{line} --daily-limit 10 --quota-threshold 0.5 --concurrency 1");
+    let mut command = world.command(words(&budget));
+    let stopped = outcome(command.env("LLMQ_QUOTA_TIME_ZONE", zone));
+    stopped.says(4, &["stopped by the account", "This continues:"]);
+    assert_eq!(world.results("out.jsonl").len(), 5);
+    world.run(&line).says(0, &["20 completed"]);
+    assert_eq!(world.results("out.jsonl").len(), 20);
+}
+
+#[test]
+fn answers_that_are_none_fail_their_rows_and_not_the_run() {
+    let html = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<html>no</html>";
+    let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"id\":";
+    for answer in [&html[..], &cut[..], b""] {
+        let world = World::new().with_rows(2);
+        let addr = answering(answer);
+        let outcome = run_at(&world, addr, "k", "--max-attempts 1 --timeout 500ms");
+        outcome.says(1, &["2 rows failed for good"]);
+        let results = world.results("out.jsonl");
+        assert_eq!(results.len(), 2, "{outcome:?}");
+        assert!(
+            results
+                .iter()
+                .all(|row| row["error"]["message"].is_string())
+        );
+    }
+}
+
+#[test]
+fn failed_rows_are_sent_again_when_asked_for() {
+    let world = World::new().with_rows(3);
+    let broken = answering(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}");
+    run_at(&world, broken, "k", "").says(1, &["3 rows failed"]);
+    let (_runtime, server) = stand_in(MockConfig::default());
+    run_at(&world, server.addr(), "k", "").says(1, &["3 rows failed"]);
+    assert_eq!(server.report().calls, 0, "failed rows are left alone");
+    run_at(&world, server.addr(), "k", "--retry-failed").says(0, &["3 completed"]);
+    assert_eq!(world.results("out.jsonl").len(), 3);
+}
+
+#[test]
+fn the_key_is_never_written_anywhere() {
+    let world = World::new().with_rows(2);
+    let (_runtime, server) = stand_in(MockConfig::default());
+    let outcome = run_at(&world, server.addr(), "sk-hunter2", "-vv --log run.log");
+    outcome.says(0, &[]);
+    for name in ["run.log", "out.jsonl", "out.jsonl.llmq"] {
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        assert!(!text.contains("hunter2"), "{name}");
+    }
+    assert!(!outcome.stderr.contains("hunter2"));
+}
