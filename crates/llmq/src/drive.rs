@@ -1,11 +1,12 @@
 //! One request from its place in line to its end: the loop over its attempts.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use llmq_core::Timestamp;
 use llmq_dispatch::{Ended, NoGrant};
 use llmq_engine::{AfterFailure, Grant, Ticket};
@@ -13,10 +14,11 @@ use tokio::time::Sleep;
 
 use crate::error::QueueError;
 use crate::hooks::tell;
-use crate::live::End;
+use crate::live::{End, Live};
 use crate::processor::{ProcessorError, process};
-use crate::queue::Active;
+use crate::queue::{Active, Inner, accept_alone};
 use crate::request::QueueRequest;
+use crate::response::QueueResponse;
 
 /// How waiting or an attempt ended.
 enum Ending<V> {
@@ -25,48 +27,159 @@ enum Ending<V> {
     TimedOut,
 }
 
-/// Waits for leave, runs the processor, and again while the retry table says so.
+/// A request from its submission to its end: waits for leave, runs the processor, and again
+/// while the retry table says so.
 ///
-/// Dropped anywhere, it gives back what the dispatcher holds for it. Many of these wait at once,
-/// so what only a running attempt needs is boxed when that begins.
-pub(crate) async fn drive<P: Clone, T>(
-    active: &Active<P, T>,
-    mut ticket: Ticket,
-    request: Box<QueueRequest<P>>,
-) -> Result<T, QueueError> {
-    let timeout = active.inner.timeout_of(&request);
-    loop {
-        let grant = match poll_fn(|context| poll_granted(active, &mut ticket, context)).await {
-            Ending::Own(Ok(grant)) => grant,
-            Ending::Own(Err(no_grant)) => return Err(refused(active, no_grant, timeout)),
-            Ending::Asked(end) => return Err(ended(active, end)),
-            Ending::TimedOut => return Err(timed_out(active, timeout)),
+/// Many of these wait at once, so it is written by hand: what waits holds its request once, and
+/// what only a running attempt needs is boxed when that begins. Dropped anywhere, it gives back
+/// what the dispatcher holds for it.
+pub(crate) struct Drive<P, T> {
+    inner: Arc<Inner<P, T>>,
+    request: QueueRequest<P>,
+    stage: Stage<P, T>,
+}
+
+enum Stage<P, T> {
+    /// Not accepted yet.
+    New,
+    Waiting(Active<P, T>, Ticket),
+    Running(Active<P, T>, Grant, Processed<T>),
+    Over,
+}
+
+type Processed<T> = BoxFuture<'static, Ending<Result<T, ProcessorError>>>;
+
+// No field is ever pinned in place: what must be is boxed.
+impl<P, T> Unpin for Drive<P, T> {}
+
+impl<P, T> Drive<P, T> {
+    /// A request that will be accepted when it is first polled.
+    pub(crate) fn new(inner: Arc<Inner<P, T>>, request: QueueRequest<P>) -> Self {
+        Self {
+            inner,
+            request,
+            stage: Stage::New,
+        }
+    }
+
+    /// A request that was accepted.
+    pub(crate) fn accepted(active: Active<P, T>, ticket: Ticket, request: QueueRequest<P>) -> Self {
+        Self {
+            inner: Arc::clone(&active.inner),
+            request,
+            stage: Stage::Waiting(active, ticket),
+        }
+    }
+}
+
+impl<P, T> Future for Drive<P, T>
+where
+    P: Clone + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    type Output = Result<QueueResponse<T>, QueueError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        loop {
+            this.stage = match std::mem::replace(&mut this.stage, Stage::Over) {
+                Stage::New => match accept_alone(&this.inner, &this.request) {
+                    Ok((active, ticket)) => Stage::Waiting(active, ticket),
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
+                Stage::Waiting(active, mut ticket) => {
+                    match poll_granted(&active, &mut ticket, context) {
+                        Poll::Ready(granted) => match this.granted(active, granted) {
+                            Next::Stage(stage) => stage,
+                            Next::Ended(ended) => return Poll::Ready(ended),
+                        },
+                        Poll::Pending => {
+                            this.stage = Stage::Waiting(active, ticket);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                Stage::Running(active, grant, mut processed) => {
+                    match processed.as_mut().poll(context) {
+                        Poll::Ready(outcome) => match this.processed(active, grant, outcome) {
+                            Next::Stage(stage) => stage,
+                            Next::Ended(ended) => return Poll::Ready(ended),
+                        },
+                        Poll::Pending => {
+                            this.stage = Stage::Running(active, grant, processed);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                // Polled after its end, which no caller of ours does.
+                Stage::Over => return Poll::Pending,
+            };
+        }
+    }
+}
+
+/// What comes next, or how it ended.
+enum Next<P, T> {
+    Stage(Stage<P, T>),
+    Ended(Result<QueueResponse<T>, QueueError>),
+}
+
+impl<P, T> Drive<P, T>
+where
+    P: Clone + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    fn granted(&self, active: Active<P, T>, granted: Ending<Result<Grant, NoGrant>>) -> Next<P, T> {
+        let timeout = self.inner.timeout_of(&self.request);
+        let error = match granted {
+            Ending::Own(Ok(grant)) => {
+                let at = begin(&active, &grant);
+                let attempt = Attempt {
+                    inner: Arc::clone(&active.inner),
+                    live: Arc::clone(&active.live),
+                    deadline: deadline(&active, timeout, at),
+                };
+                let processed = Box::pin(attempt.run(self.request.clone()));
+                return Next::Stage(Stage::Running(active, grant, processed));
+            }
+            Ending::Own(Err(no_grant)) => refused(&active, no_grant, timeout),
+            Ending::Asked(end) => ended(&active, end),
+            Ending::TimedOut => timed_out(&active, timeout),
         };
-        let at = begin(active, &grant);
-        let attempt = Attempt {
-            active,
-            deadline: deadline(active, timeout, at),
-        };
-        let outcome = Box::pin(attempt.run(QueueRequest::clone(&request))).await;
+        Next::Ended(active.finish(Err(error)))
+    }
+
+    fn processed(
+        &self,
+        active: Active<P, T>,
+        grant: Grant,
+        outcome: Ending<Result<T, ProcessorError>>,
+    ) -> Next<P, T> {
         let took = active.live.stops(active.inner.engine.now().mono);
         active.inner.counters.processing_nanos.span(took);
-        let error = match outcome {
+        let result = match outcome {
             Ending::Own(Ok(result)) => {
                 grant.complete(Ended {
                     usage: active.live.usage(),
                     ..Ended::default()
                 });
-                return Ok(result);
+                Ok(result)
             }
-            Ending::Own(Err(error)) => error,
+            Ending::Own(Err(error)) => match fail(&active, grant, &error, took) {
+                Some(ticket) => return Next::Stage(Stage::Waiting(active, ticket)),
+                None => Err(given_up(&active, error)),
+            },
             // The grant is dropped: the provider will have charged the call.
-            Ending::Asked(end) => return Err(ended(active, end)),
-            Ending::TimedOut => return Err(timed_out(active, timeout)),
+            Ending::Asked(end) => {
+                drop(grant);
+                Err(ended(&active, end))
+            }
+            Ending::TimedOut => {
+                drop(grant);
+                Err(timed_out(&active, self.inner.timeout_of(&self.request)))
+            }
         };
-        ticket = match fail(active, grant, &error, took) {
-            Some(ticket) => ticket,
-            None => return Err(given_up(active, error)),
-        };
+        Next::Ended(active.finish(result))
     }
 }
 
@@ -112,14 +225,16 @@ fn deadline<P, T>(
 }
 
 /// One call of the processor, with everything that can end it early.
-struct Attempt<'a, P, T> {
-    active: &'a Active<P, T>,
+struct Attempt<P, T> {
+    inner: Arc<Inner<P, T>>,
+    live: Arc<Live<T>>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<P, T> Attempt<'_, P, T> {
+impl<P, T> Attempt<P, T> {
     async fn run(mut self, request: QueueRequest<P>) -> Ending<Result<T, ProcessorError>> {
-        let mut processing = std::pin::pin!(process(&self.active.inner.processor, request));
+        let inner = Arc::clone(&self.inner);
+        let mut processing = std::pin::pin!(process(&inner.processor, request));
         poll_fn(move |context| {
             if let Poll::Ready(result) = processing.as_mut().poll(context) {
                 return Poll::Ready(Ending::Own(result));
@@ -130,7 +245,7 @@ impl<P, T> Attempt<'_, P, T> {
     }
 
     fn poll_early_end<V>(&mut self, context: &mut Context<'_>) -> Poll<Ending<V>> {
-        if let Some(end) = self.active.live.poll_end(context) {
+        if let Some(end) = self.live.poll_end(context) {
             return Poll::Ready(Ending::Asked(end));
         }
         match &mut self.deadline {

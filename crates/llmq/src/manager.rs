@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
 use llmq_core::{Backoffs, CallSize, LimitSpec, Usage};
 use llmq_dispatch::Why;
@@ -333,10 +334,11 @@ where
         &self,
         request: QueueRequest<P>,
     ) -> impl Future<Output = Result<QueueResponse<T>, QueueError>> + Send + use<P, T> {
-        let submitted = self
-            .queue(&request.model_id)
-            .map(|queue| queue.submit(request));
-        async move { submitted?.await }
+        match self.queue(&request.model_id) {
+            Ok(queue) => Either::Left(queue.submit(request)),
+            // Boxed, so that those that wait do not reserve the room for it.
+            Err(error) => Either::Right(Box::pin(ready(Err(error)))),
+        }
     }
 
     /// Submits many requests, to any models, and waits for all; the answers are in the order

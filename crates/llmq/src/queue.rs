@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Either};
 use llmq_core::{CallSize, LimitKind, LimitSpec, Status, Usage};
 use llmq_dispatch::{Call, CallKind, Event, Refusal, Why};
 use llmq_engine::Ticket;
@@ -12,7 +14,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::config::{ModelConfig, check_limit, same_slot};
-use crate::drive::drive;
+use crate::drive::Drive;
 use crate::engine::{Engine, Place};
 use crate::error::QueueError;
 use crate::hooks::tell;
@@ -131,24 +133,10 @@ where
         request: QueueRequest<P>,
     ) -> impl Future<Output = Result<QueueResponse<T>, QueueError>> + Send + use<P, T> {
         let inner = Arc::clone(&self.inner);
-        // Boxed, so that the future of a waiting request holds it once.
-        let request = Box::new(request);
-        async move {
-            if request.model_id != inner.model {
-                return Err(QueueError::ModelNotRegistered {
-                    model: request.model_id,
-                });
-            }
-            if request.dedup_key.is_some() || !request.wait_for_completion {
-                return Box::pin(submit_shared(inner, request)).await;
-            }
-            match accept(inner, &request, CallKind::Plain)? {
-                Accepted::New(active, ticket) => {
-                    let result = drive(&active, ticket, request).await;
-                    active.finish(result)
-                }
-                Accepted::Joined(live) => Box::pin(async move { live.outcome().await }).await,
-            }
+        if request.dedup_key.is_some() || !request.wait_for_completion {
+            Either::Left(boxed(submit_shared(inner, request)))
+        } else {
+            Either::Right(Box::pin(Drive::new(inner, request)))
         }
     }
 
@@ -351,10 +339,15 @@ where
     }
 }
 
+/// A future of which the one that awaits it holds only a pointer.
+fn boxed<V>(future: impl Future<Output = V> + Send + 'static) -> BoxFuture<'static, V> {
+    Box::pin(future)
+}
+
 /// Accepts a request that is driven by a task of its own.
 async fn submit_shared<P, T>(
     inner: Arc<Inner<P, T>>,
-    request: Box<QueueRequest<P>>,
+    request: QueueRequest<P>,
 ) -> Result<QueueResponse<T>, QueueError>
 where
     P: Clone + Send + 'static,
@@ -362,15 +355,13 @@ where
 {
     let waits = request.wait_for_completion;
     let model = Arc::clone(&inner.model);
-    let live = match accept(inner, &request, CallKind::Stored)? {
+    let live = match accept(&inner, &request, CallKind::Stored)? {
         Accepted::Joined(live) => live,
         Accepted::New(active, ticket) => {
             let live = Arc::clone(&active.live);
             let engine = Arc::clone(&active.inner.engine);
-            engine.spawn(async move {
-                let result = drive(&active, ticket, request).await;
-                let _ = active.finish(result);
-            });
+            let drive = Drive::accepted(active, ticket, request);
+            engine.spawn(drive.map(drop));
             live
         }
     };
@@ -383,13 +374,15 @@ where
 
 /// Takes a request into the line, or joins it to the one that has its key.
 fn accept<P, T>(
-    inner: Arc<Inner<P, T>>,
+    inner: &Arc<Inner<P, T>>,
     request: &QueueRequest<P>,
     kind: CallKind,
-) -> Result<Accepted<P, T>, QueueError>
-where
-    T: Clone,
-{
+) -> Result<Accepted<P, T>, QueueError> {
+    if request.model_id != inner.model {
+        return Err(QueueError::ModelNotRegistered {
+            model: Arc::clone(&request.model_id),
+        });
+    }
     if let Some(key) = &request.dedup_key
         && let Some(live) = inner.registry().keyed(key)
     {
@@ -398,12 +391,12 @@ where
     }
     // Counted before the look at `is_closed`: whoever shuts down closes first and counts then.
     inner.in_flight.fetch_add(1, Ordering::SeqCst);
-    let accepted = enter(&inner, request, kind);
+    let accepted = enter(inner, request, kind);
     match accepted {
         Ok(Entered::New(live, ticket)) => {
             inner.counters.accepted.one();
             let active = Active {
-                inner,
+                inner: Arc::clone(inner),
                 live,
                 is_open: true,
             };
@@ -422,6 +415,21 @@ where
             inner.leave();
             Err(error)
         }
+    }
+}
+
+/// Takes a request into the line whose submitter drives it himself, and nobody else.
+pub(crate) fn accept_alone<P, T>(
+    inner: &Arc<Inner<P, T>>,
+    request: &QueueRequest<P>,
+) -> Result<(Active<P, T>, Ticket), QueueError> {
+    match accept(inner, request, CallKind::Plain)? {
+        Accepted::New(active, ticket) => Ok((active, ticket)),
+        // Only a request with a key can be joined to another, and such a one is not alone.
+        Accepted::Joined(live) => Err(QueueError::DuplicateRequest {
+            model: Arc::clone(&inner.model),
+            request: live.id,
+        }),
     }
 }
 
@@ -652,5 +660,34 @@ impl<P, T> Drop for Active<P, T> {
         self.record(response());
         self.live.publish(response);
         self.over(&response());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ProcessorError, QueueManager};
+
+    #[tokio::test]
+    async fn what_waits_is_small() {
+        let manager = QueueManager::<[u8; 100], usize>::new();
+        let queue = manager
+            .register_queue(ModelConfig::new("m"), |request| async move {
+                Ok::<_, ProcessorError>(request.params.len())
+            })
+            .unwrap();
+        let submission = queue.submit(QueueRequest::new("m", [0; 100]));
+        let sizes = [
+            size_of_val(&submission),
+            size_of::<Drive<[u8; 100], usize>>(),
+            size_of::<Live<usize>>(),
+            size_of::<Ticket>(),
+            size_of::<QueueRequest<[u8; 100]>>(),
+            size_of::<Result<QueueResponse<usize>, QueueError>>(),
+        ];
+        assert!(
+            sizes[0] <= 32 && sizes[1] <= 320 && sizes[2] <= 192,
+            "{sizes:?}"
+        );
     }
 }
