@@ -9,6 +9,9 @@ pub(super) const ROUND_MIN: u64 = 32;
 /// How much slower than usual an output token may come before the limit shrinks. Batching
 /// servers slow down somewhat with every call they take in, and are still the faster for it.
 const SLOWDOWN: f64 = 2.0;
+/// Doubling ends when tokens come this much slower than usual: the server is near what it can
+/// do, and the last doubling would only have made a queue of its own.
+const NEAR: f64 = 1.25;
 /// The most that one round takes away.
 const SHRINK_MIN: f64 = 0.5;
 /// How far one faster round moves what is usual.
@@ -90,9 +93,11 @@ impl Latency {
 
     fn end_round(&mut self, limit: u64, now: Now) -> Option<(u64, ChangeReason)> {
         let round = std::mem::take(&mut self.round);
-        let slowdown = round
-            .seconds_per_token()
-            .map_or(1.0, |took| self.slowdown(limit, took));
+        let took = round.seconds_per_token();
+        self.searching &= took
+            .zip(self.usual)
+            .is_none_or(|(took, usual)| took <= usual * NEAR);
+        let slowdown = took.map_or(1.0, |took| self.slowdown(limit, took));
         if slowdown > SLOWDOWN {
             self.cut(now);
             let factor = (SLOWDOWN / slowdown).max(SHRINK_MIN);

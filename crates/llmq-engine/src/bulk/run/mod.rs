@@ -329,7 +329,7 @@ fn begin_writing(
     let stop = control.stop_token().clone();
     Ok(tokio::task::spawn_blocking(move || {
         writer::write(output, format, finished, &counters, &clock, &|| {
-            stop.cancel()
+            stop.cancel();
         })
     }))
 }

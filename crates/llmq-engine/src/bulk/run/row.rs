@@ -164,13 +164,13 @@ impl Lane {
                     latency: Some(latency),
                 };
                 let attempts = grant.complete(ended);
-                Next::Done(End {
+                Next::Done(Box::new(End {
                     whole: Some(whole),
                     facts,
                     failure: None,
                     attempts,
                     at: now.mono,
-                })
+                }))
             }
             Attempted::Failed(verdict, whole) => {
                 let ended = Ended {
@@ -194,19 +194,19 @@ impl Lane {
                     {
                         Next::Nothing
                     }
-                    AfterFailure::GivenUp { attempts } => Next::Done(End {
+                    AfterFailure::GivenUp { attempts } => Next::Done(Box::new(End {
                         whole,
                         facts: AnswerFacts::default(),
                         failure: Some(verdict),
                         attempts,
                         at: now.mono,
-                    }),
+                    })),
                 }
             }
         }
     }
 
-    async fn record(&self, row: Prepared, end: End, (queued, granted): (Duration, Timestamp)) {
+    async fn record(&self, row: Prepared, end: Box<End>, (queued, granted): (Duration, Timestamp)) {
         let answer = end.whole.map(|whole| {
             let id = request_id(&whole.headers).map(str::to_owned);
             (whole.status.as_u16(), id, whole.body)
@@ -255,7 +255,7 @@ impl Lane {
 /// What follows an attempt.
 enum Next {
     Again(crate::Ticket),
-    Done(End),
+    Done(Box<End>),
     /// The row stays as it was.
     Nothing,
 }

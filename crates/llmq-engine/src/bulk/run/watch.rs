@@ -174,7 +174,7 @@ impl Watch {
             Notice::BreakerOpened(upstream) => {
                 tracing::warn!(upstream = self.name(upstream), "breaker_opened");
                 self.route(upstream, |route| {
-                    _ = route.down_since.get_or_insert(now.mono)
+                    route.down_since.get_or_insert(now.mono);
                 });
             }
             Notice::BreakerClosed(upstream) => {
