@@ -81,6 +81,10 @@ pub(super) fn write(
         }
         if outcome.is_ok() && output.is_due(now) {
             outcome = output.sync();
+        } else if outcome.is_ok() && first_error.is_none() {
+            // A killed process keeps only what the system has: a result that waits here for the
+            // next sync would be paid for twice.
+            outcome = output.flush();
         }
         if let Err(error) = outcome
             && first_error.is_none()
