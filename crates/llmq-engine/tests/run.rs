@@ -9,8 +9,8 @@ use llmq_core::{Host, LimitSpec};
 use llmq_dispatch::Rules;
 use llmq_engine::SystemClock;
 use llmq_engine::bulk::{
-    CallMaker, Control, Ended, InputKind, InputSource, OutputPaths, ReadOptions, RouteOptions, RunError,
-    RunOptions, RunReport, Template, run, verify,
+    CallMaker, Control, Ended, InputKind, InputSource, OutputPaths, ReadOptions, RouteOptions,
+    RunError, RunOptions, RunReport, Template, run, verify,
 };
 use llmq_limit::{AdaptiveConfig, LatencyPolicy, QuotaConfig};
 use llmq_provider::mock::{MockConfig, MockServer};
@@ -41,15 +41,23 @@ impl Scene {
 
     fn options(&self, limits: &[&str]) -> RunOptions {
         let source = InputSource::from_argument(self.path("in.csv"));
-        let limits: Vec<LimitSpec> = limits.iter().map(|text| text.parse().expect("a limit")).collect();
+        let limits: Vec<LimitSpec> = limits
+            .iter()
+            .map(|text| text.parse().expect("a limit"))
+            .collect();
         RunOptions {
             kind: InputKind::of(&source).expect("csv"),
             source,
             read: ReadOptions {
-                template: Some(Template::parse("Introduce {{name}}, {{country}}.").expect("a template")),
+                template: Some(
+                    Template::parse("Introduce {{name}}, {{country}}.").expect("a template"),
+                ),
                 ..ReadOptions::default()
             },
-            paths: OutputPaths { output: self.path("out.jsonl"), errors: None },
+            paths: OutputPaths {
+                output: self.path("out.jsonl"),
+                errors: None,
+            },
             calls: CallMaker {
                 operation: Operation::ChatCompletions,
                 model: Some("mock-1".into()),
@@ -73,8 +81,9 @@ impl Scene {
     }
 
     fn route(&self, key: &str, limits: Vec<LimitSpec>) -> RouteOptions {
-        let mut config = ProviderConfig::new(Dialect::OpenAi, format!("http://{}/v1", self.mock.addr()))
-            .with_key(Secret::new(key));
+        let mut config =
+            ProviderConfig::new(Dialect::OpenAi, format!("http://{}/v1", self.mock.addr()))
+                .with_key(Secret::new(key));
         config.host = Host::Mock;
         RouteOptions {
             name: "mock/mock-1".into(),
@@ -99,7 +108,10 @@ impl Scene {
 
 fn quick(limits: &[&str]) -> MockConfig {
     MockConfig {
-        limits: limits.iter().map(|text| text.parse().expect("a limit")).collect(),
+        limits: limits
+            .iter()
+            .map(|text| text.parse().expect("a limit"))
+            .collect(),
         listen: ([127, 0, 0, 1], 0).into(),
         latency: Duration::from_millis(5),
         ..MockConfig::default()
@@ -108,7 +120,9 @@ fn quick(limits: &[&str]) -> MockConfig {
 
 fn lines(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).expect("an output");
-    text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON line"))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,8 +131,15 @@ async fn every_row_gets_its_answer_once_inside_the_limit() {
     let options = scene.options(&["requests=100/1s"]);
     let report = scene.run(options.clone()).await.expect("a run");
     assert_eq!(report.ended, Ended::Done);
-    assert_eq!((report.summary.completed, report.summary.rate_limited), (300, 0));
-    assert!(report.summary.efficiency.is_some_and(|e| e > 0.9), "{:?}", report.summary);
+    assert_eq!(
+        (report.summary.completed, report.summary.rate_limited),
+        (300, 0)
+    );
+    assert!(
+        report.summary.efficiency.is_some_and(|e| e > 0.9),
+        "{:?}",
+        report.summary
+    );
     assert!(scene.proof(&options).is_whole());
     assert_eq!(scene.mock.report().answers.repeated, 0);
     assert_eq!(lines(&scene.path("out.jsonl")).len() as u64, scene.rows);
@@ -134,7 +155,10 @@ async fn a_run_that_was_cut_off_goes_on_and_sends_nothing_twice() {
         move || tokio::runtime::Handle::current().block_on(run(options, control))
     });
     // Stopped somewhere in the middle: after the first answers, before the last.
-    while control.progress().is_none_or(|progress| progress.done < 120) {
+    while control
+        .progress()
+        .is_none_or(|progress| progress.done < 120)
+    {
         tokio::task::yield_now().await;
     }
     control.stop();
@@ -151,19 +175,30 @@ async fn a_run_that_was_cut_off_goes_on_and_sends_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_key_stops_the_run_and_fails_no_row() {
-    let mock = MockConfig { api_keys: vec![Secret::new("good")], ..quick(&[]) };
+    let mock = MockConfig {
+        api_keys: vec![Secret::new("good")],
+        ..quick(&[])
+    };
     let scene = Scene::new(50, mock).await;
     let mut options = scene.options(&[]);
     options.routes = vec![scene.route("wrong", Vec::new())];
     let report = scene.run(options).await.expect("a run");
-    assert!(matches!(report.ended, Ended::StoppedByAccount { .. }), "{:?}", report.ended);
+    assert!(
+        matches!(report.ended, Ended::StoppedByAccount { .. }),
+        "{:?}",
+        report.ended
+    );
     assert_eq!((report.summary.completed, report.summary.failed), (0, 0));
     assert!(lines(&scene.path("out.jsonl")).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_of_the_provider_are_tried_again() {
-    let mock = MockConfig { fail: 0.1, drop: 0.05, ..quick(&[]) };
+    let mock = MockConfig {
+        fail: 0.1,
+        drop: 0.05,
+        ..quick(&[])
+    };
     let scene = Scene::new(300, mock).await;
     let mut options = scene.options(&[]);
     options.max_attempts = 10;
@@ -179,11 +214,25 @@ async fn faults_of_the_provider_are_tried_again() {
 async fn a_row_above_the_whole_limit_fails_with_its_reason_and_the_run_goes_on() {
     let scene = Scene::new(3, quick(&[])).await;
     let long = "x".repeat(4_000);
-    std::fs::write(scene.path("in.csv"), format!("name,country\nA,B\n{long},C\nD,E\n")).expect("an input");
+    std::fs::write(
+        scene.path("in.csv"),
+        format!("name,country\nA,B\n{long},C\nD,E\n"),
+    )
+    .expect("an input");
     let options = scene.options(&["tokens=500/1s"]);
     let report = scene.run(options).await.expect("a run");
-    assert_eq!((report.ended, report.summary.completed, report.summary.failed), (Ended::SomeFailed, 2, 1));
-    let failed: Vec<_> = lines(&scene.path("out.jsonl")).into_iter().filter(|line| !line["error"].is_null()).collect();
+    assert_eq!(
+        (
+            report.ended,
+            report.summary.completed,
+            report.summary.failed
+        ),
+        (Ended::SomeFailed, 2, 1)
+    );
+    let failed: Vec<_> = lines(&scene.path("out.jsonl"))
+        .into_iter()
+        .filter(|line| !line["error"].is_null())
+        .collect();
     assert_eq!(failed[0]["error"]["code"], "too-large");
     assert_eq!(failed[0]["llmq"]["line"], 2);
 }
@@ -195,13 +244,19 @@ async fn a_changed_template_is_noticed_before_anything_is_sent() {
     scene.run(options.clone()).await.expect("a run");
     let mut changed = options.clone();
     changed.read.template = Some(Template::parse("Describe {{name}}.").expect("a template"));
-    let error = scene.run(changed.clone()).await.expect_err("another template");
+    let error = scene
+        .run(changed.clone())
+        .await
+        .expect_err("another template");
     assert!(matches!(&error, RunError::Changed { .. }), "{error}");
     assert!(error.to_string().contains("template"), "{error}");
     changed.restart = true;
     let report = scene.run(changed).await.expect("a run");
     assert_eq!((report.ended, report.summary.resumed), (Ended::Done, 0));
-    assert!(scene.path("out.jsonl.1").exists(), "the old results are kept");
+    assert!(
+        scene.path("out.jsonl.1").exists(),
+        "the old results are kept"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,8 +267,43 @@ async fn the_daily_limit_pauses_at_its_threshold_and_survives_a_restart() {
     options.no_wait = true;
     for _ in 0..2 {
         let report = scene.run(options.clone()).await.expect("a run");
-        assert!(matches!(report.ended, Ended::StoppedByAccount { .. }), "{:?}", report.ended);
+        assert!(
+            matches!(report.ended, Ended::StoppedByAccount { .. }),
+            "{:?}",
+            report.ended
+        );
         assert_eq!(report.summary.completed, 16, "80 % of 20");
     }
     assert_eq!(scene.mock.report().answers.repeated, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_patience_a_spent_balance_stops_the_run_and_the_next_one_goes_on() {
+    let scene = Scene::new(
+        40,
+        MockConfig {
+            quota: Some(25),
+            ..quick(&[])
+        },
+    )
+    .await;
+    let mut options = scene.options(&[]);
+    options.no_wait = true;
+    let report = scene.run(options.clone()).await.expect("a run");
+    assert!(
+        matches!(report.ended, Ended::StoppedByAccount { .. }),
+        "{:?}",
+        report.ended
+    );
+    assert_eq!((report.summary.completed, report.summary.failed), (25, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_and_errors_in_one_file_are_refused_by_name() {
+    let scene = Scene::new(2, quick(&[])).await;
+    let mut options = scene.options(&[]);
+    options.paths.errors = Some(scene.folder.path().join(".").join("out.jsonl"));
+    let error = scene.run(options).await.expect_err("one file for both");
+    assert!(error.to_string().contains("out.jsonl"), "{error}");
+    assert!(!error.to_string().contains("being written by"), "{error}");
 }

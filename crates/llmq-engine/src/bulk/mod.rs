@@ -59,8 +59,8 @@ pub use journal::{
 };
 pub use lock::{Holder, LockError, OutputLock};
 pub use run::{
-    CallMaker, Control, Ended, Paused, Price, Progress, RouteOptions, RunError, RunOptions, RunReport, Summary,
-    run,
+    CallMaker, Control, Ended, Paused, Price, Progress, RouteOptions, RunError, RunOptions,
+    RunReport, Summary, run,
 };
 pub use side::{
     Change, Changes, InputPrint, PromptSettings, SIDE_VERSION, Side, SideError, compare,

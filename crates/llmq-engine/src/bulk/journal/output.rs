@@ -21,6 +21,22 @@ pub struct OutputPaths {
     pub errors: Option<PathBuf>,
 }
 
+impl OutputPaths {
+    /// Whether results and errors have files of their own, however the paths are spelled.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::SameFile`].
+    pub fn check(&self) -> Result<(), JournalError> {
+        match &self.errors {
+            Some(errors) if same_file(&self.output, errors) => Err(JournalError::SameFile {
+                path: self.output.clone(),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
 /// What the files of an earlier run say.
 #[derive(Debug, Clone, Default)]
 pub struct Resumed {
@@ -77,13 +93,7 @@ impl Output {
     ///
     /// [`JournalError`]; a file that is not ours is left untouched.
     pub fn open(paths: &OutputPaths) -> Result<(Self, Resumed), JournalError> {
-        if let Some(errors) = &paths.errors
-            && same_file(&paths.output, errors)
-        {
-            return Err(JournalError::SameFile {
-                path: paths.output.clone(),
-            });
-        }
+        paths.check()?;
         let mut resumed = Resumed::default();
         let results = open_journal(&paths.output, &mut resumed)?;
         let errors = match &paths.errors {

@@ -220,6 +220,7 @@ impl Opened {
         if options.strict {
             refuse_bad_rows(&options.source, options.kind, options.read.clone())?;
         }
+        paths.check()?;
         let holder = Holder::this_process(now.wall);
         let mut locks = vec![OutputLock::acquire(&paths.output, &holder)?];
         if let Some(errors) = &paths.errors {
@@ -278,7 +279,10 @@ fn settings(options: &RunOptions) -> PromptSettings {
         &serde_json::Value::from(calls.params.clone()).to_string(),
     );
     settings.set("id", options.read.id.as_deref().unwrap_or(""));
-    settings.set("format", &format!("{:?}", options.kind.format).to_lowercase());
+    settings.set(
+        "format",
+        &format!("{:?}", options.kind.format).to_lowercase(),
+    );
     settings
 }
 

@@ -327,8 +327,11 @@ impl Watch {
             Some((FailureClass::NoAccess, _)) => {
                 return account(format!("{name} refuses the key or the model"));
             }
+            // Nobody knows when money comes, so for it every wait is too long.
             Some((class, until))
-                if self.no_wait && until.is_none_or(|until| until > now.mono + NO_WAIT) =>
+                if self.no_wait
+                    && (class == FailureClass::Money
+                        || until.is_none_or(|until| until > now.mono + NO_WAIT)) =>
             {
                 let until = until.map_or_else(
                     || "for now".to_owned(),
