@@ -553,39 +553,32 @@ fn two_upstreams_share_by_weight_and_the_one_with_room_takes_over() {
 
 #[test]
 fn a_fallback_serves_only_when_the_own_upstream_cannot_in_time() {
-    let mut world = World::new();
-    let upstreams = [world.upstream(&[]), world.upstream(&[])];
-    let backup = world.queue(upstreams[1]);
-    let mut setup = QueueSetup::to("m", upstreams[0]);
-    setup.fallback = vec![backup];
-    let queue = world.dispatcher.add_queue(setup);
-    let first = world.submit(Call {
-        start_by: Some(world.now.mono + SECOND * 30),
-        ..world.call(queue)
-    });
-    world.fail(first, FailureClass::QuotaWindow, Some(SECOND * 10));
-    // Ten seconds fit into its thirty: it waits for its own model.
-    world.started();
-    let patient = world.submit(Call {
-        start_by: Some(world.now.mono + SECOND * 30),
-        ..world.call(queue)
-    });
-    let hurried = world.submit(Call {
-        start_by: Some(world.now.mono + SECOND),
-        ..world.call(queue)
-    });
-    assert!(
-        world
-            .dispatcher
-            .why(patient)
-            .is_some_and(|why| !why.blockers.is_empty())
-    );
-    assert_eq!(
-        world.started(),
-        [] as [TicketId; 0],
-        "its line is first come, first served"
-    );
-    let _ = hurried;
+    for (patience, fallback_serves) in [(SECOND * 30, false), (SECOND, true)] {
+        let mut world = World::new();
+        let upstreams = [world.upstream(&[]), world.upstream(&[])];
+        let backup = world.queue(upstreams[1]);
+        let mut setup = QueueSetup::to("m", upstreams[0]);
+        setup.fallback = vec![backup];
+        let queue = world.dispatcher.add_queue(setup);
+        let start_by = Some(world.now.mono + patience);
+        let call = world.submit(Call {
+            start_by,
+            ..world.call(queue)
+        });
+        assert_eq!(world.started(), [call]);
+        world.fail(call, FailureClass::QuotaWindow, Some(SECOND * 10));
+        let moved = world
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Start(start) if start.upstream == upstreams[1]));
+        assert_eq!(moved, fallback_serves, "{patience:?}");
+        world.advance(SECOND * 12);
+        assert_eq!(
+            world.started(),
+            [call],
+            "it was started again, there or here"
+        );
+    }
 }
 
 #[test]
@@ -718,4 +711,42 @@ fn the_answer_that_ends_the_betting_frees_those_who_waited_for_it() {
         more += world.started().len();
     }
     assert_eq!(more, 100, "calibrated, with nothing else in the way");
+}
+
+/// Calls that hung through an outage timed out after it was over, and shut the upstream again.
+#[test]
+fn failures_of_calls_from_before_an_outage_do_not_shut_the_upstream_again() {
+    let (mut world, queue, upstream) = World::simple(&[]);
+    let calls: Vec<TicketId> = (0..40).map(|_| world.submit(world.call(queue))).collect();
+    world.started();
+    for call in &calls {
+        world.tell(Event::Sent(*call));
+    }
+    let lost = |ticket| {
+        let outcome = Outcome::Failed {
+            class: FailureClass::Ambiguous,
+            told: None,
+            text: None,
+        };
+        Event::Ended(
+            ticket,
+            Box::new(Ended {
+                outcome,
+                ..Ended::default()
+            }),
+        )
+    };
+    for call in &calls[..10] {
+        world.tell(lost(*call));
+    }
+    world.advance(SECOND * 3);
+    let probe = world.started()[0];
+    world.complete(probe);
+    for call in &calls[20..] {
+        world.tell(lost(*call));
+    }
+    assert_eq!(
+        world.dispatcher.upstream_view(upstream).breaker,
+        llmq_limit::BreakerState::Closed
+    );
 }

@@ -1,0 +1,152 @@
+//! What shuts an upstream: failures, its breaker, the day's quota.
+
+use llmq_core::{FailureClass, Now, Pause, Timestamp};
+use llmq_limit::{BreakerChange, CallRole, QuotaEvent};
+
+use crate::dispatcher::Dispatcher;
+use crate::events::{Effect, Notice};
+use crate::ids::{QueueId, UpstreamId};
+use crate::order::Spot;
+use crate::ticket::Running;
+use crate::upstream::{Closed, Upstream};
+
+impl Dispatcher {
+    pub(crate) fn tell_breaker(
+        &mut self,
+        running: &Running,
+        class: FailureClass,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let upstream = &mut self.upstreams[running.upstream.index()];
+        let role = Upstream::role(running.probe);
+        // A call from before an outage tells nothing of what came after it.
+        let stale = running
+            .sent_at
+            .is_some_and(|sent| !upstream.breaker.is_current(sent));
+        if role == CallRole::Normal && stale {
+            return;
+        }
+        let change = if class.rule().trips_breaker {
+            upstream.breaker.failed(role, now)
+        } else {
+            // It answered: whatever else is wrong, it is not down.
+            upstream.breaker.succeeded(role, now)
+        };
+        match change {
+            Some(BreakerChange::Opened { .. }) => {
+                effects.push(Effect::Notice(Notice::BreakerOpened(running.upstream)));
+            }
+            Some(BreakerChange::Closed) => {
+                effects.push(Effect::Notice(Notice::BreakerClosed(running.upstream)));
+                self.touch(Spot::Gate(running.upstream));
+            }
+            None => {}
+        }
+    }
+
+    /// Closes an upstream, and with it those that share its credential.
+    pub(crate) fn close(
+        &mut self,
+        id: UpstreamId,
+        class: FailureClass,
+        until: Option<Timestamp>,
+        pause: Pause,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let credential = self.upstreams[id.index()]
+            .credential
+            .filter(|_| pause == Pause::Credential);
+        for index in 0..self.upstreams.len() {
+            let upstream = &mut self.upstreams[index];
+            let same =
+                index == id.index() || (credential.is_some() && upstream.credential == credential);
+            if same && upstream.close(class, until) {
+                let upstream = UpstreamId::at(index);
+                self.set_wake(Spot::Gate(upstream), until);
+                effects.push(Effect::Notice(Notice::UpstreamPaused {
+                    upstream,
+                    class,
+                    until,
+                }));
+            }
+        }
+        self.update_parked(now);
+    }
+
+    /// A gate's time has come.
+    pub(crate) fn gate_due(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
+        self.poll_quota(id, now, effects);
+        let upstream = &mut self.upstreams[id.index()];
+        if upstream
+            .closed
+            .is_some_and(|closed| closed.until.is_some_and(|until| until <= now.mono))
+        {
+            upstream.closed = None;
+        }
+        self.update_parked(now);
+    }
+
+    /// Counts a started call against the day.
+    pub(crate) fn count_request(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
+        let (events, state) = self.upstreams[id.index()].count_request(now);
+        effects.extend(state.map(|state| Effect::Notice(Notice::SaveQuota(id, state))));
+        self.tell_quota(id, events, now, effects);
+    }
+
+    pub(crate) fn poll_quota(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
+        let Some(quota) = &mut self.upstreams[id.index()].quota else {
+            return;
+        };
+        let events = quota.poll(now);
+        self.tell_quota(id, events, now, effects);
+    }
+
+    pub(crate) fn tell_quota(
+        &mut self,
+        id: UpstreamId,
+        events: Vec<QuotaEvent>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.extend(
+            events
+                .into_iter()
+                .map(|event| Effect::Notice(Notice::Quota(id, event))),
+        );
+        if self.upstreams[id.index()].heed_quota(now) {
+            self.touch(Spot::Gate(id));
+            self.touch(Spot::LowGate(id));
+            self.update_parked(now);
+        }
+    }
+
+    /// The day's count is on disk.
+    pub(crate) fn quota_saved(&mut self, id: UpstreamId) {
+        self.upstreams[id.index()].saving = false;
+        self.touch(Spot::Gate(id));
+    }
+
+    /// Works out which queues stand still by a quota: their calls' time to live stands still too.
+    pub(crate) fn update_parked(&mut self, now: Now) {
+        for index in 0..self.queues.len() {
+            let queue = &self.queues[index];
+            let routes = &queue.setup.routes;
+            let parked = !routes.is_empty()
+                && routes.iter().all(|route| {
+                    let upstream = &self.upstreams[route.upstream.index()];
+                    let by_quota = |closed: Closed| {
+                        matches!(closed.class, FailureClass::QuotaDay | FailureClass::Money)
+                    };
+                    upstream.closed.is_some_and(by_quota) || upstream.low_closed.is_some()
+                });
+            if parked != queue.parked {
+                let queue = &mut self.queues[index];
+                queue.parked = parked;
+                queue.update_clock(now.mono);
+                self.retime_deadline(QueueId::at(index), now);
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What answers tell of limits and load: headers against the books, 429s, concurrency.
+
+use llmq_core::{FailureClass, LimitSpec, Now};
+use llmq_limit::{
+    Answer, AnswerOutcome, HeaderSource, LimitText, Observation, RateLimitHeaders, Verdict,
+    charge_rule, default_algorithm,
+};
+
+use crate::dispatcher::Dispatcher;
+use crate::events::{Effect, Ended, Notice, Outcome};
+use crate::ids::{LimitId, UpstreamId};
+use crate::order::Spot;
+use crate::setup::{LimitSetup, Scope};
+use crate::ticket::Running;
+
+impl Dispatcher {
+    /// A 429: the books are compared with its text, and the margin grows if they were no help.
+    pub(crate) fn rate_limited(
+        &mut self,
+        running: &Running,
+        text: Option<&LimitText>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let margin = self.upstreams[running.upstream.index()].margin.at(now.mono);
+        let mut ours = false;
+        let mut explained = false;
+        for (id, entry) in &running.entries {
+            let limit = &mut self.limits[id.index()].limit;
+            let named = text.is_none_or(|text| is_limit_of(limit.spec(), text));
+            if !named {
+                continue;
+            }
+            ours |= limit.should_have_foreseen(entry, margin);
+            if let Some((limit_count, used)) = text.and_then(|text| text.limit.zip(text.used)) {
+                let left = limit_count.saturating_sub(used);
+                let spare = signed(limit_count) - signed(limit.spec().count);
+                let left = signed(left) - spare;
+                explained |= matches!(
+                    limit.observe(entry, left, 1, now.mono, margin),
+                    Verdict::Below(_)
+                );
+            }
+        }
+        if !explained {
+            self.upstreams[running.upstream.index()]
+                .margin
+                .surprised(now.mono);
+        }
+        effects.push(Effect::Notice(Notice::RateLimited {
+            upstream: running.upstream,
+            ours,
+        }));
+    }
+
+    /// Tells the adaptive concurrency, where there is one.
+    pub(crate) fn adapt(
+        &mut self,
+        running: &Running,
+        ended: &Ended,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let id = running.upstream;
+        let upstream = &mut self.upstreams[id.index()];
+        let in_flight = upstream.in_flight;
+        let Some((adaptive, limit)) = &mut upstream.adaptive else {
+            return;
+        };
+        let outcome = match &ended.outcome {
+            Outcome::Completed => AnswerOutcome::Success,
+            Outcome::Failed {
+                class: FailureClass::Overload | FailureClass::Ramp,
+                ..
+            } => AnswerOutcome::Overload,
+            Outcome::Failed { class, .. } if class.rule().trips_breaker => AnswerOutcome::Error,
+            // A refused row or a used-up limit says nothing about the server's capacity.
+            Outcome::Failed { .. } => return,
+        };
+        let answer = Answer {
+            latency: ended.latency.unwrap_or_default(),
+            output_tokens: ended.usage.map_or(0, |usage| usage.output_tokens),
+            outcome,
+            in_flight,
+        };
+        let limit = *limit;
+        if let Some(change) = adaptive.on_answer(answer, None, now) {
+            self.limits[limit.index()]
+                .limit
+                .set_count(change.new, now.mono);
+            effects.push(Effect::Notice(Notice::Concurrency(id, change)));
+            self.touch(Spot::Limit(limit));
+        }
+    }
+
+    /// Compares every header with the books of the call it answers; limits nobody configured
+    /// are learned.
+    pub(crate) fn hear(
+        &mut self,
+        running: &Running,
+        headers: &RateLimitHeaders,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let margin = self.upstreams[running.upstream.index()].margin.at(now.mono);
+        if let Some(quota) = &mut self.upstreams[running.upstream.index()].quota {
+            let events = quota.observe(headers, now);
+            self.tell_quota(running.upstream, events, now, effects);
+        }
+        for seen in &headers.observations {
+            if seen.source == HeaderSource::Informational {
+                continue;
+            }
+            let Some((id, entry)) = running.entries.iter().find(|(id, _)| {
+                let slot = &self.limits[id.index()];
+                slot.scope >= Scope::Upstream && is_seen(slot.limit.spec(), seen)
+            }) else {
+                self.learn_limit(running.upstream, seen, now, effects);
+                continue;
+            };
+            let (id, entry) = (*id, *entry);
+            self.heed_count(running.upstream, id, seen, now, effects);
+            if let Some(remaining) = seen.remaining {
+                let limit = &mut self.limits[id.index()].limit;
+                // Where a lower limit is kept than the provider's, use is what compares.
+                let spare = seen
+                    .limit
+                    .map_or(0, |stated| signed(stated) - signed(limit.spec().count));
+                limit.observe(
+                    &entry,
+                    signed(remaining) - spare,
+                    seen.rounding,
+                    now.mono,
+                    margin,
+                );
+                self.touch(Spot::Limit(id));
+            }
+        }
+    }
+
+    /// A limit that the provider states lower than we were told is lowered; a person's lower
+    /// number stands.
+    fn heed_count(
+        &mut self,
+        upstream: UpstreamId,
+        id: LimitId,
+        seen: &Observation,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let limit = &mut self.limits[id.index()].limit;
+        let (Some(stated), Some(_)) = (seen.limit, seen.window) else {
+            return;
+        };
+        if stated < limit.spec().count {
+            limit.set_count(stated, now.mono);
+            effects.push(Effect::Notice(Notice::LimitLearned(upstream, id)));
+        }
+    }
+
+    fn learn_limit(
+        &mut self,
+        id: UpstreamId,
+        seen: &Observation,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        // Without a window the number means nothing: a day's would pass for a minute's.
+        let (Some(count), Some(window)) = (seen.limit, seen.window) else {
+            return;
+        };
+        let known = self.upstreams[id.index()]
+            .limits
+            .iter()
+            .any(|limit| is_seen(self.limits[limit.index()].limit.spec(), seen));
+        let upstream = &mut self.upstreams[id.index()];
+        let Some(host) = upstream.learn_as else {
+            return;
+        };
+        if known || !upstream.hears_of(seen.kind, count, window) {
+            return;
+        }
+        let spec = LimitSpec::per(seen.kind, count, window, default_algorithm(host, window));
+        let name = format!("{} {}", spec.name(), self.upstreams[id.index()].name);
+        let rule = charge_rule(host, seen.kind);
+        let limit = self.add_limit(
+            LimitSetup {
+                name,
+                spec,
+                rule,
+                scope: Scope::Upstream,
+            },
+            now,
+        );
+        if let Some(remaining) = seen.remaining {
+            self.limits[limit.index()]
+                .limit
+                .start_with(remaining, now.mono);
+        }
+        self.upstreams[id.index()].limits.push(limit);
+        effects.push(Effect::Notice(Notice::LimitLearned(id, limit)));
+    }
+}
+
+/// Whether an observation speaks of this limit: by its window, or by its very count where the
+/// window is not told.
+fn is_seen(spec: &LimitSpec, seen: &Observation) -> bool {
+    spec.kind == seen.kind && (seen.window == Some(spec.period) || seen.limit == Some(spec.count))
+}
+
+fn is_limit_of(spec: &LimitSpec, text: &LimitText) -> bool {
+    text.kind.is_none_or(|kind| kind == spec.kind)
+        && text.period.is_none_or(|period| period == spec.period)
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX / 4)
+}
