@@ -307,3 +307,23 @@ async fn results_and_errors_in_one_file_are_refused_by_name() {
     assert!(error.to_string().contains("out.jsonl"), "{error}");
     assert!(!error.to_string().contains("being written by"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_of_the_last_rows_is_not_left_for_the_end() {
+    let scene = Scene::new(400, quick(&[])).await;
+    let mut text = std::fs::read_to_string(scene.path("in.csv")).expect("the input");
+    writeln!(text, "{},C", "long ".repeat(500)).expect("text");
+    std::fs::write(scene.path("in.csv"), text).expect("an input");
+    let options = scene.options(&["concurrency=4"]);
+    let report = scene.run(options).await.expect("a run");
+    assert_eq!(report.summary.completed, 401);
+    let order: Vec<u64> = lines(&scene.path("out.jsonl"))
+        .iter()
+        .map(|line| line["llmq"]["line"].as_u64().expect("a number"))
+        .collect();
+    let place = order
+        .iter()
+        .position(|line| *line == 401)
+        .expect("the long row");
+    assert!(place < 300, "it came {place}th of 401");
+}

@@ -89,18 +89,19 @@ fn line(progress: &Progress) -> String {
     if let Some(paused) = &progress.paused {
         parts.push(pause(paused));
     }
+    // A narrow terminal cuts the end off: what is asked for most often comes first.
     parts.push(format!("{}/s", about(progress.rows_per_second)));
-    parts.push(format!("{} tokens/min", about(progress.tokens_per_minute)));
+    if progress.paused.is_none() {
+        parts.extend(progress.left.map(|left| format!("{} left", span(left))));
+    }
     if let Some((name, percent)) = &progress.binding {
         parts.push(format!("{name} {percent:.0}%"));
     }
     parts.push(format!("{} in flight", grouped(progress.in_flight)));
+    parts.push(format!("{} tokens/min", about(progress.tokens_per_minute)));
+    parts.extend(progress.cost_usd.map(dollars));
     parts.push(format!("{} retries", grouped(progress.retries)));
     parts.push(format!("{} errors", grouped(progress.failed)));
-    parts.extend(progress.cost_usd.map(dollars));
-    if progress.paused.is_none() {
-        parts.extend(progress.left.map(|left| format!("{} left", span(left))));
-    }
     parts.join(" · ")
 }
 
@@ -164,8 +165,8 @@ mod tests {
     fn a_line_says_all_that_matters() {
         assert_eq!(
             line(&progress()),
-            "12,345 of 42,888 rows · 812/s · 1.2M tokens/min · rpm openai/gpt-4o-mini 97% · \
-             16 in flight · 3 retries · 2 errors · $1.23 · 2 min 5 s left"
+            "12,345 of 42,888 rows · 812/s · 2 min 5 s left · rpm openai/gpt-4o-mini 97% · \
+             16 in flight · 1.2M tokens/min · $1.23 · 3 retries · 2 errors"
         );
     }
 
