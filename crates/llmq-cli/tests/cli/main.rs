@@ -2,6 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 mod common;
+#[cfg(unix)]
+#[expect(dead_code, reason = "the tests of bad weather use all of it")]
+#[path = "../support/running.rs"]
+mod running;
 
 mod bad_input;
 mod plan;

@@ -1,68 +1,10 @@
 //! Ctrl-C: of a run, which can go on, and of the stand-in, which prints its books.
 #![cfg(unix)]
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, Command, Stdio};
-
 use serde_json::Value;
 
-use crate::common::{World, words};
-
-struct Running {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-}
-
-impl Running {
-    fn start(world: &World, line: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_llmq"))
-            .args(words(line))
-            .current_dir(world.path(""))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stderr }
-    }
-
-    /// Waits for a line of stderr that holds `part`.
-    fn wait_for(&mut self, part: &str) -> String {
-        loop {
-            let mut line = String::new();
-            assert!(
-                self.stderr.read_line(&mut line).unwrap() > 0,
-                "no {part:?} before the end"
-            );
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// The exit code and the rest of both outputs.
-    fn end(mut self) -> (i32, String, String) {
-        let (mut stdout, mut stderr) = (String::new(), String::new());
-        self.stderr.read_to_string(&mut stderr).unwrap();
-        self.child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut stdout)
-            .unwrap();
-        (
-            self.child.wait().unwrap().code().unwrap_or(-1),
-            stdout,
-            stderr,
-        )
-    }
-}
+use crate::common::World;
+use crate::running::Running;
 
 const LINE: &str =
     "run in.csv -o out.jsonl --provider mock --template {{name}} --limit requests=10/1s";

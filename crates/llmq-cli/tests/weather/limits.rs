@@ -1,0 +1,130 @@
+//! How long a provider says to wait, and what a clock that is set back does to limits.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use llmq_provider::mock::MockConfig;
+use serde_json::Value;
+
+use crate::common::{World, outcome, words};
+use crate::provider::QUICK;
+use crate::support::{Provider, Reply, Running};
+use crate::{is_whole, kept, line, run_at, stand_in};
+
+/// An instant as HTTP writes it (RFC 9110 §5.6.7).
+fn http_date(from_now: SignedDuration) -> String {
+    let at = Timestamp::now() + from_now;
+    at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+fn seconds(count: i64) -> SignedDuration {
+    SignedDuration::from_secs(count)
+}
+
+/// `Retry-After` as row `row` gets it; further headers may follow.
+fn form(row: usize) -> Option<String> {
+    let text = match row {
+        1 => "1".to_owned(),
+        2 => "0".to_owned(),
+        3 => "-5".to_owned(),
+        4 => "0.3".to_owned(),
+        5 => http_date(seconds(1)),
+        6 => http_date(seconds(-3_600)),
+        // Of a provider whose clock is an hour ahead.
+        7 => format!(
+            "{}\r\ndate: {}",
+            http_date(seconds(3_601)),
+            http_date(seconds(3_600))
+        ),
+        8 => "soon".to_owned(),
+        9 => String::new(),
+        10 => "1e9".to_owned(),
+        11 => "NaN".to_owned(),
+        12 => "1, 2".to_owned(),
+        13 => "\u{b2}".to_owned(),
+        14 => "Thu, 99 Foo 2026 99:99:99 GMT".to_owned(),
+        15 => "x".repeat(4_000),
+        16 => "99999999999999999999".to_owned(),
+        _ => return None,
+    };
+    Some(text)
+}
+
+#[test]
+fn every_form_of_retry_after_is_waited_for_or_passed_over() {
+    let world = World::new().with_rows(17);
+    world.write("llmq.toml", QUICK);
+    let provider = Provider::start(|call| {
+        let row: usize = call.prompt.strip_prefix("Place ").unwrap().parse().unwrap();
+        match form(row).filter(|_| call.earlier == 0) {
+            Some(form) => Reply::refused(&form),
+            None => Reply::ok(),
+        }
+    });
+    let line = line(provider.addr, "--progress none --config llmq.toml");
+    let mut command = world.command(words(&line));
+    let outcome = outcome(command.timeout(Duration::from_secs(60)));
+    outcome.says(0, &["17 completed, 0 failed"]);
+    is_whole(&world, 17);
+}
+
+#[test]
+fn a_wait_beyond_reason_is_told_and_a_run_that_does_not_wait_ends() {
+    for absurd in [
+        "999999999",
+        "99999999999999999",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+    ] {
+        let world = World::new().with_rows(5);
+        let closed = Provider::start(move |_| Reply::refused(absurd));
+        let stopped = run_at(&world, closed.addr, "--no-wait");
+        stopped.says(4, &["stopped by the account", "until 2", "This continues:"]);
+
+        let mut waiting = Running::start(&world, &line(closed.addr, "--progress json"));
+        waiting.wait_for("\"paused\":{");
+        waiting.signal("-INT");
+        let (code, _, said) = waiting.end();
+        assert_eq!(code, 130, "{said}");
+
+        assert_eq!(kept(&world).len(), 0, "nothing has failed");
+        let open = Provider::start(|_| Reply::ok());
+        run_at(&world, open.addr, "").says(0, &["5 completed"]);
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_an_hour_costs_one_window_and_no_refusal() {
+    for killed in [true, false] {
+        let world = World::new().with_rows(80);
+        let (_runtime, server) = stand_in(MockConfig {
+            limits: vec!["requests=20/1s".parse().unwrap()],
+            ..MockConfig::default()
+        });
+        let flags = "--limit requests=20/1s --limit requests=1000/1d";
+        let started = line(server.addr(), &format!("{flags} --progress json"));
+        let mut running = Running::start(&world, &started);
+        while running.wait_for("\"done\":").contains("\"done\":0,") {}
+        if killed {
+            running.kill();
+        } else {
+            running.signal("-INT");
+            assert_eq!(running.end().0, 130);
+        }
+        an_hour_ahead(&world);
+        let line = line(server.addr(), &format!("{flags} --progress none"));
+        let mut command = world.command(words(&line));
+        let outcome = outcome(command.timeout(Duration::from_secs(60)));
+        outcome.says(0, &["80 completed, 0 failed"]);
+        is_whole(&world, 80);
+        assert_eq!(server.report().refused, 0);
+    }
+}
+
+/// Makes the side file what a clock an hour ahead would have written.
+fn an_hour_ahead(world: &World) {
+    let path = world.path("out.jsonl.llmq");
+    let mut side: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let alive_at = side["alive_at"].as_i64().unwrap();
+    side["alive_at"] = (alive_at + 3_600_000_000).into();
+    std::fs::write(path, side.to_string()).unwrap();
+}

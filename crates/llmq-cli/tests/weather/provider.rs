@@ -1,0 +1,84 @@
+//! A provider that is down, and answers that are none.
+
+use std::net::{SocketAddr, TcpListener};
+
+use llmq_provider::mock::{MockConfig, OutageStyle};
+
+use crate::common::World;
+use crate::support::{Provider, Reply};
+use crate::{is_whole, run_at, stand_in};
+
+/// Short waits between attempts: what is tried here is not how long they are.
+pub(crate) const QUICK: &str = "[retry]\nserver = { base = \"10ms\", max = \"20ms\" }\nrate_limit = { base = \"100ms\", max = \"200ms\" }\n";
+
+/// Longer outages differ only in how often one probe finds that it goes on: virtual time plays
+/// them in the simulations.
+#[test]
+fn a_provider_that_is_down_for_a_while_costs_no_row() {
+    let outages = [
+        (OutageStyle::Refused, "0s-4s"),
+        (OutageStyle::Unavailable, "0s-2500ms"),
+    ];
+    for (outage_style, outage) in outages {
+        let world = World::new().with_rows(100);
+        let (_runtime, server) = stand_in(MockConfig {
+            outages: vec![outage.parse().unwrap()],
+            outage_style,
+            ..MockConfig::default()
+        });
+        // Fewer attempts than there are probes: those that find it down are not the rows' own.
+        let outcome = run_at(&world, server.addr(), "--max-attempts 2 --concurrency 8");
+        outcome.says(0, &["100 completed, 0 failed"]);
+        is_whole(&world, 100);
+    }
+}
+
+#[test]
+fn a_provider_that_is_not_there_ends_the_run_and_fails_no_row() {
+    let world = World::new().with_rows(5);
+    let gone = free_address();
+    let lost = run_at(&world, gone, "");
+    lost.says(3, &["the provider cannot be reached", "This continues:"]);
+    assert!(world.results("out.jsonl").is_empty());
+    let provider = Provider::start(|_| Reply::ok());
+    run_at(&world, provider.addr, "").says(0, &["5 completed"]);
+}
+
+/// Where nobody listens.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+#[test]
+fn answers_that_are_none_are_asked_for_again() {
+    let world = World::new().with_rows(12);
+    world.write("llmq.toml", QUICK);
+    let provider = Provider::start(|call| {
+        if call.earlier > 0 {
+            return Reply::ok();
+        }
+        match call.prompt {
+            "Place 2" => {
+                Reply::Bytes("HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<html>no</html>")
+            }
+            "Place 4" => Reply::Bytes("HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"id\":"),
+            "Place 6" => Reply::Bytes("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+            "Place 8" => Reply::Bytes("no HTTP at all\r\n\r\n"),
+            "Place 10" => Reply::Bytes(""),
+            "Place 12" => Reply::Silence,
+            _ => Reply::ok(),
+        }
+    });
+    // One at a time, so that good answers lie between and no breaker opens.
+    let flags = "--concurrency 1 --timeout 4s --config llmq.toml";
+    run_at(&world, provider.addr, flags).says(0, &["12 completed, 0 failed"]);
+    is_whole(&world, 12);
+    let counts = provider.counts();
+    for row in 1..=12 {
+        let expected = if row % 2 == 0 { 2 } else { 1 };
+        assert_eq!(counts[&format!("Place {row}")], expected, "row {row}");
+    }
+}
