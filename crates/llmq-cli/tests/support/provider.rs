@@ -3,14 +3,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// A provider that answers as a test scripts it, badly formed answers included.
 pub(crate) struct Provider {
     pub(crate) addr: SocketAddr,
-    prompts: Arc<Mutex<Vec<String>>>,
+    arrivals: Arc<Mutex<Vec<Arrival>>>,
 }
+
+/// When a prompt came.
+type Arrival = (String, Instant);
 
 /// One call as the script sees it.
 pub(crate) struct Call<'a> {
@@ -52,8 +57,8 @@ impl Provider {
     pub(crate) fn start(script: impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let prompts: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (script, seen) = (Arc::new(script), Arc::clone(&prompts));
+        let arrivals: Arc<Mutex<Vec<Arrival>>> = Arc::default();
+        let (script, seen) = (Arc::new(script), Arc::clone(&arrivals));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
@@ -62,12 +67,21 @@ impl Provider {
                 thread::spawn(move || serve(stream, &*script, &seen));
             }
         });
-        Self { addr, prompts }
+        Self { addr, arrivals }
     }
 
     /// What was asked so far, in the order of arrival.
     pub(crate) fn prompts(&self) -> Vec<String> {
-        self.prompts.lock().unwrap().clone()
+        let arrivals = self.arrivals.lock().unwrap();
+        arrivals.iter().map(|(prompt, _)| prompt.clone()).collect()
+    }
+
+    /// How long after the first call with `prompt` the next call came, whatever it asked.
+    pub(crate) fn quiet_after(&self, prompt: &str) -> Duration {
+        let arrivals = self.arrivals.lock().unwrap();
+        let first = arrivals.iter().position(|(other, _)| other == prompt);
+        let first = first.unwrap();
+        arrivals[first + 1].1 - arrivals[first].1
     }
 
     /// How often each prompt came.
@@ -84,20 +98,21 @@ impl Provider {
 fn serve(
     stream: TcpStream,
     script: &dyn Fn(&Call<'_>) -> Reply,
-    seen: &Mutex<Vec<String>>,
+    seen: &Mutex<Vec<Arrival>>,
 ) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let body: Value = serde_json::from_slice(&read_body(&mut reader)?).ok()?;
     let prompt = body["messages"][0]["content"].as_str()?;
     let reply = {
         let mut seen = seen.lock().unwrap();
+        let at = Instant::now();
         let call = Call {
             prompt,
-            earlier: seen.iter().filter(|other| *other == prompt).count(),
+            earlier: seen.iter().filter(|(other, _)| other == prompt).count(),
             number: seen.len(),
         };
         let reply = script(&call);
-        seen.push(prompt.to_owned());
+        seen.push((prompt.to_owned(), at));
         reply
     };
     answer(stream, reader, reply)

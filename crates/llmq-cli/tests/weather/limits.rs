@@ -21,33 +21,33 @@ fn seconds(count: i64) -> SignedDuration {
     SignedDuration::from_secs(count)
 }
 
-/// `Retry-After` as row `row` gets it; further headers may follow.
-fn form(row: usize) -> Option<String> {
-    let text = match row {
-        1 => "1".to_owned(),
-        2 => "0".to_owned(),
-        3 => "-5".to_owned(),
-        4 => "0.3".to_owned(),
-        5 => http_date(seconds(1)),
-        6 => http_date(seconds(-3_600)),
+/// `Retry-After` as row `row` gets it, further headers behind it, and how many milliseconds
+/// nothing may be sent then. What cannot be read is as if nothing was said.
+fn form(row: usize) -> Option<(String, u64)> {
+    const UNKNOWN: u64 = 100;
+    let ahead = format!("date: {}", http_date(seconds(3_600)));
+    let (text, quiet_ms) = match row {
+        1 => ("1".to_owned(), 1_000),
+        2 => ("0".to_owned(), 0),
+        3 => ("-5".to_owned(), 0),
+        4 => ("0.3".to_owned(), 300),
+        // Whole seconds are written, so that a part of the two is over.
+        5 => (http_date(seconds(2)), 900),
+        6 => (http_date(seconds(-3_600)), 0),
         // Of a provider whose clock is an hour ahead.
-        7 => format!(
-            "{}\r\ndate: {}",
-            http_date(seconds(3_601)),
-            http_date(seconds(3_600))
-        ),
-        8 => "soon".to_owned(),
-        9 => String::new(),
-        10 => "1e9".to_owned(),
-        11 => "NaN".to_owned(),
-        12 => "1, 2".to_owned(),
-        13 => "\u{b2}".to_owned(),
-        14 => "Thu, 99 Foo 2026 99:99:99 GMT".to_owned(),
-        15 => "x".repeat(4_000),
-        16 => "99999999999999999999".to_owned(),
+        7 => (format!("{}\r\n{ahead}", http_date(seconds(3_601))), 900),
+        8 => ("soon".to_owned(), UNKNOWN),
+        9 => (String::new(), UNKNOWN),
+        10 => ("1e9".to_owned(), UNKNOWN),
+        11 => ("NaN".to_owned(), UNKNOWN),
+        12 => ("1, 2".to_owned(), UNKNOWN),
+        13 => ("\u{b2}".to_owned(), UNKNOWN),
+        14 => ("Thu, 99 Foo 2026 99:99:99 GMT".to_owned(), UNKNOWN),
+        15 => ("x".repeat(4_000), UNKNOWN),
+        16 => ("9".repeat(20), UNKNOWN),
         _ => return None,
     };
-    Some(text)
+    Some((text, quiet_ms))
 }
 
 #[test]
@@ -57,15 +57,23 @@ fn every_form_of_retry_after_is_waited_for_or_passed_over() {
     let provider = Provider::start(|call| {
         let row: usize = call.prompt.strip_prefix("Place ").unwrap().parse().unwrap();
         match form(row).filter(|_| call.earlier == 0) {
-            Some(form) => Reply::refused(&form),
+            Some((form, _)) => Reply::refused(&form),
             None => Reply::ok(),
         }
     });
-    let line = line(provider.addr, "--progress none --config llmq.toml");
-    let mut command = world.command(words(&line));
+    let flags = "--progress none --config llmq.toml --concurrency 1";
+    let mut command = world.command(words(&line(provider.addr, flags)));
     let outcome = outcome(command.timeout(Duration::from_secs(60)));
     outcome.says(0, &["17 completed, 0 failed"]);
     is_whole(&world, 17);
+    for row in 1..=16 {
+        let (form, quiet_ms) = form(row).unwrap();
+        let quiet = provider.quiet_after(&format!("Place {row}"));
+        assert!(
+            quiet >= Duration::from_millis(quiet_ms),
+            "{form}: {quiet:?}"
+        );
+    }
 }
 
 #[test]
@@ -95,12 +103,12 @@ fn a_wait_beyond_reason_is_told_and_a_run_that_does_not_wait_ends() {
 #[test]
 fn a_clock_that_is_set_back_an_hour_costs_one_window_and_no_refusal() {
     for killed in [true, false] {
-        let world = World::new().with_rows(80);
+        let world = World::new().with_rows(30);
         let (_runtime, server) = stand_in(MockConfig {
-            limits: vec!["requests=20/1s".parse().unwrap()],
+            limits: vec!["requests=20/3s".parse().unwrap()],
             ..MockConfig::default()
         });
-        let flags = "--limit requests=20/1s --limit requests=1000/1d";
+        let flags = "--limit requests=20/3s --limit requests=1000/1d";
         let started = line(server.addr(), &format!("{flags} --progress json"));
         let mut running = Running::start(&world, &started);
         while running.wait_for("\"done\":").contains("\"done\":0,") {}
@@ -114,8 +122,8 @@ fn a_clock_that_is_set_back_an_hour_costs_one_window_and_no_refusal() {
         let line = line(server.addr(), &format!("{flags} --progress none"));
         let mut command = world.command(words(&line));
         let outcome = outcome(command.timeout(Duration::from_secs(60)));
-        outcome.says(0, &["80 completed, 0 failed"]);
-        is_whole(&world, 80);
+        outcome.says(0, &["30 completed, 0 failed"]);
+        is_whole(&world, 30);
         assert_eq!(server.report().refused, 0);
     }
 }
