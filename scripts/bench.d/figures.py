@@ -4,8 +4,8 @@ import statistics
 
 
 def figure(id, what, values, unit, command, target=None, **more):
-    """One figure. `target` is `(">=", 0.98)`, `("<=", 64)` or `("=", 0)`, for the median; a count
-    that must be 0 must be 0 in every round. None: a figure that explains another one."""
+    """One figure. `target` is `(">=", 0.98)` or `("<=", 1)` for the median, `("=", 0)` or
+    `("<", 64)` for every round. None: a figure that explains another one."""
     values = [float(value) for value in values]
     entry = {
         "id": id,
@@ -20,9 +20,10 @@ def figure(id, what, values, unit, command, target=None, **more):
     }
     if target:
         op, bound = target
-        judged = max(values) if op == "=" else statistics.median(values)
+        judged = max(values) if op in ("=", "<") else statistics.median(values)
         entry["target"] = {"is": op, "value": bound}
-        entry["met"] = {">=": judged >= bound, "<=": judged <= bound, "=": judged == bound}[op]
+        entry["met"] = {">=": judged >= bound, "<=": judged <= bound, "<": judged < bound,
+                        "=": judged == bound}[op]
     return entry
 
 
@@ -54,7 +55,7 @@ def goal(entry):
     target = entry.get("target")
     if not target:
         return ""
-    words = {">=": "at least ", "<=": "at most ", "=": ""}[target["is"]]
+    words = {">=": "at least ", "<=": "at most ", "<": "always under ", "=": ""}[target["is"]]
     return words + number(target["value"], entry["unit"])
 
 

@@ -21,8 +21,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Bench:
     """What every measurement needs: the binary, a directory for its files, the rounds."""
 
-    def __init__(self, root, binary, rounds, quick):
+    def __init__(self, root, binary, rounds, quick, commit=None):
         self.root = root
+        self.commit = commit or self.head()
         self.rounds = rounds
         self.quick = quick
         self.given = binary and pathlib.Path(binary).resolve()
@@ -61,16 +62,20 @@ class Bench:
         """When, of what and on what."""
         return {
             "date": self.started,
-            "commit": self.commit(),
+            "commit": self.commit,
             "machine": machine(),
             "rounds": self.rounds,
         }
 
-    def commit(self):
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=self.root, capture_output=True, text=True
-        )
-        return done.stdout.strip() or "unknown"
+    def head(self):
+        """The commit that is measured; a plus if the sources have changed since."""
+
+        def git(*arguments):
+            command = ["git", "-C", self.root, *arguments]
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+        changed = git("status", "--porcelain", "--", "crates/*/src", "Cargo.toml")
+        return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
     @contextlib.contextmanager
     def mock(self, *flags):
@@ -145,7 +150,7 @@ def watch(process):
         with contextlib.suppress(OSError):
             if found := re.search(r"VmHWM:\s+(\d+)", status.read_text()):
                 peak = max(peak, int(found.group(1)))
-        time.sleep(0.02)
+        time.sleep(0.05)
     return peak * 1024 / 1e6
 
 
