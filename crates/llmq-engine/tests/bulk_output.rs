@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use llmq_core::Timestamp;
@@ -12,8 +13,8 @@ use llmq_engine::bulk::{
     OutputPaths, ReadOptions, Resumed, RowError, RowReader, RowResult, Template, VerifyReport,
     forget_failed, set_aside, verify,
 };
+use llmq_testkit::SmallFile;
 use proptest::prelude::*;
-use std::io::{self, Write};
 
 struct Run {
     folder: tempfile::TempDir,
@@ -227,45 +228,43 @@ proptest! {
 }
 
 /// A file that remembers how much of it was synced.
-#[derive(Default)]
-struct Recorder {
-    content: Vec<u8>,
-    synced: usize,
-}
+struct Recorder(SmallFile);
 
 impl Write for Recorder {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.content.extend_from_slice(bytes);
-        Ok(bytes.len())
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.0.flush()
     }
 }
 
 impl JournalFile for Recorder {
     fn sync(&mut self) -> io::Result<()> {
-        self.synced = self.content.len();
+        self.0.sync();
         Ok(())
     }
 
     fn cut(&mut self, length: u64) -> io::Result<()> {
-        self.content.truncate(usize::try_from(length).unwrap());
+        self.0.cut(length);
         Ok(())
     }
 }
 
 /// What a power cut can leave: what was synced, and of the rest any sectors of 512 bytes.
-fn after_power_cut(file: &Recorder, kept_sectors: &[bool], kept_length: usize) -> Vec<u8> {
+fn after_power_cut(file: &SmallFile, kept_sectors: &[bool], kept_length: usize) -> Vec<u8> {
     let mut image = file.content.clone();
     for (sector, bytes) in image.chunks_mut(512).enumerate() {
-        let unsynced = file.synced.saturating_sub(sector * 512).min(bytes.len());
+        let unsynced = file
+            .synced_bytes
+            .saturating_sub(sector * 512)
+            .min(bytes.len());
         if !kept_sectors[sector % kept_sectors.len()] {
             bytes[unsynced..].fill(0);
         }
     }
-    image.truncate(kept_length.max(file.synced));
+    image.truncate(kept_length.max(file.synced_bytes));
     image
 }
 
@@ -288,10 +287,9 @@ proptest! {
         let run = Run::new(name);
         // The file as it lies there when it was opened, with its header.
         drop(run.open());
-        let mut file = Recorder { content: run.content(), synced: 0 };
-        file.synced = file.content.len();
+        let file = SmallFile::holding(run.content());
         let length = file.content.len() as u64;
-        let mut journal = Journal::over(file, &run.paths.output, format, length);
+        let mut journal = Journal::over(Recorder(file), &run.paths.output, format, length);
         let mut rows = 0;
         let mut synced = 0;
         for (length, is_failed) in lengths {
@@ -306,7 +304,7 @@ proptest! {
             }
         }
         journal.flush().unwrap();
-        let image = after_power_cut(journal.file(), &kept_sectors, kept_length);
+        let image = after_power_cut(&journal.file().0, &kept_sectors, kept_length);
         fs::write(&run.paths.output, &image).unwrap();
         let done = run.done();
         prop_assert!((1..=synced).all(|row| done.contains(&row)), "{done:?} of {synced}");

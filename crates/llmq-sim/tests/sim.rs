@@ -11,15 +11,15 @@ use llmq_sim::{
     Account, Arrivals, Estimates, Family, Report, Scenario, SeededBug, Sizes, Source, Spread,
     UpstreamPlan, run,
 };
+use llmq_testkit::{env_number, scale};
 
 /// Runs of one family in the short form.
 const RUNS: u64 = 400;
 
 fn seeds() -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    match number("LLMQ_SIM_SEED") {
+    match env_number("LLMQ_SIM_SEED") {
         Some(seed) => vec![seed],
-        None => (0..RUNS * number("LLMQ_TEST_SCALE").unwrap_or(1)).collect(),
+        None => (0..RUNS * scale()).collect(),
     }
 }
 

@@ -2,12 +2,13 @@ use std::sync::{Arc, Mutex};
 
 use llmq_core::{FailureClass, Now};
 use llmq_provider::{Operation, Request, Source, StreamEnd, StreamReader, check_answer};
+use llmq_testkit::ScriptedServer;
 
-use crate::server::{Server, chat};
+use crate::server::{Called, chat};
 
 #[tokio::test]
 async fn the_call_arrives_as_written_with_key_and_version() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.accept().await;
@@ -37,7 +38,7 @@ async fn the_call_arrives_as_written_with_key_and_version() {
 
 #[tokio::test]
 async fn a_get_has_no_body() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.accept().await;
@@ -52,7 +53,7 @@ async fn a_get_has_no_body() {
 
 #[tokio::test]
 async fn the_last_byte_is_told_once_before_the_answer_and_large_bodies_arrive_whole() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let large = "x".repeat(3 << 20);
     let times = Arc::new(Mutex::new(Vec::new()));
@@ -75,7 +76,7 @@ async fn the_last_byte_is_told_once_before_the_answer_and_large_bodies_arrive_wh
 
 #[tokio::test]
 async fn a_large_call_is_not_told_as_sent_while_the_server_does_not_read() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     // Far more than the socket buffers of both sides hold.
     let large = "x".repeat(64 << 20);
@@ -104,7 +105,7 @@ async fn a_large_call_is_not_told_as_sent_while_the_server_does_not_read() {
 
 #[tokio::test]
 async fn a_connection_serves_one_call_after_the_other() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.accept().await;
@@ -124,7 +125,7 @@ async fn a_connection_serves_one_call_after_the_other() {
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.serve().await;
@@ -139,7 +140,7 @@ async fn redirects_are_not_followed() {
 
 #[tokio::test]
 async fn a_page_from_a_proxy_is_transient() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.serve().await;
@@ -160,7 +161,7 @@ async fn a_page_from_a_proxy_is_transient() {
 #[tokio::test]
 async fn a_stream_passes_byte_for_byte_however_it_is_cut() {
     const STREAM: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"hé\"}}]}\r\n\r\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.serve().await;
@@ -194,7 +195,7 @@ async fn a_stream_passes_byte_for_byte_however_it_is_cut() {
 
 #[tokio::test]
 async fn a_stream_that_ends_with_its_connection_is_told_from_a_whole_one() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.serve().await;
@@ -216,7 +217,7 @@ async fn a_stream_that_ends_with_its_connection_is_told_from_a_whole_one() {
 #[tokio::test]
 async fn hundreds_of_calls_are_in_flight_at_once() {
     const CALLS: usize = 500;
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         // Nobody is answered before all are there.

@@ -3,9 +3,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use llmq_core::FailureClass;
 use llmq_provider::{CallError, Cause, Dialect, Provider, ProviderConfig};
+use llmq_testkit::{FakeClock, ScriptedServer};
 use tokio::net::TcpListener;
 
-use crate::server::{SOON, Server, chat, provider};
+use crate::server::{Called, SOON, chat, provider};
 
 async fn failed(provider: &Provider) -> CallError {
     provider.call(chat("{}")).await.unwrap_err()
@@ -15,6 +16,12 @@ async fn failed(provider: &Provider) -> CallError {
 async fn cut_off(provider: &Provider) -> CallError {
     let answer = provider.call(chat("{}")).await.unwrap();
     answer.collect().await.unwrap_err()
+}
+
+/// A provider that is called over TLS; none on a machine without certificate authorities, where
+/// that is told before any call.
+fn secure(config: ProviderConfig) -> Option<Provider> {
+    Provider::new(config, Arc::new(FakeClock::with_tokio())).ok()
 }
 
 #[tokio::test]
@@ -56,11 +63,11 @@ async fn an_unknown_name_was_never_sent() {
 
 #[tokio::test]
 async fn a_server_without_tls_was_never_sent_a_call() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let mut config = server.config();
     config.base_url = server.url().replace("http:", "https:");
-    let Ok(provider) = Provider::new(config, crate::server::TokioClock::new()) else {
-        return; // No certificate authorities on this machine; that too is told before any call.
+    let Some(provider) = secure(config) else {
+        return;
     };
     let serve = async {
         let mut guest = server.accept().await;
@@ -82,11 +89,11 @@ async fn a_server_without_tls_was_never_sent_a_call() {
 
 #[tokio::test]
 async fn a_tls_handshake_that_hangs_ends_with_the_connect_timeout() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let mut config = server.config();
     config.base_url = server.url().replace("http:", "https:");
     config.timeouts.connect = SOON;
-    let Ok(provider) = Provider::new(config, crate::server::TokioClock::new()) else {
+    let Some(provider) = secure(config) else {
         return;
     };
     let (error, _guest) = tokio::join!(failed(&provider), server.accept());
@@ -104,7 +111,7 @@ async fn a_tls_handshake_that_hangs_ends_with_the_connect_timeout() {
 
 #[tokio::test]
 async fn a_reset_after_the_call_is_ambiguous() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let sent = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&sent);
     let call = chat("{}").on_sent(move |_| told.store(true, Ordering::SeqCst));
@@ -128,7 +135,7 @@ async fn a_reset_after_the_call_is_ambiguous() {
 
 #[tokio::test]
 async fn an_orderly_close_without_an_answer_is_ambiguous_too() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async { drop(server.serve().await) };
     let (error, ()) = tokio::join!(failed(&provider), serve);
@@ -146,7 +153,7 @@ async fn an_orderly_close_without_an_answer_is_ambiguous_too() {
 
 #[tokio::test]
 async fn half_a_head_is_no_answer() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         server
@@ -161,7 +168,7 @@ async fn half_a_head_is_no_answer() {
 
 #[tokio::test]
 async fn what_is_not_http_is_no_answer() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.serve().await;
@@ -183,7 +190,7 @@ async fn what_is_not_http_is_no_answer() {
 
 #[tokio::test]
 async fn silence_before_the_answer_ends_with_the_first_byte_timeout() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let mut config = server.config();
     config.timeouts.first_byte = SOON;
     let provider = provider(config);
@@ -206,7 +213,7 @@ async fn silence_before_the_answer_ends_with_the_first_byte_timeout() {
 
 #[tokio::test]
 async fn silence_in_the_body_ends_with_the_idle_timeout() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let mut config = server.config();
     config.timeouts.idle = SOON;
     let provider = provider(config);
@@ -234,7 +241,7 @@ async fn silence_in_the_body_ends_with_the_idle_timeout() {
 
 #[tokio::test]
 async fn a_body_that_trickles_for_ever_ends_with_the_total_timeout() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let mut config = server.config();
     config.timeouts.total = SOON * 3;
     let provider = provider(config);
@@ -267,7 +274,7 @@ async fn a_body_that_trickles_for_ever_ends_with_the_total_timeout() {
 #[tokio::test]
 async fn a_body_shorter_than_stated_is_cut_off() {
     for framing in ["content-length: 100", "transfer-encoding: chunked"] {
-        let server = Server::start().await;
+        let server = ScriptedServer::start().await;
         let provider = server.provider();
         let serve = async {
             let mut guest = server.serve().await;
@@ -291,7 +298,7 @@ async fn a_body_shorter_than_stated_is_cut_off() {
 
 #[tokio::test]
 async fn an_answer_above_the_bound_is_given_up_early() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let mut config = server.config();
     config.answer_bytes_max = 1_000;
     let provider = provider(config);
@@ -319,7 +326,7 @@ async fn an_answer_above_the_bound_is_given_up_early() {
 
 #[tokio::test]
 async fn a_dropped_call_closes_its_connection() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let call = provider.call(chat("{}"));
     let mut guest = tokio::select! {
@@ -331,7 +338,7 @@ async fn a_dropped_call_closes_its_connection() {
 
 #[tokio::test]
 async fn a_dropped_answer_closes_its_connection() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async {
         let mut guest = server.serve().await;
@@ -347,7 +354,7 @@ async fn a_dropped_answer_closes_its_connection() {
 
 #[tokio::test]
 async fn a_slow_reader_is_not_taken_for_a_silent_server() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let mut config = server.config();
     config.timeouts.idle = SOON;
     let provider = provider(config);
@@ -374,7 +381,7 @@ async fn a_slow_reader_is_not_taken_for_a_silent_server() {
 
 #[tokio::test]
 async fn no_error_shows_the_key() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = server.provider();
     let serve = async { server.serve().await.reset() };
     let (error, ()) = tokio::join!(failed(&provider), serve);

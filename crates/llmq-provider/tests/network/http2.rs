@@ -7,10 +7,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use llmq_provider::{CallError, Dialect, Provider, ProviderConfig};
+use llmq_testkit::ScriptedServer;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::server::{Server, chat, provider};
+use crate::server::{chat, provider};
 
 /// Answers every HTTP/2 call with its own body.
 async fn echo(listener: TcpListener) {
@@ -63,7 +64,7 @@ async fn calls_share_one_connection() {
 
 #[tokio::test]
 async fn a_connection_that_closes_without_an_answer_is_no_answer() {
-    let server = Server::start().await;
+    let server = ScriptedServer::start().await;
     let provider = http2(server.url());
     let serve = async {
         // The preface is read, then the line goes dead.

@@ -200,54 +200,26 @@ fn write_all(file: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
 
 #[cfg(test)]
 mod tests {
+    use llmq_testkit::SmallFile;
     use proptest::prelude::*;
 
     use super::super::line::tests::row;
     use super::*;
 
-    /// A disk with room for so many bytes.
-    #[derive(Debug, Default)]
-    struct SmallDisk {
-        content: Vec<u8>,
-        room: usize,
-        synced: usize,
-    }
-
-    impl Write for SmallDisk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = bytes
-                .len()
-                .min(self.room - self.content.len().min(self.room));
-            if count == 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.content.extend_from_slice(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl JournalFile for SmallDisk {
+    impl JournalFile for SmallFile {
         fn sync(&mut self) -> io::Result<()> {
-            self.synced = self.content.len();
+            Self::sync(self);
             Ok(())
         }
 
         fn cut(&mut self, length: u64) -> io::Result<()> {
-            self.content.truncate(usize::try_from(length).unwrap());
+            Self::cut(self, length);
             Ok(())
         }
     }
 
-    fn journal(room: usize, format: OutputFormat) -> Journal<SmallDisk> {
-        let disk = SmallDisk {
-            room,
-            ..SmallDisk::default()
-        };
-        Journal::over(disk, Path::new("out"), format, 0)
+    fn journal(room: usize, format: OutputFormat) -> Journal<SmallFile> {
+        Journal::over(SmallFile::with_room(room), Path::new("out"), format, 0)
     }
 
     fn at(millis: u64) -> Timestamp {
@@ -280,11 +252,11 @@ mod tests {
                     prop_assert!(whole + next > room);
                 }
             }
-            small.file.room = usize::MAX;
+            small.file.room_bytes = usize::MAX;
             small.sync().unwrap();
             prop_assert_eq!(small.unwritten(), 0);
             prop_assert_eq!(&small.file.content, &expected);
-            prop_assert_eq!(small.file.synced, expected.len());
+            prop_assert_eq!(small.file.synced_bytes, expected.len());
         }
     }
 

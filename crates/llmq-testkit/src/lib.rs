@@ -1,0 +1,21 @@
+//! What tests of several crates share: a dev-dependency, never part of a program.
+//!
+//! - [`FakeClock`] tells the time that a test wants: it stands still, or follows tokio's, and its
+//!   wall clock can be set.
+//! - [`ScriptedServer`] is a provider that says exactly what a test tells it to, byte for byte:
+//!   half an answer, something else than HTTP, silence, a reset.
+//! - [`SmallFile`] is a file with room for so many bytes, which knows what was synced.
+//! - [`scale`] says how much larger than usual the tests are to be.
+//!
+//! It knows no crate but `llmq-core`, so that every other one can use it. Everything panics
+//! where a test would: there is nobody to hand an error to.
+
+mod clock;
+mod file;
+mod scale;
+mod server;
+
+pub use clock::FakeClock;
+pub use file::SmallFile;
+pub use scale::{env_number, scale};
+pub use server::{Guest, PATIENCE, ScriptedServer};
