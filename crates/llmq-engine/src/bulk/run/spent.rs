@@ -66,7 +66,13 @@ impl Spent {
                 .map(|(age, used)| (millis(age), used))
                 .collect();
             if !clean {
-                used.push((0, portion(limit.spec().count).saturating_add(limit.held())));
+                let ahead = portion(limit.spec().count).saturating_add(limit.held());
+                match used.last_mut() {
+                    // One part, since a bucket takes each as spent in one instant, and would
+                    // stand still for what nobody has spent.
+                    Some((0, amount)) => *amount = amount.saturating_add(ahead),
+                    _ => used.push((0, ahead)),
+                }
             }
             spent.limits.insert(name.clone(), Parts { used });
         }
@@ -118,4 +124,48 @@ impl Spent {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use llmq_core::{CallSize, Host};
+    use llmq_dispatch::{LimitSetup, Rules, Scope};
+    use llmq_limit::charge_rule;
+
+    use super::*;
+
+    const NAME: &str = "rpd openai/m";
+
+    fn books(limit: &str, now: Now) -> (Dispatcher, Vec<(LimitId, String)>) {
+        let spec: llmq_core::LimitSpec = limit.parse().unwrap();
+        let mut dispatcher = Dispatcher::new(Rules::default(), 0);
+        let setup = LimitSetup {
+            name: NAME.to_owned(),
+            spec,
+            rule: charge_rule(Host::OpenAi, spec.kind),
+            scope: Scope::Upstream,
+        };
+        let id = dispatcher.add_limit(setup, now);
+        (dispatcher, vec![(id, NAME.to_owned())])
+    }
+
+    // A killed run with a daily bucket stood still for a minute and a half: the hundredth that
+    // was written ahead emptied the pace of spending below zero.
+    #[test]
+    fn what_was_written_ahead_is_counted_and_does_not_hold_up_the_next_process() {
+        let now = Now::default().after(Duration::from_secs(1_000_000));
+        let (mut before, limits) = books("requests=5000/1d:bucket", now);
+        let limit = before.limit_mut(limits[0].0);
+        limit.restore(&[(Duration::ZERO, 1_000)], Duration::ZERO, now.mono);
+        let spent = Spent::of(&mut before, &limits, false, now);
+
+        let (mut after, limits) = books("requests=5000/1d:bucket", now);
+        spent.restore(&mut after, &limits, now.wall, now);
+        let limit = after.limit_mut(limits[0].0);
+        let counted: u64 = limit.saved(now.mono).iter().map(|(_, used)| used).sum();
+        assert_eq!(counted, 1_050);
+        let soon = now.after(Duration::from_secs(3)).mono;
+        let cost = limit.cost(&CallSize::default(), 0);
+        assert_eq!(limit.check(cost, 0, soon, Duration::ZERO), Ok(()));
+    }
 }
