@@ -68,8 +68,8 @@ fn check(file: &ConfigFile, global: &Global) -> Result<(), Failure> {
     load(file)?.check().map_err(|errors| mistakes(&errors))?;
     if !global.quiet {
         match &file.path {
-            Some(path) => eprintln!("{} is right", path.display()),
-            None => eprintln!("the environment is right; say --config FILE to check a file"),
+            Some(path) => say!("{} is right", path.display()),
+            None => say!("the environment is right; say --config FILE to check a file"),
         }
     }
     Ok(())

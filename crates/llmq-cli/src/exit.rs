@@ -50,7 +50,7 @@ impl Failure {
 
     pub(crate) fn print(&self) {
         if !self.message.is_empty() {
-            eprintln!(
+            say!(
                 "{} {}",
                 style("error:").red().bold().for_stderr(),
                 self.message

@@ -2,6 +2,14 @@
 //!
 //! [`cli`] is what a user types; each command has a module of its own name.
 
+/// Says something to people, on standard error. That nobody listens any more is no failure.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 mod cli;
 mod exit;
 

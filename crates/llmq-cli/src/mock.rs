@@ -167,10 +167,10 @@ async fn serve(config: MockConfig, global: &Global) -> Result<Report, Failure> {
     })?;
     if !global.quiet {
         let addr = server.addr();
-        eprintln!(
+        say!(
             "listening: OpenAI http://{addr}/v1, Anthropic http://{addr}, books http://{addr}/mock/report"
         );
-        eprintln!("Ctrl-C ends it");
+        say!("Ctrl-C ends it");
     }
     signals.next().await;
     // The second one does not wait for calls in flight.

@@ -6,7 +6,7 @@ use llmq_core::{CallSize, Now, Priority, Timestamp};
 use llmq_limit::{Cost, Denied};
 use smallvec::{SmallVec, smallvec};
 
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, LimitSlot};
 use crate::events::{CallKind, Effect, Notice, Start};
 use crate::ids::{LaneId, LimitId, QueueId, TicketId, UpstreamId};
 use crate::order::Spot;
@@ -231,8 +231,16 @@ impl Dispatcher {
         now: Now,
     ) -> Result<(), Denied> {
         let keep_back = {
-            let count = self.limits[id.index()].limit.spec().count;
-            self.queues[way.served_by.index()].keep_back(head.priority, count)
+            let LimitSlot { limit, scope, .. } = &self.limits[id.index()];
+            let count = limit.spec().count;
+            let reserve = self.queues[way.served_by.index()].keep_back(head.priority, count);
+            let ramp = match scope {
+                Scope::Upstream | Scope::Account => {
+                    self.upstreams[way.upstream.index()].held_back(count, now)
+                }
+                Scope::Tenant | Scope::Model => 0,
+            };
+            reserve.saturating_add(ramp)
         };
         let is_betting = self.upstreams[way.upstream.index()].is_betting();
         let limit = &mut self.limits[id.index()].limit;

@@ -217,6 +217,12 @@ impl Dispatcher {
             .is_some()
             || running.probe;
         self.tell_breaker(running, class, now, effects);
+        if class == FailureClass::Ramp {
+            let sent = running.sent_at.unwrap_or(now.mono);
+            self.upstreams[running.upstream.index()]
+                .ramp
+                .slow_down(sent, now);
+        }
         if class.is_rate_limit() || class == FailureClass::TooLarge {
             for (limit, entry) in &running.entries {
                 self.limits[limit.index()].limit.refused(*entry, now.mono);

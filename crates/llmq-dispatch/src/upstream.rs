@@ -4,7 +4,7 @@ use llmq_core::{FailureClass, Now, Timestamp};
 use llmq_core::{Host, LimitKind};
 use llmq_limit::{
     Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin, PauseScope, QuotaEvent,
-    QuotaMonitor, QuotaState,
+    QuotaMonitor, QuotaState, RampGuard,
 };
 
 use crate::ids::LimitId;
@@ -39,6 +39,8 @@ pub(crate) struct Upstream {
     pub(crate) learn_as: Option<Host>,
     /// Limits that headers told of, with how often in a row.
     heard_of: Vec<(LimitKind, u64, Duration, u32)>,
+    /// Holds the rate back after the provider found that it rose too fast.
+    pub(crate) ramp: RampGuard,
     ask_before_betting: bool,
     answers: u32,
     mean: Mean,
@@ -98,6 +100,7 @@ impl Upstream {
             low_gate: WaitList::default(),
             in_flight: 0,
             closures: 0,
+            ramp: RampGuard::default(),
             ask_before_betting: setup.ask_before_betting,
             answers: 0,
             mean: Mean::default(),
@@ -188,6 +191,22 @@ impl Upstream {
         self.low_closed = until;
         self.quota_closed = until.filter(|_| all);
         before != (self.low_closed.is_some(), self.quota_closed.is_some())
+    }
+
+    /// How much of `count` is left alone because traffic rose too fast.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a count below 10^15"
+    )]
+    pub(crate) fn held_back(&self, count: u64, now: Now) -> u64 {
+        let share = self.ramp.share(now);
+        if share < 1.0 {
+            (count as f64 * (1.0 - share)) as u64
+        } else {
+            0
+        }
     }
 
     pub(crate) fn answered(&mut self) {

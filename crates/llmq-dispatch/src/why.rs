@@ -166,6 +166,38 @@ impl Dispatcher {
         self.upstreams[id.index()].quota.as_ref()
     }
 
+    /// When the first call of a queue may start, and what it waits for, while nothing of it
+    /// runs and all of it waits for instants that are known.
+    #[must_use]
+    pub fn stands_until(&self, id: QueueId) -> Option<(Timestamp, String)> {
+        let queue = &self.queues[id.index()];
+        if queue.running > 0 {
+            return None;
+        }
+        let mut first: Option<(Timestamp, String)> = None;
+        for lane in queue.lanes.iter().map(|lane| &self.lanes[lane.index()]) {
+            if lane.is_empty() {
+                continue;
+            }
+            // Its spots open one by one, so it is the last of them that it waits for.
+            let spots = lane
+                .parked
+                .iter()
+                .map(|(spot, _)| Some((self.waiters(*spot).wake?, *spot)));
+            let (at, spot) = spots.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+            if first.as_ref().is_none_or(|(other, _)| at < *other) {
+                let name = match self.blocker(spot) {
+                    Blocker::Limit(name) | Blocker::Upstream(name, _) | Blocker::Quota(name) => {
+                        name
+                    }
+                    Blocker::Paused | Blocker::NotBefore(_) => String::new(),
+                };
+                first = Some((at, name));
+            }
+        }
+        first
+    }
+
     /// Every limit.
     pub fn limit_ids(&self) -> impl Iterator<Item = LimitId> + use<> {
         (0..self.limits.len()).map(LimitId::at)

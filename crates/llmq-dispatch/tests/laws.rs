@@ -750,3 +750,18 @@ fn failures_of_calls_from_before_an_outage_do_not_shut_the_upstream_again() {
         llmq_limit::BreakerState::Closed
     );
 }
+
+#[test]
+fn after_rising_too_fast_half_of_each_limit_is_left_alone() {
+    let (mut world, queue, _) = World::simple(&["requests=100/1m"]);
+    let first = world.submit(world.call(queue));
+    world.started();
+    world.fail(first, FailureClass::Ramp, Some(SECOND));
+    for _ in 0..100 {
+        world.submit(world.call(queue));
+    }
+    world.advance(SECOND * 3);
+    // The refused call counts too, and the share has begun to grow again.
+    let started = world.started().len();
+    assert!((49..=50).contains(&started), "{started}");
+}

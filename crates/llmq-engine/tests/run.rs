@@ -327,3 +327,18 @@ async fn the_longest_of_the_last_rows_is_not_left_for_the_end() {
         .expect("the long row");
     assert!(place < 300, "it came {place}th of 401");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_patience_a_spent_day_stops_the_run_and_the_day_counts_in_the_next() {
+    let scene = Scene::new(20, quick(&[])).await;
+    let mut options = scene.options(&["requests=5/1d"]);
+    options.no_wait = true;
+    for _ in 0..2 {
+        let report = scene.run(options.clone()).await.expect("a run");
+        let Ended::StoppedByAccount { reason } = &report.ended else {
+            panic!("{:?}", report.ended)
+        };
+        assert!(reason.contains("rpd mock/mock-1 is used up"), "{reason}");
+        assert_eq!(report.summary.completed, 5);
+    }
+}

@@ -264,7 +264,7 @@ impl Limit {
         // would wait for ever.
         let room = self.whole(margin).saturating_sub(cost.total());
         let aside = keep_back
-            .min(self.spec.count / 2)
+            .min(self.spec.count - self.spec.count / 16)
             .saturating_add(self.others(now))
             .min(room);
         let beside = self.held.saturating_add(aside);

@@ -48,14 +48,14 @@ pub(super) fn dry_run(input: Input, calls: &CallMaker, global: &Global) -> Resul
         output::print(&output::json(call, Format::Json)?)?;
     }
     if !global.quiet {
-        eprintln!(
+        say!(
             "{} rows, about {} input tokens, {} bad rows; nothing was sent",
             grouped(look.rows),
             grouped(look.input_tokens),
             grouped(look.bad)
         );
         for message in &look.bad_messages {
-            eprintln!("  {message}");
+            say!("  {message}");
         }
     }
     Ok(())

@@ -55,9 +55,7 @@ fn end_sooner(wishes: u32, control: &Control, global: &Global) {
         1 => {
             control.stop();
             if !global.quiet {
-                eprintln!(
-                    "\nstopping: calls in flight come to their end; Ctrl-C again leaves at once"
-                );
+                say!("\nstopping: calls in flight come to their end; Ctrl-C again leaves at once");
             }
         }
         _ => control.abort(),
@@ -80,7 +78,7 @@ fn tell(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failu
         summary::write(path, &report.summary)?;
     }
     match global.format {
-        Format::Table if !global.quiet => eprint!("{}", summary::table(&report.summary)),
+        Format::Table if !global.quiet => say!("{}", summary::table(&report.summary).trim_end()),
         Format::Table => {}
         Format::Json | Format::Jsonl => {
             output::print(&output::json(&report.summary, global.format)?)?;
@@ -125,6 +123,6 @@ fn tell(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failu
         }
     };
     // Why a run ended is worth a word even to those who want none.
-    eprintln!("{words}");
+    say!("{words}");
     Err(Failure::silent(code))
 }

@@ -46,10 +46,10 @@ impl Show {
             Self::Plain { looks } => {
                 *looks += 1;
                 if looks.is_multiple_of(LOOKS_A_LINE) {
-                    eprintln!("{}", line(progress));
+                    say!("{}", line(progress));
                 }
             }
-            Self::Json => eprintln!("{}", as_json(progress)),
+            Self::Json => say!("{}", as_json(progress)),
             Self::Nothing => {}
         }
     }

@@ -77,7 +77,8 @@ impl OutputLock {
     /// [`LockError::Held`] says who has it.
     pub fn acquire(output: &Path, holder: &Holder) -> Result<Self, LockError> {
         let path = beside(output, ".lock");
-        let failed = |source| JournalError::opening(&path, source);
+        // The lock file is ours; what people know is the output beside it.
+        let failed = |source| JournalError::opening(output, source);
         loop {
             let mut file = File::options()
                 .read(true)

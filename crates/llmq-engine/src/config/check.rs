@@ -152,7 +152,8 @@ fn quota(section: &Section<'_, '_>) -> QuotaConfig {
         pause_threshold: section.read_or("pause_threshold", threshold, values::any_number),
         daily_request_limit: section
             .read("daily_request_limit", |found| {
-                let limit = values::integer(0..=u64::MAX)(found)?;
+                let limit =
+                    values::count(found).or_else(|_| values::integer(0..=u64::MAX)(found))?;
                 // In a file 0 is the written form of "none"; whoever sets it from outside
                 // wants something, and it cannot be this.
                 let on_purpose = matches!(found.origin, Origin::Env(_) | Origin::Flag(_));

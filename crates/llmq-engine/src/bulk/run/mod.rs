@@ -127,6 +127,7 @@ async fn finish(
         &line.upstreams,
         Arc::clone(&counters),
         options.no_wait,
+        line.queue,
     ));
     let saving = watch.listen(line.news);
     let saver = Saver {

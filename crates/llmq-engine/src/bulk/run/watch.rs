@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use llmq_core::{FailureClass, Now, Timestamp, WallTime};
-use llmq_dispatch::{Notice, Surroundings, UpstreamId};
+use llmq_dispatch::{Notice, QueueId, Surroundings, UpstreamId};
 use llmq_limit::QuotaEvent;
 use tokio::sync::Notify;
 
@@ -48,6 +48,7 @@ pub(super) struct Watch {
     names: Vec<(UpstreamId, String)>,
     counters: Arc<Counters>,
     no_wait: bool,
+    queue: QueueId,
     seen: Mutex<Seen>,
     changed: Notify,
     saving: Mutex<Option<Sender<Save>>>,
@@ -75,6 +76,7 @@ impl Watch {
         names: &[(UpstreamId, String)],
         counters: Arc<Counters>,
         no_wait: bool,
+        queue: QueueId,
     ) -> Self {
         let routes = names
             .iter()
@@ -85,6 +87,7 @@ impl Watch {
             names: names.to_vec(),
             counters,
             no_wait,
+            queue,
             seen: Mutex::new(Seen { routes }),
             changed: Notify::new(),
             saving: Mutex::new(None),
@@ -306,6 +309,16 @@ impl Watch {
 
     /// Whether every route is closed for too long.
     fn verdict(&self, now: Now) -> Option<Ended> {
+        if self.no_wait
+            && let Some((until, limit)) = self
+                .hub
+                .with(|dispatcher| dispatcher.stands_until(self.queue))
+            && until > now.mono + NO_WAIT
+        {
+            let until = shown(now.wall_at(until));
+            let reason = format!("{limit} is used up; it goes on at {until}");
+            return Some(Ended::StoppedByAccount { reason });
+        }
         let answered = Counters::get(&self.counters.answers) > 0;
         let mut verdict = None;
         for (id, route) in &self.seen().routes {
