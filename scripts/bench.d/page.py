@@ -30,7 +30,7 @@ ABOUT = {
     ),
     "memory": (
         "Memory",
-        "The peak of resident memory of `llmq run`, allowed 64 MB and 12 bytes a row.",
+        "The peak of resident memory of `llmq run`, allowed 64 MB and 12 bytes a row. These rounds do not show the worst: once, while simulations took both processors beside it, peaks of several times what is allowed were seen with either number of rows.",
     ),
     "dispatcher": (
         "A decision of the dispatcher",
