@@ -50,14 +50,6 @@ impl Factor {
         self.samples >= CALIBRATED
     }
 
-    /// This factor, or the other where that is larger.
-    pub(crate) fn at_least(self, other: Self) -> Self {
-        Self {
-            value: self.value.max(other.value),
-            ..self
-        }
-    }
-
     /// `charge` as the provider is expected to charge it, rounded up.
     #[must_use]
     #[expect(
@@ -71,6 +63,14 @@ impl Factor {
             charge
         } else {
             (charge as f64 * self.value).ceil() as u64
+        }
+    }
+
+    /// Takes over what was learned from many answers.
+    pub(crate) fn follow(&mut self, value: f64) {
+        self.samples = self.samples.saturating_add(1);
+        if value.is_finite() {
+            self.value = value.clamp(*RANGE.start(), *RANGE.end());
         }
     }
 

@@ -8,7 +8,9 @@ mod sliding;
 
 mod charge;
 
+mod cluster;
 mod factor;
+mod learner;
 mod margin;
 mod sent_log;
 

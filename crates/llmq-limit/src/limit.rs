@@ -4,9 +4,11 @@ use llmq_core::{Algorithm, CallSize, LimitKind, LimitSpec, Now, Timestamp, Usage
 
 use crate::Denied;
 use crate::bucket::Bucket;
-use crate::charge::{ChargeRule, InputCharge, OutputCharge};
+use crate::charge::{ChargeRule, InputCharge, OutputCharge, Refund};
+use crate::cluster::Cluster;
 use crate::factor::{Factor, Foreign};
 use crate::fixed::Fixed;
+use crate::learner::{Caution, Learner, Sample};
 use crate::margin::within;
 use crate::sent_log::SentLog;
 use crate::sliding::{Sliding, signed};
@@ -31,10 +33,30 @@ pub struct Limit {
     /// What calls without an answer were charged or hold.
     unanswered: u64,
     factor: Factor,
+    learner: Learner,
+    /// What was learned from the last word, until its call is known to have been admitted.
+    lesson: Option<Sample>,
+    caution: Caution,
+    cluster: Cluster,
+    /// What was expected of the call sent last.
+    cluster_end: Option<Expect>,
+    /// The last word before that group's.
+    cluster_base: Option<Base>,
     foreign: Foreign,
+    /// What calls stated that were sent, and the squares of it, each summed up.
+    stated: f64,
+    squares: f64,
+    /// The squares of what was granted and is not sent yet.
+    squares_unsent: f64,
+    /// The squares of what calls without an answer stated, granted ones included.
+    squares_open: f64,
     log: SentLog,
     /// What headers showed to be gone that we had not charged, summed up.
     corrected: u64,
+    /// What of it, or of our charges, later headers showed not to be gone.
+    returned: u64,
+    /// What may be returned where charges are no estimates.
+    returnable: u64,
     heard: Heard,
     /// Charged since the last header for calls that the provider may not have counted.
     doubted: u64,
@@ -59,14 +81,53 @@ enum Meter {
 /// In how many steps of a period the use of others is taken to grow while nothing is heard.
 const OTHERS_STEPS: u32 = 64;
 
+/// So many standard deviations of what calls without a word may stray are held back; refusals
+/// add to it.
+const DEVIATIONS: f64 = 1.0;
+/// What is used beyond this many times what we charged was not used by us.
+const OURS_AT_MOST: f64 = 1.5;
+
 /// The provider's last word, as of the call it answered.
 #[derive(Debug, Clone, Copy, Default)]
 struct Heard {
     sent_at: Timestamp,
     /// The total sent when that call was.
     total: u64,
+    stated: f64,
+    squares: f64,
+    /// What the provider had more than we thought, and still has.
     above: u64,
+    /// How far its word was above the least that we thought possible.
+    slack: i64,
+    /// How much more was used than the books had, in the order of sending, and still is.
+    residue: i64,
+    /// By how much the order of arrival and rounding may have changed it.
+    unsure: f64,
     any: bool,
+}
+
+/// A word, and what had been corrected by then in all.
+#[derive(Debug, Clone, Copy)]
+struct Base {
+    heard: Heard,
+    net: i64,
+}
+
+impl Heard {
+    /// Whether this is the word on that call.
+    fn is_of(&self, expect: &Expect) -> bool {
+        self.any && (self.sent_at, self.total) == (expect.sent_at, expect.total)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "charges are at most 10^15")]
+fn float(amount: u64) -> f64 {
+    amount as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "charges are at most 10^15")]
+fn float_signed(amount: i64) -> f64 {
+    amount as f64
 }
 
 /// What one call costs one limit.
@@ -116,11 +177,14 @@ struct Expect {
     remaining: i64,
     own: u64,
     total: u64,
+    stated: f64,
+    squares: f64,
     corrected: u64,
+    returned: u64,
+    /// Which group of calls it was sent with.
+    cluster: u64,
     /// What was held for answers: the provider may have counted any part of it.
     unknown: u64,
-    /// The charge factor when the call was sent.
-    factor: Factor,
 }
 
 /// What a provider's `remaining` says against our books.
@@ -160,9 +224,21 @@ impl Limit {
             unsent: 0,
             unanswered: 0,
             factor: Factor::default(),
+            learner: Learner::new(1.0),
+            lesson: None,
+            caution: Caution::default(),
+            cluster: Cluster::default(),
+            cluster_end: None,
+            cluster_base: None,
+            stated: 0.0,
+            squares: 0.0,
+            squares_unsent: 0.0,
+            squares_open: 0.0,
             foreign: Foreign::default(),
             log: SentLog::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
             corrected: 0,
+            returned: 0,
+            returnable: 0,
             heard: Heard::default(),
             doubted: 0,
             allowance: None,
@@ -188,6 +264,7 @@ impl Limit {
     /// Continues with a factor learned earlier.
     pub fn set_factor(&mut self, factor: Factor) {
         self.factor = factor;
+        self.learner = Learner::new(factor.value());
     }
 
     /// Whether charges are estimates, so that a factor is worth learning.
@@ -266,6 +343,7 @@ impl Limit {
         let aside = keep_back
             .min(self.spec.count - self.spec.count / 16)
             .saturating_add(self.others(now))
+            .saturating_add(self.stray(cost))
             .min(room);
         let beside = self.held.saturating_add(aside);
         self.advance(now, margin);
@@ -297,6 +375,29 @@ impl Limit {
         let seconds = step.as_secs_f64() * (silent.as_nanos().div_ceil(step.as_nanos())) as f64;
         let most = self.whole(Duration::ZERO) / 4;
         (self.foreign.expected(seconds).ceil() as u64).min(most)
+    }
+
+    /// How far the calls of which the provider has not spoken yet, this one among them, may be
+    /// charged more than we think.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a charge that is not negative"
+    )]
+    fn stray(&self, cost: Cost) -> u64 {
+        let stray = DEVIATIONS * self.learner.stray() + self.caution.value();
+        if stray == 0.0 {
+            return 0;
+        }
+        let own = float(cost.stated);
+        let mut squares = self.squares_open;
+        if self.heard.any && self.learns_from_words() {
+            // Of those sent before the call of the last word, that word spoke.
+            let since = self.squares - self.heard.squares + self.squares_unsent;
+            squares = squares.min(since);
+        }
+        let squares = squares.max(0.0) + own * own;
+        (stray * squares.sqrt()) as u64
     }
 
     /// What can be in use at one time, less a bucket's margin.
@@ -332,6 +433,8 @@ impl Limit {
     pub fn take(&mut self, cost: Cost) -> Entry {
         self.held = self.held.saturating_add(cost.total());
         self.unsent = self.unsent.saturating_add(cost.arrival);
+        self.squares_unsent += float(cost.stated).powi(2);
+        self.squares_open += float(cost.stated).powi(2);
         self.unanswered = self.unanswered.saturating_add(cost.total());
         self.taken = self.taken.saturating_add(cost.total());
         Entry {
@@ -350,6 +453,10 @@ impl Limit {
         let own = entry.cost.arrival;
         self.held = self.held.saturating_sub(own);
         self.unsent = self.unsent.saturating_sub(own);
+        let stated = float(entry.cost.stated);
+        self.squares_unsent = (self.squares_unsent - stated * stated).max(0.0);
+        self.stated += stated;
+        self.squares += stated * stated;
         self.advance(now, margin);
         let dated = now + margin;
         self.charge(signed(own), now.before(margin), dated);
@@ -372,10 +479,14 @@ impl Limit {
             remaining: self.books(now, margin),
             own,
             total: self.log.total(),
+            stated: self.stated,
+            squares: self.squares,
             corrected: self.corrected,
+            returned: self.returned,
+            cluster: self.cluster.sent(now, margin),
             unknown,
-            factor: self.factor,
         };
+        self.cluster_end = Some(expect);
         entry.state = EntryState::Sent {
             expect,
             produced: 0,
@@ -449,10 +560,14 @@ impl Limit {
         let EntryState::Sent { expect, produced } = entry.state else {
             return self.give_back(entry);
         };
-        self.unanswered = self.unanswered.saturating_sub(entry.granted);
+        self.close(&entry);
+        self.caution.admitted();
         if usage.is_none() {
             self.doubt(&entry);
+        } else if self.heard.is_of(&expect) {
+            self.take_lesson();
         }
+        self.conclude_cluster(now);
         match (self.rule.output, usage) {
             (OutputCharge::Produced, Some(usage)) => {
                 self.produced(&mut entry, usage.output_tokens, now);
@@ -475,11 +590,28 @@ impl Limit {
     }
 
     /// A provider that corrects to usage charges usage: its factor is real over estimate.
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of token counts")]
     fn learn_input(&mut self, stated: u64, real: u64) {
-        if stated > 0 && real > 0 {
-            self.factor
-                .learn(real as f64 / stated as f64 / self.factor.value());
+        if stated == 0 || real == 0 {
+            return;
+        }
+        let stated = float(stated);
+        self.learn(&Sample {
+            stated,
+            squares: stated * stated,
+            used: float(real),
+            unsure: 0.0,
+        });
+    }
+
+    fn learn(&mut self, sample: &Sample) {
+        self.learner.learn(sample);
+        self.factor.follow(self.learner.factor());
+    }
+
+    /// The call of the last word is known to have been admitted, or another one was heard.
+    fn take_lesson(&mut self) {
+        if let Some(lesson) = self.lesson.take() {
+            self.learn(&lesson);
         }
     }
 
@@ -494,13 +626,20 @@ impl Limit {
         self.charged += amount;
     }
 
+    fn close(&mut self, entry: &Entry) {
+        self.unanswered = self.unanswered.saturating_sub(entry.granted);
+        self.squares_open = (self.squares_open - float(entry.cost.stated).powi(2)).max(0.0);
+    }
+
     /// The call was never sent: everything it held is free again.
     pub fn give_back(&mut self, entry: Entry) {
-        self.unanswered = self.unanswered.saturating_sub(entry.granted);
+        self.close(&entry);
         match entry.state {
             EntryState::Granted => {
                 self.held = self.held.saturating_sub(entry.cost.total());
                 self.unsent = self.unsent.saturating_sub(entry.cost.arrival);
+                self.squares_unsent =
+                    (self.squares_unsent - float(entry.cost.stated).powi(2)).max(0.0);
                 self.taken = self.taken.saturating_sub(entry.cost.total());
             }
             EntryState::Sent { .. } => self.held = self.held.saturating_sub(entry.cost.later),
@@ -512,10 +651,17 @@ impl Limit {
     pub fn refused(&mut self, entry: Entry, now: Timestamp) {
         if let EntryState::Sent { expect, .. } = entry.state {
             self.charged -= signed(expect.own);
+            self.caution.refused(expect.sent_at, now);
+            self.cluster
+                .refused(expect.cluster, expect.own, float(entry.cost.stated));
+            self.unlearn_refused(&expect, now);
             if self.rule.is_estimate() {
                 self.advance(now, Duration::ZERO);
                 self.charge(-signed(expect.own), expect.dated, expect.dated);
             }
+        }
+        if matches!(entry.state, EntryState::Sent { .. }) {
+            self.conclude_cluster(now);
         }
         self.give_back(entry);
     }
@@ -531,8 +677,10 @@ impl Limit {
     /// nothing about how it charges then, whether that was seen already or will be.
     fn doubt(&mut self, entry: &Entry) {
         if let EntryState::Sent { expect, .. } = entry.state {
-            self.factor = self.factor.at_least(expect.factor);
             self.doubted = self.doubted.saturating_add(expect.own);
+            if self.heard.total >= expect.total {
+                self.lesson = None;
+            }
         }
     }
 
@@ -604,30 +752,215 @@ impl Limit {
         let margin = within(margin, self.spec.period);
         let seen = remaining.saturating_sub(self.shown_beyond_depth());
         let rounding = signed(rounding.saturating_sub(1));
-        let below = self.low(&expect, margin) - (seen + rounding);
-        let above = (seen - rounding) - self.high(&expect, margin);
         let newer = !self.heard.any || expect.sent_at >= self.heard.sent_at;
+        let returned = if newer {
+            signed(self.returned - expect.returned)
+        } else {
+            0
+        };
+        let below = self.low(&expect, margin) + returned - (seen + rounding);
+        let above = (seen - rounding) - self.high(&expect, margin);
+        let slack = -below;
+        // From the least to the most that would have been as expected.
+        let unsure = float_signed((-below - above).max(0));
+        let below = u64::try_from(below).unwrap_or(0);
+        let above = u64::try_from(above).unwrap_or(0);
         if below > 0 {
             self.advance(now, margin);
-            self.charge(below, now, now);
-            let below = below.unsigned_abs();
-            self.corrected = self.corrected.saturating_add(below);
-            if newer {
-                self.attribute(&expect, below);
-                self.heed(&expect, 0);
-            }
-            return Verdict::Below(below);
+            self.correct_as_of(&expect, below, margin);
         }
-        if !newer {
-            return Verdict::Stale;
+        let before = self.base();
+        if newer {
+            self.note_lesson(&expect, seen, below, unsure);
+            let returned = self.give_returned(&expect, above, now, margin);
+            self.heed(&expect, seen, slack.max(0), above - returned, unsure);
         }
-        let above = u64::try_from(above).unwrap_or(0);
-        self.learn_above(&expect, above);
-        self.heed(&expect, above);
-        if above > 0 {
+        let number = expect.cluster;
+        if self
+            .cluster
+            .heard(number, expect.total, seen, rounding, margin)
+        {
+            self.cluster_base = Some(before);
+        }
+        if below > 0 {
+            Verdict::Below(below)
+        } else if !newer {
+            Verdict::Stale
+        } else if above > 0 {
             Verdict::Above(above)
         } else {
             Verdict::Inside
+        }
+    }
+
+    /// `below` is gone that we had not charged: it was used from the last word on to this one,
+    /// and leaves the window as late as the call that told of it.
+    fn correct_as_of(&mut self, expect: &Expect, below: u64, margin: Duration) {
+        self.charge(signed(below), expect.sent_at.before(margin), expect.dated);
+        self.corrected = self.corrected.saturating_add(below);
+        self.returnable = self.returnable.saturating_add(below);
+    }
+
+    fn base(&self) -> Base {
+        Base {
+            heard: self.heard,
+            net: signed(self.corrected) - signed(self.returned),
+        }
+    }
+
+    /// Calls sent within a margin of each other may have arrived in any order; but when all of
+    /// them were answered, the lowest word is what was left after all of them.
+    fn conclude_cluster(&mut self, now: Timestamp) {
+        let (Some(group), Some(end), Some(base)) = (
+            self.cluster.take_whole(),
+            self.cluster_end,
+            self.cluster_base,
+        ) else {
+            return;
+        };
+        if !self.learns_from_words() || self.doubted > 0 {
+            return;
+        }
+        let margin = group.margin;
+        // Refused calls were not counted, and are in our books no more.
+        let residue = self.residue(&end, group.lowest) + signed(group.refused.charged);
+        let unsure = group.rounding + self.about_to_return(end.sent_at, margin);
+        let net = signed(self.corrected) - signed(self.returned) - base.net;
+        let charged = end.total.saturating_sub(base.heard.total);
+        let charged = float(charged.saturating_sub(group.refused.charged));
+        let sample = Sample {
+            stated: end.stated - base.heard.stated - group.refused.stated,
+            squares: end.squares - base.heard.squares - group.refused.squares,
+            used: (charged + float_signed(net + residue - base.heard.residue))
+                .min(charged * OURS_AT_MOST),
+            unsure: float_signed(unsure) + base.heard.unsure,
+        };
+        let above = u64::try_from(-residue - unsure).unwrap_or(0);
+        let back = above.min(self.explained(&sample));
+        self.give_back_now(&end, back, now, margin);
+        self.lesson = None;
+        self.learn(&sample);
+        self.heed(&end, group.lowest, 0, above - back, float_signed(unsure));
+        self.heard.residue += signed(group.refused.charged);
+    }
+
+    /// How much less than stated the calls of a sample may have been charged, as far as calls
+    /// are known to stray.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a charge that is not negative"
+    )]
+    fn explained(&self, sample: &Sample) -> u64 {
+        if !self.factor.is_calibrated() {
+            return 0;
+        }
+        (3.0 * self.learner.stray() * sample.squares.max(0.0).sqrt()) as u64
+    }
+
+    /// What two words one after the other show to be left is given back, as of the calls of
+    /// which they tell; where charges are no estimates, only what was taken beyond them.
+    fn give_returned(
+        &mut self,
+        expect: &Expect,
+        above: u64,
+        now: Timestamp,
+        margin: Duration,
+    ) -> u64 {
+        if self.heard.is_of(expect) {
+            return 0;
+        }
+        let mut back = above.min(self.heard.above);
+        if !self.learns_from_words() {
+            back = back.min(self.returnable);
+        }
+        if self.learns_from_words()
+            && let Some(lesson) = &self.lesson
+        {
+            back = back.max(above.min(self.explained(lesson)));
+        }
+        self.give_back_now(expect, back, now, margin);
+        back
+    }
+
+    fn give_back_now(&mut self, expect: &Expect, back: u64, now: Timestamp, margin: Duration) {
+        if back == 0 {
+            return;
+        }
+        self.advance(now, margin);
+        let amount = signed(back);
+        match &mut self.meter {
+            Meter::Sliding(window) => window.take_back_before(amount, expect.dated),
+            Meter::Bucket(bucket) => bucket.take(-amount),
+            Meter::Fixed(window) => {
+                window.add(-amount, expect.sent_at.before(margin), expect.dated);
+            }
+            Meter::Places => {}
+        }
+        self.returned = self.returned.saturating_add(back);
+        self.returnable = self.returnable.saturating_sub(back);
+    }
+
+    /// Whether only the provider's words tell what a call was charged.
+    fn learns_from_words(&self) -> bool {
+        self.rule.is_estimate() && self.rule.refund != Refund::ToUsage
+    }
+
+    /// How much more was used than the books have, had calls arrived as they were sent.
+    fn residue(&self, expect: &Expect, seen: i64) -> i64 {
+        let corrected = signed(self.corrected - expect.corrected);
+        let returned = signed(self.returned - expect.returned);
+        expect.remaining - corrected + returned - seen
+    }
+
+    fn note_lesson(&mut self, expect: &Expect, seen: i64, below: u64, unsure: f64) {
+        if self.heard.is_of(expect) {
+            return;
+        }
+        self.take_lesson();
+        let doubted = std::mem::take(&mut self.doubted);
+        let since = |total: u64| float(total.saturating_sub(self.heard.total));
+        let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
+        // What was corrected just now is in the residue no more.
+        let residue = self.residue(expect, seen).saturating_add(signed(below));
+        let charged = since(expect.total);
+        let used = charged + float_signed(residue - self.heard.residue);
+        let beyond = (used - charged * OURS_AT_MOST).max(0.0);
+        if self.learns_from_words() {
+            if doubted == 0 {
+                self.lesson = Some(Sample {
+                    stated: expect.stated - self.heard.stated,
+                    squares: expect.squares - self.heard.squares,
+                    used: used - beyond,
+                    unsure: unsure + self.heard.unsure,
+                });
+            }
+            if self.heard.any {
+                self.foreign
+                    .learn(beyond.min(float(below)), seconds.max(0.001));
+            }
+        } else if self.heard.any {
+            self.foreign.learn(float(below), seconds.max(0.001));
+        }
+    }
+
+    /// A refused call was not counted: what the word on it says is that much worse, and says
+    /// nothing of how calls are charged.
+    fn unlearn_refused(&mut self, expect: &Expect, now: Timestamp) {
+        if !self.heard.is_of(expect) {
+            return;
+        }
+        self.lesson = None;
+        self.heard.above = 0;
+        if self.rule.is_estimate() {
+            let missed = signed(expect.own) - self.heard.slack;
+            if let Ok(missed) = u64::try_from(missed) {
+                self.advance(now, Duration::ZERO);
+                self.correct_as_of(expect, missed, Duration::ZERO);
+            }
+        } else {
+            // It may not have been counted here either.
+            self.returnable = self.returnable.saturating_add(expect.own);
         }
     }
 
@@ -640,11 +973,16 @@ impl Limit {
         }
     }
 
-    fn heed(&mut self, expect: &Expect, above: u64) {
+    fn heed(&mut self, expect: &Expect, seen: i64, slack: i64, above: u64, unsure: f64) {
         self.heard = Heard {
             sent_at: expect.sent_at,
             total: expect.total,
+            stated: expect.stated,
+            squares: expect.squares,
             above,
+            slack,
+            residue: self.residue(expect, seen),
+            unsure,
             any: true,
         };
     }
@@ -683,7 +1021,11 @@ impl Limit {
         let before = expect.total - expect.own;
         let earlier =
             before.saturating_sub(self.log.at_least_before(expect.sent_at.before(margin)));
-        expect.remaining + signed(earlier) + self.about_to_return(expect.sent_at, margin)
+        let returned = self.returned - expect.returned;
+        let taken = self.corrected - expect.corrected;
+        expect.remaining + signed(returned) - signed(taken)
+            + signed(earlier)
+            + self.about_to_return(expect.sent_at, margin)
     }
 
     fn about_to_return(&self, at: Timestamp, margin: Duration) -> i64 {
@@ -705,38 +1047,6 @@ impl Limit {
                     0
                 }
             }
-        }
-    }
-
-    /// More was gone than we charged: first our estimate is doubted, then others suspected.
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
-    fn attribute(&mut self, expect: &Expect, below: u64) {
-        let charged = expect.total.saturating_sub(self.heard.total) as f64;
-        let mut foreign = below as f64;
-        if self.rule.is_estimate() && charged > 0.0 {
-            let ratio = (foreign / charged).min(0.3);
-            self.factor.learn(1.0 + ratio);
-            foreign -= charged * ratio;
-        }
-        if self.heard.any {
-            let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
-            self.foreign.learn(foreign, seconds.max(0.001));
-        }
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
-    fn learn_above(&mut self, expect: &Expect, above: u64) {
-        let charged = expect.total.saturating_sub(self.heard.total) as f64;
-        let doubted = std::mem::take(&mut self.doubted);
-        if self.rule.is_estimate() && charged > 0.0 {
-            let grown = above.saturating_sub(self.heard.above);
-            let grown = grown.saturating_sub(doubted) as f64;
-            self.factor
-                .learn((charged - grown).max(charged * 0.5) / charged);
-        }
-        if self.heard.any {
-            let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
-            self.foreign.learn(0.0, seconds);
         }
     }
 
@@ -1069,6 +1379,7 @@ mod tests {
             Verdict::Above(100)
         );
         assert_eq!(limit.books(at(100), MARGIN), 9_800);
+        limit.settle(entry, Some(&Usage::default()), at(101));
         assert!(limit.factor().value() < 1.0);
     }
 

@@ -127,6 +127,23 @@ impl Sliding {
         }
     }
 
+    /// Takes `amount` back from what is dated up to `until`: the newest first, and of each part
+    /// no more than half, so that what is taken leaves about when its calls do.
+    pub(crate) fn take_back_before(&mut self, amount: i64, until: Timestamp) {
+        let mut left = amount;
+        let index = until.as_nanos() / self.slice_ns;
+        let position = self.slices.partition_point(|slice| slice.index <= index);
+        for slice in self.slices.range_mut(..position).rev() {
+            let part = left.min((slice.used + 1) / 2).max(0);
+            slice.used -= part;
+            self.dated -= part;
+            left -= part;
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
     /// The window's content as (age, amount) pairs, oldest first.
     pub(crate) fn content(&self, now: Timestamp) -> impl Iterator<Item = (Duration, i64)> {
         self.slices
@@ -194,6 +211,20 @@ mod tests {
         assert_eq!(window.used(), 0);
         window.take_back(-4, ms(100));
         assert_eq!(window.used(), 0, "it has left the window");
+    }
+
+    #[test]
+    fn what_is_taken_back_from_many_calls_leaves_with_them() {
+        let mut window = Sliding::new(100, Duration::from_secs(1));
+        for at in [0, 100, 200, 900] {
+            window.add(20, ms(at));
+        }
+        window.take_back_before(15, ms(200));
+        assert_eq!(window.used(), 65);
+        window.advance(ms(1_200));
+        assert_eq!(window.used(), 20, "what came later is untouched");
+        window.take_back_before(1_000, ms(900));
+        assert!(window.used() >= 0);
     }
 
     #[test]

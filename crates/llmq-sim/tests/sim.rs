@@ -83,7 +83,7 @@ fn laws_only(report: &Report) -> Result<(), String> {
 #[test]
 fn mixed_loads_keep_every_law() {
     let (all, _) = play(Family::Mixed, laws_only);
-    assert!(all.ours_share() <= 0.000_1, "{}", all.ours_share());
+    assert!(all.ours_share() <= 0.000_01, "{}", all.ours_share());
     assert!(
         all.use_beside_pacing() >= 0.98,
         "{}",
@@ -91,11 +91,17 @@ fn mixed_loads_keep_every_law() {
     );
 }
 
+/// Wrong estimates break no law. Estimates 15 % off cost fewer than one refusal in a thousand
+/// calls. The goal of 98 % use is missed by about 5 %: where the last call of a window fits
+/// exactly or not at all, nobody can know that of a call whose size is not known, and what is
+/// then left counts as idle for the rest of the window.
 #[test]
-fn wrong_estimates_break_no_law() {
-    for family in [Family::Off15, Family::Off30] {
+fn wrong_estimates_break_no_law_and_seldom_meet_a_refusal() {
+    for (family, most, least) in [(Family::Off15, 0.001, 0.93), (Family::Off30, 0.003, 0.92)] {
         let (all, _) = play(family, laws_only);
-        assert!(all.ours_share() <= 0.02, "{}", all.ours_share());
+        assert!(all.ours_share() <= most, "{}", all.ours_share());
+        let used = all.use_beside_pacing();
+        assert!(used >= least, "{used}");
     }
 }
 
