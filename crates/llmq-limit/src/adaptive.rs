@@ -24,6 +24,17 @@ impl Default for AdaptiveConfig {
     }
 }
 
+impl AdaptiveConfig {
+    /// The most calls in flight that the policy ever allows.
+    #[must_use]
+    pub fn max(&self) -> u64 {
+        match self {
+            Self::Latency(policy) => policy.max,
+            Self::Plain(policy) => policy.max,
+        }
+    }
+}
+
 /// Bounds of the policy `latency`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LatencyPolicy {

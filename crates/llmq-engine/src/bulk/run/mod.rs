@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmq_core::{Clock, Now, Timestamp};
+use llmq_core::{Clock, LimitKind, Now, Timestamp};
 use llmq_dispatch::LimitId;
 use llmq_provider::Dialect;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -48,7 +48,7 @@ use crate::{Hub, SystemClock, Tasks};
 use control::View;
 use feed::{AHEAD_BYTES, AHEAD_ROWS, Feeder};
 use progress::Counters;
-use row::{Lane, Prepared};
+use row::{Lane, Places, Prepared};
 use saver::{Save, Saver};
 use setup::Line;
 use spent::Spent;
@@ -59,6 +59,8 @@ use writer::{Finished, UNWRITTEN_MAX};
 /// Rows that stand in line at once. More would gain nothing: a row that is granted makes room for
 /// the next one in microseconds.
 const IN_LINE: usize = 64;
+/// The most calls in flight on one route; more would exhaust the machine's open files first.
+const IN_FLIGHT_MAX: u64 = 65_536;
 /// How long background tasks may take to end; each only has to notice that it should.
 const TASKS_GRACE: Duration = Duration::from_secs(5);
 /// Kept free on the disk for the results of calls in flight.
@@ -175,7 +177,8 @@ async fn finish(
     });
 
     let started = clock.now();
-    let stopped = send_all(lane, rows, &room, &watch, control).await;
+    let most = rows_alive_max(options);
+    let stopped = send_all(lane, rows, most, &room, &watch, control).await;
     // Every sender of results is gone by now, so these come to their ends.
     let fed = joined(feeder).await;
     let written = joined(writer).await;
@@ -344,11 +347,13 @@ fn begin_writing(
 async fn send_all(
     lane: Arc<Lane>,
     mut rows: mpsc::Receiver<Prepared>,
+    alive_max: usize,
     room: &Semaphore,
     watch: &Watch,
     control: &Control,
 ) -> Option<Ended> {
     let in_line = Arc::new(Semaphore::new(IN_LINE));
+    let alive = Arc::new(Semaphore::new(alive_max));
     let calls = TaskTracker::new();
     let mut ahead: VecDeque<Prepared> = VecDeque::new();
     let mut open = true;
@@ -381,11 +386,14 @@ async fn send_all(
                 return;
             };
             room.add_permits(row.body.len().min(AHEAD_BYTES));
-            // Never closed.
-            let Ok(permit) = Arc::clone(&in_line).acquire_owned().await else {
+            // Neither is ever closed.
+            let Ok(alive) = Arc::clone(&alive).acquire_owned().await else {
                 return;
             };
-            calls.spawn(Arc::clone(&lane).finish(row, permit));
+            let Ok(in_line) = Arc::clone(&in_line).acquire_owned().await else {
+                return;
+            };
+            calls.spawn(Arc::clone(&lane).finish(row, Places { in_line, alive }));
         }
     };
     let stopped = tokio::select! {
@@ -407,6 +415,23 @@ async fn send_all(
         () = control.abort_token().cancelled() => {}
     }
     stopped
+}
+
+/// How many rows may be between the feeder and the writer: all that can be in line and in
+/// flight, and no more, so that a slow disk holds the calls back instead of filling the memory.
+fn rows_alive_max(options: &RunOptions) -> usize {
+    let in_flight = options.routes.iter().map(|route| {
+        let stated = route
+            .limits
+            .iter()
+            .filter(|limit| limit.kind == LimitKind::Concurrency);
+        let stated = stated.map(|limit| limit.count).min();
+        let most = stated
+            .or_else(|| Some(route.adaptive?.max()))
+            .unwrap_or(IN_FLIGHT_MAX);
+        usize::try_from(most.min(IN_FLIGHT_MAX)).unwrap_or(usize::MAX)
+    });
+    IN_LINE + in_flight.sum::<usize>()
 }
 
 /// What decides how long a call takes, as far as it is known.

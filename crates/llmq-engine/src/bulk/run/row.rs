@@ -29,6 +29,14 @@ pub(super) struct Prepared {
     pub(super) size: CallSize,
 }
 
+/// What bounds how many rows are in memory.
+pub(super) struct Places {
+    /// Held until the row is granted.
+    pub(super) in_line: OwnedSemaphorePermit,
+    /// Held until the writer has taken the row's result.
+    pub(super) alive: OwnedSemaphorePermit,
+}
+
 /// What every row's task shares.
 pub(super) struct Lane {
     pub(super) hub: Arc<Hub>,
@@ -53,7 +61,11 @@ impl Lane {
     ///
     /// A row that is not sent before the stop, or that the account refused, has no end: the
     /// next run sends it.
-    pub(super) async fn finish(self: Arc<Self>, row: Prepared, permit: OwnedSemaphorePermit) {
+    pub(super) async fn finish(self: Arc<Self>, row: Prepared, places: Places) {
+        let Places {
+            in_line,
+            alive: _alive,
+        } = places;
         let call = Call {
             priority: Priority::LOW,
             size: row.size,
@@ -65,7 +77,7 @@ impl Lane {
         let Ok(mut ticket) = self.hub.submit(call) else {
             return;
         };
-        let mut permit = Some(permit);
+        let mut in_line = Some(in_line);
         let mut attempts = 0;
         loop {
             let grant = tokio::select! {
@@ -77,7 +89,7 @@ impl Lane {
                 Ok(grant) => grant,
                 Err(refused) => return self.refuse(row, &refused).await,
             };
-            drop(permit.take());
+            drop(in_line.take());
             let granted = self.clock.now().mono;
             Counters::add(&self.counters.attempts, 1);
             Counters::add(&self.counters.retries, u64::from(attempts > 0));
