@@ -35,6 +35,9 @@ struct Pace {
 
 const PACE_SHARE: i128 = 10;
 const PACE_RATE: i128 = 9;
+/// A provider that looks at shorter periods looks at parts of a minute: a bucket that is deeper,
+/// such as a day's, is spent as fast as one of a minute.
+const PACE_DEPTH_NS: i128 = 60_000_000_000;
 
 impl Bucket {
     /// A full bucket at `now`.
@@ -75,6 +78,12 @@ impl Bucket {
         (ns * i128::from(self.count)).max(i128::from(self.period_ns))
     }
 
+    /// What the pace regains in a nanosecond, in level units.
+    fn pace_rate(&self) -> i128 {
+        let deeper = (i128::from(self.depth_ns) / PACE_DEPTH_NS).max(1);
+        i128::from(self.count) * PACE_RATE * deeper
+    }
+
     fn pace_capacity(&self) -> i128 {
         (self.capacity(Duration::ZERO) / PACE_SHARE).max(i128::from(self.period_ns))
     }
@@ -93,11 +102,8 @@ impl Bucket {
         self.level = level.min(full);
         self.as_of = self.as_of.max(now);
         let elapsed = i128::try_from((now - self.pace.as_of).as_nanos()).unwrap_or(i128::MAX / 4);
-        self.pace.level = (self.pace.level
-            + elapsed
-                .saturating_mul(i128::from(self.count))
-                .saturating_mul(PACE_RATE))
-        .min(self.pace_capacity());
+        self.pace.level =
+            (self.pace.level + elapsed.saturating_mul(self.pace_rate())).min(self.pace_capacity());
         self.pace.as_of = self.pace.as_of.max(now);
     }
 
@@ -147,10 +153,7 @@ impl Bucket {
             return Ok(());
         }
         let refill = self.time_to(need - self.level, i128::from(self.count));
-        let pace = self.time_to(
-            pace_need - self.pace.level,
-            i128::from(self.count) * PACE_RATE,
-        );
+        let pace = self.time_to(pace_need - self.pace.level, self.pace_rate());
         Err(Denied::Until(
             (self.as_of + refill).max(self.pace.as_of + pace).max(whole),
         ))
@@ -290,6 +293,27 @@ mod tests {
         );
         bucket.advance(secs(101) + margin);
         assert_eq!(bucket.check(30, 0, 0, margin), Ok(()));
+    }
+
+    /// A run of ten thousand rows under a day's limit went out at one row a second, although
+    /// the whole day's budget was there.
+    #[test]
+    fn a_days_bucket_is_spent_as_fast_as_a_minutes() {
+        let day = Duration::from_secs(86_400);
+        let mut bucket = Bucket::new(10_000, day, day, Timestamp::ZERO);
+        let mut now = Timestamp::ZERO;
+        for _ in 0..10_000 {
+            if let Err(Denied::Until(at)) = bucket.check(1, 0, 0, Duration::ZERO) {
+                now = at;
+                bucket.advance(now);
+            }
+            bucket.take(1);
+        }
+        let spent = now - Timestamp::ZERO;
+        assert!(
+            spent > Duration::from_secs(5) && spent < Duration::from_secs(7),
+            "{spent:?}"
+        );
     }
 
     proptest! {
