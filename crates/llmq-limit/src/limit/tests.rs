@@ -1,0 +1,393 @@
+//! The laws of one limit.
+
+use llmq_core::Host;
+
+use super::*;
+use crate::charge::charge_rule;
+
+const MARGIN: Duration = Duration::from_millis(10);
+
+fn at(ms: u64) -> Timestamp {
+    Timestamp::ZERO + Duration::from_secs(1_000) + Duration::from_millis(ms)
+}
+
+fn limit(text: &str, host: Host) -> Limit {
+    let spec: LimitSpec = text.parse().unwrap();
+    Limit::new(spec, charge_rule(host, spec.kind), Now::default())
+}
+
+fn call(input: u32, cap: u32) -> CallSize {
+    CallSize {
+        input_tokens: input,
+        max_output_tokens: Some(cap),
+        choices: 1,
+    }
+}
+
+/// Grants and sends one call at `now`.
+fn send(limit: &mut Limit, size: &CallSize, now: Timestamp) -> Entry {
+    let cost = limit.cost(size, 100);
+    assert_eq!(limit.check(cost, 0, now, MARGIN), Ok(()));
+    let mut entry = limit.take(cost);
+    limit.sent(&mut entry, now, MARGIN);
+    entry
+}
+
+#[test]
+fn a_grant_takes_budget_before_it_is_sent_and_gives_it_back_if_it_never_is() {
+    let mut limit = limit("requests=1/1s", Host::Unknown);
+    let cost = limit.cost(&CallSize::default(), 0);
+    let entry = limit.take(cost);
+    assert_eq!(limit.check(cost, 0, at(0), MARGIN), Err(Denied::OnRelease));
+    limit.give_back(entry);
+    assert_eq!(limit.check(cost, 0, at(0), MARGIN), Ok(()));
+}
+
+#[test]
+fn a_call_leaves_its_window_one_period_after_it_can_have_arrived() {
+    let mut limit = limit("requests=1/1s", Host::Unknown);
+    let cost = limit.cost(&CallSize::default(), 0);
+    let mut entry = send(&mut limit, &CallSize::default(), at(100));
+    assert_eq!(
+        limit.check(cost, 0, at(200), MARGIN),
+        Err(Denied::Until(at(1_110)))
+    );
+    // The answer's first byte proves that it had arrived earlier.
+    limit.arrived(&mut entry, at(104), false);
+    limit.settle(entry, None, at(105));
+    assert_eq!(
+        limit.check(cost, 0, at(200), MARGIN),
+        Err(Denied::Until(at(1_104)))
+    );
+}
+
+/// Calls that a busy provider admitted later than the margin allowed for once came back a
+/// window later as 429s: the provider's own statement is the better witness.
+#[test]
+fn a_stated_processing_time_proves_a_late_arrival_too() {
+    let mut limit = limit("requests=1/10s", Host::Unknown);
+    let cost = limit.cost(&CallSize::default(), 0);
+    let mut entry = send(&mut limit, &CallSize::default(), at(0));
+    limit.arrived(&mut entry, at(30), false);
+    assert_eq!(
+        limit.check(cost, 0, at(50), MARGIN),
+        Err(Denied::Until(at(10_010)))
+    );
+    limit.arrived(&mut entry, at(30), true);
+    assert_eq!(
+        limit.check(cost, 0, at(50), MARGIN),
+        Err(Denied::Until(at(10_030)))
+    );
+    // But never more than a tenth of the window later.
+    limit.arrived(&mut entry, at(5_000), true);
+    assert_eq!(
+        limit.check(cost, 0, at(50), MARGIN),
+        Err(Denied::Until(at(11_000)))
+    );
+}
+
+#[test]
+fn a_cost_above_the_whole_limit_never_fits() {
+    let mut limit = limit("tokens=1000/1m:bucket", Host::OpenAi);
+    let cost = limit.cost(&call(900, 200), 0);
+    assert_eq!(
+        limit.check(cost, 0, at(0), MARGIN),
+        Err(Denied::Never { limit: 1_000 })
+    );
+    let cost = limit.cost(&call(900, 100), 0);
+    assert!(!matches!(
+        limit.check(cost, 0, at(0), MARGIN),
+        Err(Denied::Never { .. })
+    ));
+}
+
+#[test]
+fn a_limit_of_output_is_not_charged_for_input() {
+    // The floor under a learned factor was the larger of cap and input for every limit, so
+    // that calls with more input than output used up a limit of output twice as fast.
+    let limit = limit("output_tokens=1000/1m", Host::Mock);
+    assert_eq!(limit.cost(&call(900, 100), 0).total(), 100);
+}
+
+#[test]
+fn openai_gives_nothing_back_and_a_plain_limit_settles_to_usage() {
+    let usage = Usage {
+        input_tokens: 50,
+        output_tokens: 10,
+        ..Usage::default()
+    };
+    let used = |host| {
+        let mut limit = limit("tokens=10000/1m", host);
+        let entry = send(&mut limit, &call(60, 500), at(0));
+        limit.settle(entry, Some(&usage), at(500));
+        10_000 - limit.books(at(500), MARGIN)
+    };
+    assert_eq!(used(Host::OpenAi), 560);
+    assert_eq!(used(Host::Unknown), 60);
+}
+
+#[test]
+fn overspend_is_carried_forward_as_debt() {
+    let mut limit = limit("output_tokens=100/1m:bucket", Host::Anthropic);
+    let entry = send(&mut limit, &call(5, 100), at(0));
+    let usage = Usage {
+        output_tokens: 160,
+        ..Usage::default()
+    };
+    limit.settle(entry, Some(&usage), at(0));
+    assert_eq!(limit.books(at(0), MARGIN), -60);
+    let cost = limit.cost(&call(5, 10), 10);
+    let Err(Denied::Until(when)) = limit.check(cost, 0, at(0), Duration::ZERO) else {
+        panic!("debt forgotten")
+    };
+    assert_eq!(when, at(42_000));
+}
+
+#[test]
+fn what_streams_is_counted_as_it_comes_and_only_once() {
+    let mut limit = limit("output_tokens=1000/1m", Host::Anthropic);
+    let mut entry = send(&mut limit, &call(5, 500), at(0));
+    assert_eq!(limit.held(), 100);
+    limit.produced(&mut entry, 60, at(10));
+    assert_eq!((limit.held(), limit.books(at(10), MARGIN)), (40, 940));
+    limit.produced(&mut entry, 60, at(11));
+    limit.produced(&mut entry, 150, at(12));
+    assert_eq!((limit.held(), limit.books(at(12), MARGIN)), (0, 850));
+    let usage = Usage {
+        output_tokens: 170,
+        ..Usage::default()
+    };
+    limit.settle(entry, Some(&usage), at(13));
+    assert_eq!((limit.held(), limit.books(at(13), MARGIN)), (0, 830));
+}
+
+#[test]
+fn a_header_inside_the_margin_changes_nothing() {
+    let mut limit = limit("requests=100/1s", Host::Unknown);
+    let first = send(&mut limit, &CallSize::default(), at(100));
+    let second = send(&mut limit, &CallSize::default(), at(103));
+    // They may have arrived in either order.
+    for (entry, left) in [(&first, 99), (&first, 98), (&second, 99), (&second, 98)] {
+        let said = limit.observe(entry, left, 1, at(150), MARGIN);
+        assert!(matches!(said, Verdict::Inside | Verdict::Stale), "{said:?}");
+    }
+    assert_eq!(limit.books(at(150), MARGIN), 98);
+}
+
+#[test]
+fn what_others_used_is_taken_at_once_and_only_once() {
+    let mut limit = limit("requests=100/1s", Host::Unknown);
+    let old = send(&mut limit, &CallSize::default(), at(0));
+    let new = send(&mut limit, &CallSize::default(), at(100));
+    assert_eq!(
+        limit.observe(&new, 58, 1, at(200), MARGIN),
+        Verdict::Below(40)
+    );
+    assert_eq!(limit.books(at(200), MARGIN), 58);
+    // The older call's header tells of the same use.
+    assert_eq!(limit.observe(&old, 60, 1, at(210), MARGIN), Verdict::Stale);
+    assert_eq!(limit.books(at(210), MARGIN), 58);
+    assert_eq!(
+        limit.observe(&old, 50, 1, at(210), MARGIN),
+        Verdict::Below(9)
+    );
+}
+
+#[test]
+fn more_than_expected_gives_nothing_back_at_once() {
+    let mut limit = limit("tokens=10000/1m", Host::OpenAi);
+    let entry = send(&mut limit, &call(100, 100), at(0));
+    assert_eq!(
+        limit.observe(&entry, 9_900, 1, at(100), MARGIN),
+        Verdict::Above(100)
+    );
+    assert_eq!(limit.books(at(100), MARGIN), 9_800);
+    limit.settle(entry, Some(&Usage::default()), at(101));
+    assert!(limit.factor().value() < 1.0);
+}
+
+#[test]
+fn a_shallow_bucket_is_not_taken_for_a_cheap_one() {
+    // A minute's limit that is checked in slices of ten seconds shows the whole minute less
+    // what is used. Compared with the ten seconds it can hold, every answer seemed to prove
+    // that we charged too much, and the factor sank until only refusals came.
+    let mut limit = limit("input_tokens=60k/1m:bucket", Host::Mock);
+    limit.meter = Meter::Bucket(Bucket::new(
+        60_000,
+        Duration::from_secs(60),
+        Duration::from_secs(10),
+        at(0),
+    ));
+    let entry = send(&mut limit, &call(900, 1), at(0));
+    assert_eq!(
+        limit.observe(&entry, 59_100, 1, at(10), MARGIN),
+        Verdict::Inside
+    );
+    assert_eq!(
+        limit.observe(&entry, 58_100, 1, at(10), MARGIN),
+        Verdict::Below(989)
+    );
+    assert!(limit.factor().value() >= 1.0);
+}
+
+#[test]
+fn refill_that_a_full_bucket_could_not_take_is_nobody_elses_use() {
+    // Ours refills from the send on, the provider's from the arrival on: the first calls of
+    // a burst left it short by a margin's refill, which was taken for another client's.
+    let mut limit = limit("tokens=510k/1s:bucket", Host::Mock);
+    let _ = send(&mut limit, &call(3_000, 500), at(0));
+    let entry = send(&mut limit, &call(3_000, 500), at(4));
+    // The first arrived 2 ms after it was sent, the second at once.
+    let shown = 510_000 - 2 * 3_500 + 2 * 510;
+    assert_eq!(limit.books(at(4), MARGIN), 510_000 - 2 * 3_500 + 4 * 510);
+    assert_eq!(
+        limit.observe(&entry, shown, 1, at(20), MARGIN),
+        Verdict::Inside
+    );
+}
+
+#[test]
+fn a_call_that_the_provider_did_not_count_proves_nothing_about_its_charges() {
+    // After an overload that no limit counted the headers showed more than we thought, the
+    // factor sank with each such call, and the limit was overrun by what followed.
+    for heard_first in [false, true] {
+        let mut limit = limit("tokens=10000/1m", Host::Mock);
+        let failed = send(&mut limit, &call(100, 100), at(0));
+        let next = send(&mut limit, &call(100, 100), at(100));
+        if heard_first {
+            limit.observe(&next, 9_800, 1, at(200), MARGIN);
+            limit.failed(failed);
+        } else {
+            limit.failed(failed);
+            limit.observe(&next, 9_800, 1, at(200), MARGIN);
+        }
+        assert_eq!(limit.factor().value(), 1.0, "heard first: {heard_first}");
+    }
+}
+
+#[test]
+fn what_is_left_for_others_never_blocks_a_large_call_for_ever() {
+    // A call that needs a whole shallow bucket waited for an event that never came, since a
+    // part was left alone for another client; the same held for a reserve.
+    for text in [
+        "tokens=1000/1s",
+        "tokens=1000/1s:bucket",
+        "tokens=1000/1s:fixed",
+    ] {
+        let mut limit = limit(text, Host::Mock);
+        for (ms, left) in [(0, 990), (100, 700), (200, 400)] {
+            let entry = send(&mut limit, &call(5, 5), at(ms));
+            limit.observe(&entry, left, 1, at(ms + 10), MARGIN);
+            limit.settle(entry, None, at(ms + 10));
+        }
+        assert!(limit.others(at(900)) > 0, "{text}");
+        let cost = limit.cost(&call(500, 500), 0);
+        let mut now = at(900);
+        for _ in 0..100 {
+            match limit.check(cost, 100, now, MARGIN) {
+                Ok(()) => break,
+                Err(Denied::Until(at)) => now = at,
+                Err(other) => panic!("{text}: {other:?}"),
+            }
+        }
+        assert_eq!(limit.check(cost, 100, now, MARGIN), Ok(()), "{text}");
+    }
+}
+
+#[test]
+fn a_full_bucket_is_not_spent_by_grants_of_one_instant() {
+    // What was granted and not yet sent did not count against the pace, so that a file given
+    // at once emptied a day's bucket in the instant before its first call was written.
+    let mut limit = limit("requests=100/1m:bucket", Host::Unknown);
+    let cost = limit.cost(&CallSize::default(), 0);
+    let mut granted = Vec::new();
+    while limit.check(cost, 0, at(0), MARGIN).is_ok() {
+        granted.push(limit.take(cost));
+    }
+    assert_eq!(granted.len(), 10);
+    assert_eq!(limit.check(cost, 0, at(0), MARGIN), Err(Denied::OnRelease));
+    for entry in &mut granted {
+        limit.sent(entry, at(0), MARGIN);
+    }
+    assert!(matches!(
+        limit.check(cost, 0, at(0), MARGIN),
+        Err(Denied::Until(_))
+    ));
+}
+
+#[test]
+fn a_tenth_of_a_limit_is_the_most_to_be_bet_before_answers_come() {
+    let mut limit = limit("tokens=10k/1m", Host::Mock);
+    let cost = limit.cost(&call(300, 100), 0);
+    assert!(
+        !limit.is_bold(limit.cost(&call(9_000, 100), 0)),
+        "one must go"
+    );
+    let first = send(&mut limit, &call(300, 100), at(0));
+    let second = send(&mut limit, &call(300, 100), at(0));
+    assert!(limit.is_bold(cost));
+    limit.settle(first, None, at(10));
+    assert!(!limit.is_bold(cost));
+    limit.refused(second, at(10));
+    assert_eq!(limit.unanswered, 0);
+}
+
+#[test]
+fn rounded_headers_are_widened_by_their_rounding() {
+    let mut limit = limit("input_tokens=100k/1m", Host::Anthropic);
+    let entry = send(&mut limit, &call(1_400, 1), at(0));
+    assert_eq!(
+        limit.observe(&entry, 99_000, 1_000, at(10), MARGIN),
+        Verdict::Inside
+    );
+    assert_eq!(
+        limit.observe(&entry, 95_000, 1_000, at(10), MARGIN),
+        Verdict::Below(2_601)
+    );
+}
+
+#[test]
+fn after_a_crash_the_limit_is_used_up_as_of_the_last_sign_of_life() {
+    for text in ["requests=10/10s", "requests=10/10s:bucket"] {
+        let mut limit = limit(text, Host::Unknown);
+        limit.exhaust(at(95_000), at(100_000));
+        let cost = limit.cost(&CallSize::default(), 0);
+        assert!(
+            limit.check(cost, 9, at(100_000), Duration::ZERO).is_err(),
+            "{text}"
+        );
+        assert_eq!(
+            limit.check(cost, 0, at(105_000), Duration::ZERO),
+            Ok(()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_was_saved_counts_in_the_next_process() {
+    let mut before = limit("requests=10/10s", Host::Unknown);
+    for ms in [1_000, 2_000, 6_000] {
+        let entry = send(&mut before, &CallSize::default(), at(ms));
+        before.settle(entry, None, at(ms + 1));
+    }
+    let saved = before.saved(at(7_000));
+    let mut after = limit("requests=10/10s", Host::Unknown);
+    after.restore(&saved, Duration::from_millis(4_500), at(50_000));
+    // Two of the three are still inside ten seconds.
+    assert_eq!(after.books(at(50_000), MARGIN), 8);
+}
+
+#[test]
+fn what_is_not_on_disk_may_not_be_used() {
+    let mut limit = limit("requests=1000/1d", Host::Unknown);
+    limit.allow(Some(2));
+    for _ in 0..2 {
+        let entry = send(&mut limit, &CallSize::default(), at(0));
+        limit.settle(entry, None, at(1));
+    }
+    let cost = limit.cost(&CallSize::default(), 0);
+    assert_eq!(limit.check(cost, 0, at(2), MARGIN), Err(Denied::OnRelease));
+    limit.allow(Some(1));
+    assert_eq!(limit.check(cost, 0, at(2), MARGIN), Ok(()));
+}
