@@ -92,7 +92,7 @@ fn mixed_loads_keep_every_law() {
 }
 
 /// Wrong estimates break no law. Estimates 15 % off cost fewer than one refusal in a thousand
-/// calls. The goal of 98 % use is missed by about 5 %: where the last call of a window fits
+/// calls. The goal of 98 % use is missed by 3 to 4 points: where the last call of a window fits
 /// exactly or not at all, nobody can know that of a call whose size is not known, and what is
 /// then left counts as idle for the rest of the window.
 #[test]

@@ -1,0 +1,340 @@
+//! What the provider says, held against what our books expected.
+
+use std::time::Duration;
+
+use llmq_core::Timestamp;
+
+use super::{
+    Base, Entry, EntryState, Expect, Heard, Limit, Meter, OURS_AT_MOST, Verdict, float,
+    float_signed,
+};
+use crate::charge::Refund;
+use crate::learner::Sample;
+use crate::margin::within;
+use crate::sliding::signed;
+
+impl Limit {
+    /// The provider's `remaining`, told with the answer to `entry`'s call and rounded to
+    /// `rounding`: compared with what that call must have met. It may be negative, where the
+    /// limit that is kept is lower than the provider's.
+    ///
+    /// What is missing is taken now. What is more than expected gives nothing back at once;
+    /// it moves the charge factor, slowly.
+    pub fn observe(
+        &mut self,
+        entry: &Entry,
+        remaining: i64,
+        rounding: u64,
+        now: Timestamp,
+        margin: Duration,
+    ) -> Verdict {
+        let EntryState::Sent { expect, .. } = entry.state else {
+            return Verdict::Stale;
+        };
+        let margin = within(margin, self.spec.period);
+        let seen = remaining.saturating_sub(self.shown_beyond_depth());
+        let rounding = signed(rounding.saturating_sub(1));
+        let newer = !self.heard.any || expect.sent_at >= self.heard.sent_at;
+        let returned = if newer {
+            signed(self.returned - expect.returned)
+        } else {
+            0
+        };
+        let below = self.low(&expect, margin) + returned - (seen + rounding);
+        let above = (seen - rounding) - self.high(&expect, margin);
+        let slack = -below;
+        // From the least to the most that would have been as expected.
+        let unsure = float_signed((-below - above).max(0));
+        let below = u64::try_from(below).unwrap_or(0);
+        let above = u64::try_from(above).unwrap_or(0);
+        if below > 0 {
+            self.advance(now, margin);
+            self.correct_as_of(&expect, below, margin);
+        }
+        let before = self.base();
+        if newer {
+            self.note_lesson(&expect, seen, below, unsure);
+            let returned = self.give_returned(&expect, above, now, margin);
+            self.heed(&expect, seen, slack.max(0), above - returned, unsure);
+        }
+        let number = expect.cluster;
+        if self
+            .cluster
+            .heard(number, expect.total, seen, rounding, margin)
+        {
+            self.cluster_base = Some(before);
+        }
+        if below > 0 {
+            Verdict::Below(below)
+        } else if !newer {
+            Verdict::Stale
+        } else if above > 0 {
+            Verdict::Above(above)
+        } else {
+            Verdict::Inside
+        }
+    }
+
+    /// `below` is gone that we had not charged: it was used from the last word on to this one,
+    /// and leaves the window as late as the call that told of it.
+    pub(super) fn correct_as_of(&mut self, expect: &Expect, below: u64, margin: Duration) {
+        self.charge(signed(below), expect.sent_at.before(margin), expect.dated);
+        self.corrected = self.corrected.saturating_add(below);
+        self.returnable = self.returnable.saturating_add(below);
+    }
+
+    pub(super) fn base(&self) -> Base {
+        Base {
+            heard: self.heard,
+            net: signed(self.corrected) - signed(self.returned),
+        }
+    }
+
+    /// Calls sent within a margin of each other may have arrived in any order; but when all of
+    /// them were answered, the lowest word is what was left after all of them.
+    pub(super) fn conclude_cluster(&mut self, now: Timestamp) {
+        let (Some(group), Some(end), Some(base)) = (
+            self.cluster.take_whole(),
+            self.cluster_end,
+            self.cluster_base,
+        ) else {
+            return;
+        };
+        if !self.learns_from_words() || self.doubted > 0 {
+            return;
+        }
+        let margin = group.margin;
+        // Refused calls were not counted, and are in our books no more.
+        let residue = self.residue(&end, group.lowest) + signed(group.refused.charged);
+        let unsure = group.rounding + self.about_to_return(end.sent_at, margin);
+        let net = signed(self.corrected) - signed(self.returned) - base.net;
+        let charged = end.total.saturating_sub(base.heard.total);
+        let charged = float(charged.saturating_sub(group.refused.charged));
+        let sample = Sample {
+            stated: end.stated - base.heard.stated - group.refused.stated,
+            squares: end.squares - base.heard.squares - group.refused.squares,
+            used: (charged + float_signed(net + residue - base.heard.residue))
+                .min(charged * OURS_AT_MOST),
+            unsure: float_signed(unsure) + base.heard.unsure,
+        };
+        let above = u64::try_from(-residue - unsure).unwrap_or(0);
+        let back = above.min(self.explained(&sample));
+        self.give_back_now(&end, back, now, margin);
+        self.lesson = None;
+        self.learn(&sample);
+        self.heed(&end, group.lowest, 0, above - back, float_signed(unsure));
+        self.heard.residue += signed(group.refused.charged);
+    }
+
+    /// How much less than stated the calls of a sample may have been charged, as far as calls
+    /// are known to stray.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a charge that is not negative"
+    )]
+    pub(super) fn explained(&self, sample: &Sample) -> u64 {
+        if !self.factor.is_calibrated() {
+            return 0;
+        }
+        (3.0 * self.learner.stray() * sample.squares.max(0.0).sqrt()) as u64
+    }
+
+    /// What two words one after the other show to be left is given back, as of the calls of
+    /// which they tell; where charges are no estimates, only what was taken beyond them.
+    pub(super) fn give_returned(
+        &mut self,
+        expect: &Expect,
+        above: u64,
+        now: Timestamp,
+        margin: Duration,
+    ) -> u64 {
+        if self.heard.is_of(expect) {
+            return 0;
+        }
+        let mut back = above.min(self.heard.above);
+        if !self.learns_from_words() {
+            back = back.min(self.returnable);
+        }
+        if self.learns_from_words()
+            && let Some(lesson) = &self.lesson
+        {
+            back = back.max(above.min(self.explained(lesson)));
+        }
+        self.give_back_now(expect, back, now, margin);
+        back
+    }
+
+    pub(super) fn give_back_now(
+        &mut self,
+        expect: &Expect,
+        back: u64,
+        now: Timestamp,
+        margin: Duration,
+    ) {
+        if back == 0 {
+            return;
+        }
+        self.advance(now, margin);
+        let amount = signed(back);
+        match &mut self.meter {
+            Meter::Sliding(window) => window.take_back_before(amount, expect.dated),
+            Meter::Bucket(bucket) => bucket.take(-amount),
+            Meter::Fixed(window) => {
+                window.add(-amount, expect.sent_at.before(margin), expect.dated);
+            }
+            Meter::Places => {}
+        }
+        self.returned = self.returned.saturating_add(back);
+        self.returnable = self.returnable.saturating_sub(back);
+    }
+
+    /// Whether only the provider's words tell what a call was charged.
+    pub(super) fn learns_from_words(&self) -> bool {
+        self.rule.is_estimate() && self.rule.refund != Refund::ToUsage
+    }
+
+    /// How much more was used than the books have, had calls arrived as they were sent.
+    pub(super) fn residue(&self, expect: &Expect, seen: i64) -> i64 {
+        let corrected = signed(self.corrected - expect.corrected);
+        let returned = signed(self.returned - expect.returned);
+        expect.remaining - corrected + returned - seen
+    }
+
+    pub(super) fn note_lesson(&mut self, expect: &Expect, seen: i64, below: u64, unsure: f64) {
+        if self.heard.is_of(expect) {
+            return;
+        }
+        self.take_lesson();
+        let doubted = std::mem::take(&mut self.doubted);
+        let since = |total: u64| float(total.saturating_sub(self.heard.total));
+        let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
+        // What was corrected just now is in the residue no more.
+        let residue = self.residue(expect, seen).saturating_add(signed(below));
+        let charged = since(expect.total);
+        let used = charged + float_signed(residue - self.heard.residue);
+        let beyond = (used - charged * OURS_AT_MOST).max(0.0);
+        if self.learns_from_words() {
+            if doubted == 0 {
+                self.lesson = Some(Sample {
+                    stated: expect.stated - self.heard.stated,
+                    squares: expect.squares - self.heard.squares,
+                    used: used - beyond,
+                    unsure: unsure + self.heard.unsure,
+                });
+            }
+            if self.heard.any {
+                self.foreign
+                    .learn(beyond.min(float(below)), seconds.max(0.001));
+            }
+        } else if self.heard.any {
+            self.foreign.learn(float(below), seconds.max(0.001));
+        }
+    }
+
+    /// A refused call was not counted: what the word on it says is that much worse, and says
+    /// nothing of how calls are charged.
+    pub(super) fn unlearn_refused(&mut self, expect: &Expect, now: Timestamp) {
+        if !self.heard.is_of(expect) {
+            return;
+        }
+        self.lesson = None;
+        self.heard.above = 0;
+        if self.rule.is_estimate() {
+            let missed = signed(expect.own) - self.heard.slack;
+            if let Ok(missed) = u64::try_from(missed) {
+                self.advance(now, Duration::ZERO);
+                self.correct_as_of(expect, missed, Duration::ZERO);
+            }
+        } else {
+            // It may not have been counted here either.
+            self.returnable = self.returnable.saturating_add(expect.own);
+        }
+    }
+
+    /// A provider shows the count less what is used, also where its bucket is shallower than
+    /// the period and holds less than that.
+    pub(super) fn shown_beyond_depth(&self) -> i64 {
+        match &self.meter {
+            Meter::Bucket(bucket) => signed(self.spec.count) - signed(bucket.depth_rounded_up()),
+            Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => 0,
+        }
+    }
+
+    pub(super) fn heed(&mut self, expect: &Expect, seen: i64, slack: i64, above: u64, unsure: f64) {
+        self.heard = Heard {
+            sent_at: expect.sent_at,
+            total: expect.total,
+            stated: expect.stated,
+            squares: expect.squares,
+            above,
+            slack,
+            residue: self.residue(expect, seen),
+            unsure,
+            any: true,
+        };
+    }
+
+    /// What the provider had left at least: all calls sent up to a margin later came first.
+    pub(super) fn low(&self, expect: &Expect, margin: Duration) -> i64 {
+        let later = self
+            .log
+            .at_most_until(expect.sent_at + margin)
+            .saturating_sub(expect.total);
+        let taken_since = self.corrected - expect.corrected;
+        expect.remaining
+            - signed(later)
+            - signed(expect.unknown)
+            - signed(taken_since)
+            - self.refill_lost(margin)
+    }
+
+    /// A full bucket takes no refill until a call arrives, and ours refills from the send on.
+    pub(super) fn refill_lost(&self, margin: Duration) -> i64 {
+        match &self.meter {
+            Meter::Bucket(_) => self.refill_in(margin) + 1,
+            Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => 0,
+        }
+    }
+
+    pub(super) fn refill_in(&self, span: Duration) -> i64 {
+        let nanos = self.spec.period.as_nanos().max(1);
+        let refill = u128::from(self.spec.count) * span.as_nanos() / nanos;
+        i64::try_from(refill).unwrap_or(i64::MAX / 4)
+    }
+
+    /// What it had left at most: only calls sent a margin earlier had come, and what was about
+    /// to come back had done so.
+    pub(super) fn high(&self, expect: &Expect, margin: Duration) -> i64 {
+        let before = expect.total - expect.own;
+        let earlier =
+            before.saturating_sub(self.log.at_least_before(expect.sent_at.before(margin)));
+        let returned = self.returned - expect.returned;
+        let taken = self.corrected - expect.corrected;
+        expect.remaining + signed(returned) - signed(taken)
+            + signed(earlier)
+            + self.about_to_return(expect.sent_at, margin)
+    }
+
+    pub(super) fn about_to_return(&self, at: Timestamp, margin: Duration) -> i64 {
+        let period = self.spec.period;
+        match &self.meter {
+            Meter::Places => 0,
+            Meter::Bucket(_) => self.refill_in(margin * 2) + 1,
+            Meter::Sliding(_) => {
+                let reach = margin + period / 2_048;
+                let until = self.log.at_most_until((at + reach).before(period));
+                let from = self.log.at_least_before(at.before(reach).before(period));
+                signed(until.saturating_sub(from))
+            }
+            Meter::Fixed(window) => {
+                let near_edge = window.ends(at.before(margin)) <= at + margin;
+                if near_edge {
+                    signed(self.spec.count)
+                } else {
+                    0
+                }
+            }
+        }
+    }
+}
