@@ -1,14 +1,21 @@
 //! How well limits are kept and used over many drawn worlds: one JSON object a family.
 //!
-//! `cargo run --release -p llmq-sim --example limits -- 2500` plays that many of each family.
+//! `cargo run --release -p llmq-sim --example limits -- 2500` plays that many of each family,
+//! and `-- 2500 Shared` of that one.
 //! Unlike the tests it does not stop at a world that breaks a law: it counts them, and names the
 //! first seeds.
 
 use llmq_sim::{Family, Report, Scenario, run};
 
-const FAMILIES: [Family; 4] = [Family::Steady, Family::Mixed, Family::Off15, Family::Off30];
+const FAMILIES: [Family; 5] = [
+    Family::Steady,
+    Family::Mixed,
+    Family::Off15,
+    Family::Off30,
+    Family::Shared,
+];
 /// Seeds that are named.
-const NAMED: usize = 5;
+const NAMED: usize = 20;
 
 fn main() {
     let runs: u64 = match std::env::args().nth(1).map(|text| text.parse()) {
@@ -19,8 +26,12 @@ fn main() {
             std::process::exit(2);
         }
     };
+    let only = std::env::args().nth(2);
     for family in FAMILIES {
-        play(family, runs);
+        let name = format!("{family:?}");
+        if only.as_ref().is_none_or(|only| *only == name) {
+            play(family, runs);
+        }
     }
 }
 
@@ -28,6 +39,9 @@ fn play(family: Family, runs: u64) {
     let mut all = Report::default();
     let mut broken = 0_u64;
     let mut seeds = Vec::new();
+    // Worlds in which a window met more than one refusal for what others had used.
+    let mut crowded = 0_u64;
+    let mut mean = 0.0;
     for seed in 0..runs {
         let report = run(&Scenario::drawn(family, seed));
         if !report.faults.is_empty() {
@@ -35,12 +49,17 @@ fn play(family: Family, runs: u64) {
             seeds.push(seed);
             seeds.truncate(NAMED);
         }
+        crowded += u64::from(report.not_ours_in_a_window > 1);
+        mean += report.use_beside_pacing();
         all.add(&report);
     }
+    #[expect(clippy::cast_precision_loss, reason = "a count of runs")]
+    let mean = mean / runs.max(1) as f64;
     println!(
-        r#"{{"family":"{family:?}","runs":{runs},"sent":{},"ours":{},"used":{:.5},"broken":{broken},"seeds":{seeds:?}}}"#,
+        r#"{{"family":"{family:?}","runs":{runs},"sent":{},"ours":{},"not_ours":{},"crowded":{crowded},"used":{:.5},"mean":{mean:.5},"broken":{broken},"seeds":{seeds:?}}}"#,
         all.sent,
         all.ours,
+        all.not_ours,
         all.use_beside_pacing(),
     );
 }
