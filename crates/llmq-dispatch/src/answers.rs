@@ -69,6 +69,11 @@ impl Dispatcher {
             self.limits[limit.index()]
                 .limit
                 .produced(entry, tokens, now.mono);
+            // What was held has a date now: a head that waited for an answer's end has one too.
+            let spot = Spot::Limit(*limit);
+            if self.waiters(spot).wake.is_none() {
+                self.touch(spot);
+            }
         }
         self.put_running(id, running);
     }
@@ -333,8 +338,6 @@ impl Dispatcher {
             self.requeue(id, behind, now);
         }
         self.watch_deadlines(id, now);
-        // Its time may have run out while it ran: then it must not start again.
-        self.due(now, effects);
     }
 
     /// Whether an upstream that has not failed this call yet could take it.

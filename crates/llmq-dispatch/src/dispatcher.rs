@@ -195,6 +195,8 @@ impl Dispatcher {
             Event::QuotaSaved(upstream) => self.quota_saved(upstream),
             Event::Tick => {}
         }
+        // What the event put back in line, or a queue that moves again, may be out of time.
+        self.due(now, effects);
         self.pump(now, effects);
     }
 

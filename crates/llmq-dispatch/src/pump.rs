@@ -248,7 +248,8 @@ impl Dispatcher {
         }
     }
 
-    /// Gives the lane the rank of its present head wherever it waits.
+    /// Gives the lane the rank of its present head wherever it waits. Where it is the best, the
+    /// new head is to be tried: it may pass where the old one could not.
     pub(crate) fn rerank(&mut self, id: LaneId) {
         if self.lanes[id.index()].is_empty() {
             return self.unpark(id);
@@ -261,9 +262,10 @@ impl Dispatcher {
             let was_best = list.best() == Some(old);
             list.remove(&old);
             list.insert(rank);
-            // Another lane is the best there now, and may pass.
-            if was_best && list.best() != Some(rank) {
-                self.opened.push(spot);
+            // Another lane that is the best there now may pass as well.
+            let is_best = list.best() == Some(rank);
+            if was_best || is_best {
+                self.touch_again(spot);
             }
             self.lanes[id.index()].parked.push((spot, rank));
         }

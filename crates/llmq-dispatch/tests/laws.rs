@@ -765,3 +765,96 @@ fn after_rising_too_fast_half_of_each_limit_is_left_alone() {
     let started = world.started().len();
     assert!((49..=50).contains(&started), "{started}");
 }
+
+#[test]
+fn a_call_whose_time_ran_out_while_it_ran_does_not_start_when_its_queue_goes_on() {
+    // It came back while the queue stood still, when no deadline is looked at; the queue went
+    // on, and the call was started before the deadline that had passed long ago.
+    let (mut world, queue, _) = World::simple(&["requests=10/1s"]);
+    let call = world.submit(Call {
+        ttl: Some(SECOND),
+        ..world.call(queue)
+    });
+    assert_eq!(world.started(), [call]);
+    world.advance(SECOND * 2);
+    world.tell(Event::Pause(queue));
+    world.fail(call, FailureClass::QuotaWindow, Some(Duration::ZERO));
+    world.advance(SECOND);
+    world.tell(Event::Resume(queue));
+    world.advance(SECOND);
+    assert_eq!(world.started(), []);
+}
+
+fn tokens(input_tokens: u32) -> CallSize {
+    CallSize {
+        input_tokens,
+        ..CallSize::default()
+    }
+}
+
+#[test]
+fn a_new_head_is_tried_wherever_its_line_waits() {
+    // The large head of a line started at one upstream. The small call behind it would have
+    // fitted at the other, where the line stood first; nobody asked, and work that was less
+    // urgent took the room.
+    let mut world = World::new();
+    let upstreams = [(); 2].map(|()| {
+        let limit = world.limit("input_tokens=100/1m", Scope::Upstream);
+        world.upstream(&[limit])
+    });
+    let route = |upstream| Route {
+        upstream,
+        weight: 1.0,
+    };
+    let both = world.dispatcher.add_queue(QueueSetup {
+        routes: upstreams.map(route).to_vec(),
+        ..QueueSetup::to("m", upstreams[0])
+    });
+    // The second upstream is nearly full, and empties first; the first is half full.
+    for (upstream, used) in [(upstreams[1], 90), (upstreams[0], 50)] {
+        let queue = world.queue(upstream);
+        let filler = world.submit(Call {
+            size: tokens(used),
+            ..world.call(queue)
+        });
+        world.complete(filler);
+        world.advance(SECOND * 10);
+    }
+    world.started();
+    let other = world.dispatcher.add_tenant(1.0, Vec::new());
+    let of = |tenant, input| Call {
+        size: tokens(input),
+        ..Call::new(both, tenant)
+    };
+    let (large, small) = (of(world.tenant, 80), of(world.tenant, 30));
+    let [large, small] = [large, small].map(|call| world.submit(call));
+    world.submit(of(other, 80));
+    assert_eq!(world.started(), []);
+    world.advance(SECOND * 41);
+    assert_eq!(world.started(), [large, small]);
+}
+
+#[test]
+fn a_head_waits_for_what_is_produced_and_not_for_the_answers_end() {
+    // What a running call holds for its answer has no date, so a head that needs it waits for
+    // an event. Tokens that stream in have a date, and nobody told the head.
+    let mut world = World::new();
+    let spec: LimitSpec = "output_tokens=300/1m:bucket".parse().expect("a limit");
+    let limit = world.dispatcher.add_limit(
+        LimitSetup {
+            name: spec.name(),
+            spec,
+            rule: charge_rule(Host::Anthropic, spec.kind),
+            scope: Scope::Upstream,
+        },
+        world.now,
+    );
+    let upstream = world.upstream(&[limit]);
+    let queue = world.queue(upstream);
+    let [streams, waits] = [(); 2].map(|()| world.submit(world.call(queue)));
+    assert_eq!(world.started(), [streams]);
+    world.tell(Event::Sent(streams));
+    world.tell(Event::Produced(streams, 256));
+    world.advance(MINUTE);
+    assert_eq!(world.started(), [waits]);
+}
