@@ -232,9 +232,10 @@ async fn every_endpoint_answers_in_its_own_shape_and_counts_exactly() {
         (&body["object"], &body["data"][0]["id"]),
         (&json!("list"), &json!("mock"))
     );
+    let body = caller.get("/v1/models/any/name").await.json();
     assert_eq!(
-        caller.get("/v1/models/any/name").await.json()["id"],
-        "any/name"
+        (&body["object"], &body["id"]),
+        (&json!("model"), &json!("any/name"))
     );
     assert_eq!(
         caller.get("/v1/nothing").await.status,

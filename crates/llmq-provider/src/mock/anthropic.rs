@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use serde_json::{Value, json};
 
 use super::answer::{Answer, Draft, Event};
 use super::call::Endpoint;
@@ -18,6 +19,27 @@ pub(super) fn write(draft: &Draft<'_>) -> Answer {
     let reason = format!("\"{}\"", stop_reason(draft));
     let body = message(draft, &content, &reason, draft.output_tokens());
     Answer::json(StatusCode::OK, body)
+}
+
+/// `GET /v1/models`: all of them on one page.
+pub(super) fn models(names: &[String]) -> Answer {
+    let data: Vec<Value> = names.iter().map(|name| model_object(name)).collect();
+    let body = json!({
+        "data": data, "has_more": false, "first_id": names.first(), "last_id": names.last(),
+    });
+    Answer::json(StatusCode::OK, body.to_string())
+}
+
+/// `GET /v1/models/{id}`.
+pub(super) fn model(name: &str) -> Answer {
+    Answer::json(StatusCode::OK, model_object(name).to_string())
+}
+
+fn model_object(name: &str) -> Value {
+    json!({
+        "type": "model", "id": name, "display_name": name, "lifecycle": "active",
+        "created_at": "2025-01-01T00:00:00Z",
+    })
 }
 
 fn stop_reason(draft: &Draft<'_>) -> &'static str {

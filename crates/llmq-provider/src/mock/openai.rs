@@ -100,7 +100,7 @@ fn usage(draft: &Draft<'_>) -> String {
     let input = draft.input_tokens();
     let output = draft.output_tokens() * u64::from(draft.call.choices);
     format!(
-        r#"{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":0,"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}}"#,
+        r#"{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":0,"cache_write_tokens":0,"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}}"#,
         input + output
     )
 }
@@ -209,13 +209,13 @@ fn response(draft: &Draft<'_>, stage: Stage, text: &str) -> String {
 fn response_usage(draft: &Draft<'_>) -> String {
     let (input, output) = (draft.input_tokens(), draft.output_tokens());
     format!(
-        r#"{{"input_tokens":{input},"input_tokens_details":{{"cached_tokens":0}},"output_tokens":{output},"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{}}}"#,
+        r#"{{"input_tokens":{input},"input_tokens_details":{{"cached_tokens":0,"cache_write_tokens":0}},"output_tokens":{output},"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{}}}"#,
         input + output
     )
 }
 
 fn text_part(text: &str) -> String {
-    format!(r#"{{"type":"output_text","text":"{text}","annotations":[]}}"#)
+    format!(r#"{{"type":"output_text","text":"{text}","annotations":[],"logprobs":[]}}"#)
 }
 
 fn message_item(draft: &Draft<'_>, status: &str, content: &str) -> String {
@@ -257,14 +257,14 @@ fn response_events(draft: &Draft<'_>) -> Vec<Event> {
     for (piece, tokens) in draft.pieces(0) {
         push(
             "response.output_text.delta",
-            &format!(r#"{place},"delta":"{piece}""#),
+            &format!(r#"{place},"delta":"{piece}","logprobs":[]"#),
             tokens,
         );
         text.push_str(&piece);
     }
     push(
         "response.output_text.done",
-        &format!(r#"{place},"text":"{text}""#),
+        &format!(r#"{place},"text":"{text}","logprobs":[]"#),
         0,
     );
     push(

@@ -15,7 +15,7 @@ use super::config::{Hints, OutageStyle};
 use super::fault::{Fault, add_retry_after};
 use super::state::{Admitted, Denied, Fate, Running, State};
 use super::text::Fnv;
-use super::{openai, rate_headers, record};
+use super::{anthropic, openai, rate_headers, record};
 
 /// The largest body that is read (Anthropic's documented bound).
 const BODY_MAX: usize = 32 << 20;
@@ -212,9 +212,13 @@ impl Visit<'_> {
         if !self.is_let_in() {
             return self.refuse(&Fault::BadKey, 0, &[]);
         }
-        let mut answer = match self.path.strip_prefix("/v1/models/") {
-            Some(name) => openai::model(name),
-            None => openai::models(&self.state.config.models),
+        let wanted = self.path.strip_prefix("/v1/models/");
+        let all = &self.state.config.models;
+        let mut answer = match (self.dialect, wanted) {
+            (Dialect::OpenAi, Some(name)) => openai::model(name),
+            (Dialect::OpenAi, None) => openai::models(all),
+            (Dialect::Anthropic, Some(name)) => anthropic::model(name),
+            (Dialect::Anthropic, None) => anthropic::models(all),
         };
         self.add_ids(&mut answer.headers, 0);
         self.state.count_status(answer.status.as_u16());

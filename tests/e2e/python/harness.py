@@ -1,0 +1,87 @@
+"""Starts a server of llmq and says where it listens.
+
+The program is the one in LLMQ_BIN. A server is ready when it has said so: a line on stderr that
+begins with ``listening`` and holds its address.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+READY = re.compile(r"^listening\b.*?http://(?P<address>[^/\s,]+)")
+# Longer than any step needs; reached only when something hangs.
+PATIENCE_S = 20
+
+# Every server that the SDKs are pointed at, by name, with the arguments that start it. All tests
+# that ask for `server` run once for each.
+SERVERS = {
+    "mock": ["mock", "--listen", "127.0.0.1:0", "--latency", "0ms"],
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs."""
+
+    address: str
+
+    @property
+    def openai(self) -> str:
+        """The base URL for OpenAI's SDK."""
+        return f"http://{self.address}/v1"
+
+    @property
+    def anthropic(self) -> str:
+        """The base URL for Anthropic's SDK, which adds the version itself."""
+        return f"http://{self.address}"
+
+    def books(self) -> dict:
+        """What the stand-in counted."""
+        url = f"http://{self.address}/mock/report"
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+            return json.load(answer)
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[Server]:
+    """Runs ``llmq ARGUMENTS`` for as long as the block lasts."""
+    with subprocess.Popen(
+        [os.environ["LLMQ_BIN"], *arguments],
+        env={name: value for name, value in os.environ.items() if not name.startswith("LLMQ_")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # Ends the wait for a line that never comes.
+        hung = threading.Timer(PATIENCE_S, process.kill)
+        hung.start()
+        try:
+            address = _wait_until_ready(process)
+            hung.cancel()
+            # Whatever else it says must not fill the pipe.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield Server(address)
+        finally:
+            hung.cancel()
+            process.terminate()
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_until_ready(process: subprocess.Popen) -> str:
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if found := READY.match(line):
+            return found["address"]
+    raise AssertionError("the server ended before it was ready:\n" + "".join(said))
