@@ -66,12 +66,12 @@ impl Dispatcher {
             return;
         };
         for (limit, entry) in &mut running.entries {
-            self.limits[limit.index()]
+            let sooner = self.limits[limit.index()]
                 .limit
                 .produced(entry, tokens, now.mono);
             // What was held has a date now: a head that waited for an answer's end has one too.
             let spot = Spot::Limit(*limit);
-            if self.waiters(spot).wake.is_none() {
+            if sooner || self.waiters(spot).wake.is_none() {
                 self.touch(spot);
             }
         }

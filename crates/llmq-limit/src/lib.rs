@@ -9,6 +9,7 @@ mod sliding;
 mod charge;
 
 mod cluster;
+mod doubts;
 mod factor;
 mod learner;
 mod margin;

@@ -6,6 +6,7 @@ use crate::Denied;
 use crate::bucket::Bucket;
 use crate::charge::{ChargeRule, InputCharge, OutputCharge};
 use crate::cluster::Cluster;
+use crate::doubts::Doubts;
 use crate::factor::{Factor, Foreign};
 use crate::fixed::Fixed;
 use crate::learner::{Caution, Learner, Sample};
@@ -63,6 +64,8 @@ pub struct Limit {
     heard: Heard,
     /// Charged since the last header for calls that the provider may not have counted.
     doubted: u64,
+    /// Such charges that are still in the books.
+    doubts: Doubts,
     /// Charges beyond this total wait until the books are on disk; none: no such rule.
     allowance: Option<u64>,
     /// What the last allowance let be taken.
@@ -244,6 +247,7 @@ impl Limit {
             returnable: 0,
             heard: Heard::default(),
             doubted: 0,
+            doubts: Doubts::default(),
             allowance: None,
             portion: 0,
             portion_told: false,
@@ -349,7 +353,7 @@ impl Limit {
             .saturating_add(self.stray(cost))
             .min(room);
         let beside = self.held.saturating_add(aside);
-        self.advance(now, margin);
+        self.advance(now);
         match &self.meter {
             Meter::Sliding(window) => window.check(cost.total(), beside),
             Meter::Bucket(bucket) => bucket.check(cost.total(), beside, self.unsent, margin),
@@ -414,11 +418,11 @@ impl Limit {
         }
     }
 
-    fn advance(&mut self, now: Timestamp, margin: Duration) {
+    fn advance(&mut self, now: Timestamp) {
         match &mut self.meter {
             Meter::Sliding(window) => window.advance(now),
             Meter::Bucket(bucket) => bucket.advance(now),
-            Meter::Fixed(window) => window.advance(now, margin),
+            Meter::Fixed(window) => window.advance(now),
             Meter::Places => {}
         }
     }
@@ -460,7 +464,7 @@ impl Limit {
         self.squares_unsent = (self.squares_unsent - stated * stated).max(0.0);
         self.stated += stated;
         self.squares += stated * stated;
-        self.advance(now, margin);
+        self.advance(now);
         let dated = now + margin;
         self.charge(signed(own), now.before(margin), dated);
         self.charged += signed(own);
@@ -539,22 +543,28 @@ impl Limit {
         }
     }
 
-    /// The answer has `tokens` so far.
-    pub fn produced(&mut self, entry: &mut Entry, tokens: u64, now: Timestamp) {
+    /// The answer has `tokens` so far. True when another call may start earlier than it was told
+    /// for it: just after the edge of a fixed window, what streams in is held in the old one no
+    /// more.
+    pub fn produced(&mut self, entry: &mut Entry, tokens: u64, now: Timestamp) -> bool {
         if self.rule.output != OutputCharge::Produced {
-            return;
+            return false;
         }
         let EntryState::Sent { produced, .. } = &mut entry.state else {
-            return;
+            return false;
         };
         let new = tokens.saturating_sub(*produced);
         *produced = (*produced).max(tokens);
         let freed = new.min(entry.cost.later);
         entry.cost.later -= freed;
         self.held = self.held.saturating_sub(freed);
-        self.advance(now, Duration::ZERO);
+        self.advance(now);
         self.charge(signed(new), now, now);
         self.charged += signed(new);
+        match &self.meter {
+            Meter::Fixed(window) => window.spans_edge(now.before(self.spec.period / 100), now),
+            Meter::Sliding(_) | Meter::Bucket(_) | Meter::Places => false,
+        }
     }
 
     /// The call ended. With `usage` estimates are corrected in either direction, below zero if
@@ -585,7 +595,7 @@ impl Limit {
         self.held = self.held.saturating_sub(entry.cost.later);
         if let Some(real) = usage.and_then(|usage| self.rule.settled(usage)) {
             self.learn_input(entry.cost.stated, real);
-            self.advance(now, Duration::ZERO);
+            self.advance(now);
             let correction = signed(real) - signed(expect.own);
             self.charge(correction, expect.dated, expect.dated);
             self.charged += correction;
@@ -621,7 +631,7 @@ impl Limit {
     /// A call that was sent at `sent_at` and has been settled turns out to have cost `amount`
     /// more, or less where that is negative.
     pub fn correct(&mut self, amount: i64, sent_at: Timestamp, now: Timestamp) {
-        self.advance(now, Duration::ZERO);
+        self.advance(now);
         match &mut self.meter {
             Meter::Sliding(window) if amount < 0 => window.take_back(amount, sent_at),
             _ => self.charge(amount, sent_at, sent_at),
@@ -659,7 +669,7 @@ impl Limit {
                 .refused(expect.cluster, expect.own, float(entry.cost.stated));
             self.unlearn_refused(&expect, now);
             if self.rule.is_estimate() {
-                self.advance(now, Duration::ZERO);
+                self.advance(now);
                 self.charge(-signed(expect.own), expect.dated, expect.dated);
             }
         }
@@ -681,6 +691,9 @@ impl Limit {
     fn doubt(&mut self, entry: &Entry) {
         if let EntryState::Sent { expect, .. } = entry.state {
             self.doubted = self.doubted.saturating_add(expect.own);
+            if matches!(self.meter, Meter::Sliding(_)) && expect.own > 0 {
+                self.doubts.add(expect.dated, expect.own, self.spec.period);
+            }
             if self.heard.total >= expect.total {
                 self.lesson = None;
             }
@@ -703,7 +716,7 @@ impl Limit {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     pub fn in_use(&mut self, now: Timestamp) -> f64 {
-        self.advance(now, Duration::ZERO);
+        self.advance(now);
         let held = if matches!(self.meter, Meter::Places) {
             0
         } else {

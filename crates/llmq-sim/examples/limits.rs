@@ -39,6 +39,8 @@ fn play(family: Family, runs: u64) {
     let mut all = Report::default();
     let mut broken = 0_u64;
     let mut seeds = Vec::new();
+    // The worlds with most refusals of ours: how many, and the seed.
+    let mut refused: Vec<(u64, u64)> = Vec::new();
     // Worlds in which a window met more than one refusal for what others had used.
     let mut crowded = 0_u64;
     let mut mean = 0.0;
@@ -49,6 +51,11 @@ fn play(family: Family, runs: u64) {
             seeds.push(seed);
             seeds.truncate(NAMED);
         }
+        if report.ours > 0 {
+            refused.push((report.ours, seed));
+            refused.sort_unstable_by(|a, b| b.cmp(a));
+            refused.truncate(NAMED);
+        }
         crowded += u64::from(report.not_ours_in_a_window > 1);
         mean += report.use_beside_pacing();
         all.add(&report);
@@ -56,10 +63,11 @@ fn play(family: Family, runs: u64) {
     #[expect(clippy::cast_precision_loss, reason = "a count of runs")]
     let mean = mean / runs.max(1) as f64;
     println!(
-        r#"{{"family":"{family:?}","runs":{runs},"sent":{},"ours":{},"not_ours":{},"crowded":{crowded},"used":{:.5},"mean":{mean:.5},"broken":{broken},"seeds":{seeds:?}}}"#,
+        r#"{{"family":"{family:?}","runs":{runs},"sent":{},"ours":{},"not_ours":{},"crowded":{crowded},"used":{:.5},"mean":{mean:.5},"broken":{broken},"seeds":{seeds:?},"refused":{}}}"#,
         all.sent,
         all.ours,
         all.not_ours,
         all.use_beside_pacing(),
+        format!("{refused:?}").replace('(', "[").replace(')', "]"),
     );
 }

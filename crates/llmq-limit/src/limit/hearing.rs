@@ -48,7 +48,7 @@ impl Limit {
         let below = u64::try_from(below).unwrap_or(0);
         let above = u64::try_from(above).unwrap_or(0);
         if below > 0 {
-            self.advance(now, margin);
+            self.advance(now);
             self.correct_as_of(&expect, below, margin);
         }
         let before = self.base();
@@ -175,10 +175,17 @@ impl Limit {
         if back == 0 {
             return;
         }
-        self.advance(now, margin);
+        self.advance(now);
         let amount = signed(back);
         match &mut self.meter {
-            Meter::Sliding(window) => window.take_back_before(amount, expect.dated),
+            Meter::Sliding(window) => {
+                let mut rest = amount;
+                for (at, part) in self.doubts.take(back, expect.dated) {
+                    window.add(-signed(part), at);
+                    rest -= signed(part);
+                }
+                window.take_back_before(rest, expect.dated);
+            }
             Meter::Bucket(bucket) => bucket.take(-amount),
             Meter::Fixed(window) => {
                 window.add(-amount, expect.sent_at.before(margin), expect.dated);
@@ -243,7 +250,7 @@ impl Limit {
         if self.rule.is_estimate() {
             let missed = signed(expect.own) - self.heard.slack;
             if let Ok(missed) = u64::try_from(missed) {
-                self.advance(now, Duration::ZERO);
+                self.advance(now);
                 self.correct_as_of(expect, missed, Duration::ZERO);
             }
         } else {

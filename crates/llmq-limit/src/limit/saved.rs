@@ -18,14 +18,14 @@ impl Limit {
             Meter::Fixed(window) => window.add(count, at, at),
             Meter::Places => {}
         }
-        self.advance(now, Duration::ZERO);
+        self.advance(now);
     }
 
     /// The dated use of the limit as (age, amount), oldest first, in at most 64 parts: what a
     /// later process must count. A bucket's is one part of age zero.
     #[must_use]
     pub fn saved(&mut self, now: Timestamp) -> Vec<(Duration, u64)> {
-        self.advance(now, Duration::ZERO);
+        self.advance(now);
         let parts: Vec<(Duration, u64)> = match &self.meter {
             Meter::Sliding(window) => window
                 .content(now)
@@ -68,7 +68,7 @@ impl Limit {
                 }
             }
         }
-        self.advance(now, Duration::ZERO);
+        self.advance(now);
     }
 
     /// Lets `more` be taken from now on before the books must be written again; `None` lifts

@@ -266,6 +266,37 @@ fn a_call_that_the_provider_did_not_count_proves_nothing_about_its_charges() {
 }
 
 #[test]
+fn what_was_not_counted_comes_back_with_the_date_of_its_own_call() {
+    // It was taken from the calls that came after the overload instead. When the overloaded ones
+    // left the window, their charge came back a second time, and the limit was overrun.
+    let mut limit = limit("tokens=10000/1s", Host::Mock);
+    let overloaded = [(); 5].map(|()| send(&mut limit, &call(900, 100), at(0)));
+    let counted = [500, 600].map(|ms| {
+        let entry = send(&mut limit, &call(900, 100), at(ms));
+        (entry, at(ms))
+    });
+    for entry in overloaded {
+        limit.failed(entry);
+    }
+    for ((entry, sent), left) in counted.iter().zip([9_000, 8_000]) {
+        limit.observe(entry, left, 1, *sent, MARGIN);
+    }
+    assert_eq!(limit.books(at(700), MARGIN), 8_000);
+    limit.advance(at(1_100));
+    assert_eq!(limit.books(at(1_100), MARGIN), 8_000);
+}
+
+#[test]
+fn what_streams_in_just_after_an_edge_frees_room_before_the_old_window_ends() {
+    let mut limit = limit("output_tokens=200/1s:fixed", Host::Anthropic);
+    let mut entry = send(&mut limit, &call(5, 100), at(100));
+    assert!(!limit.produced(&mut entry, 50, at(500)));
+    assert!(limit.produced(&mut entry, 100, at(1_005)));
+    let cost = limit.cost(&call(5, 150), 150);
+    assert_eq!(limit.check(cost, 0, at(1_005), MARGIN), Ok(()));
+}
+
+#[test]
 fn what_is_left_for_others_never_blocks_a_large_call_for_ever() {
     // A call that needs a whole shallow bucket waited for an event that never came, since a
     // part was left alone for another client; the same held for a reserve.
