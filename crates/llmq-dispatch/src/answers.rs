@@ -244,7 +244,8 @@ impl Dispatcher {
             self.attempt_over(id, running);
         }
         let rule = class.rule();
-        let failures = match rule.pause {
+        let pause = ended.pause.unwrap_or(rule.pause);
+        let failures = match pause {
             Pause::Nothing => self.ticket(id).map_or(1, |ticket| ticket.failures + 1),
             Pause::Upstream | Pause::Credential => {
                 // Calls that were in flight together tell of one and the same exhaustion.
@@ -258,8 +259,8 @@ impl Dispatcher {
         let random = self.random.f64();
         let wait = self.rules.backoffs.wait(class, told, failures, random);
         let until = wait.map(|wait| now.mono + wait);
-        if rule.pause != Pause::Nothing {
-            self.close(running.upstream, class, until, rule.pause, now, effects);
+        if pause != Pause::Nothing {
+            self.close(running.upstream, class, until, pause, now, effects);
         }
         // A call that found a broken upstream broken has learned nothing about itself.
         let counts = rule.counts_attempt && !(was_down && rule.trips_breaker);
@@ -267,6 +268,7 @@ impl Dispatcher {
             id,
             running,
             class,
+            pause,
             until.unwrap_or(now.mono),
             counts,
             now,
@@ -284,6 +286,7 @@ impl Dispatcher {
         id: TicketId,
         running: &Running,
         class: FailureClass,
+        pause: Pause,
         until: Timestamp,
         counts: bool,
         now: Now,
@@ -322,7 +325,7 @@ impl Dispatcher {
             return;
         }
         // What stands still is the upstream where that is the rule; else only this call.
-        let not_before = match rule.pause {
+        let not_before = match pause {
             Pause::Nothing if !elsewhere => until,
             Pause::Nothing | Pause::Upstream | Pause::Credential => now.mono,
         };

@@ -9,6 +9,7 @@ use slab::Slab;
 use crate::events::{Call, Effect, Event, Refusal};
 use crate::ids::{LaneId, LimitId, QueueId, TenantId, TicketId, UpstreamId};
 use crate::lane::Lane;
+use crate::learned::Learned;
 use crate::order::{Fair, Spot, WaitList};
 use crate::queue::Queue;
 use crate::setup::{LimitSetup, QueueSetup, Rules, Scope, UpstreamSetup};
@@ -50,6 +51,10 @@ pub(crate) struct LimitSlot {
     pub(crate) limit: Limit,
     pub(crate) waiters: WaitList,
     pub(crate) fair: Fair,
+    /// Set where headers told of it and nobody configured it.
+    pub(crate) learned: Option<Learned>,
+    /// When the count changed last, and what it was before.
+    pub(crate) changed: Option<(Timestamp, u64)>,
 }
 
 #[derive(Debug)]
@@ -107,6 +112,8 @@ impl Dispatcher {
             limit: Limit::new(setup.spec, setup.rule, now),
             waiters: WaitList::default(),
             fair: Fair::default(),
+            learned: None,
+            changed: None,
         });
         id
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use llmq_core::{CallSize, FailureClass, Priority, Timestamp, Usage};
+use llmq_core::{CallSize, FailureClass, Pause, Priority, Timestamp, Usage};
 use llmq_limit::{ConcurrencyChange, LimitText, QuotaEvent, QuotaState, RateLimitHeaders};
 
 use crate::ids::{LimitId, QueueId, TenantId, TicketId, UpstreamId};
@@ -94,6 +94,10 @@ pub struct Ended {
     pub headers: Option<RateLimitHeaders>,
     /// From the send to the answer's end.
     pub latency: Option<Duration>,
+    /// What stands still after a failure, where the answer told more than its class does: a
+    /// refused model closes its upstream and leaves others of the same credential alone. None:
+    /// by the class's row of the retry table.
+    pub pause: Option<Pause>,
 }
 
 /// With what a call ended.
@@ -211,6 +215,8 @@ pub enum Notice {
     PortionLow(LimitId),
     /// A limit nobody had configured was learned, or a stated count corrected.
     LimitLearned(UpstreamId, LimitId),
+    /// A limit that an earlier process had learned holds no more: the provider states others.
+    LimitForgotten(UpstreamId, LimitId),
 }
 
 /// Why a call was not accepted.

@@ -9,6 +9,7 @@ use llmq_limit::{
 use crate::dispatcher::Dispatcher;
 use crate::events::{Effect, Ended, Notice, Outcome};
 use crate::ids::{LimitId, UpstreamId};
+use crate::learned::Learned;
 use crate::order::Spot;
 use crate::setup::{LimitSetup, Scope};
 use crate::ticket::Running;
@@ -107,6 +108,7 @@ impl Dispatcher {
             let events = quota.observe(headers, now);
             self.tell_quota(running.upstream, events, now, effects);
         }
+        self.doubt_learned(running.upstream, headers, now, effects);
         for seen in &headers.observations {
             if seen.source == HeaderSource::Informational {
                 continue;
@@ -120,13 +122,13 @@ impl Dispatcher {
             };
             let (id, entry) = (*id, *entry);
             self.heed_count(running.upstream, id, seen, now, effects);
-            if let Some(remaining) = seen.remaining {
-                let limit = &mut self.limits[id.index()].limit;
-                // Where a lower limit is kept than the provider's, use is what compares.
-                let spare = seen
-                    .limit
-                    .map_or(0, |stated| signed(stated) - signed(limit.spec().count));
-                limit.observe(
+            let slot = &mut self.limits[id.index()];
+            if let (Some(remaining), Some(met)) = (seen.remaining, slot.count_met(running.sent_at))
+            {
+                // Where a lower limit is kept than the provider's, or was until now, use is what
+                // compares.
+                let spare = seen.limit.map_or(0, |stated| signed(stated) - signed(met));
+                slot.limit.observe(
                     &entry,
                     signed(remaining) - spare,
                     seen.rounding,
@@ -139,7 +141,7 @@ impl Dispatcher {
     }
 
     /// A limit that the provider states lower than we were told is lowered; a person's lower
-    /// number stands.
+    /// number stands, one that was learned is raised too.
     fn heed_count(
         &mut self,
         upstream: UpstreamId,
@@ -148,13 +150,15 @@ impl Dispatcher {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let limit = &mut self.limits[id.index()].limit;
+        let slot = &mut self.limits[id.index()];
         let (Some(stated), Some(_)) = (seen.limit, seen.window) else {
             return;
         };
-        if stated < limit.spec().count {
-            limit.set_count(stated, now.mono);
+        if stated < slot.limit.spec().count {
+            slot.set_count(stated, now.mono);
             effects.push(Effect::Notice(Notice::LimitLearned(upstream, id)));
+        } else {
+            self.raise_learned(upstream, id, stated, now, effects);
         }
     }
 
@@ -183,28 +187,25 @@ impl Dispatcher {
         let spec = LimitSpec::per(seen.kind, count, window, default_algorithm(host, window));
         let name = format!("{} {}", spec.name(), self.upstreams[id.index()].name);
         let rule = charge_rule(host, seen.kind);
-        let limit = self.add_limit(
-            LimitSetup {
-                name,
-                spec,
-                rule,
-                scope: Scope::Upstream,
-            },
-            now,
-        );
+        let setup = LimitSetup {
+            name,
+            spec,
+            rule,
+            scope: Scope::Upstream,
+        };
+        let limit = self.add_learned(id, setup, Learned::stated(), now);
         if let Some(remaining) = seen.remaining {
             self.limits[limit.index()]
                 .limit
                 .start_with(remaining, now.mono);
         }
-        self.upstreams[id.index()].limits.push(limit);
         effects.push(Effect::Notice(Notice::LimitLearned(id, limit)));
     }
 }
 
 /// Whether an observation speaks of this limit: by its window, or by its very count where the
 /// window is not told.
-fn is_seen(spec: &LimitSpec, seen: &Observation) -> bool {
+pub(crate) fn is_seen(spec: &LimitSpec, seen: &Observation) -> bool {
     spec.kind == seen.kind && (seen.window == Some(spec.period) || seen.limit == Some(spec.count))
 }
 

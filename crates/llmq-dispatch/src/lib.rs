@@ -4,7 +4,7 @@
 //! do. [`Call`] is what it is given, [`Event`] what it is told, [`Effect`] what it says;
 //! [`QueueSetup`], [`UpstreamSetup`] and [`LimitSetup`] are what it knows. Then, in the order of a
 //! decision: `pump` picks the lane that is tried next, `admit` asks every limit on its way,
-//! `answers` settles what came of it (`hearing` learns from it, `gates` shut what it shows to be
+//! `answers` settles what came of it (`hearing` learns from it, `learned` keeps limits nobody configured, `gates` shut what it shows to be
 //! closed), and `timers` does what falls due.
 //!
 //! [`Shared`] puts it behind a lock and hands out tickets that are guards.
@@ -27,6 +27,7 @@ mod admit;
 mod answers;
 mod gates;
 mod hearing;
+mod learned;
 mod pump;
 mod timers;
 

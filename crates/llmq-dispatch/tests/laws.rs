@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use llmq_core::{CallSize, FailureClass, Host, LimitSpec, Now, Priority, Timestamp, WallTime};
+use llmq_core::{
+    CallSize, FailureClass, Host, LimitSpec, Now, Pause, Priority, Timestamp, WallTime,
+};
 use llmq_dispatch::{
     Blocker, Call, CallKind, Capacity, Dispatcher, Effect, Ended, Event, LimitId, LimitSetup,
     Notice, Outcome, QueueId, QueueSetup, Refusal, Reserve, Route, Rules, Scope, TenantId,
@@ -630,6 +632,41 @@ fn a_refused_key_stops_everything_that_uses_it() {
     assert_eq!(world.started(), []);
     world.tell(Event::Reopen(upstreams[1]));
     assert_eq!(world.started().len(), 1);
+}
+
+#[test]
+fn a_refused_model_leaves_the_others_of_its_credential_alone() {
+    // A model that the account may not use closed every model of the account.
+    let mut world = World::new();
+    let now = world.now;
+    let upstreams = ["a", "b"].map(|name| {
+        let setup = UpstreamSetup {
+            name: name.into(),
+            credential: Some(1),
+            ..UpstreamSetup::default()
+        };
+        world.dispatcher.add_upstream(setup, now)
+    });
+    let queues = upstreams.map(|upstream| world.queue(upstream));
+    let call = world.submit(world.call(queues[0]));
+    assert_eq!(world.started(), [call]);
+    world.tell(Event::Sent(call));
+    let ended = Ended {
+        outcome: Outcome::Failed {
+            class: FailureClass::NoAccess,
+            told: None,
+            text: None,
+        },
+        pause: Some(Pause::Upstream),
+        ..Ended::default()
+    };
+    world.tell(Event::Ended(call, Box::new(ended)));
+    world.submit(world.call(queues[0]));
+    assert_eq!(world.started(), [], "this model is closed");
+    let other = world.submit(world.call(queues[1]));
+    assert_eq!(world.started(), [other], "the other one is not");
+    let closed = upstreams.map(|upstream| world.dispatcher.upstream_view(upstream).closed);
+    assert_eq!(closed, [Some((FailureClass::NoAccess, None)), None]);
 }
 
 #[test]

@@ -43,6 +43,7 @@ impl World<'_> {
                 usage: Some(self.reported(usage)),
                 headers: Some(headers),
                 latency: Some(latency),
+                ..Ended::default()
             });
             (latency, usage, ended)
         };

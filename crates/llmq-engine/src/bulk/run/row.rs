@@ -174,6 +174,7 @@ impl Lane {
                     usage: facts.usage,
                     headers: Some(headers(&whole)),
                     latency: Some(latency),
+                    pause: None,
                 };
                 let attempts = grant.complete(ended);
                 Next::Done(Box::new(End {
@@ -194,6 +195,7 @@ impl Lane {
                     usage: None,
                     headers: whole.as_ref().map(headers),
                     latency: whole.as_ref().map(|whole| now.mono - whole.times.sent),
+                    pause: Some(verdict.pause),
                 };
                 match grant.fail(ended) {
                     AfterFailure::Again(ticket) => Next::Again(ticket),

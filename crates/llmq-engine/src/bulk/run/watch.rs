@@ -197,6 +197,12 @@ impl Watch {
                     .with(|dispatcher| dispatcher.limit_view(limit, now));
                 tracing::info!(upstream = self.name(upstream), limit = %view.spec, "limit_learned");
             }
+            Notice::LimitForgotten(upstream, limit) => {
+                let view = self
+                    .hub
+                    .with(|dispatcher| dispatcher.limit_view(limit, now));
+                tracing::info!(upstream = self.name(upstream), limit = %view.spec, "limit_forgotten");
+            }
             Notice::Quota(upstream, event) => self.quota(upstream, &event, now),
             other => tracing::debug!(?other, "notice"),
         }

@@ -1,0 +1,189 @@
+//! Limits that nobody configured: kept as headers state them, from one process to the next.
+
+use std::time::Duration;
+
+use llmq_core::{Algorithm, Now, Timestamp};
+use llmq_limit::{HeaderSource, Observation, RateLimitHeaders};
+
+use crate::dispatcher::{Dispatcher, LimitSlot};
+use crate::events::{Effect, Notice};
+use crate::hearing::is_seen;
+use crate::ids::{LimitId, UpstreamId};
+use crate::order::Spot;
+use crate::setup::LimitSetup;
+
+/// So many answers must speak of other limits of the kind, and of this one never …
+const DOUBTS: u32 = 50;
+/// … for its whole period, or this long, before a limit from an earlier process is forgotten.
+const DOUBTED_MAX: Duration = Duration::from_secs(60);
+
+/// What is known of a limit that headers told of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Learned {
+    /// An answer of this process has stated it: from then on it is kept, since some providers
+    /// show only one window of several.
+    stated: bool,
+    /// Answers that spoke of its kind and not of it, and when the first one came.
+    doubts: Option<(Timestamp, u32)>,
+}
+
+impl Learned {
+    /// An answer has just stated it.
+    pub(crate) fn stated() -> Self {
+        Self {
+            stated: true,
+            ..Self::remembered()
+        }
+    }
+
+    /// An earlier process had learned it.
+    fn remembered() -> Self {
+        Self {
+            stated: false,
+            doubts: None,
+        }
+    }
+
+    fn is_refuted(&self, period: Duration, now: Timestamp) -> bool {
+        self.doubts
+            .is_some_and(|(since, count)| count >= DOUBTS && now - since >= period.min(DOUBTED_MAX))
+    }
+}
+
+impl LimitSlot {
+    /// The provider states another count.
+    pub(crate) fn set_count(&mut self, count: u64, now: Timestamp) {
+        self.changed = Some((now, self.limit.spec().count));
+        self.limit.set_count(count, now);
+    }
+
+    /// The count by which it was expected what a call sent then would meet; none where that can
+    /// no longer be told: a bucket that is shallower than its window shows another part of it.
+    pub(crate) fn count_met(&self, sent_at: Option<Timestamp>) -> Option<u64> {
+        let spec = self.limit.spec();
+        let before = self
+            .changed
+            .filter(|(changed, _)| sent_at.is_none_or(|sent| sent <= *changed));
+        match (before, spec.algorithm) {
+            (None, _) => Some(spec.count),
+            (Some(_), Algorithm::Bucket { depth }) if depth != spec.period => None,
+            (Some((_, count)), _) => Some(count),
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Adds a limit that an earlier process learned from an upstream's headers.
+    ///
+    /// Like one that is learned now it follows what the headers state, up and down. When they
+    /// state others of its kind and never this one, it is forgotten
+    /// ([`Notice::LimitForgotten`]).
+    pub fn add_learned_limit(
+        &mut self,
+        upstream: UpstreamId,
+        setup: LimitSetup,
+        now: Now,
+    ) -> LimitId {
+        self.add_learned(upstream, setup, Learned::remembered(), now)
+    }
+
+    /// The limits of an upstream that were learned, by this process or an earlier one.
+    #[must_use]
+    pub fn learned_limits(&self, upstream: UpstreamId) -> Vec<LimitId> {
+        let limits = self.upstreams[upstream.index()].limits.iter();
+        limits
+            .copied()
+            .filter(|id| self.limits[id.index()].learned.is_some())
+            .collect()
+    }
+
+    pub(crate) fn add_learned(
+        &mut self,
+        upstream: UpstreamId,
+        setup: LimitSetup,
+        learned: Learned,
+        now: Now,
+    ) -> LimitId {
+        let id = self.add_limit(setup, now);
+        self.limits[id.index()].learned = Some(learned);
+        self.upstreams[upstream.index()].limits.push(id);
+        id
+    }
+
+    /// A learned limit that the provider states higher is raised, once three answers in a row
+    /// agree.
+    pub(crate) fn raise_learned(
+        &mut self,
+        upstream: UpstreamId,
+        id: LimitId,
+        stated: u64,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let slot = &mut self.limits[id.index()];
+        let spec = *slot.limit.spec();
+        if slot.learned.is_none() {
+            return;
+        }
+        let agreed = self.upstreams[upstream.index()].hears_of(spec.kind, stated, spec.period);
+        if stated <= spec.count || !agreed {
+            return;
+        }
+        slot.set_count(stated, now.mono);
+        self.touch(Spot::Limit(id));
+        effects.push(Effect::Notice(Notice::LimitLearned(upstream, id)));
+    }
+
+    /// Takes note of which remembered limits an answer states, and forgets those that answers
+    /// refute.
+    pub(crate) fn doubt_learned(
+        &mut self,
+        upstream: UpstreamId,
+        headers: &RateLimitHeaders,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut refuted = None;
+        for id in &self.upstreams[upstream.index()].limits {
+            let slot = &mut self.limits[id.index()];
+            let spec = *slot.limit.spec();
+            let Some(learned) = slot.learned.as_mut().filter(|learned| !learned.stated) else {
+                continue;
+            };
+            let mut of_its_kind = headers
+                .observations
+                .iter()
+                .filter(|seen| seen.kind == spec.kind && states_a_limit(seen))
+                .peekable();
+            if of_its_kind.peek().is_none() {
+                continue;
+            }
+            if of_its_kind.any(|seen| is_seen(&spec, seen)) {
+                learned.stated = true;
+                continue;
+            }
+            let (_, count) = learned.doubts.get_or_insert((now.mono, 0));
+            *count += 1;
+            if learned.is_refuted(spec.period, now.mono) {
+                refuted = Some(*id);
+            }
+        }
+        if let Some(id) = refuted {
+            self.forget_learned(upstream, id, effects);
+        }
+    }
+
+    /// No call meets the limit any more; those that hold a part of it settle it as ever.
+    fn forget_learned(&mut self, upstream: UpstreamId, id: LimitId, effects: &mut Vec<Effect>) {
+        self.upstreams[upstream.index()]
+            .limits
+            .retain(|limit| *limit != id);
+        self.touch(Spot::Limit(id));
+        effects.push(Effect::Notice(Notice::LimitForgotten(upstream, id)));
+    }
+}
+
+/// Whether it says what the limit is, and of which window: less proves nothing.
+fn states_a_limit(seen: &Observation) -> bool {
+    seen.source != HeaderSource::Informational && seen.limit.is_some() && seen.window.is_some()
+}
