@@ -44,6 +44,7 @@ fn main() {
             .concurrent(1_000);
         in_flight("three limits", limited, requests).await;
         two_tasks(requests).await;
+        nobody_waits(requests).await;
     });
 }
 
@@ -123,6 +124,26 @@ async fn two_tasks(requests: usize) {
     tell("two tasks, no limits", rate, "requests/s");
 }
 
+/// Requests that go on without their submitter, a thousand in line at once.
+async fn nobody_waits(requests: usize) {
+    let manager = manager(ModelConfig::new(MODEL).concurrent(IN_FLIGHT as u64));
+    let start = Instant::now();
+    let mut last = None;
+    for number in 0..requests {
+        let request = request().without_waiting();
+        last = Some(manager.submit_request(request).await.unwrap().request_id);
+        if number % 1_000 == 0
+            && let Some(last) = last.take()
+        {
+            manager.wait(MODEL, last).await.unwrap();
+        }
+    }
+    let report = manager.shutdown_all(Duration::from_secs(60)).await;
+    assert!(report.is_clean() && last.is_some());
+    let rate = requests as f64 / start.elapsed().as_secs_f64();
+    tell("nobody waits", rate, "requests/s");
+}
+
 /// What requests with 100 bytes of parameters cost while they wait.
 async fn memory(requests: usize) {
     let manager = manager(ModelConfig::new(MODEL));
@@ -140,8 +161,6 @@ async fn memory(requests: usize) {
         let request = request().without_waiting();
         manager.submit_request(request).await.unwrap();
     }
-    // Their tasks have begun to wait.
-    tokio::time::sleep(Duration::from_millis(100)).await;
     told_memory("waiting, nobody polls", before, requests);
     drop(waiting);
     manager.shutdown_all(Duration::ZERO).await;

@@ -34,18 +34,22 @@ enum Ending<V> {
 /// what only a running attempt needs is boxed when that begins. Dropped anywhere, it gives back
 /// what the dispatcher holds for it.
 pub(crate) struct Drive<P, T> {
-    inner: Arc<Inner<P, T>>,
     request: QueueRequest<P>,
     stage: Stage<P, T>,
 }
 
 enum Stage<P, T> {
     /// Not accepted yet.
-    New,
+    New(Arc<Inner<P, T>>),
     Waiting(Active<P, T>, Ticket),
+    /// Its waiting is over.
+    Called(Active<P, T>, Turn),
     Running(Active<P, T>, Grant, Processed<T>),
     Over,
 }
+
+/// How the wait for a turn ended.
+type Turn = Ending<Result<Grant, NoGrant>>;
 
 type Processed<T> = BoxFuture<'static, Ending<Result<T, ProcessorError>>>;
 
@@ -56,19 +60,31 @@ impl<P, T> Drive<P, T> {
     /// A request that will be accepted when it is first polled.
     pub(crate) fn new(inner: Arc<Inner<P, T>>, request: QueueRequest<P>) -> Self {
         Self {
-            inner,
             request,
-            stage: Stage::New,
+            stage: Stage::New(inner),
         }
     }
 
     /// A request that was accepted.
     pub(crate) fn accepted(active: Active<P, T>, ticket: Ticket, request: QueueRequest<P>) -> Self {
         Self {
-            inner: Arc::clone(&active.inner),
             request,
             stage: Stage::Waiting(active, ticket),
         }
+    }
+
+    /// Waits for its turn only: whatever follows is for whoever polls it as a future.
+    pub(crate) fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Stage::Waiting(active, ticket) = &mut self.stage else {
+            return Poll::Ready(());
+        };
+        let Poll::Ready(turn) = poll_granted(active, ticket, context) else {
+            return Poll::Pending;
+        };
+        if let Stage::Waiting(active, _) = std::mem::replace(&mut self.stage, Stage::Over) {
+            self.stage = Stage::Called(active, turn);
+        }
+        Poll::Ready(())
     }
 }
 
@@ -83,22 +99,23 @@ where
         let this = self.get_mut();
         loop {
             this.stage = match std::mem::replace(&mut this.stage, Stage::Over) {
-                Stage::New => match accept_alone(&this.inner, &this.request) {
+                Stage::New(inner) => match accept_alone(&inner, &this.request) {
                     Ok((active, ticket)) => Stage::Waiting(active, ticket),
                     Err(error) => return Poll::Ready(Err(error)),
                 },
                 Stage::Waiting(active, mut ticket) => {
                     match poll_granted(&active, &mut ticket, context) {
-                        Poll::Ready(granted) => match this.granted(active, granted) {
-                            Next::Stage(stage) => stage,
-                            Next::Ended(ended) => return Poll::Ready(ended),
-                        },
+                        Poll::Ready(turn) => Stage::Called(active, turn),
                         Poll::Pending => {
                             this.stage = Stage::Waiting(active, ticket);
                             return Poll::Pending;
                         }
                     }
                 }
+                Stage::Called(active, turn) => match this.granted(active, turn) {
+                    Next::Stage(stage) => stage,
+                    Next::Ended(ended) => return Poll::Ready(ended),
+                },
                 Stage::Running(active, grant, mut processed) => {
                     match processed.as_mut().poll(context) {
                         Poll::Ready(outcome) => match this.processed(active, grant, outcome) {
@@ -129,9 +146,9 @@ where
     P: Clone + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    fn granted(&self, active: Active<P, T>, granted: Ending<Result<Grant, NoGrant>>) -> Next<P, T> {
-        let timeout = self.inner.timeout_of(&self.request);
-        let error = match granted {
+    fn granted(&self, active: Active<P, T>, turn: Turn) -> Next<P, T> {
+        let timeout = active.inner.timeout_of(&self.request);
+        let error = match turn {
             Ending::Own(Ok(grant)) => {
                 let at = begin(&active, &grant);
                 let attempt = Attempt {
@@ -176,7 +193,7 @@ where
             }
             Ending::TimedOut => {
                 drop(grant);
-                Err(timed_out(&active, self.inner.timeout_of(&self.request)))
+                Err(timed_out(&active, active.inner.timeout_of(&self.request)))
             }
         };
         Next::Ended(active.finish(result))
@@ -187,7 +204,7 @@ fn poll_granted<P, T>(
     active: &Active<P, T>,
     ticket: &mut Ticket,
     context: &mut Context<'_>,
-) -> Poll<Ending<Result<Grant, NoGrant>>> {
+) -> Poll<Turn> {
     if let Poll::Ready(granted) = ticket.poll_granted(context) {
         return Poll::Ready(Ending::Own(granted));
     }

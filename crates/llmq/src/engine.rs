@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use llmq_core::{Backoffs, Host, LimitKind, LimitSpec, Now};
@@ -25,7 +26,15 @@ pub(crate) struct Engine {
     pub(crate) tasks: Tasks,
     timer: Tasks,
     runtime: Handle,
+    has_ended: AtomicBool,
+    endings: Mutex<Vec<Weak<dyn EndsWithRuntime>>>,
     shared_limits: Mutex<HashMap<String, LimitId>>,
+}
+
+/// What holds requests that no task drives.
+pub(crate) trait EndsWithRuntime: Send + Sync {
+    /// No task will run any more: whatever waits for one must end.
+    fn runtime_ended(&self);
 }
 
 /// Where a model stands in the dispatcher.
@@ -63,15 +72,45 @@ impl Engine {
         let hub = run(dispatcher, SystemClock::new(), &timer);
         let weak = Arc::downgrade(&hub);
         listen(&hub, move |notice| log_notice(&weak, &notice));
-        Ok(Arc::new(Self {
+        let engine = Arc::new(Self {
             hub,
             tenant,
             hooks,
             tasks: Tasks::new(),
             timer,
             runtime,
+            has_ended: AtomicBool::new(false),
+            endings: Mutex::new(Vec::new()),
             shared_limits: Mutex::new(HashMap::new()),
-        }))
+        });
+        let (last, timer) = (AtRuntimesEnd(Arc::downgrade(&engine)), engine.timer.clone());
+        engine.timer.spawn(async move {
+            let _last = last;
+            timer.cancelled().await;
+        });
+        Ok(engine)
+    }
+
+    /// Tells `queue` when the runtime ends.
+    pub(crate) fn end_with_runtime(&self, queue: Weak<dyn EndsWithRuntime>) {
+        let mut endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
+        endings.retain(|queue| queue.strong_count() > 0);
+        endings.push(queue);
+    }
+
+    /// Whether the runtime on which it was started has dropped its tasks.
+    pub(crate) fn runtime_has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::SeqCst)
+    }
+
+    fn runtime_ended(&self) {
+        self.has_ended.store(true, Ordering::SeqCst);
+        let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
+        let queues: Vec<_> = endings.iter().filter_map(Weak::upgrade).collect();
+        drop(endings);
+        for queue in queues {
+            queue.runtime_ended();
+        }
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -173,6 +212,17 @@ impl Engine {
             })
         };
         config.shared_limits.iter().map(find).collect()
+    }
+}
+
+/// Held by a task that ends with the engine, or else with the runtime.
+struct AtRuntimesEnd(Weak<Engine>);
+
+impl Drop for AtRuntimesEnd {
+    fn drop(&mut self) {
+        if let Some(engine) = self.0.upgrade() {
+            engine.runtime_ended();
+        }
     }
 }
 

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A request whose limits have room costs a few microseconds. One that waits costs its own
-//! memory and no task: its place is kept by the future that its submitter holds.
+//! memory and no task: its place is kept by the future that its submitter holds, and where
+//! nobody waits a task is started when its turn comes.
 //!
 //! [`RateLimiter`] keeps limits without queues, [`QuotaMonitor`] watches a day's quota, and
 //! [`parse_rate_limit_headers`] reads what providers say of their limits. `examples/` has

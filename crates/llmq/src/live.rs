@@ -22,7 +22,7 @@ pub(crate) struct Live<T> {
     pub(crate) submitted: Now,
     pub(crate) priority: Priority,
     pub(crate) size: CallSize,
-    pub(crate) key: Option<Box<str>>,
+    pub(crate) key: Option<Arc<str>>,
     /// Only kept where there are hooks to see it.
     pub(crate) metadata: BTreeMap<String, String>,
     attempts: AtomicU32,
@@ -33,8 +33,9 @@ pub(crate) struct Live<T> {
     usage: OnceLock<Box<Mutex<Usage>>>,
     end: AtomicU8,
     waker: AtomicWaker,
-    /// Only where the result is fetched by others than its driver.
-    outcome: Option<Box<Outcome<T>>>,
+    is_shared: bool,
+    /// Made when somebody waits for it, or when it is there.
+    outcome: OnceLock<Box<Outcome<T>>>,
 }
 
 struct Outcome<T> {
@@ -58,7 +59,7 @@ pub(crate) struct Birth {
     pub(crate) submitted: Now,
     pub(crate) priority: Priority,
     pub(crate) size: CallSize,
-    pub(crate) key: Option<Box<str>>,
+    pub(crate) key: Option<Arc<str>>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) is_shared: bool,
 }
@@ -81,12 +82,8 @@ impl<T> Live<T> {
             usage: OnceLock::new(),
             end: AtomicU8::new(0),
             waker: AtomicWaker::new(),
-            outcome: birth.is_shared.then(|| {
-                Box::new(Outcome {
-                    response: OnceLock::new(),
-                    done: Notify::new(),
-                })
-            }),
+            is_shared: birth.is_shared,
+            outcome: OnceLock::new(),
         }
     }
 
@@ -129,7 +126,17 @@ impl<T> Live<T> {
 
     /// Whether the result is fetched by others than its driver.
     pub(crate) fn is_shared(&self) -> bool {
-        self.outcome.is_some()
+        self.is_shared
+    }
+
+    fn shared_outcome(&self) -> Option<&Outcome<T>> {
+        let made = || {
+            Box::new(Outcome {
+                response: OnceLock::new(),
+                done: Notify::new(),
+            })
+        };
+        self.is_shared.then(|| &**self.outcome.get_or_init(made))
     }
 
     pub(crate) fn tell_usage(&self, usage: Usage) {
@@ -205,7 +212,7 @@ impl<T> Live<T> {
 
     /// Tells everybody who waits, where somebody may.
     pub(crate) fn publish(&self, response: impl FnOnce() -> QueueResponse<T>) {
-        if let Some(outcome) = &self.outcome {
+        if let Some(outcome) = self.shared_outcome() {
             let _ = outcome.response.set(response());
             outcome.done.notify_waiters();
         }
@@ -215,7 +222,7 @@ impl<T> Live<T> {
 impl<T: Clone> Live<T> {
     /// Waits for the outcome of a shared request; that of another one never comes.
     pub(crate) async fn outcome(&self) -> Result<QueueResponse<T>, QueueError> {
-        let Some(outcome) = &self.outcome else {
+        let Some(outcome) = self.shared_outcome() else {
             return std::future::pending().await;
         };
         loop {

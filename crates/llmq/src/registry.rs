@@ -11,7 +11,7 @@ use crate::response::QueueResponse;
 /// Every request that a queue knows of: those in flight, and the last ones that finished.
 pub(crate) struct Registry<T> {
     live: FxHashMap<Uuid, Arc<Live<T>>>,
-    keys: FxHashMap<Box<str>, Arc<Live<T>>>,
+    keys: FxHashMap<Arc<str>, Arc<Live<T>>>,
     finished: FxHashMap<Uuid, Finished<T>>,
     /// Finished ones, oldest first. One that ran again under its old id stands in it twice.
     order: VecDeque<Uuid>,
@@ -63,7 +63,7 @@ impl<T> Registry<T> {
             std::collections::hash_map::Entry::Vacant(slot) => slot.insert(Arc::clone(live)),
         };
         if let Some(key) = &live.key {
-            self.keys.insert(key.clone(), Arc::clone(live));
+            self.keys.insert(Arc::clone(key), Arc::clone(live));
         }
         Ok(())
     }
