@@ -157,6 +157,17 @@ fn of_hyper(error: &hyper::Error) -> Option<Cause> {
     }
 }
 
+/// What a person can do about an unknown authority is not in rustls's word for it.
+fn of_tls(text: String) -> String {
+    if text.ends_with("UnknownIssuer") {
+        "its certificate is of an authority that this machine does not know; SSL_CERT_FILE names \
+         a file of those to trust instead"
+            .to_owned()
+    } else {
+        text
+    }
+}
+
 fn of_io(kind: io::ErrorKind, text: String) -> Cause {
     match kind {
         io::ErrorKind::ConnectionReset
@@ -165,7 +176,7 @@ fn of_io(kind: io::ErrorKind, text: String) -> Cause {
         | io::ErrorKind::NotConnected
         | io::ErrorKind::UnexpectedEof => Cause::Closed,
         // rustls reports through this kind.
-        io::ErrorKind::InvalidData => Cause::Tls(text),
+        io::ErrorKind::InvalidData => Cause::Tls(of_tls(text)),
         io::ErrorKind::ConnectionRefused
         | io::ErrorKind::HostUnreachable
         | io::ErrorKind::NetworkUnreachable
