@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_testkit::{env_number, scale};
 use serde_json::Value;
 
 use common::{World, words};
@@ -194,8 +195,8 @@ impl Scene {
 
 #[test]
 fn killed_at_any_moment_a_run_brings_every_row_once_and_keeps_its_limit() {
-    let scale = number("LLMQ_TEST_SCALE").unwrap_or(1);
-    let seed = number("LLMQ_KILLS_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let scale = scale();
+    let seed = env_number("LLMQ_KILLS_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("LLMQ_KILLS_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let rows = ROWS * scale;
@@ -232,8 +233,4 @@ fn killed_at_any_moment_a_run_brings_every_row_once_and_keeps_its_limit() {
         "{paid_twice} answers were lost"
     );
     assert_eq!(books.refused, 0, "{books:#?}");
-}
-
-fn number(name: &str) -> Option<u64> {
-    Some(std::env::var(name).ok()?.parse().unwrap())
 }

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Longer than any step of a test needs; reached only when something hangs.
@@ -79,9 +80,27 @@ impl ScriptedServer {
         let accepted = timeout(PATIENCE, self.listener.accept()).await;
         let accepted = accepted.expect("a connection comes in time");
         let (stream, _) = accepted.expect("it can be accepted");
-        Guest {
-            stream,
-            read: Vec::new(),
+        Guest::new(stream)
+    }
+
+    /// Accepts every connection, however long none comes, and gives each to `serve`, all at
+    /// once. It ends when it is dropped, and they with it.
+    ///
+    /// A `serve` that panics, since its guest left, ends nothing else.
+    ///
+    /// # Panics
+    ///
+    /// When the system lets no more in.
+    pub async fn serve_each<F>(self, serve: impl Fn(Guest) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut guests = JoinSet::new();
+        loop {
+            let accepted = self.listener.accept().await;
+            let (stream, _) = accepted.expect("it can be accepted");
+            guests.spawn(serve(Guest::new(stream)));
+            while guests.try_join_next().is_some() {}
         }
     }
 
@@ -98,6 +117,13 @@ impl ScriptedServer {
 }
 
 impl Guest {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            read: Vec::new(),
+        }
+    }
+
     /// Reads one HTTP/1.1 request with a stated length, or without a body; gives its head and
     /// body. What follows it is kept for the next one.
     ///
@@ -237,6 +263,34 @@ mod tests {
         let (guest, mut client) = pair().await;
         drop(guest);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn every_guest_is_served_whatever_became_of_the_others() {
+        let server = ScriptedServer::start().await;
+        let addr = server.addr();
+        let serving = server.serve_each(|mut guest| async move {
+            guest.read_call().await;
+            guest.answer("{}").await;
+        });
+        let calling = async {
+            // One leaves without a word.
+            drop(TcpStream::connect(addr).await.unwrap());
+            let mut clients = Vec::new();
+            for _ in 0..2 {
+                clients.push(TcpStream::connect(addr).await.unwrap());
+            }
+            for client in clients.iter_mut().rev() {
+                client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).await.unwrap();
+                assert!(answer.ends_with("{}"));
+            }
+        };
+        tokio::select! {
+            () = serving => unreachable!("it goes on"),
+            () = calling => {}
+        }
     }
 
     #[tokio::test]

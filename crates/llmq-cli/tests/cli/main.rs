@@ -2,6 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 mod common;
+#[expect(dead_code, reason = "the tests of bad weather use all of it")]
+#[path = "../support/provider.rs"]
+mod provider;
 #[cfg(unix)]
 #[expect(dead_code, reason = "the tests of bad weather use all of it")]
 #[path = "../support/running.rs"]

@@ -1,12 +1,15 @@
 //! What a provider can do to a run, seen from outside.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
-use std::thread;
+use std::net::SocketAddr;
 
 use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_testkit::SecureServer;
 
 use crate::common::{Outcome, World, outcome, words};
+use crate::provider::{Provider, Reply};
+
+/// What a server over TLS answers.
+const COMPLETION: &str = r#"{"id":"x","object":"chat.completion","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"A fine place."},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":5,"total_tokens":10}}"#;
 
 /// A stand-in in this process, on a runtime of its own.
 fn stand_in(config: MockConfig) -> (tokio::runtime::Runtime, MockServer) {
@@ -29,35 +32,6 @@ fn run_at(world: &World, addr: SocketAddr, key: &str, flags: &str) -> Outcome {
          --template {{{{name}}}} {flags}"
     );
     outcome(world.command(words(&line)).env("OPENAI_API_KEY", key))
-}
-
-/// A server that answers every call with these bytes and closes the connection.
-fn answering(answer: &'static [u8]) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            thread::spawn(move || {
-                let mut seen = Vec::new();
-                let mut buffer = [0; 4_096];
-                // The calls of these tests are short: their end is the body's last brace.
-                while !seen.ends_with(b"}") {
-                    match stream.read(&mut buffer) {
-                        Ok(0) | Err(_) => return,
-                        Ok(count) => seen.extend_from_slice(&buffer[..count]),
-                    }
-                }
-                if answer.is_empty() {
-                    // Silence: held until the other side gives up.
-                    let _ = stream.read(&mut buffer);
-                } else {
-                    let _ = stream.write_all(answer);
-                }
-            });
-        }
-    });
-    addr
 }
 
 #[test]
@@ -107,12 +81,17 @@ fn a_daily_budget_that_is_spent_stops_a_run_that_does_not_wait_and_it_can_go_on(
 
 #[test]
 fn answers_that_are_none_fail_their_rows_and_not_the_run() {
-    let html = b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<html>no</html>";
-    let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"id\":";
-    for answer in [&html[..], &cut[..], b""] {
+    const HTML: &str = "HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<html>no</html>";
+    const CUT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"id\":";
+    for reply in [
+        || Reply::Bytes(HTML),
+        || Reply::Bytes(CUT),
+        || Reply::Silence,
+    ] {
         let world = World::new().with_rows(2);
-        let addr = answering(answer);
-        let outcome = run_at(&world, addr, "k", "--max-attempts 1 --timeout 500ms");
+        let provider = Provider::start(move |_| reply());
+        let flags = "--max-attempts 1 --timeout 500ms";
+        let outcome = run_at(&world, provider.addr, "k", flags);
         outcome.says(1, &["2 rows failed for good"]);
         let results = world.results("out.jsonl");
         assert_eq!(results.len(), 2, "{outcome:?}");
@@ -127,8 +106,8 @@ fn answers_that_are_none_fail_their_rows_and_not_the_run() {
 #[test]
 fn failed_rows_are_sent_again_when_asked_for() {
     let world = World::new().with_rows(3);
-    let broken = answering(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}");
-    run_at(&world, broken, "k", "").says(1, &["3 rows failed"]);
+    let broken = Provider::start(|_| Reply::Raw("400 Bad Request", String::new(), "{}".to_owned()));
+    run_at(&world, broken.addr, "k", "").says(1, &["3 rows failed"]);
     let (_runtime, server) = stand_in(MockConfig::default());
     run_at(&world, server.addr(), "k", "").says(1, &["3 rows failed"]);
     assert_eq!(server.report().calls, 0, "failed rows are left alone");
@@ -147,4 +126,21 @@ fn the_key_is_never_written_anywhere() {
         assert!(!text.contains("hunter2"), "{name}");
     }
     assert!(!outcome.stderr.contains("hunter2"));
+}
+
+/// Over TLS. What becomes of a server that is not trusted is tried where the provider is called.
+#[test]
+fn a_private_authority_is_trusted_by_its_file() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(SecureServer::start("localhost", COMPLETION));
+    let world = World::new().with_rows(3);
+    world.write("authority.pem", server.authority());
+    let line = format!(
+        "run in.csv -o out.jsonl --model m --base-url {} --progress none \
+         --template {{{{name}}}}",
+        server.url("localhost")
+    );
+    let mut command = world.command(words(&line));
+    command.env("SSL_CERT_FILE", world.path("authority.pem"));
+    outcome(&mut command).says(0, &["3 completed, 0 failed"]);
 }

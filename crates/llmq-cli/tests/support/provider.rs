@@ -1,17 +1,19 @@
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
+use llmq_testkit::{Guest, ScriptedServer};
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 /// A provider that answers as a test scripts it, badly formed answers included.
 pub(crate) struct Provider {
     pub(crate) addr: SocketAddr,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
+    /// Dropped with it, and all connections with that.
+    _runtime: Runtime,
 }
 
 /// When a prompt came.
@@ -55,19 +57,20 @@ impl Reply {
 
 impl Provider {
     pub(crate) fn start(script: impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
+        let runtime = one_thread();
+        let server = runtime.block_on(ScriptedServer::start());
+        let addr = server.addr();
         let arrivals: Arc<Mutex<Vec<Arrival>>> = Arc::default();
         let (script, seen) = (Arc::new(script), Arc::clone(&arrivals));
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(stream) = stream else { return };
-                let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
-                // A client that leaves ends its thread by an error.
-                thread::spawn(move || serve(stream, &*script, &seen));
-            }
-        });
-        Self { addr, arrivals }
+        runtime.spawn(server.serve_each(move |guest| {
+            let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+            async move { serve(guest, &*script, &seen).await }
+        }));
+        Self {
+            addr,
+            arrivals,
+            _runtime: runtime,
+        }
     }
 
     /// What was asked so far, in the order of arrival.
@@ -94,15 +97,21 @@ impl Provider {
     }
 }
 
+/// A runtime that works beside the test.
+fn one_thread() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().unwrap()
+}
+
 /// One call a connection.
-fn serve(
-    stream: TcpStream,
-    script: &dyn Fn(&Call<'_>) -> Reply,
+async fn serve(
+    mut guest: Guest,
+    script: &(dyn Fn(&Call<'_>) -> Reply + Send + Sync),
     seen: &Mutex<Vec<Arrival>>,
-) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let body: Value = serde_json::from_slice(&read_body(&mut reader)?).ok()?;
-    let prompt = body["messages"][0]["content"].as_str()?;
+) {
+    let (_, body) = guest.read_call().await;
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let prompt = body["messages"][0]["content"].as_str().unwrap();
     let reply = {
         let mut seen = seen.lock().unwrap();
         let at = Instant::now();
@@ -115,41 +124,23 @@ fn serve(
         seen.push((prompt.to_owned(), at));
         reply
     };
-    answer(stream, reader, reply)
+    answer(guest, reply).await;
 }
 
-fn read_body(reader: &mut impl BufRead) -> Option<Vec<u8>> {
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let line = line.trim().to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(value) = line.strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some(body)
-}
-
-fn answer(mut stream: TcpStream, mut reader: impl Read, reply: Reply) -> Option<()> {
+async fn answer(mut guest: Guest, reply: Reply) {
     let (status, headers, body) = match reply {
         Reply::Text(text) => ("200 OK", String::new(), completion(&text)),
         Reply::Raw(status, headers, body) => (status, headers, body),
-        Reply::Bytes(bytes) => return stream.write_all(bytes.as_bytes()).ok(),
-        Reply::Silence => return reader.read_to_end(&mut Vec::new()).ok().map(|_| ()),
+        Reply::Bytes(bytes) => return guest.say(bytes).await,
+        Reply::Silence => return guest.closed().await,
     };
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
          connection: close\r\n{headers}\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes()).ok()?;
-    stream.write_all(body.as_bytes()).ok()
+    guest.say(&head).await;
+    guest.say(&body).await;
 }
 
 fn completion(text: &str) -> String {
