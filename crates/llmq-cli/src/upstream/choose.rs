@@ -1,62 +1,15 @@
-//! Where calls go: chosen by flags, or by a model of the configuration.
-
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use llmq_core::{Clock, Host, LimitKind, LimitSpec};
-use llmq_engine::bulk::{Price, RouteOptions};
+use llmq_core::{Host, LimitSpec};
+use llmq_engine::bulk::Price;
 use llmq_engine::config::{KeySource, ProviderKind, Settings, UpstreamSettings};
 use llmq_limit::AdaptiveConfig;
-use llmq_provider::mock::{MockConfig, MockServer};
-use llmq_provider::{Dialect, Provider, ProviderConfig, Secret, Timeouts};
+use llmq_provider::{Dialect, Timeouts};
 
-use crate::exit::{FAILED, Failure, with_causes};
+use super::args::ProviderArgs;
+use crate::exit::Failure;
 use crate::limits::LimitArgs;
-
-/// Which provider.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Provider")]
-pub(crate) struct ProviderArgs {
-    /// Who answers: openai (and every server that speaks its API), anthropic, or mock, which
-    /// starts a stand-in inside [default: openai]
-    #[arg(long, value_enum, value_name = "NAME", hide_possible_values = true)]
-    pub(crate) provider: Option<ProviderArg>,
-    /// The provider's address up to the operation [env: OPENAI_BASE_URL or ANTHROPIC_BASE_URL]
-    #[arg(long, value_name = "URL")]
-    pub(crate) base_url: Option<String>,
-    /// The variable that holds the key [default: OPENAI_API_KEY or ANTHROPIC_API_KEY]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) api_key_env: Option<String>,
-    /// How long a call may take [default: 10m]
-    #[arg(long, value_name = "TIME", value_parser = crate::mock::time)]
-    pub(crate) timeout: Option<Duration>,
-    /// What a million tokens cost in USD, input/output, such as 0.15/0.60
-    #[arg(long, value_name = "INPUT/OUTPUT", value_parser = parse_price)]
-    pub(crate) price: Option<Price>,
-}
-
-/// A provider that a flag can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProviderArg {
-    /// OpenAI, and every server that speaks its API
-    Openai,
-    /// Anthropic
-    Anthropic,
-    /// A stand-in inside this process
-    Mock,
-}
-
-impl From<ProviderArg> for ProviderKind {
-    fn from(provider: ProviderArg) -> Self {
-        match provider {
-            ProviderArg::Openai => Self::OpenAi,
-            ProviderArg::Anthropic => Self::Anthropic,
-            ProviderArg::Mock => Self::Mock,
-        }
-    }
-}
 
 /// What was chosen, before anything is opened.
 #[derive(Debug, Clone)]
@@ -74,16 +27,16 @@ pub(crate) struct Chosen {
 pub(crate) struct ChosenUpstream {
     pub(crate) name: String,
     pub(crate) settings: UpstreamSettings,
-    key: Key,
+    pub(super) key: Key,
     pub(crate) model: Option<String>,
-    weight: f64,
+    pub(super) weight: f64,
     pub(crate) limits: Vec<LimitSpec>,
     pub(crate) shared: Vec<(String, Vec<LimitSpec>)>,
 }
 
 /// Where the key is looked for.
 #[derive(Debug, Clone)]
-enum Key {
+pub(super) enum Key {
     /// Here, and nowhere else.
     In(KeySource),
     /// In this variable, if it is set: the server may need none.
@@ -264,97 +217,6 @@ fn timeouts(configured: Timeouts, total: Option<Duration>) -> Timeouts {
     }
 }
 
-/// What was chosen, ready to be called.
-pub(crate) struct Opened {
-    pub(crate) routes: Vec<RouteOptions>,
-    /// The stand-ins that were started for it; they end when this is dropped.
-    pub(crate) mocks: Vec<MockServer>,
-}
-
-/// Reads the keys, prepares the connections and starts stand-ins. Sends nothing.
-pub(crate) async fn open(chosen: &Chosen, clock: &Arc<dyn Clock>) -> Result<Opened, Failure> {
-    let mut opened = Opened {
-        routes: Vec::new(),
-        mocks: Vec::new(),
-    };
-    for upstream in &chosen.upstreams {
-        let mut base_url = upstream.settings.base_url.clone();
-        if base_url.is_empty() && upstream.settings.provider == ProviderKind::Mock {
-            let mock = start_mock(upstream).await?;
-            base_url = format!("http://{}/v1", mock.addr());
-            opened.mocks.push(mock);
-        }
-        opened
-            .routes
-            .push(route(upstream, base_url, Arc::clone(clock))?);
-    }
-    Ok(opened)
-}
-
-fn route(
-    upstream: &ChosenUpstream,
-    base_url: String,
-    clock: Arc<dyn Clock>,
-) -> Result<RouteOptions, Failure> {
-    let settings = &upstream.settings;
-    let config = ProviderConfig {
-        api_key: key(upstream)?,
-        host: settings.host(),
-        timeouts: settings.timeouts,
-        http2: settings.http2,
-        ..ProviderConfig::new(settings.provider.dialect(), base_url)
-    };
-    let provider = Provider::new(config, clock)
-        .map_err(|error| Failure::usage(format!("{}: {}", upstream.name, with_causes(&error))))?;
-    let limits = upstream.limits.clone();
-    let shared = upstream.shared.iter().flat_map(|(_, limits)| limits);
-    let states_concurrency = limits
-        .iter()
-        .chain(shared)
-        .any(|limit| limit.kind == LimitKind::Concurrency);
-    Ok(RouteOptions {
-        name: upstream.name.clone(),
-        provider,
-        model: upstream.model.clone(),
-        weight: upstream.weight,
-        limits,
-        shared: upstream.shared.clone(),
-        adaptive: settings.adaptive.filter(|_| !states_concurrency),
-        learn: true,
-    })
-}
-
-fn key(upstream: &ChosenUpstream) -> Result<Option<Secret>, Failure> {
-    let source = match &upstream.key {
-        Key::None => return Ok(None),
-        Key::IfSet(name) => match std::env::var_os(name) {
-            Some(value) if !value.is_empty() => KeySource::Env((*name).to_owned()),
-            _ => return Ok(None),
-        },
-        Key::In(source) => source.clone(),
-    };
-    source.resolve().map(Some).map_err(|error| {
-        Failure::usage(format!(
-            "no key for {}: {error}; set it, or name another variable with --api-key-env",
-            upstream.name
-        ))
-    })
-}
-
-/// A stand-in with the same limits as are kept here.
-async fn start_mock(upstream: &ChosenUpstream) -> Result<MockServer, Failure> {
-    let shared = upstream.shared.iter().flat_map(|(_, limits)| limits);
-    let config = MockConfig {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        limits: upstream.limits.iter().chain(shared).copied().collect(),
-        ..MockConfig::default()
-    };
-    MockServer::start(config).await.map_err(|error| Failure {
-        code: FAILED,
-        message: format!("cannot start the stand-in provider: {error}"),
-    })
-}
-
 /// Whether a server is on this machine or in a private network.
 fn is_own(base_url: &str) -> bool {
     let rest = base_url
@@ -372,25 +234,11 @@ fn is_own(base_url: &str) -> bool {
     }
 }
 
-fn parse_price(text: &str) -> Result<Price, String> {
-    let dollars = |text: &str| {
-        let amount: f64 = text.trim().trim_start_matches('$').parse().ok()?;
-        (amount >= 0.0 && amount.is_finite()).then_some(amount)
-    };
-    text.split_once('/')
-        .and_then(|(input, output)| {
-            Some(Price {
-                input: dollars(input)?,
-                output: dollars(output)?,
-            })
-        })
-        .ok_or_else(|| format!("`{text}` is not a price: write input/output, such as 0.15/0.60"))
-}
-
 #[cfg(test)]
 mod tests {
     use llmq_engine::config::Config;
 
+    use super::super::args::ProviderArg;
     use super::*;
 
     fn chosen(
@@ -494,20 +342,6 @@ mod tests {
             "https://x.example",
         ] {
             assert!(!is_own(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn a_price_has_two_parts() {
-        assert_eq!(
-            parse_price("0.15/0.60"),
-            Ok(Price {
-                input: 0.15,
-                output: 0.6
-            })
-        );
-        for text in ["0.15", "a/b", "-1/2", "1/inf"] {
-            assert!(parse_price(text).is_err(), "{text}");
         }
     }
 }

@@ -1,0 +1,9 @@
+//! Where calls go: chosen by flags, or by a model of the configuration.
+
+mod args;
+mod choose;
+mod open;
+
+pub(crate) use args::ProviderArgs;
+pub(crate) use choose::{Chosen, choose};
+pub(crate) use open::open;
