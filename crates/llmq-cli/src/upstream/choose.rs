@@ -35,7 +35,7 @@ pub(crate) struct ChosenUpstream {
 }
 
 /// Where the key is looked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
     /// Here, and nowhere else.
     In(KeySource),

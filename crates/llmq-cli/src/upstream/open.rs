@@ -23,16 +23,18 @@ pub(crate) async fn open(chosen: &Chosen, clock: &Arc<dyn Clock>) -> Result<Open
         routes: Vec::new(),
         mocks: Vec::new(),
     };
-    for upstream in &chosen.upstreams {
+    for (number, upstream) in chosen.upstreams.iter().enumerate() {
         let mut base_url = upstream.settings.base_url.clone();
         if base_url.is_empty() && upstream.settings.provider == ProviderKind::Mock {
             let mock = start_mock(upstream).await?;
             base_url = format!("http://{}/v1", mock.addr());
             opened.mocks.push(mock);
         }
-        opened
-            .routes
-            .push(route(upstream, base_url, Arc::clone(clock))?);
+        let route = RouteOptions {
+            credential: credential(chosen, number),
+            ..route(upstream, base_url, Arc::clone(clock))?
+        };
+        opened.routes.push(route);
     }
     Ok(opened)
 }
@@ -67,7 +69,18 @@ fn route(
         shared: upstream.shared.clone(),
         adaptive: settings.adaptive.filter(|_| !states_concurrency),
         learn: true,
+        credential: None,
     })
+}
+
+/// The number of the first upstream with the same key at the same server.
+fn credential(chosen: &Chosen, number: usize) -> Option<u32> {
+    let upstream = &chosen.upstreams[number];
+    let same = |other: &ChosenUpstream| {
+        other.key == upstream.key && other.settings.base_url == upstream.settings.base_url
+    };
+    let first = chosen.upstreams.iter().position(same)?;
+    u32::try_from(first).ok()
 }
 
 fn key(upstream: &ChosenUpstream) -> Result<Option<Secret>, Failure> {

@@ -12,6 +12,7 @@ mod support;
 
 mod account;
 mod files;
+mod learned;
 mod limits;
 mod provider;
 

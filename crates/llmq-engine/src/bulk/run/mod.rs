@@ -126,7 +126,7 @@ async fn finish(
     let hub = crate::run(line.dispatcher, (**clock).clone(), tasks);
     let watch = Arc::new(Watch::new(
         Arc::clone(&hub),
-        &line.upstreams,
+        &line.kept.upstreams,
         Arc::clone(&counters),
         options.no_wait,
         line.queue,
@@ -136,14 +136,13 @@ async fn finish(
         hub: Arc::clone(&hub),
         side,
         output: options.paths.output.clone(),
-        limits: line.limits.clone(),
-        upstreams: line.upstreams.clone(),
+        kept: line.kept.clone(),
     };
     let saver = begin_saving(saver, saving, control).await?;
     control.begins(View {
         hub: Arc::clone(&hub),
-        limits: line.limits.clone(),
-        upstreams: line.upstreams.iter().map(|(id, _)| *id).collect(),
+        limits: line.kept.limits.clone(),
+        upstreams: line.kept.upstreams.iter().map(|(id, _)| *id).collect(),
         price: options.price,
     });
 
@@ -162,7 +161,7 @@ async fn finish(
         room: Arc::clone(&room),
     };
     let feeder = tokio::task::spawn_blocking(move || feeder.run(reader));
-    let routes = line.upstreams.iter().zip(&options.routes);
+    let routes = line.kept.upstreams.iter().zip(&options.routes);
     let lane = Arc::new(Lane {
         hub: Arc::clone(&hub),
         clock: Arc::clone(clock),
@@ -188,7 +187,14 @@ async fn finish(
     let fed = fed??;
     written??;
     saved??;
-    let summary = summarize(&hub, &line.limits, &counters, options, started, ended_at);
+    let summary = summarize(
+        &hub,
+        &line.kept.limits,
+        &counters,
+        options,
+        started,
+        ended_at,
+    );
     let ended = match stopped {
         Some(ended) => ended,
         None if control.stop_token().is_cancelled() => Ended::Interrupted,
@@ -297,13 +303,14 @@ fn line(
     clock: &SystemClock,
 ) -> Result<Line, RunError> {
     let now = clock.now();
-    let mut line = setup::line(options, earlier, now)?;
-    if let Some((side, alive_at)) = earlier.and_then(|side| Some((side, side.alive_at?))) {
-        let spent: Spent = serde_json::from_value(side.windows.clone()).unwrap_or_default();
-        spent.restore(&mut line.dispatcher, &line.limits, alive_at, now);
+    let spent = earlier.map(|side| serde_json::from_value(side.windows.clone()));
+    let spent: Spent = spent.and_then(Result::ok).unwrap_or_default();
+    let mut line = setup::line(options, earlier, &spent, now)?;
+    if let Some(alive_at) = earlier.and_then(|side| side.alive_at) {
+        spent.restore(&mut line.dispatcher, &line.kept.limits, alive_at, now);
     }
     // What this lets be used is on disk before the first call: the saver begins with writing it.
-    Spent::allow(&mut line.dispatcher, &line.limits, now);
+    Spent::allow(&mut line.dispatcher, &line.kept.limits, now);
     Ok(line)
 }
 

@@ -102,4 +102,7 @@ pub struct RouteOptions {
     pub adaptive: Option<AdaptiveConfig>,
     /// Whether limits that its headers tell of are kept too.
     pub learn: bool,
+    /// Routes with the same number use the same key: when money or access is refused to one, it
+    /// is to all.
+    pub credential: Option<u32>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use llmq_core::WallTime;
 use llmq_dispatch::{Event, LimitId, Surroundings, UpstreamId};
 
-use super::spent::{Spent, portion};
+use super::spent::{Kept, Spent, next_portion};
 use crate::Hub;
 use crate::bulk::{Side, SideError};
 
@@ -18,7 +18,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 pub(super) enum Save {
     /// The count of the day.
     Quota(UpstreamId),
-    /// What a long limit may use next.
+    /// What a long limit may use next; or any limit that was learned just now, so that the next
+    /// process knows of it whatever happens to this one.
     Portion(LimitId),
     /// Everything, for the last time.
     End,
@@ -29,8 +30,7 @@ pub(super) struct Saver {
     pub(super) hub: Arc<Hub>,
     pub(super) side: Side,
     pub(super) output: PathBuf,
-    pub(super) limits: Vec<(LimitId, String)>,
-    pub(super) upstreams: Vec<(UpstreamId, String)>,
+    pub(super) kept: Kept,
 }
 
 impl Saver {
@@ -66,7 +66,7 @@ impl Saver {
     pub(super) fn write(&mut self, clean: bool) -> Result<(), SideError> {
         let now = self.hub.surroundings().now();
         let (windows, quota) = self.hub.with(|dispatcher| {
-            let quota = self.upstreams.iter().filter_map(|(id, name)| {
+            let quota = self.kept.upstreams.iter().filter_map(|(id, name)| {
                 let quota = dispatcher.quota(*id)?;
                 let state = if clean {
                     quota.to_final_state()
@@ -79,7 +79,7 @@ impl Saver {
                 ))
             });
             let quota: serde_json::Map<String, serde_json::Value> = quota.collect();
-            (Spent::of(dispatcher, &self.limits, clean, now), quota)
+            (Spent::of(dispatcher, &self.kept, clean, now), quota)
         });
         self.side.windows = serde_json::to_value(windows).unwrap_or_default();
         self.side.quota = quota.into();
@@ -92,8 +92,9 @@ impl Saver {
             Save::Quota(upstream) => self.hub.handle(Event::QuotaSaved(*upstream)),
             Save::End => {}
             Save::Portion(limit) => self.hub.change(|dispatcher, now, effects| {
-                let more = portion(dispatcher.limit_mut(*limit).spec().count);
-                dispatcher.allow(*limit, Some(more), now, effects);
+                if let Some(more) = next_portion(dispatcher, *limit) {
+                    dispatcher.allow(*limit, Some(more), now, effects);
+                }
             }),
         }
     }

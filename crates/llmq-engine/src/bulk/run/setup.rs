@@ -3,10 +3,13 @@ use llmq_dispatch::{
     Capacity, Dispatcher, LimitId, LimitSetup, QueueId, QueueSetup, Route, Scope, TenantId,
     UpstreamId, UpstreamSetup,
 };
-use llmq_limit::{BreakerConfig, QuotaConfigErrors, QuotaEvent, QuotaMonitor, charge_rule};
+use llmq_limit::{
+    BreakerConfig, QuotaConfigErrors, QuotaEvent, QuotaMonitor, charge_rule, default_algorithm,
+};
 use rustc_hash::FxHashMap;
 
 use super::options::{RouteOptions, RunOptions};
+use super::spent::{Kept, Spent, learner};
 use crate::bulk::Side;
 
 /// A dispatcher for one run, with what the run must know of it.
@@ -14,10 +17,8 @@ pub(super) struct Line {
     pub(super) dispatcher: Dispatcher,
     pub(super) queue: QueueId,
     pub(super) tenant: TenantId,
-    /// In the order of the options' routes, with their names.
-    pub(super) upstreams: Vec<(UpstreamId, String)>,
-    /// Every limit that was stated, with its name.
-    pub(super) limits: Vec<(LimitId, String)>,
+    /// Its limits; the upstreams are in the order of the options' routes.
+    pub(super) kept: Kept,
     /// What the quota monitors said while they were restored.
     pub(super) news: Vec<(UpstreamId, QuotaEvent)>,
 }
@@ -29,6 +30,7 @@ const FAILURES_IN_ROW: u32 = 3;
 pub(super) fn line(
     options: &RunOptions,
     side: Option<&Side>,
+    spent: &Spent,
     now: Now,
 ) -> Result<Line, QuotaConfigErrors> {
     let rules = options.quota.check()?;
@@ -39,7 +41,7 @@ pub(super) fn line(
         dispatcher,
         limits: Vec::new(),
     };
-    let (mut upstreams, mut all_news) = (Vec::new(), Vec::new());
+    let (mut upstreams, mut learners, mut all_news) = (Vec::new(), Vec::new(), Vec::new());
     let mut shared: FxHashMap<String, Vec<LimitId>> = FxHashMap::default();
     for route in &options.routes {
         let saved = side.map(|side| side.quota[&route.name].to_string());
@@ -59,11 +61,15 @@ pub(super) fn line(
             .limits
             .iter()
             .chain(route.shared.iter().flat_map(|(_, limits)| limits));
+        let remembered: Vec<LimitSpec> = remembered(route, spent)
+            .filter(|learned| !stated.clone().any(|limit| is_same(limit, learned)))
+            .collect();
         let concurrency = stated
             .clone()
             .any(|limit| limit.kind == LimitKind::Concurrency);
         let tokens = stated
             .clone()
+            .chain(&remembered)
             .any(|limit| !matches!(limit.kind, LimitKind::Requests | LimitKind::Concurrency));
         let setup = UpstreamSetup {
             name: route.name.clone(),
@@ -75,13 +81,16 @@ pub(super) fn line(
             adaptive: route.adaptive.filter(|_| !concurrency),
             quota: Some(quota),
             quota_is_saved: true,
-            // One key, one credential: routes of a run that share a provider share its fate.
-            credential: None,
+            credential: route.credential,
             ask_before_betting: options.ask_before_betting && tokens,
             learn_as: route.learn.then_some(route.provider.host()),
         };
         let upstream = books.dispatcher.add_upstream(setup, now);
+        for spec in remembered {
+            books.remember(route, upstream, spec, now);
+        }
         all_news.extend(news.into_iter().map(|event| (upstream, event)));
+        learners.extend(learner_of(route).map(|learner| (upstream, learner)));
         upstreams.push((upstream, route.name.clone()));
     }
     let queue = books.dispatcher.add_queue(queue(options, &upstreams));
@@ -90,10 +99,38 @@ pub(super) fn line(
         dispatcher,
         queue,
         tenant,
-        upstreams,
-        limits,
+        kept: Kept {
+            limits,
+            upstreams,
+            learners,
+        },
         news: all_news,
     })
+}
+
+/// What earlier processes learned of a route, counted as its host counts.
+fn remembered(route: &RouteOptions, spent: &Spent) -> impl Iterator<Item = LimitSpec> {
+    let host = route.provider.host();
+    let learned = learner_of(route).map(|learner| spent.learned_at(&learner));
+    learned
+        .into_iter()
+        .flatten()
+        .filter(|limit| limit.kind != LimitKind::Concurrency)
+        .map(move |limit| {
+            let algorithm = default_algorithm(host, limit.period);
+            LimitSpec::per(limit.kind, limit.count, limit.period, algorithm)
+        })
+}
+
+fn learner_of(route: &RouteOptions) -> Option<String> {
+    route
+        .learn
+        .then(|| learner(&route.name, route.provider.authority()))
+}
+
+/// Whether headers would take one for the other: then the configured one counts.
+fn is_same(configured: &LimitSpec, learned: &LimitSpec) -> bool {
+    configured.kind == learned.kind && configured.period == learned.period
 }
 
 fn queue(options: &RunOptions, upstreams: &[(UpstreamId, String)]) -> QueueSetup {
@@ -156,6 +193,19 @@ impl Books {
             ids.extend(shared.get(account).into_iter().flatten());
         }
         ids
+    }
+
+    /// A limit that an earlier process learned.
+    fn remember(&mut self, route: &RouteOptions, upstream: UpstreamId, spec: LimitSpec, now: Now) {
+        let name = format!("{} {}", spec.name(), route.name);
+        let setup = LimitSetup {
+            name: name.clone(),
+            spec,
+            rule: charge_rule(route.provider.host(), spec.kind),
+            scope: Scope::Upstream,
+        };
+        let id = self.dispatcher.add_learned_limit(upstream, setup, now);
+        self.limits.push((id, name));
     }
 
     fn limit(

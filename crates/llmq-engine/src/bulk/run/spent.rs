@@ -1,15 +1,15 @@
-//! What the limits had spent, for the next process.
+//! Which limits were learned, and what all limits had spent, for the next process.
 //!
 //! At a clean stop every window is saved. While the run goes on only limits of a day and more
 //! are: with what they may use before the next save already counted as used, so that no crash
 //! is a way past them. After a crash the shorter ones are taken as fully spent at the last
-//! sign of life.
+//! sign of life. Learned limits follow the same rules as configured ones.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use llmq_core::{LimitKind, Now, WallTime};
-use llmq_dispatch::{Dispatcher, LimitId};
+use llmq_core::{LimitKind, LimitSpec, Now, WallTime};
+use llmq_dispatch::{Dispatcher, LimitId, UpstreamId};
 use serde::{Deserialize, Serialize};
 
 /// Limits of this length and more are saved ahead of their use.
@@ -23,6 +23,55 @@ pub(super) struct Spent {
     /// Whether the run had stopped: then this is all that was used.
     clean: bool,
     limits: BTreeMap<String, Parts>,
+    /// The limits that headers told of and nobody configured, by upstream and server.
+    #[serde(default)]
+    learned: BTreeMap<String, Vec<String>>,
+}
+
+/// The limits that a run keeps: those that were stated, and those that it learns meanwhile.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    /// Those that were stated, and those that an earlier process had learned.
+    pub(super) limits: Vec<(LimitId, String)>,
+    /// The upstreams, with their names.
+    pub(super) upstreams: Vec<(UpstreamId, String)>,
+    /// Those whose headers are learned from, by name and server: see [`learner`].
+    pub(super) learners: Vec<(UpstreamId, String)>,
+}
+
+/// What the side file calls an upstream whose headers are learned from. Another server under the
+/// same name has limits of its own.
+pub(super) fn learner(upstream: &str, server: &str) -> String {
+    format!("{upstream} at {server}")
+}
+
+impl Kept {
+    /// Every limit of now, with its name.
+    fn all(&self, dispatcher: &mut Dispatcher, now: Now) -> Vec<(LimitId, String)> {
+        let mut all = self.limits.clone();
+        for (upstream, _) in &self.learners {
+            for id in dispatcher.learned_limits(*upstream) {
+                if all.iter().all(|(other, _)| *other != id) {
+                    all.push((id, dispatcher.limit_view(id, now).name));
+                }
+            }
+        }
+        all
+    }
+
+    fn learned(&self, dispatcher: &mut Dispatcher) -> BTreeMap<String, Vec<String>> {
+        let mut learned = BTreeMap::new();
+        for (upstream, name) in &self.learners {
+            let ids = dispatcher.learned_limits(*upstream).into_iter();
+            let texts: Vec<String> = ids
+                .map(|id| dispatcher.limit_mut(id).spec().to_string())
+                .collect();
+            if !texts.is_empty() {
+                learned.insert(name.clone(), texts);
+            }
+        }
+        learned
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,8 +81,14 @@ struct Parts {
 }
 
 /// What a limit may use before its books are written again: a hundredth.
-pub(super) fn portion(count: u64) -> u64 {
+fn portion(count: u64) -> u64 {
     count.div_ceil(100)
+}
+
+/// The next portion of a limit whose books have just been written; none for one that is not
+/// written ahead.
+pub(super) fn next_portion(dispatcher: &mut Dispatcher, id: LimitId) -> Option<u64> {
+    is_long(dispatcher, id).then(|| portion(dispatcher.limit_mut(id).spec().count))
 }
 
 fn is_long(dispatcher: &mut Dispatcher, id: LimitId) -> bool {
@@ -42,24 +97,19 @@ fn is_long(dispatcher: &mut Dispatcher, id: LimitId) -> bool {
 }
 
 impl Spent {
-    /// The books as they must be on disk now. `more` says by how much each long limit may be
-    /// used afterwards.
-    pub(super) fn of(
-        dispatcher: &mut Dispatcher,
-        limits: &[(LimitId, String)],
-        clean: bool,
-        now: Now,
-    ) -> Self {
+    /// The books as they must be on disk now: those of long limits with the next portion.
+    pub(super) fn of(dispatcher: &mut Dispatcher, kept: &Kept, clean: bool, now: Now) -> Self {
         let mut spent = Self {
             clean,
             limits: BTreeMap::new(),
+            learned: kept.learned(dispatcher),
         };
-        for (id, name) in limits {
-            let long = is_long(dispatcher, *id);
+        for (id, name) in kept.all(dispatcher, now) {
+            let long = is_long(dispatcher, id);
             if !clean && !long {
                 continue;
             }
-            let limit = dispatcher.limit_mut(*id);
+            let limit = dispatcher.limit_mut(id);
             let mut used: Vec<(u64, u64)> = limit
                 .saved(now.mono)
                 .into_iter()
@@ -74,17 +124,23 @@ impl Spent {
                     _ => used.push((0, ahead)),
                 }
             }
-            spent.limits.insert(name.clone(), Parts { used });
+            spent.limits.insert(name, Parts { used });
         }
         spent
+    }
+
+    /// The limits that earlier processes learned at a [`learner`]. What cannot be read is passed
+    /// over: it is learned again.
+    pub(super) fn learned_at(&self, learner: &str) -> Vec<LimitSpec> {
+        let texts = self.learned.get(learner).into_iter().flatten();
+        texts.filter_map(|text| text.parse().ok()).collect()
     }
 
     /// Lets every long limit be used as far as [`Spent::of`] has written ahead.
     pub(super) fn allow(dispatcher: &mut Dispatcher, limits: &[(LimitId, String)], now: Now) {
         let mut effects = Vec::new();
         for (id, _) in limits {
-            if is_long(dispatcher, *id) {
-                let more = portion(dispatcher.limit_mut(*id).spec().count);
+            if let Some(more) = next_portion(dispatcher, *id) {
                 dispatcher.allow(*id, Some(more), now, &mut effects);
             }
         }
@@ -136,7 +192,7 @@ mod tests {
 
     const NAME: &str = "rpd openai/m";
 
-    fn books(limit: &str, now: Now) -> (Dispatcher, Vec<(LimitId, String)>) {
+    fn books(limit: &str, now: Now) -> (Dispatcher, Kept) {
         let spec: llmq_core::LimitSpec = limit.parse().unwrap();
         let mut dispatcher = Dispatcher::new(Rules::default(), 0);
         let setup = LimitSetup {
@@ -146,7 +202,11 @@ mod tests {
             scope: Scope::Upstream,
         };
         let id = dispatcher.add_limit(setup, now);
-        (dispatcher, vec![(id, NAME.to_owned())])
+        let kept = Kept {
+            limits: vec![(id, NAME.to_owned())],
+            ..Kept::default()
+        };
+        (dispatcher, kept)
     }
 
     // A killed run with a daily bucket stood still for a minute and a half: the hundredth that
@@ -154,14 +214,14 @@ mod tests {
     #[test]
     fn what_was_written_ahead_is_counted_and_does_not_hold_up_the_next_process() {
         let now = Now::default().after(Duration::from_secs(1_000_000));
-        let (mut before, limits) = books("requests=5000/1d:bucket", now);
-        let limit = before.limit_mut(limits[0].0);
+        let (mut before, kept) = books("requests=5000/1d:bucket", now);
+        let limit = before.limit_mut(kept.limits[0].0);
         limit.restore(&[(Duration::ZERO, 1_000)], Duration::ZERO, now.mono);
-        let spent = Spent::of(&mut before, &limits, false, now);
+        let spent = Spent::of(&mut before, &kept, false, now);
 
-        let (mut after, limits) = books("requests=5000/1d:bucket", now);
-        spent.restore(&mut after, &limits, now.wall, now);
-        let limit = after.limit_mut(limits[0].0);
+        let (mut after, kept) = books("requests=5000/1d:bucket", now);
+        spent.restore(&mut after, &kept.limits, now.wall, now);
+        let limit = after.limit_mut(kept.limits[0].0);
         let counted: u64 = limit.saved(now.mono).iter().map(|(_, used)| used).sum();
         assert_eq!(counted, 1_050);
         let soon = now.after(Duration::from_secs(3)).mono;

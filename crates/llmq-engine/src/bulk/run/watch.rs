@@ -196,6 +196,7 @@ impl Watch {
                     .hub
                     .with(|dispatcher| dispatcher.limit_view(limit, now));
                 tracing::info!(upstream = self.name(upstream), limit = %view.spec, "limit_learned");
+                self.save(Save::Portion(limit));
             }
             Notice::LimitForgotten(upstream, limit) => {
                 let view = self
