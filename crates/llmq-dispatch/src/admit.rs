@@ -130,6 +130,31 @@ impl Dispatcher {
         }
     }
 
+    /// Whether an upstream of its own model that has not failed this call yet can take it now.
+    pub(crate) fn can_go_elsewhere(&mut self, ticket: TicketId, now: Now) -> bool {
+        let Some(call) = self.ticket(ticket).map(|ticket| ticket.call) else {
+            return false;
+        };
+        let head = Head {
+            lane: self.lane_for(call.queue, call.priority, call.tenant),
+            priority: call.priority,
+            size: call.size,
+            start_by: call.start_by,
+        };
+        (0..self.queues[call.queue.index()].setup.routes.len()).any(|index| {
+            let route = self.queues[call.queue.index()].setup.routes[index];
+            let failed = self
+                .ticket(ticket)
+                .is_some_and(|ticket| ticket.avoid.contains(&route.upstream));
+            let way = Way {
+                upstream: route.upstream,
+                served_by: call.queue,
+                weight: route.weight,
+            };
+            !failed && matches!(self.ask(&head, way, now), WayAnswer::Go)
+        })
+    }
+
     /// Asks one way's gates and limits, narrow ones first, without side effects.
     fn ask(&mut self, head: &Head, way: Way, now: Now) -> WayAnswer {
         if let Some(answer) = self.ask_gates(head, way.upstream, now) {

@@ -6,15 +6,27 @@ use llmq_core::{FailureClass, Now, Pause, Timestamp, Usage};
 use llmq_limit::{BreakerChange, LimitText};
 
 use crate::dispatcher::Dispatcher;
-use crate::events::{Effect, Ended, Notice, Outcome};
+use crate::events::{CallKind, Effect, Ended, Notice, Outcome};
 use crate::ids::TicketId;
 use crate::order::Spot;
+use crate::setup::QueueSetup;
 use crate::ticket::{Running, State};
 use crate::upstream::Upstream;
 
 /// A stated working time may be rounded up to a whole millisecond, and may begin a little
 /// before the call's limits are looked at.
 const STATED_EARLY: Duration = Duration::from_millis(2);
+
+/// As what an attempt that failed is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tally {
+    /// One of the attempts that a call has.
+    Attempt,
+    /// A refusal that is no fault of the call's.
+    Throttle,
+    /// A broken upstream was found broken.
+    Nothing,
+}
 
 impl Dispatcher {
     fn running_mut(&mut self, id: TicketId) -> Option<&mut Running> {
@@ -263,14 +275,20 @@ impl Dispatcher {
             self.close(running.upstream, class, until, pause, now, effects);
         }
         // A call that found a broken upstream broken has learned nothing about itself.
-        let counts = rule.counts_attempt && !(was_down && rule.trips_breaker);
+        let tally = if was_down && rule.trips_breaker {
+            Tally::Nothing
+        } else if rule.counts_attempt {
+            Tally::Attempt
+        } else {
+            Tally::Throttle
+        };
         self.retry_or_fail(
             id,
             running,
             class,
             pause,
             until.unwrap_or(now.mono),
-            counts,
+            tally,
             now,
             effects,
         );
@@ -288,7 +306,7 @@ impl Dispatcher {
         class: FailureClass,
         pause: Pause,
         until: Timestamp,
-        counts: bool,
+        tally: Tally,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
@@ -297,23 +315,25 @@ impl Dispatcher {
             return;
         };
         ticket.failures += 1;
-        if counts {
+        let probes = tally == Tally::Nothing && ticket.call.kind == CallKind::Stored;
+        if tally == Tally::Attempt {
             ticket.throttles = 0;
         } else {
             ticket.attempts = ticket.attempts.saturating_sub(1);
-            ticket.throttles += 1;
+            // The first of a line probes a broken upstream again and again: an outage of any
+            // length must not end a call that nobody waits for.
+            ticket.throttles += u32::from(!probes);
         }
         if !ticket.avoid.contains(&running.upstream) {
             ticket.avoid.push(running.upstream);
         }
         let (call, attempts, throttles) = (ticket.call, ticket.attempts, ticket.throttles);
         let setup = &self.queues[call.queue.index()].setup;
-        let elsewhere = rule.other_upstream && self.has_other_way(id);
+        let elsewhere = rule.other_upstream && self.has_other_way(id, now);
         let again = rule.retry && (class != FailureClass::Ambiguous || setup.retry_ambiguous);
-        let spent = if counts {
-            attempts >= setup.max_attempts
-        } else {
-            self.is_throttled_out(call.kind, throttles)
+        let spent = match tally {
+            Tally::Attempt => attempts >= setup.max_attempts,
+            Tally::Throttle | Tally::Nothing => self.is_throttled_out(call.kind, throttles),
         };
         if spent || !(again || elsewhere) {
             self.forget(id);
@@ -324,9 +344,12 @@ impl Dispatcher {
             });
             return;
         }
-        // What stands still is the upstream where that is the rule; else only this call.
+        // What stands still is the upstream where that is the rule; else only this call, unless
+        // it is taken over at once: in line it might be the upstream that has just failed it
+        // that has room first.
+        let at_once = elsewhere && (self.all_down(id, now) || self.can_go_elsewhere(id, now));
         let not_before = match pause {
-            Pause::Nothing if !elsewhere => until,
+            Pause::Nothing if !at_once => until,
             Pause::Nothing | Pause::Upstream | Pause::Credential => now.mono,
         };
         effects.push(Effect::Requeued {
@@ -343,20 +366,35 @@ impl Dispatcher {
         self.watch_deadlines(id, now);
     }
 
-    /// Whether an upstream that has not failed this call yet could take it.
-    fn has_other_way(&self, id: TicketId) -> bool {
+    /// Whether an upstream that has not failed this call yet could take it. A fallback's could
+    /// only if none of its own model is up: else the call would come back at once to the one
+    /// that has just failed it.
+    fn has_other_way(&self, id: TicketId, now: Now) -> bool {
         let Some(ticket) = self.ticket(id) else {
             return false;
+        };
+        let untried = |setup: &QueueSetup| {
+            let mut routes = setup.routes.iter();
+            routes.any(|route| !ticket.avoid.contains(&route.upstream))
         };
         let own = &self.queues[ticket.call.queue.index()].setup;
         let fallbacks = own
             .fallback
             .iter()
             .map(|queue| &self.queues[queue.index()].setup);
-        std::iter::once(own)
-            .chain(fallbacks)
-            .flat_map(|setup| &setup.routes)
-            .any(|route| !ticket.avoid.contains(&route.upstream))
+        untried(own) || self.all_down(id, now) && fallbacks.into_iter().any(untried)
+    }
+
+    /// Whether every upstream of the call's own model is broken or refuses us.
+    fn all_down(&self, id: TicketId, now: Now) -> bool {
+        let Some(ticket) = self.ticket(id) else {
+            return false;
+        };
+        let own = &self.queues[ticket.call.queue.index()].setup;
+        own.routes.iter().all(|route| {
+            let upstream = &self.upstreams[route.upstream.index()];
+            upstream.gate_state(now).is_some_and(|gate| gate.down)
+        })
     }
 
     /// A call that was throttled twice while others of its line passed goes behind them.

@@ -251,7 +251,12 @@ impl Dispatcher {
         }
     }
 
-    fn lane_for(&mut self, queue: QueueId, priority: Priority, tenant: TenantId) -> LaneId {
+    pub(crate) fn lane_for(
+        &mut self,
+        queue: QueueId,
+        priority: Priority,
+        tenant: TenantId,
+    ) -> LaneId {
         if let Some(lane) = self.lane_of.get(&(queue, priority, tenant)) {
             return *lane;
         }

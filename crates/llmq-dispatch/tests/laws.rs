@@ -895,3 +895,100 @@ fn a_head_waits_for_what_is_produced_and_not_for_the_answers_end() {
     world.advance(MINUTE);
     assert_eq!(world.started(), [waits]);
 }
+
+#[test]
+fn an_outage_of_any_length_ends_no_stored_call() {
+    // The first of a line is the breaker's probe each time. Its probes were counted as throttles,
+    // and after the twentieth, five minutes into an outage, it had failed for good.
+    let (mut world, queue, _) = World::simple(&[]);
+    let calls: Vec<TicketId> = (0..3)
+        .map(|_| {
+            world.submit(Call {
+                kind: CallKind::Stored,
+                ..world.call(queue)
+            })
+        })
+        .collect();
+    for _ in 0..100 {
+        for call in world.started() {
+            world.fail(call, FailureClass::Transient, None);
+        }
+        world.advance(SECOND * 20);
+    }
+    let ended = |effect: &Effect| matches!(effect, Effect::Failed { .. });
+    assert!(!world.effects.iter().any(ended));
+    for _ in 0..3 {
+        world.advance(SECOND * 20);
+        for call in world.started() {
+            world.complete(call);
+        }
+    }
+    let completed = |call: &TicketId| {
+        let is =
+            |effect: &Effect| matches!(effect, Effect::Completed { ticket, .. } if ticket == call);
+        world.effects.iter().any(is)
+    };
+    assert!(calls.iter().all(completed));
+}
+
+#[test]
+fn a_failed_call_that_its_fallback_may_not_serve_yet_waits_before_it_comes_again() {
+    // A fallback counted as another upstream that might take the call over. Since it serves only
+    // for cause, the call came back at once to the upstream that had just failed it, and its
+    // attempts were used up within one instant.
+    let mut world = World::new();
+    let upstreams = [world.upstream(&[]), world.upstream(&[])];
+    let backup = world.queue(upstreams[1]);
+    let mut setup = QueueSetup::to("m", upstreams[0]);
+    setup.fallback = vec![backup];
+    let queue = world.dispatcher.add_queue(setup);
+    let call = world.submit(world.call(queue));
+    assert_eq!(world.started(), [call]);
+    world.fail(call, FailureClass::Transient, None);
+    assert_eq!(world.started(), []);
+    world.advance(SECOND);
+    assert_eq!(world.started(), [call]);
+}
+
+#[test]
+fn a_failed_call_waits_where_no_other_upstream_can_take_it_at_once() {
+    // A call whose other upstream was full came back at once to the one that refused
+    // connections, five times within five milliseconds, and had failed for good.
+    let mut world = World::new();
+    let one_place = world.limit("concurrency=1", Scope::Upstream);
+    let upstreams = [world.upstream(&[]), world.upstream(&[one_place])];
+    let mut setup = QueueSetup::to("m", upstreams[0]);
+    setup.routes.push(Route {
+        upstream: upstreams[1],
+        weight: 1e9,
+    });
+    let queue = world.dispatcher.add_queue(setup);
+    let first = world.submit(world.call(queue));
+    let second = world.submit(world.call(queue));
+    assert_eq!(world.started(), [first, second]);
+    world.fail(second, FailureClass::Transient, None);
+    assert_eq!(world.started(), [], "the other one is full");
+    world.advance(SECOND);
+    assert_eq!(world.started(), [second]);
+    world.complete(first);
+    world.fail(second, FailureClass::Transient, None);
+    assert_eq!(world.started(), [second], "the other one takes it over");
+}
+
+#[test]
+fn a_call_too_large_for_an_upstream_that_is_up_is_not_sent_there_again() {
+    // The same: a fallback that could not serve it let the call be refused five times.
+    let mut world = World::new();
+    let upstreams = [world.upstream(&[]), world.upstream(&[])];
+    let backup = world.queue(upstreams[1]);
+    let mut setup = QueueSetup::to("m", upstreams[0]);
+    setup.fallback = vec![backup];
+    let queue = world.dispatcher.add_queue(setup);
+    let call = world.submit(world.call(queue));
+    assert_eq!(world.started(), [call]);
+    world.fail(call, FailureClass::TooLarge, None);
+    assert_eq!(world.started(), []);
+    let failed =
+        |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == call);
+    assert!(world.effects.iter().any(failed));
+}
