@@ -109,7 +109,7 @@ test("a limit is a rate-limit error that says how long", async (t) => {
 });
 
 test("the SDK waits as long as it is told and no longer", async (t) => {
-  const server = await standIn(t, "--limit", "requests=1/2s");
+  const server = await standIn(t, "--limit", "requests=1/3s");
   await ask(server);
   // Its own waits, tried first, are half a second and one: they would be refused again.
   await ask(server, { maxRetries: 2 });

@@ -54,7 +54,7 @@ def test_a_limit_is_a_rate_limit_error_that_says_how_long(stand_in, stream):
 
 
 def test_the_sdk_waits_as_long_as_it_is_told_and_no_longer(stand_in):
-    server = stand_in("--limit", "requests=1/2s")
+    server = stand_in("--limit", "requests=1/3s")
     ask(server)
     # Its own waits, tried first, are half a second and one: they would be refused again.
     assert ask(server, max_retries=2).content

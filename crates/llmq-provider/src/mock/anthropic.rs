@@ -89,3 +89,27 @@ fn events(draft: &Draft<'_>) -> Vec<Event> {
     push("message_stop", "", 0);
     events
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::answer::Content;
+    use super::*;
+
+    fn body(answer: &Answer) -> Value {
+        let Content::Whole(bytes) = &answer.content else {
+            panic!("it comes whole");
+        };
+        serde_json::from_slice(bytes).unwrap()
+    }
+
+    /// Anthropic's own SDK once got OpenAI's list: the path and the method are the same.
+    #[test]
+    fn the_list_of_models_is_one_page_of_anthropics_shape() {
+        let page = body(&models(&["a".to_owned(), "b".to_owned()]));
+        assert_eq!(page["data"][1]["type"], "model");
+        assert_eq!(page["data"][1], body(&model("b")));
+        let ends = [&page["first_id"], &page["last_id"], &page["has_more"]];
+        assert_eq!(ends, [&json!("a"), &json!("b"), &json!(false)]);
+        assert!(body(&models(&[]))["first_id"].is_null());
+    }
+}
