@@ -19,6 +19,7 @@ mod writer;
 mod saver;
 mod setup;
 mod spent;
+mod verdict;
 mod watch;
 
 use std::collections::VecDeque;
@@ -38,7 +39,7 @@ pub use error::RunError;
 pub use options::{CallMaker, Price, RouteOptions, RunOptions};
 pub use progress::{Paused, Progress};
 pub use summary::Summary;
-pub use watch::Ended;
+pub use verdict::Ended;
 
 use crate::bulk::{
     Holder, InputPrint, JournalError, Output, OutputFormat, OutputLock, PromptSettings, Resumed,
