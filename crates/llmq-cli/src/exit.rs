@@ -8,7 +8,7 @@ use console::style;
 pub(crate) const DONE: u8 = 0;
 /// Finished, but something failed for good.
 pub(crate) const FAILED: u8 = 1;
-/// A flag, the input or a setting is wrong.
+/// A flag, the input or a setting is wrong, or a file cannot be read or written.
 pub(crate) const USAGE: u8 = 2;
 /// The provider cannot be reached.
 pub(crate) const UNREACHABLE: u8 = 3;

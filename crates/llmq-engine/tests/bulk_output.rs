@@ -80,6 +80,7 @@ fn row<'a>(line: u64, outcome: Result<&'a str, &'a str>) -> RowResult<'a> {
             message,
         }),
         attempts: 1,
+        ambiguous_attempts: 0,
         queued_ms: 10,
         took_ms: 20,
     }

@@ -16,6 +16,13 @@ pub(super) fn table(summary: &Summary) -> String {
     }
     rows.push(row("calls sent", grouped(summary.attempts)));
     rows.push(row("refused (429)", refusals(summary)));
+    if summary.ambiguous_attempts > 0 {
+        let text = format!(
+            "{}, which may have been billed",
+            grouped(summary.ambiguous_attempts)
+        );
+        rows.push(row("never answered", text));
+    }
     rows.push(row(
         "tokens",
         format!(
@@ -102,6 +109,7 @@ mod tests {
             completed: 42_000,
             failed: 88,
             attempts: 42_188,
+            ambiguous_attempts: 2,
             rate_limited: 3,
             rate_limited_ours: 0,
             input_tokens: 900_000,
@@ -120,6 +128,7 @@ mod tests {
              done before     100\n\
              calls sent      42,188\n\
              refused (429)   3, of which 0 could have been foreseen\n\
+             never answered  2, which may have been billed\n\
              tokens          900,000 in, 1,700,000 out\n\
              cost            $1.16\n\
              time            1 min 21 s (518 calls/s)\n\

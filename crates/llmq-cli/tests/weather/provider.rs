@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use llmq_provider::mock::{MockConfig, OutageStyle};
+use serde_json::Value;
 
 use crate::common::World;
 use crate::support::{Provider, Reply};
@@ -73,7 +74,7 @@ fn answers_that_are_none_are_asked_for_again() {
         }
     });
     // One at a time, so that good answers lie between and no breaker opens.
-    let flags = "--concurrency 1 --timeout 4s --config llmq.toml";
+    let flags = "--concurrency 1 --timeout 4s --config llmq.toml --summary s.json";
     run_at(&world, provider.addr, flags).says(0, &["12 completed, 0 failed"]);
     is_whole(&world, 12);
     let counts = provider.counts();
@@ -81,4 +82,22 @@ fn answers_that_are_none_are_asked_for_again() {
         let expected = if row % 2 == 0 { 2 } else { 1 };
         assert_eq!(counts[&format!("Place {row}")], expected, "row {row}");
     }
+    // Of these nothing was heard after they were sent, so they may have been billed. (So may a
+    // row that met a connection whose end the good row before it could not see.)
+    let results = world.results("out.jsonl");
+    let unanswered = |row: &Value| {
+        row["llmq"]
+            .get("ambiguous_attempts")
+            .and_then(Value::as_u64)
+    };
+    for row in &results {
+        if [8, 10, 12].map(Value::from).contains(&row["llmq"]["line"]) {
+            assert_eq!(unanswered(row), Some(1), "{row}");
+        }
+        assert_ne!(unanswered(row), Some(0), "{row}");
+    }
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(world.path("s.json")).unwrap()).unwrap();
+    let all: u64 = results.iter().filter_map(unanswered).sum();
+    assert_eq!(summary["ambiguous_attempts"], all);
 }

@@ -19,7 +19,8 @@ pub(crate) const CSV_COLUMNS: [&str; 5] = ["id", "text", "tokens", "error", "lin
 /// How results are written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// JSON lines in OpenAI's batch output form, with `llmq {line, attempts, queued_ms, took_ms}`.
+    /// JSON lines in OpenAI's batch output form, with `llmq {line, attempts, queued_ms,
+    /// took_ms}`, and `ambiguous_attempts` there when there are any.
     Jsonl,
     /// `id,text,tokens,error,line`. The last column is the row's number in the input, by which a
     /// run knows what is done.
@@ -57,6 +58,9 @@ pub struct RowResult<'a> {
     pub error: Option<RowError<'a>>,
     /// How often it was sent.
     pub attempts: u32,
+    /// How many of these attempts were sent and never answered: each may have been carried out
+    /// and billed. Written only when there are any, and not in CSV.
+    pub ambiguous_attempts: u32,
     /// How long it waited for its limits, in milliseconds.
     pub queued_ms: u64,
     /// How long its last attempt took, in milliseconds.
@@ -99,6 +103,7 @@ impl<'a> From<&'a BadRow> for RowResult<'a> {
                 message: &bad.message,
             }),
             attempts: 0,
+            ambiguous_attempts: 0,
             queued_ms: 0,
             took_ms: 0,
         }
@@ -151,11 +156,15 @@ fn encode_json(out: &mut Vec<u8>, row: &RowResult<'_>) -> std::io::Result<()> {
             out.push(b'}');
         }
     }
-    writeln!(
+    write!(
         out,
-        ",\"llmq\":{{\"line\":{},\"attempts\":{},\"queued_ms\":{},\"took_ms\":{}}}}}",
+        ",\"llmq\":{{\"line\":{},\"attempts\":{},\"queued_ms\":{},\"took_ms\":{}",
         row.line, row.attempts, row.queued_ms, row.took_ms
-    )
+    )?;
+    if row.ambiguous_attempts > 0 {
+        write!(out, ",\"ambiguous_attempts\":{}", row.ambiguous_attempts)?;
+    }
+    out.write_all(b"}}\n")
 }
 
 fn encode_body(out: &mut Vec<u8>, body: &[u8]) -> std::io::Result<()> {
@@ -226,8 +235,8 @@ pub(crate) fn decode_whole_json(line: &[u8]) -> Option<Entry> {
 /// it at the end of the line can only be the end of `error`.
 fn decode_own(line: &[u8]) -> Option<Entry> {
     const MARK: &[u8] = b",\"llmq\":{\"line\":";
-    /// The mark, three names and four numbers of at most 20 digits.
-    const TAIL_MAX: usize = 160;
+    /// The mark, four names and five numbers of at most 20 digits.
+    const TAIL_MAX: usize = 192;
     if !line.starts_with(HEAD) || memchr::memchr(0, line).is_some() {
         return None;
     }
@@ -237,6 +246,10 @@ fn decode_own(line: &[u8]) -> Option<Entry> {
     let number = take_number(&mut rest)?;
     for name in [",\"attempts\":", ",\"queued_ms\":", ",\"took_ms\":"] {
         rest = rest.strip_prefix(name.as_bytes())?;
+        take_number(&mut rest)?;
+    }
+    if let Some(more) = rest.strip_prefix(b",\"ambiguous_attempts\":") {
+        rest = more;
         take_number(&mut rest)?;
     }
     if rest != b"}}" {
@@ -295,6 +308,7 @@ pub(super) mod tests {
             }),
             error: None,
             attempts: 1,
+            ambiguous_attempts: 0,
             queued_ms: 2,
             took_ms: 3,
         }
@@ -328,6 +342,11 @@ pub(super) mod tests {
                 "\n"
             )
         );
+        let unsure = RowResult {
+            ambiguous_attempts: 2,
+            ..row(7, "{}")
+        };
+        assert!(json(&unsure).ends_with("\"took_ms\":3,\"ambiguous_attempts\":2}}\n"));
         assert!(json(&row(7, "<html>\n")).contains(r#""body":"<html>\n"}"#));
         assert!(json(&failed(7, "no\nway")).contains(
             r#""response":null,"error":{"code":"row_fault","message":"no\nway"},"llmq""#
@@ -360,9 +379,16 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn both_ways_of_reading_agree(line in any::<u64>(), text in ".*", is_failed in any::<bool>()) {
+        fn both_ways_of_reading_agree(
+            line in any::<u64>(),
+            text in ".*",
+            is_failed in any::<bool>(),
+            ambiguous_attempts in 0u32..3,
+            queued_ms in any::<u64>(),
+        ) {
             let body = serde_json::to_string_pretty(&serde_json::json!({ "t": text })).unwrap();
             let row = if is_failed { failed(line, &text) } else { row(line, &body) };
+            let row = RowResult { ambiguous_attempts, queued_ms, took_ms: queued_ms, ..row };
             let encoded = json(&row);
             prop_assert_eq!(encoded.matches('\n').count(), 1);
             let encoded = encoded.trim_end_matches('\n').as_bytes();

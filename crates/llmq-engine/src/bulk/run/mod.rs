@@ -483,6 +483,7 @@ fn summarize(
             - Counters::get(&counters.resumed_failed),
         failed: Counters::get(&counters.failed) + Counters::get(&counters.resumed_failed),
         attempts: calls,
+        ambiguous_attempts: Counters::get(&counters.ambiguous_attempts),
         rate_limited: Counters::get(&counters.rate_limited),
         rate_limited_ours: Counters::get(&counters.rate_limited_ours),
         input_tokens,

@@ -57,6 +57,7 @@ pub(super) struct Counters {
     pub(super) attempts: AtomicU64,
     pub(super) retries: AtomicU64,
     pub(super) in_flight: AtomicU64,
+    pub(super) ambiguous_attempts: AtomicU64,
     pub(super) rate_limited: AtomicU64,
     pub(super) rate_limited_ours: AtomicU64,
     pub(super) input_tokens: AtomicU64,

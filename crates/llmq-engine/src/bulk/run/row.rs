@@ -16,7 +16,7 @@ use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Counters;
-use super::writer::{Finished, FinishedRow, SharedClock};
+use super::writer::{Finished, FinishedRow, SharedClock, Tries};
 use crate::{AfterFailure, Grant, Hub};
 
 /// A row that is ready to be sent.
@@ -78,7 +78,8 @@ impl Lane {
             return;
         };
         let mut in_line = Some(in_line);
-        let mut attempts = 0;
+        let mut starts = 0;
+        let mut ambiguous = 0;
         loop {
             let grant = tokio::select! {
                 biased;
@@ -92,18 +93,24 @@ impl Lane {
             drop(in_line.take());
             let granted = self.clock.now().mono;
             Counters::add(&self.counters.attempts, 1);
-            Counters::add(&self.counters.retries, u64::from(attempts > 0));
-            attempts += 1;
+            Counters::add(&self.counters.retries, u64::from(starts > 0));
+            starts += 1;
             let started = (granted - submitted, granted);
-            match self.attempt(&row, grant).await {
+            let (next, class) = self.attempt(&row, grant).await;
+            if class == Some(FailureClass::Ambiguous) {
+                ambiguous += 1;
+                Counters::add(&self.counters.ambiguous_attempts, 1);
+            }
+            match next {
                 Next::Again(next) => ticket = next,
-                Next::Done(end) => return self.record(row, end, started).await,
+                Next::Done(end) => return self.record(row, end, ambiguous, started).await,
                 Next::Nothing => return,
             }
         }
     }
 
-    async fn attempt(&self, row: &Prepared, grant: Grant) -> Next {
+    /// One attempt: what follows from it, and how it failed if it did.
+    async fn attempt(&self, row: &Prepared, grant: Grant) -> (Next, Option<FailureClass>) {
         self.counters
             .in_flight
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -115,7 +122,11 @@ impl Lane {
         self.counters
             .in_flight
             .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        self.settle(provider, grant, attempted)
+        let class = match &attempted {
+            Attempted::Answered(..) => None,
+            Attempted::Failed(verdict, _) => Some(verdict.class),
+        };
+        (self.settle(provider, grant, attempted), class)
     }
 
     async fn send(
@@ -220,7 +231,13 @@ impl Lane {
         }
     }
 
-    async fn record(&self, row: Prepared, end: Box<End>, (queued, granted): (Duration, Timestamp)) {
+    async fn record(
+        &self,
+        row: Prepared,
+        end: Box<End>,
+        ambiguous: u32,
+        (queued, granted): (Duration, Timestamp),
+    ) {
         let answer = end.whole.map(|whole| {
             let id = request_id(&whole.headers).map(str::to_owned);
             (whole.status.as_u16(), id, whole.body)
@@ -238,7 +255,10 @@ impl Lane {
             answer,
             usage: end.facts.usage,
             error,
-            attempts: end.attempts,
+            tries: Tries {
+                attempts: end.attempts,
+                ambiguous,
+            },
             queued,
             took: end.at - granted,
         };
@@ -258,7 +278,7 @@ impl Lane {
             answer: None,
             usage: None,
             error: Some((code.to_owned(), refused.to_string())),
-            attempts: 0,
+            tries: Tries::default(),
             queued: Duration::ZERO,
             took: Duration::ZERO,
         };

@@ -14,6 +14,8 @@ pub struct Summary {
     pub failed: u64,
     /// Calls sent by this run.
     pub attempts: u64,
+    /// Calls of this run that were sent and never answered: they may have been billed.
+    pub ambiguous_attempts: u64,
     /// 429s received.
     pub rate_limited: u64,
     /// Those of them that our own books should have foreseen.

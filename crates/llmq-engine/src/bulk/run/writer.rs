@@ -25,6 +25,15 @@ pub(super) enum Finished {
     Bad(Box<BadRow>),
 }
 
+/// How often a row was tried by this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tries {
+    /// Attempts that count.
+    pub(super) attempts: u32,
+    /// Attempts that were sent and never answered.
+    pub(super) ambiguous: u32,
+}
+
 /// What is written of a row.
 #[derive(Debug)]
 pub(super) struct FinishedRow {
@@ -34,7 +43,7 @@ pub(super) struct FinishedRow {
     pub(super) usage: Option<Usage>,
     /// Code and message.
     pub(super) error: Option<(String, String)>,
-    pub(super) attempts: u32,
+    pub(super) tries: Tries,
     pub(super) queued: Duration,
     pub(super) took: Duration,
 }
@@ -130,7 +139,8 @@ fn append(
         custom_id: &row.custom_id,
         answer,
         error,
-        attempts: row.attempts,
+        attempts: row.tries.attempts,
+        ambiguous_attempts: row.tries.ambiguous,
         queued_ms: millis(row.queued),
         took_ms: millis(row.took),
     };
