@@ -33,6 +33,15 @@ impl Doubts {
         }
     }
 
+    /// What was charged for calls dated after `from`, until `until`.
+    pub(crate) fn sum(&self, from: Timestamp, until: Timestamp) -> u64 {
+        let inside = self
+            .calls
+            .iter()
+            .filter(|(dated, _)| from < *dated && *dated <= until);
+        inside.map(|(_, amount)| *amount).sum()
+    }
+
     /// Takes up to `amount` from calls dated until `until`, oldest first.
     pub(crate) fn take(&mut self, amount: u64, until: Timestamp) -> Vec<(Timestamp, u64)> {
         let mut left = amount;

@@ -46,14 +46,15 @@ impl Learner {
         }
     }
 
-    pub(crate) fn learn(&mut self, sample: &Sample) {
+    /// Learns from a sample, of which only this `share` was in no sample before, 0 to 1.
+    pub(crate) fn learn(&mut self, sample: &Sample, share: f64) {
         let Sample {
             stated,
             squares,
             used,
             unsure,
         } = *sample;
-        if stated <= 0.0 || squares <= 0.0 || !used.is_finite() {
+        if stated <= 0.0 || squares <= 0.0 || !used.is_finite() || share <= 0.0 {
             return;
         }
         // What the order of arrival may have made explains itself.
@@ -61,13 +62,13 @@ impl Learner {
         let off = used - expected;
         let off = off.signum() * (off.abs() - unsure).max(0.0);
         let used = expected + off;
-        let weight = 1.0 / (squares + (unsure / STRAY).powi(2));
+        let weight = share / (squares + (unsure / STRAY).powi(2));
         if unsure * 20.0 <= squares.sqrt() || off != 0.0 {
-            let fade = 1.0 - 1.0 / 100.0;
-            self.strayed = self.strayed * fade + (off * off / squares).min(1.0);
-            self.strayed_weight = self.strayed_weight * fade + 1.0;
+            let fade = 1.0 - share / 100.0;
+            self.strayed = self.strayed * fade + share * (off * off / squares).min(1.0);
+            self.strayed_weight = self.strayed_weight * fade + share;
         }
-        let fade = (-(stated * stated / squares) / MEMORY).exp();
+        let fade = (-share * (stated * stated / squares) / MEMORY).exp();
         let add = |sum: &mut f64, more: f64| *sum = *sum * fade + weight * more;
         add(&mut self.stated_stated, stated * stated);
         add(&mut self.used_stated, used * stated);
@@ -140,7 +141,7 @@ mod tests {
             let mut learner = Learner::new(1.0);
             for number in 0..600 {
                 let stray = if number % 2 == 0 { 0.05 } else { -0.05 };
-                learner.learn(&sample(100.0, 100.0 * (truth + stray), 0.0));
+                learner.learn(&sample(100.0, 100.0 * (truth + stray), 0.0), 1.0);
             }
             assert!((learner.factor() - truth).abs() < 0.01, "{truth}");
             assert!((learner.stray() - 0.05).abs() < 0.01, "{truth}");
@@ -151,8 +152,8 @@ mod tests {
     fn what_the_order_of_arrival_explains_teaches_nothing() {
         let mut learner = Learner::new(1.0);
         for _ in 0..50 {
-            learner.learn(&sample(100.0, 150.0, 60.0));
-            learner.learn(&sample(100.0, 50.0, 60.0));
+            learner.learn(&sample(100.0, 150.0, 60.0), 1.0);
+            learner.learn(&sample(100.0, 50.0, 60.0), 1.0);
         }
         assert_eq!((learner.factor(), learner.stray()), (1.0, 0.0));
     }
@@ -161,8 +162,8 @@ mod tests {
     fn nonsense_leaves_the_factor_in_its_range() {
         let mut learner = Learner::new(1.0);
         for used in [f64::NAN, f64::INFINITY, -1e300, 1e300, 0.0] {
-            learner.learn(&sample(100.0, used, 0.0));
-            learner.learn(&sample(0.0, used, 0.0));
+            learner.learn(&sample(100.0, used, 0.0), 1.0);
+            learner.learn(&sample(0.0, used, 0.0), 1.0);
             assert!((0.25..=4.0).contains(&learner.factor()), "{used}");
         }
     }

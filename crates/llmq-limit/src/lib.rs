@@ -8,12 +8,12 @@ mod sliding;
 
 mod charge;
 
-mod cluster;
 mod doubts;
 mod factor;
 mod learner;
 mod margin;
 mod sent_log;
+mod survey;
 
 mod limit;
 

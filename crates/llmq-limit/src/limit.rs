@@ -5,7 +5,6 @@ use llmq_core::{Algorithm, CallSize, LimitKind, LimitSpec, Now, Timestamp, Usage
 use crate::Denied;
 use crate::bucket::Bucket;
 use crate::charge::{ChargeRule, InputCharge, OutputCharge};
-use crate::cluster::Cluster;
 use crate::doubts::Doubts;
 use crate::factor::{Factor, Foreign};
 use crate::fixed::Fixed;
@@ -13,6 +12,7 @@ use crate::learner::{Caution, Learner, Sample};
 use crate::margin::within;
 use crate::sent_log::SentLog;
 use crate::sliding::{Sliding, signed};
+use crate::survey::Survey;
 
 mod hearing;
 mod saved;
@@ -38,14 +38,10 @@ pub struct Limit {
     unanswered: u64,
     factor: Factor,
     learner: Learner,
-    /// What was learned from the last word, until its call is known to have been admitted.
+    /// What our calls were charged since the word before the last one.
     lesson: Option<Sample>,
+    survey: Survey,
     caution: Caution,
-    cluster: Cluster,
-    /// What was expected of the call sent last.
-    cluster_end: Option<Expect>,
-    /// The last word before that group's.
-    cluster_base: Option<Base>,
     foreign: Foreign,
     /// What calls stated that were sent, and the squares of it, each summed up.
     stated: f64,
@@ -110,13 +106,6 @@ struct Heard {
     /// By how much the order of arrival and rounding may have changed it.
     unsure: f64,
     any: bool,
-}
-
-/// A word, and what had been corrected by then in all.
-#[derive(Debug, Clone, Copy)]
-struct Base {
-    heard: Heard,
-    net: i64,
 }
 
 impl Heard {
@@ -187,8 +176,8 @@ struct Expect {
     squares: f64,
     corrected: u64,
     returned: u64,
-    /// Which group of calls it was sent with.
-    cluster: u64,
+    /// Which of the survey's groups it was sent with.
+    group: u64,
     /// What was held for answers: the provider may have counted any part of it.
     unknown: u64,
 }
@@ -232,10 +221,8 @@ impl Limit {
             factor: Factor::default(),
             learner: Learner::new(1.0),
             lesson: None,
+            survey: Survey::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
             caution: Caution::default(),
-            cluster: Cluster::default(),
-            cluster_end: None,
-            cluster_base: None,
             stated: 0.0,
             squares: 0.0,
             squares_unsent: 0.0,
@@ -480,7 +467,13 @@ impl Limit {
         } else {
             0
         };
+        let group = if self.learns_from_words() {
+            self.survey.sent(entry.cost.stated, now, margin)
+        } else {
+            0
+        };
         let expect = Expect {
+            group,
             sent_at: now,
             dated,
             remaining: self.books(now, margin),
@@ -490,10 +483,8 @@ impl Limit {
             squares: self.squares,
             corrected: self.corrected,
             returned: self.returned,
-            cluster: self.cluster.sent(now, margin),
             unknown,
         };
-        self.cluster_end = Some(expect);
         entry.state = EntryState::Sent {
             expect,
             produced: 0,
@@ -577,10 +568,8 @@ impl Limit {
         self.caution.admitted();
         if usage.is_none() {
             self.doubt(&entry);
-        } else if self.heard.is_of(&expect) {
-            self.take_lesson();
         }
-        self.conclude_cluster(now);
+        self.conclude_survey();
         match (self.rule.output, usage) {
             (OutputCharge::Produced, Some(usage)) => {
                 self.produced(&mut entry, usage.output_tokens, now);
@@ -608,24 +597,32 @@ impl Limit {
             return;
         }
         let stated = float(stated);
-        self.learn(&Sample {
+        let sample = Sample {
             stated,
             squares: stated * stated,
             used: float(real),
             unsure: 0.0,
-        });
+        };
+        self.learn(&sample, 1.0);
     }
 
-    fn learn(&mut self, sample: &Sample) {
-        self.learner.learn(sample);
-        self.factor.follow(self.learner.factor());
-    }
-
-    /// The call of the last word is known to have been admitted, or another one was heard.
-    fn take_lesson(&mut self) {
-        if let Some(lesson) = self.lesson.take() {
-            self.learn(&lesson);
+    fn learn(&mut self, sample: &Sample, share: f64) {
+        let before = self.factor.value();
+        self.learner.learn(sample, share);
+        if std::env::var("DBG").is_ok() {
+            eprintln!(
+                "L {:?} {} heard {} ratio {:.4} calls {:.1} unsure/own {:.2} factor {before:.4} -> {:.4} share {share:.3} stray {:.3}",
+                self.spec.algorithm,
+                self.spec.count,
+                self.heard.sent_at.as_nanos() / 1000,
+                sample.used / sample.stated,
+                sample.stated * sample.stated / sample.squares,
+                sample.unsure / (sample.squares / sample.stated),
+                self.learner.factor(),
+                self.learner.stray()
+            );
         }
+        self.factor.follow(self.learner.factor());
     }
 
     /// A call that was sent at `sent_at` and has been settled turns out to have cost `amount`
@@ -664,9 +661,9 @@ impl Limit {
     pub fn refused(&mut self, entry: Entry, now: Timestamp) {
         if let EntryState::Sent { expect, .. } = entry.state {
             self.charged -= signed(expect.own);
+            self.survey
+                .refused(entry.cost.stated, expect.sent_at, self.spec.period);
             self.caution.refused(expect.sent_at, now);
-            self.cluster
-                .refused(expect.cluster, expect.own, float(entry.cost.stated));
             self.unlearn_refused(&expect, now);
             if self.rule.is_estimate() {
                 self.advance(now);
@@ -674,7 +671,7 @@ impl Limit {
             }
         }
         if matches!(entry.state, EntryState::Sent { .. }) {
-            self.conclude_cluster(now);
+            self.conclude_survey();
         }
         self.give_back(entry);
     }
@@ -683,6 +680,7 @@ impl Limit {
     /// it has produced stays; what was held for the rest of its answer is free.
     pub fn failed(&mut self, entry: Entry) {
         self.doubt(&entry);
+        self.conclude_survey();
         self.give_back(entry);
     }
 
@@ -694,6 +692,8 @@ impl Limit {
             if matches!(self.meter, Meter::Sliding(_)) && expect.own > 0 {
                 self.doubts.add(expect.dated, expect.own, self.spec.period);
             }
+            self.survey
+                .doubt(entry.cost.stated, expect.sent_at, self.spec.period);
             if self.heard.total >= expect.total {
                 self.lesson = None;
             }

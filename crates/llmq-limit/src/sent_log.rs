@@ -3,11 +3,16 @@ use std::time::Duration;
 
 use llmq_core::Timestamp;
 
-/// How many entries the log keeps at most.
-const ENTRIES: u64 = 2_048;
+/// Entries of one grain that the whole span has, and entries that are kept in a fine grain.
+const ENTRIES: u32 = 1_024;
+/// More entries than this are merged.
+const ENTRIES_MAX: usize = 4_096;
+/// Calls sent so close to each other share an entry from the start.
+const FINE: Duration = Duration::from_micros(100);
 
 /// The running total of what was sent, by time: how much was charged before any instant of
-/// the last `span`. Neighbours closer than a grain are merged, which only widens the answers.
+/// the last `span`. Old neighbours closer than a grain are merged, which only widens the
+/// answers; the newest are kept apart, since words on them are compared call by call.
 #[derive(Debug, Clone)]
 pub(crate) struct SentLog {
     span: Duration,
@@ -23,10 +28,9 @@ pub(crate) struct SentLog {
 
 impl SentLog {
     pub(crate) fn new(span: Duration) -> Self {
-        let grain = span / u32::try_from(ENTRIES).unwrap_or(u32::MAX);
         Self {
             span,
-            grain,
+            grain: span / ENTRIES,
             entries: VecDeque::new(),
             total: 0,
             forgotten: 0,
@@ -40,8 +44,9 @@ impl SentLog {
 
     pub(crate) fn add(&mut self, amount: u64, at: Timestamp) {
         self.total = self.total.saturating_add(amount);
+        let fine = FINE.min(self.grain);
         match self.entries.back_mut() {
-            Some((first, last, total)) if at - *first <= self.grain => {
+            Some((first, last, total)) if at - *first <= fine => {
                 *last = (*last).max(at);
                 *total = self.total;
             }
@@ -57,12 +62,31 @@ impl SentLog {
             .entries
             .front()
             .is_some_and(|(_, last, _)| *last < oldest)
-            || self.entries.len() as u64 > ENTRIES * 2
         {
             if let Some((_, last, total)) = self.entries.pop_front() {
                 (self.forgotten, self.forgotten_last) = (total, last);
             }
         }
+        if self.entries.len() > ENTRIES_MAX {
+            self.merge_old();
+        }
+    }
+
+    /// Merges neighbours within a grain, but for the newest entries. At most two grains' worth
+    /// of entries and the newest are left, so this is seldom due.
+    fn merge_old(&mut self) {
+        let newest = self
+            .entries
+            .split_off(self.entries.len() - ENTRIES as usize);
+        let mut merged: VecDeque<(Timestamp, Timestamp, u64)> = VecDeque::new();
+        for (first, last, total) in self.entries.drain(..) {
+            match merged.back_mut() {
+                Some(entry) if last - entry.0 <= self.grain => (entry.1, entry.2) = (last, total),
+                _ => merged.push_back((first, last, total)),
+            }
+        }
+        merged.extend(newest);
+        self.entries = merged;
     }
 
     /// A total not above what had been charged when `at` came. Of what has been forgotten
@@ -128,12 +152,23 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_calls_are_told_apart_in_a_long_window_too() {
+        let mut log = SentLog::new(Duration::from_secs(3_600));
+        for at in 0..10_000 {
+            log.add(1, ms(at));
+        }
+        assert_eq!(log.at_most_until(ms(9_500)), 9_501);
+        assert_eq!(log.at_least_before(ms(9_500)), 9_500);
+        assert!(log.at_least_before(ms(100)) <= 100 && log.at_most_until(ms(100)) >= 101);
+    }
+
+    #[test]
     fn its_size_is_bounded_and_the_total_is_not_lost() {
         let mut log = SentLog::new(Duration::from_secs(10));
         for at in 0..200_000 {
             log.add(1, ms(at));
         }
-        assert!(log.entries.len() as u64 <= ENTRIES * 2);
+        assert!(log.entries.len() <= ENTRIES_MAX);
         assert_eq!(log.total(), 200_000);
         assert!(log.at_most_until(ms(199_000)) >= 199_001);
         assert!(log.at_least_before(ms(199_000)) <= 199_000);

@@ -5,13 +5,13 @@ use std::time::Duration;
 use llmq_core::Timestamp;
 
 use super::{
-    Base, Entry, EntryState, Expect, Heard, Limit, Meter, OURS_AT_MOST, Verdict, float,
-    float_signed,
+    Entry, EntryState, Expect, Heard, Limit, Meter, OURS_AT_MOST, Verdict, float, float_signed,
 };
 use crate::charge::Refund;
 use crate::learner::Sample;
 use crate::margin::within;
 use crate::sliding::signed;
+use crate::survey::Word;
 
 impl Limit {
     /// The provider's `remaining`, told with the answer to `entry`'s call and rounded to
@@ -51,18 +51,20 @@ impl Limit {
             self.advance(now);
             self.correct_as_of(&expect, below, margin);
         }
-        let before = self.base();
         if newer {
             self.note_lesson(&expect, seen, below, unsure);
             let returned = self.give_returned(&expect, above, now, margin);
             self.heed(&expect, seen, slack.max(0), above - returned, unsure);
         }
-        let number = expect.cluster;
-        if self
-            .cluster
-            .heard(number, expect.total, seen, rounding, margin)
-        {
-            self.cluster_base = Some(before);
+        if self.learns_from_words() {
+            self.survey.heard(Word {
+                group: expect.group,
+                sent_at: expect.sent_at,
+                stated: entry.cost.stated,
+                left: seen,
+                rounding,
+                margin,
+            });
         }
         if below > 0 {
             Verdict::Below(below)
@@ -83,47 +85,35 @@ impl Limit {
         self.returnable = self.returnable.saturating_add(below);
     }
 
-    pub(super) fn base(&self) -> Base {
-        Base {
-            heard: self.heard,
-            net: signed(self.corrected) - signed(self.returned),
-        }
-    }
-
-    /// Calls sent within a margin of each other may have arrived in any order; but when all of
-    /// them were answered, the lowest word is what was left after all of them.
-    pub(super) fn conclude_cluster(&mut self, now: Timestamp) {
-        let (Some(group), Some(end), Some(base)) = (
-            self.cluster.take_whole(),
-            self.cluster_end,
-            self.cluster_base,
-        ) else {
-            return;
+    /// The call of the last word has ended: what the word says of the charges of its window is
+    /// learned.
+    pub(super) fn conclude_survey(&mut self) {
+        let period = self.spec.period;
+        let fresh = match &self.meter {
+            Meter::Places => None,
+            Meter::Sliding(_) => self.survey.counted(self.spec.count, |first, last, margin| {
+                let out = first.before(margin).before(period);
+                Some((out, (last + margin).before(period)))
+            }),
+            Meter::Fixed(window) => self.survey.counted(self.spec.count, |first, last, margin| {
+                let end = window.ends(first.before(margin));
+                let start = end.before(period);
+                (window.ends(last + margin) == end).then(|| (start.before(margin), start))
+            }),
+            Meter::Bucket(bucket) => {
+                let (count, period) = (self.spec.count, period);
+                let full = signed(bucket.depth_rounded_up());
+                self.survey
+                    .drawn(full, |span| refilled(count, period, span))
+            }
         };
-        if !self.learns_from_words() || self.doubted > 0 {
-            return;
+        if let Some((sample, share)) = fresh {
+            let sample = Sample {
+                used: sample.used.min(sample.stated * OURS_AT_MOST),
+                ..sample
+            };
+            self.learn(&sample, share);
         }
-        let margin = group.margin;
-        // Refused calls were not counted, and are in our books no more.
-        let residue = self.residue(&end, group.lowest) + signed(group.refused.charged);
-        let unsure = group.rounding + self.about_to_return(end.sent_at, margin);
-        let net = signed(self.corrected) - signed(self.returned) - base.net;
-        let charged = end.total.saturating_sub(base.heard.total);
-        let charged = float(charged.saturating_sub(group.refused.charged));
-        let sample = Sample {
-            stated: end.stated - base.heard.stated - group.refused.stated,
-            squares: end.squares - base.heard.squares - group.refused.squares,
-            used: (charged + float_signed(net + residue - base.heard.residue))
-                .min(charged * OURS_AT_MOST),
-            unsure: float_signed(unsure) + base.heard.unsure,
-        };
-        let above = u64::try_from(-residue - unsure).unwrap_or(0);
-        let back = above.min(self.explained(&sample));
-        self.give_back_now(&end, back, now, margin);
-        self.lesson = None;
-        self.learn(&sample);
-        self.heed(&end, group.lowest, 0, above - back, float_signed(unsure));
-        self.heard.residue += signed(group.refused.charged);
     }
 
     /// How much less than stated the calls of a sample may have been charged, as far as calls
@@ -212,7 +202,6 @@ impl Limit {
         if self.heard.is_of(expect) {
             return;
         }
-        self.take_lesson();
         let doubted = std::mem::take(&mut self.doubted);
         let since = |total: u64| float(total.saturating_sub(self.heard.total));
         let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
@@ -305,9 +294,7 @@ impl Limit {
     }
 
     pub(super) fn refill_in(&self, span: Duration) -> i64 {
-        let nanos = self.spec.period.as_nanos().max(1);
-        let refill = u128::from(self.spec.count) * span.as_nanos() / nanos;
-        i64::try_from(refill).unwrap_or(i64::MAX / 4)
+        refilled(self.spec.count, self.spec.period, span)
     }
 
     /// What it had left at most: only calls sent a margin earlier had come, and what was about
@@ -344,4 +331,10 @@ impl Limit {
             }
         }
     }
+}
+
+/// What a bucket of this rate takes in within `span`.
+fn refilled(count: u64, period: Duration, span: Duration) -> i64 {
+    let refill = u128::from(count) * span.as_nanos() / period.as_nanos().max(1);
+    i64::try_from(refill).unwrap_or(i64::MAX / 4)
 }
