@@ -185,7 +185,7 @@ fn millis(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use llmq_core::{CallSize, Host};
-    use llmq_dispatch::{LimitSetup, Rules, Scope};
+    use llmq_dispatch::{LimitSetup, Rules, Scope, UpstreamSetup};
     use llmq_limit::charge_rule;
 
     use super::*;
@@ -227,5 +227,55 @@ mod tests {
         let soon = now.after(Duration::from_secs(3)).mono;
         let cost = limit.cost(&CallSize::default(), 0);
         assert_eq!(limit.check(cost, 0, soon, Duration::ZERO), Ok(()));
+    }
+
+    fn learned(limit: &str, now: Now) -> (Dispatcher, Kept, LimitId) {
+        let (mut dispatcher, mut kept) = books("requests=9/2s", now);
+        let upstream = dispatcher.add_upstream(UpstreamSetup::default(), now);
+        let spec: LimitSpec = limit.parse().unwrap();
+        let setup = LimitSetup {
+            name: format!("{} up", spec.name()),
+            spec,
+            rule: charge_rule(Host::Unknown, spec.kind),
+            scope: Scope::Upstream,
+        };
+        let id = dispatcher.add_learned_limit(upstream, setup, now);
+        kept.learners = vec![(upstream, learner("up", "host:1"))];
+        (dispatcher, kept, id)
+    }
+
+    #[test]
+    fn learned_limits_are_saved_like_configured_ones() {
+        let now = Now::default().after(Duration::from_secs(1_000_000));
+        for (text, clean, expected) in [
+            // As it was.
+            ("requests=500/1m", true, 40),
+            ("requests=500/1d", true, 40),
+            // Taken as used up.
+            ("requests=500/1m", false, 500),
+            // With what may be used before the next save.
+            ("requests=500/1d", false, 45),
+        ] {
+            let (mut before, kept, id) = learned(text, now);
+            let limit = before.limit_mut(id);
+            limit.restore(&[(Duration::ZERO, 40)], Duration::ZERO, now.mono);
+            let spent = serde_json::to_value(Spent::of(&mut before, &kept, clean, now)).unwrap();
+            let spent: Spent = serde_json::from_value(spent).unwrap();
+            assert_eq!(spent.learned_at("up at host:2"), [], "another server");
+            assert_eq!(spent.learned_at("up at host:1"), [text.parse().unwrap()]);
+
+            let (mut after, kept, id) = learned(text, now);
+            let limits = kept.all(&mut after, now);
+            spent.restore(&mut after, &limits, now.wall, now);
+            let saved = after.limit_mut(id).saved(now.mono);
+            let counted: u64 = saved.iter().map(|(_, used)| used).sum();
+            assert_eq!(counted, expected, "{text}, clean: {clean}");
+        }
+    }
+
+    #[test]
+    fn books_of_a_build_that_did_not_save_learned_limits_are_read() {
+        let spent: Spent = serde_json::from_str(r#"{"clean":true,"limits":{}}"#).unwrap();
+        assert_eq!(spent.learned_at("up at host:1"), []);
     }
 }
