@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use llmq_provider::mock::MockConfig;
+use llmq_provider::mock::{MockConfig, MockServer};
 use serde_json::Value;
 
 use crate::common::{World, outcome, words};
@@ -86,4 +86,21 @@ fn a_limit_that_is_given_counts_instead_of_the_learned_one() {
     assert_eq!(summary["rate_limited"], 0, "{summary}");
     assert_eq!(summary["binding"], "requests/1s openai/m", "{summary}");
     assert_eq!(learned(&world), Vec::<String>::new());
+}
+
+#[test]
+fn a_learned_limit_that_the_provider_contradicts_is_learned_anew() {
+    let world = World::new().with_rows(ROWS);
+    let (runtime, server) = stand_in(known_to_the_provider_alone(LIMIT));
+    let addr = server.addr();
+    first_life(&world, addr, End::Stopped);
+    runtime.block_on(server.shutdown());
+    let larger = MockConfig {
+        listen: addr,
+        ..known_to_the_provider_alone("requests=40/1s:bucket")
+    };
+    let _larger = runtime.block_on(MockServer::start(larger)).unwrap();
+    let summary = second_life(&world, addr, "");
+    assert_eq!(summary["rate_limited"], 0, "{summary}");
+    assert_eq!(learned(&world), ["requests=40/1s"]);
 }
