@@ -178,6 +178,7 @@ where
             Ending::Own(Ok(result)) => {
                 grant.complete(Ended {
                     usage: active.live.usage(),
+                    headers: active.live.take_headers(),
                     ..Ended::default()
                 });
                 Ok(result)
@@ -217,7 +218,7 @@ fn poll_granted<P, T>(
 /// Notes that an attempt begins; when.
 fn begin<P, T>(active: &Active<P, T>, grant: &Grant) -> Timestamp {
     let inner = &active.inner;
-    if inner.place.dates {
+    if inner.dates() {
         grant.sent();
     }
     let now = inner.engine.now().mono;
@@ -283,9 +284,12 @@ fn fail<P, T>(
     if error.is_rate_limit() {
         counters.rate_limited.one();
     }
+    let headers = active.live.take_headers();
+    let said = headers.as_ref().and_then(|headers| headers.retry_after);
     let ended = Ended {
         usage: active.live.usage(),
-        ..error.ended()
+        headers,
+        ..error.ended(said)
     };
     match grant.fail(ended) {
         AfterFailure::Again(ticket) => {

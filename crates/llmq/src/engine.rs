@@ -16,11 +16,14 @@ use crate::config::ModelConfig;
 use crate::error::QueueError;
 use crate::hooks::Hooks;
 use crate::quota::log_event;
+use crate::tenant::{TenantConfig, Tenants};
 
 /// The dispatcher of one manager, running, with what all its queues share.
 pub(crate) struct Engine {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) tenant: TenantId,
+    /// For requests that name none.
+    pub(crate) nobody: TenantId,
+    pub(crate) tenants: Tenants,
     pub(crate) hooks: Option<Arc<dyn Hooks>>,
     /// Requests that nobody drives himself.
     pub(crate) tasks: Tasks,
@@ -67,14 +70,15 @@ impl Engine {
         };
         let (seed, _) = Uuid::new_v4().as_u64_pair();
         let mut dispatcher = Dispatcher::new(rules, seed);
-        let tenant = dispatcher.add_tenant(1.0, Vec::new());
+        let nobody = dispatcher.add_tenant(1.0, Vec::new());
         let timer = Tasks::new();
         let hub = run(dispatcher, SystemClock::new(), &timer);
         let weak = Arc::downgrade(&hub);
         listen(&hub, move |notice| log_notice(&weak, &notice));
         let engine = Arc::new(Self {
             hub,
-            tenant,
+            nobody,
+            tenants: Tenants::default(),
             hooks,
             tasks: Tasks::new(),
             timer,
@@ -144,6 +148,34 @@ impl Engine {
         Ok(())
     }
 
+    /// Adds a tenant that was checked.
+    pub(crate) fn add_tenant(&self, tenant: &TenantConfig) -> Result<(), QueueError> {
+        let now = self.now();
+        let limit = |spec: &LimitSpec| LimitSetup {
+            name: format!("{} {}", spec.name(), tenant.name),
+            spec: *spec,
+            rule: charge_rule(Host::Unknown, spec.kind),
+            scope: Scope::Tenant,
+        };
+        self.tenants.insert(tenant, || {
+            self.hub.with(|dispatcher| {
+                let limits = tenant.limits.iter().map(limit);
+                let limits = limits
+                    .map(|setup| dispatcher.add_limit(setup, now))
+                    .collect();
+                dispatcher.add_tenant(tenant.weight, limits)
+            })
+        })
+    }
+
+    /// Who a request is charged to; none for a tenant that is unknown.
+    pub(crate) fn tenant(&self, name: Option<&str>) -> Option<TenantId> {
+        match name {
+            None => Some(self.nobody),
+            Some(name) => self.tenants.find(name),
+        }
+    }
+
     fn shared_limits(&self) -> std::sync::MutexGuard<'_, HashMap<String, LimitId>> {
         self.shared_limits
             .lock()
@@ -177,6 +209,7 @@ impl Engine {
                     limits: own.chain(shared.iter().copied()).collect(),
                     breaker: config.breaker.unwrap_or_else(no_breaker),
                     quota,
+                    learn_as: Some(config.host),
                     ..UpstreamSetup::default()
                 },
                 now,
@@ -290,6 +323,9 @@ fn log_notice(hub: &Weak<Hub>, notice: &Notice) {
         }
         Notice::BreakerClosed(upstream) => {
             tracing::info!(model = name(*upstream), "model is back");
+        }
+        Notice::LimitLearned(upstream, _) => {
+            tracing::info!(model = name(*upstream), "the provider stated a limit");
         }
         Notice::Quota(upstream, event) => log_event(&name(*upstream), event),
         _ => {}

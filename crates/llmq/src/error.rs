@@ -98,6 +98,11 @@ pub enum QueueError {
         /// The id.
         request: Uuid,
     },
+    /// No tenant of this name was made.
+    UnknownTenant {
+        /// The tenant that was asked for.
+        tenant: Arc<str>,
+    },
     /// The queue is shutting down, or has.
     ShuttingDown {
         /// The model.
@@ -203,6 +208,7 @@ impl fmt::Display for QueueError {
             Self::UnknownRequest { model, request } => {
                 write!(f, "the queue of `{model}` knows no request {request}")
             }
+            Self::UnknownTenant { tenant } => write!(f, "there is no tenant `{tenant}`"),
             Self::ShuttingDown { model } => write!(f, "the queue of `{model}` is shutting down"),
         }
     }

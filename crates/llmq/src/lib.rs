@@ -43,6 +43,7 @@ mod engine;
 
 mod quota;
 mod rate_limiter;
+mod tenant;
 
 pub mod logging;
 
@@ -58,6 +59,7 @@ pub use quota::{QuotaMonitor, SaveQuotaError};
 pub use rate_limiter::{Permit, RateLimiter};
 pub use request::QueueRequest;
 pub use response::QueueResponse;
+pub use tenant::TenantConfig;
 
 pub use llmq_core::{
     Algorithm, Backoff, Backoffs, CallSize, FailureClass, Host, LimitKind, LimitSpec, Now,

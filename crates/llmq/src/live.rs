@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use llmq_core::{CallSize, Now, Priority, Status, Timestamp, Usage};
 use llmq_dispatch::TicketId;
+use llmq_limit::RateLimitHeaders;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -30,7 +31,7 @@ pub(crate) struct Live<T> {
     sent_nanos: AtomicU64,
     queued_nanos: AtomicU64,
     processing_nanos: AtomicU64,
-    usage: OnceLock<Box<Mutex<Usage>>>,
+    told: OnceLock<Box<Mutex<Told>>>,
     end: AtomicU8,
     waker: AtomicWaker,
     is_shared: bool,
@@ -41,6 +42,13 @@ pub(crate) struct Live<T> {
 struct Outcome<T> {
     response: OnceLock<QueueResponse<T>>,
     done: Notify,
+}
+
+/// What a processor told of its call.
+#[derive(Default)]
+struct Told {
+    usage: Option<Usage>,
+    headers: Option<RateLimitHeaders>,
 }
 
 /// Why a request ends before its time.
@@ -79,7 +87,7 @@ impl<T> Live<T> {
             sent_nanos: AtomicU64::new(0),
             queued_nanos: AtomicU64::new(UNKNOWN),
             processing_nanos: AtomicU64::new(UNKNOWN),
-            usage: OnceLock::new(),
+            told: OnceLock::new(),
             end: AtomicU8::new(0),
             waker: AtomicWaker::new(),
             is_shared: birth.is_shared,
@@ -140,13 +148,24 @@ impl<T> Live<T> {
     }
 
     pub(crate) fn tell_usage(&self, usage: Usage) {
-        let told = self.usage.get_or_init(Box::default);
-        *told.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+        self.told().usage = Some(usage);
     }
 
     pub(crate) fn usage(&self) -> Option<Usage> {
-        let told = self.usage.get()?;
-        Some(*told.lock().unwrap_or_else(PoisonError::into_inner))
+        lock(self.told.get()?).usage
+    }
+
+    pub(crate) fn tell_headers(&self, headers: RateLimitHeaders) {
+        self.told().headers = Some(headers);
+    }
+
+    /// The headers of the attempt that has just ended; the next one has its own.
+    pub(crate) fn take_headers(&self) -> Option<RateLimitHeaders> {
+        lock(self.told.get()?).headers.take()
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        lock(self.told.get_or_init(Box::default))
     }
 
     /// Asks its driver to end it; false if it was asked before.
@@ -237,6 +256,10 @@ impl<T: Clone> Live<T> {
             done.await;
         }
     }
+}
+
+fn lock(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn nanos(span: Duration) -> u64 {

@@ -22,6 +22,7 @@ use crate::processor::{Processor, ProcessorError, boxed};
 use crate::queue::{Estimator, Queue};
 use crate::request::QueueRequest;
 use crate::response::QueueResponse;
+use crate::tenant::TenantConfig;
 
 /// All queues of one program whose parameters are of type `P` and results of type `T`, one for
 /// each model.
@@ -199,6 +200,38 @@ impl<P, T> QueueManager<P, T> {
         check_limit(&limit)
             .map_err(|words| QueueError::invalid(name, format!("{limit}: {words}")))?;
         self.engine()?.share_limit(name, limit)
+    }
+}
+
+impl<P, T> QueueManager<P, T> {
+    /// Makes a tenant, to whom requests can be charged with [`QueueRequest::tenant`]. It is
+    /// known to all queues.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::InvalidConfiguration`] when a setting cannot be meant, there is a tenant
+    /// of this name, or no tokio runtime.
+    ///
+    /// ```
+    /// # use llmq::{ModelConfig, QueueError, QueueManager, QueueRequest, TenantConfig};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), QueueError> {
+    /// let manager = QueueManager::new();
+    /// manager.register_queue(
+    ///     ModelConfig::new("m").requests_per_minute(500),
+    ///     |request: QueueRequest<String>| async move { Ok::<_, QueueError>(request.params.len()) },
+    /// )?;
+    /// // While both wait for a limit, alice gets three quarters of it.
+    /// manager.add_tenant(&TenantConfig::new("alice").weight(3.0))?;
+    /// manager.add_tenant(&TenantConfig::new("bob"))?;
+    /// let request = QueueRequest::new("m", "Hello".to_owned()).tenant("alice");
+    /// assert_eq!(manager.submit_request(request).await?.result, Some(5));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add_tenant(&self, tenant: &TenantConfig) -> Result<(), QueueError> {
+        tenant.check()?;
+        self.engine()?.add_tenant(tenant)
     }
 }
 
@@ -428,6 +461,20 @@ where
             ..Usage::default()
         };
         Ok(self.queue(model)?.update_token_usage(id, usage))
+    }
+
+    /// Tells what an answer's headers say of limits; see [`Queue::update_from_response`].
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::ModelNotRegistered`].
+    pub fn update_from_response<'a>(
+        &self,
+        model: &str,
+        id: Uuid,
+        headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<bool, QueueError> {
+        Ok(self.queue(model)?.update_from_response(id, headers))
     }
 
     /// Starts nothing more of a model; what runs goes on.

@@ -110,14 +110,15 @@ impl ProcessorError {
         }
     }
 
-    pub(crate) fn ended(&self) -> Ended {
+    /// The same for the dispatcher. Where the error names no wait, what the headers said holds.
+    pub(crate) fn ended(&self, headers_said: Option<Duration>) -> Ended {
         let class = match self {
             Self::RateLimited { .. } => FailureClass::QuotaWindow,
             Self::Transient(_) => FailureClass::Transient,
             Self::Permanent(_) => FailureClass::RowFault,
             Self::Classified { class, .. } => *class,
         };
-        let told = self.retry_after();
+        let told = self.retry_after().or(headers_said);
         Ended {
             outcome: Outcome::Failed {
                 class,

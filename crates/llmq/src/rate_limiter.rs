@@ -184,7 +184,7 @@ impl RateLimiter {
         let call = Call {
             size,
             kind: CallKind::Plain,
-            ..Call::new(self.place.queue, self.engine.tenant)
+            ..Call::new(self.place.queue, self.engine.nobody)
         };
         self.engine.hub.submit(call).map_err(|refusal| {
             let model = NAME.into();

@@ -36,7 +36,11 @@ pub struct QueueRequest<P> {
     /// How large it is, for limits that count tokens; none: what the queue's estimator says,
     /// else a single answer of unknown length.
     pub size: Option<CallSize>,
-    /// Requests to one model with the same key are one while the first of them is in flight:
+    /// For whom it is made, of those made with
+    /// [`QueueManager::add_tenant`](crate::QueueManager::add_tenant); none: for nobody in
+    /// particular.
+    pub tenant: Option<Arc<str>>,
+    /// Requests to one model with the same key, whoever's they are, are one while the first of them is in flight:
     /// the others get its result.
     pub dedup_key: Option<String>,
     /// Words of your own, for hooks and logs. No limit or order depends on them.
@@ -55,6 +59,7 @@ impl<P> QueueRequest<P> {
             wait_for_completion: true,
             timeout: None,
             size: None,
+            tenant: None,
             dedup_key: None,
             metadata: BTreeMap::new(),
         }
@@ -100,6 +105,15 @@ impl<P> QueueRequest<P> {
         };
         Self {
             size: Some(size),
+            ..self
+        }
+    }
+
+    /// The same for somebody in particular.
+    #[must_use]
+    pub fn tenant(self, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            tenant: Some(name.into()),
             ..self
         }
     }

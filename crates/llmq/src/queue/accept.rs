@@ -91,6 +91,12 @@ fn enter<P, T>(
             model: Arc::clone(&inner.model),
         });
     }
+    let tenant = request.tenant.as_ref();
+    let Some(tenant) = inner.engine.tenant(tenant.map(|name| &**name)) else {
+        return Err(QueueError::UnknownTenant {
+            tenant: tenant.map(Arc::clone).unwrap_or_default(),
+        });
+    };
     let now = inner.engine.now();
     let size = request
         .size
@@ -102,7 +108,7 @@ fn enter<P, T>(
         size,
         kind,
         start_by,
-        ..Call::new(inner.place.queue, inner.engine.tenant)
+        ..Call::new(inner.place.queue, tenant)
     };
     let ticket = inner.engine.hub.submit(call).map_err(|refusal| {
         let model = Arc::clone(&inner.model);

@@ -30,6 +30,8 @@ pub(crate) struct Inner<P, T> {
     pub(super) in_flight: AtomicU64,
     idle: Notify,
     is_closed: AtomicBool,
+    /// Whether headers were told: they are compared with what was sent before them.
+    pub(super) hears: AtomicBool,
 }
 
 impl<P, T> Inner<P, T> {
@@ -52,6 +54,7 @@ impl<P, T> Inner<P, T> {
             in_flight: AtomicU64::new(0),
             idle: Notify::new(),
             is_closed: AtomicBool::new(false),
+            hears: AtomicBool::new(false),
         }
     }
 
@@ -66,6 +69,11 @@ impl<P, T> Inner<P, T> {
 
     pub(crate) fn timeout_of(&self, request: &QueueRequest<P>) -> Option<Duration> {
         request.timeout.or(self.timeout)
+    }
+
+    /// Whether it matters when a call was sent.
+    pub(crate) fn dates(&self) -> bool {
+        self.place.dates || self.hears.load(Ordering::Relaxed) || self.engine.tenants.date()
     }
 
     /// One request fewer is in flight.

@@ -166,6 +166,52 @@ where
         self.inner.tell_usage(id, usage)
     }
 
+    /// Tells what the headers of an answer say of the provider's limits, by name and value;
+    /// others are passed over. To be called by the processor, with its request's id, when the
+    /// answer is there.
+    ///
+    /// They are compared with the books once the attempt ends: what others used of the account
+    /// is taken from the limits, and a limit that the provider states lower is lowered. A limit
+    /// that nobody configured is kept once three answers in a row have stated the same. Where
+    /// an error names no wait, the headers' holds. They are read as those of the model's
+    /// [`host`](ModelConfig::host).
+    ///
+    /// False when no attempt of this request runs.
+    ///
+    /// ```
+    /// # use llmq::{Host, ModelConfig, ProcessorError, QueueError, QueueManager, QueueRequest};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), QueueError> {
+    /// let manager = QueueManager::<(), ()>::new();
+    /// let teller = manager.clone();
+    /// let limit = "requests=50/1m".parse().expect("it is a limit");
+    /// let config = ModelConfig::new("claude").host(Host::Anthropic).limit(limit);
+    /// let queue = manager.register_queue(config, move |request: QueueRequest<()>| {
+    ///     let teller = teller.clone();
+    ///     async move {
+    ///         // What an HTTP client would show of its answer.
+    ///         let headers = [
+    ///             ("anthropic-ratelimit-requests-limit", "50"),
+    ///             ("anthropic-ratelimit-requests-remaining", "10"),
+    ///         ];
+    ///         teller.update_from_response("claude", request.id, headers)?;
+    ///         Ok::<(), ProcessorError>(())
+    ///     }
+    /// })?;
+    /// queue.submit(QueueRequest::new("claude", ())).await?;
+    /// // One call was ours; somebody else has made 39.
+    /// assert_eq!(queue.info().limits[0].available(), 10);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn update_from_response<'a>(
+        &self,
+        id: Uuid,
+        headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> bool {
+        self.inner.tell_headers(id, headers)
+    }
+
     /// Starts nothing more; what runs goes on. Requests are still accepted.
     pub fn pause(&self) {
         let inner = &self.inner;

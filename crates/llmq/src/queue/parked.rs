@@ -57,12 +57,10 @@ struct Parked<P, T> {
     slot: Mutex<Slot<P, T>>,
 }
 
-enum Slot<P, T> {
-    /// Not yet here.
-    Expected,
-    Here(Drive<P, T>),
-    /// It has been called.
-    Called,
+struct Slot<P, T> {
+    /// Here from when its wakers are set until it is called.
+    drive: Option<Drive<P, T>>,
+    is_called: bool,
 }
 
 /// Lets a request wait without a task.
@@ -73,7 +71,10 @@ where
 {
     let parked = Arc::new(Parked {
         inner: Arc::clone(inner),
-        slot: Mutex::new(Slot::Expected),
+        slot: Mutex::new(Slot {
+            drive: None,
+            is_called: false,
+        }),
     });
     let waker = Waker::from(Arc::clone(&parked));
     if drive.poll_turn(&mut Context::from_waker(&waker)).is_ready() {
@@ -92,13 +93,11 @@ impl<P, T> Parked<P, T> {
     /// Keeps a request until it is called; gives it back if it has been.
     fn keep(&self, drive: Drive<P, T>) -> Option<Drive<P, T>> {
         let mut slot = self.slot();
-        match *slot {
-            Slot::Expected => {
-                *slot = Slot::Here(drive);
-                None
-            }
-            Slot::Here(_) | Slot::Called => Some(drive),
+        if slot.is_called {
+            return Some(drive);
         }
+        slot.drive = Some(drive);
+        None
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot<P, T>> {
@@ -117,8 +116,12 @@ where
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let called = std::mem::replace(&mut *self.slot(), Slot::Called);
-        if let Slot::Here(drive) = called {
+        let called = {
+            let mut slot = self.slot();
+            slot.is_called = true;
+            slot.drive.take()
+        };
+        if let Some(drive) = called {
             start(&self.inner.engine, drive);
         }
     }

@@ -1,5 +1,9 @@
-use llmq_core::{LimitKind, Timestamp, Usage};
-use llmq_limit::{Refund, charge_rule};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use llmq_core::{LimitKind, Status, Timestamp, Usage};
+use llmq_dispatch::Event;
+use llmq_limit::{Refund, charge_rule, parse_rate_limit_headers};
 use uuid::Uuid;
 
 use super::inner::Inner;
@@ -31,6 +35,24 @@ impl<P, T> Inner<P, T> {
             ..Usage::default()
         });
         self.resettle(&before, &usage, sent_at);
+        true
+    }
+
+    /// Takes what an answer's headers say of limits; false when no attempt of this request runs.
+    pub(super) fn tell_headers<'a>(
+        &self,
+        id: Uuid,
+        headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> bool {
+        let live = match self.registry().find(id) {
+            Some(Found::Live(live)) if live.status() == Status::Processing => Arc::clone(live),
+            Some(Found::Live(_) | Found::Finished(_)) | None => return false,
+        };
+        let headers = parse_rate_limit_headers(self.place.host, headers, self.engine.now());
+        self.hears.store(true, Ordering::Relaxed);
+        let first_byte = Event::FirstByte(live.ticket, headers.processing);
+        live.tell_headers(headers);
+        self.engine.hub.handle(first_byte);
         true
     }
 
