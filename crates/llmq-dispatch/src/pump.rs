@@ -284,12 +284,19 @@ impl Dispatcher {
     }
 
     fn tag_at(&self, spot: Spot, id: LaneId) -> u64 {
-        match spot {
-            Spot::Limit(limit) if self.many_tenants() => self.limits[limit.index()]
-                .fair
-                .tag(self.lanes[id.index()].tenant),
-            Spot::Limit(_) | Spot::Gate(_) | Spot::LowGate(_) => 0,
+        if !self.many_tenants() {
+            return 0;
         }
+        // Those that wait for a gate will wait for the upstream's limits behind it, and what is
+        // free there when it opens is shared like everything else.
+        let limit = match spot {
+            Spot::Limit(limit) => Some(limit),
+            Spot::Gate(upstream) | Spot::LowGate(upstream) => {
+                self.upstreams[upstream.index()].limits.first().copied()
+            }
+        };
+        let tenant = self.lanes[id.index()].tenant;
+        limit.map_or(0, |limit| self.limits[limit.index()].fair.tag(tenant))
     }
 
     /// The lane has lost its head to something else than a start.

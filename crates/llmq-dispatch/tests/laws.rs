@@ -992,3 +992,29 @@ fn a_call_too_large_for_an_upstream_that_is_up_is_not_sent_there_again() {
         |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == call);
     assert!(world.effects.iter().any(failed));
 }
+
+#[test]
+fn when_a_gate_opens_tenants_share_what_is_free_behind_it() {
+    // At a gate the oldest call went first, whoever's it was: when it opened, a tenant with a
+    // long line got a whole window before the others had one call.
+    let (mut world, queue, _) = World::simple(&["requests=10/1m"]);
+    let other = world.dispatcher.add_tenant(1.0, Vec::new());
+    let first = world.submit(world.call(queue));
+    world.started();
+    world.fail(first, FailureClass::QuotaWindow, Some(MINUTE * 2));
+    let line = |world: &mut World, tenant| -> Vec<TicketId> {
+        let call = Call {
+            tenant,
+            ..world.call(queue)
+        };
+        (0..20).map(|_| world.submit(call)).collect()
+    };
+    let tenant = world.tenant;
+    line(&mut world, tenant);
+    let others = line(&mut world, other);
+    world.advance(MINUTE * 3);
+    let started = world.started();
+    assert_eq!(started.len(), 10);
+    let theirs = started.iter().filter(|call| others.contains(call)).count();
+    assert!((4..=6).contains(&theirs), "{theirs} of 10");
+}
