@@ -24,6 +24,11 @@ const DEVIATIONS: f64 = 4.0;
 const MEAN_ERROR: f64 = 0.15;
 /// What an answer is taken for before there was any.
 const FIRST_GUESS: f64 = 256.0;
+/// By rule, until so many answers have shown how a provider counts, only so many calls and this
+/// part of a limit of tokens are out unanswered.
+const ANSWERS_ASKED: u32 = 50;
+const UNANSWERED_MAX: u32 = 200;
+const UNANSWERED_PART: u64 = 10;
 
 /// The strict model of one provider with narrowed limits. What it admits, the provider admits
 /// whatever delays inside the margin the calls met, and whatever the answers in flight become:
@@ -33,6 +38,11 @@ pub(crate) struct Ideal {
     limits: Vec<Narrowed>,
     charge: Charge,
     outputs: Outputs,
+    /// Each size is only known to this share, either way.
+    noise: f64,
+    asks_first: bool,
+    in_flight: u32,
+    answers: u32,
     /// Whether any answer has shown how long answers are.
     answered: bool,
 }
@@ -55,12 +65,16 @@ struct Narrowed {
     /// Output of calls in flight that is expected and not charged yet.
     held: f64,
     in_flight: u32,
+    /// What calls in flight are charged on arrival, and the squares of their inputs.
+    unanswered: u64,
+    squares: f64,
 }
 
 /// A call's names in every model.
 #[derive(Debug, Clone)]
 pub(crate) struct IdealCall {
     ids: Vec<CallId>,
+    arrival: Arrival,
     /// What is still held for its answer.
     held: f64,
 }
@@ -103,6 +117,7 @@ impl Ideal {
         plan: &UpstreamPlan,
         network_max: Duration,
         outputs: Outputs,
+        noise: f64,
         wall_at_zero: Duration,
         now: Timestamp,
     ) -> Self {
@@ -128,6 +143,8 @@ impl Ideal {
                 is_pace,
                 held: 0.0,
                 in_flight: 0,
+                unanswered: 0,
+                squares: 0.0,
             }
         };
         let narrowed = plan
@@ -140,6 +157,10 @@ impl Ideal {
             limits: narrowed.chain(paces).collect(),
             charge,
             outputs,
+            noise,
+            asks_first: plan.asks_first,
+            in_flight: 0,
+            answers: 0,
             answered: false,
         }
     }
@@ -161,13 +182,17 @@ impl Ideal {
     pub(crate) fn started(&mut self, arrival: &Arrival, now: Timestamp) -> IdealCall {
         let held = self.expected(arrival);
         let charge = self.charge;
+        self.in_flight += 1;
         let ids = self.limits.iter_mut().map(|limit| {
             limit.held += held;
             limit.in_flight += 1;
+            limit.unanswered += limit.on_arrival(arrival, charge);
+            limit.squares += float(arrival.input_tokens).powi(2);
             limit.model.let_in(&limit.as_charged(arrival, charge), now)
         });
         IdealCall {
             ids: ids.collect(),
+            arrival: *arrival,
             held,
         }
     }
@@ -183,9 +208,14 @@ impl Ideal {
 
     pub(crate) fn ended(&mut self, call: &IdealCall, usage: Usage, now: Timestamp) {
         self.answered |= usage.output_tokens > 0;
+        self.answers += 1;
+        self.in_flight -= 1;
+        let charge = self.charge;
         for (limit, id) in self.limits.iter_mut().zip(&call.ids) {
             limit.held -= call.held;
             limit.in_flight -= 1;
+            limit.unanswered -= limit.on_arrival(&call.arrival, charge);
+            limit.squares -= float(call.arrival.input_tokens).powi(2);
             limit.model.finish(*id, usage, now);
         }
     }
@@ -197,19 +227,31 @@ impl Ideal {
         }
     }
 
-    pub(crate) fn room_for(&self, arrival: &Arrival, now: Timestamp) -> Room {
+    /// Since when there is room for a call, if nothing changes: `plain` for the call as it is,
+    /// `paced` for the largest that it `may_be`, beside the rules that hold calls back.
+    pub(crate) fn room_for(&self, arrival: &Arrival, may_be: u64, now: Timestamp) -> Room {
+        let largest = Arrival {
+            input_tokens: may_be,
+            ..*arrival
+        };
         let mut room = Room {
             plain: Some(now),
-            paced: Some(now),
+            paced: Some(now).filter(|_| !self.is_bold(&largest)),
         };
         for limit in &self.limits {
-            let at = limit.room_for(arrival, self, now);
-            room.paced = later(room.paced, at);
+            room.paced = later(room.paced, limit.room_for(&largest, self, self.noise, now));
             if !limit.is_pace {
-                room.plain = later(room.plain, at);
+                room.plain = later(room.plain, limit.room_for(arrival, self, 0.0, now));
             }
         }
         room
+    }
+
+    /// Whether one call more would be a bet on how the provider counts, by rule.
+    fn is_bold(&self, arrival: &Arrival) -> bool {
+        let asks = self.asks_first && self.answers < ANSWERS_ASKED;
+        asks && (self.in_flight >= UNANSWERED_MAX
+            || self.limits.iter().any(|limit| limit.is_bold(arrival, self.charge)))
     }
 }
 
@@ -230,8 +272,45 @@ impl Narrowed {
         }
     }
 
-    fn room_for(&self, arrival: &Arrival, ideal: &Ideal, now: Timestamp) -> Option<Timestamp> {
+    /// What the call is charged on arrival, as far as estimates matter for it.
+    fn on_arrival(&self, arrival: &Arrival, charge: Charge) -> u64 {
+        let output = match charge {
+            Charge::Arrival => arrival.output_cap(),
+            Charge::Usage | Charge::Stream => 0,
+        };
+        match self.kind {
+            LimitKind::Requests | LimitKind::Concurrency => 0,
+            LimitKind::Tokens => arrival.input_tokens + output,
+            LimitKind::InputTokens => arrival.input_tokens,
+            LimitKind::OutputTokens => output,
+        }
+    }
+
+    fn is_bold(&self, arrival: &Arrival, charge: Charge) -> bool {
+        let asked = self.on_arrival(arrival, charge);
+        asked > 0 && self.unanswered > 0 && self.unanswered + asked > self.depth / UNANSWERED_PART
+    }
+
+    /// How much more than estimated calls in flight may have been charged.
+    fn stray(&self, noise: f64) -> u64 {
+        match self.kind {
+            LimitKind::Tokens | LimitKind::InputTokens if noise > 0.0 => {
+                // Estimates are off evenly over the whole share.
+                whole(DEVIATIONS * noise / 3.0_f64.sqrt() * self.squares.max(0.0).sqrt())
+            }
+            _ => 0,
+        }
+    }
+
+    fn room_for(
+        &self,
+        arrival: &Arrival,
+        ideal: &Ideal,
+        noise: f64,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         let mut asked = self.as_charged(arrival, ideal.charge);
+        asked.input_tokens += self.stray(noise);
         if self.counts_output() && ideal.charge != Charge::Arrival {
             let calls = f64::from(self.in_flight + 1);
             let deviations = DEVIATIONS * calls.sqrt() + MEAN_ERROR * calls;

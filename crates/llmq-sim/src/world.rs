@@ -155,7 +155,10 @@ impl<'a> World<'a> {
                 .map(|plan| Provider::new(plan, wall_at_zero, start))
                 .collect(),
             ideals: plans
-                .map(|plan| Ideal::new(plan, scenario.network_max, outputs, wall_at_zero, start))
+                .map(|plan| {
+                    let noise = scenario.estimates.noise;
+                    Ideal::new(plan, scenario.network_max, outputs, noise, wall_at_zero, start)
+                })
                 .collect(),
             calls: Vec::new(),
             by_ticket: FxHashMap::default(),

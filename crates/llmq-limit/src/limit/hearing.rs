@@ -209,6 +209,8 @@ impl Limit {
         let residue = self.residue(expect, seen).saturating_add(signed(below));
         let charged = since(expect.total);
         let used = charged + float_signed(residue - self.heard.residue);
+        // Nor is it anybody else's use what the order of arrival explains.
+        let unsure = unsure + self.heard.unsure;
         let beyond = (used - charged * OURS_AT_MOST).max(0.0);
         if self.learns_from_words() {
             if doubted == 0 {
@@ -216,15 +218,18 @@ impl Limit {
                     stated: expect.stated - self.heard.stated,
                     squares: expect.squares - self.heard.squares,
                     used: used - beyond,
-                    unsure: unsure + self.heard.unsure,
+                    unsure,
                 });
             }
             if self.heard.any {
-                self.foreign
-                    .learn(beyond.min(float(below)), seconds.max(0.001));
+                let others = (beyond - unsure).clamp(0.0, float(below));
+                self.foreign.learn(others, seconds.max(0.001));
             }
         } else if self.heard.any {
-            self.foreign.learn(float(below), seconds.max(0.001));
+            // Calls whose usage is not known yet may have taken it.
+            let open = 3.0 * self.learner.stray() * self.squares_open.sqrt();
+            let others = (float(below) - open).max(0.0);
+            self.foreign.learn(others, seconds.max(0.001));
         }
     }
 

@@ -42,6 +42,7 @@ impl World<'_> {
         for head in self.books.heads() {
             waits.waiting = true;
             let arrival = self.arrival(head);
+            let may_be = self.may_be(head);
             let mut ways = Room::default();
             let mut all_broken = true;
             for index in 0..self.upstreams.len() {
@@ -51,7 +52,7 @@ impl World<'_> {
                 }
                 all_broken = false;
                 if self.providers[index].outage(self.now).is_none() {
-                    ways = ways.or(self.ideals[index].room_for(&arrival, self.now));
+                    ways = ways.or(self.ideals[index].room_for(&arrival, may_be, self.now));
                 }
             }
             waits.by_breaker |= all_broken;
@@ -59,5 +60,22 @@ impl World<'_> {
         }
         waits.room = room.unwrap_or_default();
         self.waits = waits;
+    }
+
+    /// The most that the call's input may be, as far as its estimate tells once it is known by
+    /// what share all estimates are off.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a token count that is not negative"
+    )]
+    fn may_be(&self, index: usize) -> u64 {
+        let plan = &self.calls[index].plan;
+        let estimates = self.scenario.estimates;
+        if estimates.noise == 0.0 {
+            return plan.usage.input_tokens;
+        }
+        let middle = f64::from(plan.size.input_tokens) / (1.0 + estimates.bias);
+        (middle / (1.0 - estimates.noise)).ceil() as u64
     }
 }
