@@ -4,24 +4,19 @@
 
 use llmq_sim::{Family, Scenario, run};
 
-const FAMILIES: [Family; 5] = [
-    Family::Steady,
-    Family::Mixed,
-    Family::Off15,
-    Family::Off30,
-    Family::Shared,
-];
-
 fn main() {
     let mut words = std::env::args().skip(1);
     let family = words.next().and_then(|name| {
-        FAMILIES
+        Family::ALL
             .into_iter()
             .find(|family| format!("{family:?}") == name)
     });
     let seed = words.next().and_then(|seed| seed.parse().ok());
     let (Some(family), Some(seed)) = (family, seed) else {
-        eprintln!("which world? a family of {FAMILIES:?} and a seed, such as Mixed 404");
+        eprintln!(
+            "which world? a family of {:?} and a seed, such as Mixed 404",
+            Family::ALL
+        );
         std::process::exit(2);
     };
     let scenario = Scenario::drawn(family, seed);

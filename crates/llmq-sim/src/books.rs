@@ -250,17 +250,13 @@ impl Books {
         }
     }
 
-    /// The heads of the most urgent lanes that wait and are not paused.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = usize> {
-        let waits = |(key, lane): &(&LaneKey, &LaneBooks)| {
-            !lane.waiting.is_empty() && self.queues[key.1].paused.is_none()
-        };
-        let first = self.lanes.iter().find(waits).map(|(key, _)| key.0);
-        self.lanes
+    /// The heads of all lanes that wait and are not paused, the most urgent first.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (LaneKey, usize)> {
+        let lanes = self
+            .lanes
             .iter()
-            .filter(waits)
-            .take_while(move |(key, _)| Some(key.0) == first)
-            .filter_map(|(_, lane)| lane.waiting.first().copied())
+            .filter(|(key, _)| self.queues[key.1].paused.is_none());
+        lanes.filter_map(|(key, lane)| Some((*key, lane.waiting.first().copied()?)))
     }
 
     /// Jobs and running calls of a queue, as they should be.

@@ -87,6 +87,14 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// Room of any kind since then.
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self {
+            plain: Some(now),
+            paced: Some(now),
+        }
+    }
+
     /// Whichever room comes first.
     pub(crate) fn or(self, other: Self) -> Self {
         let earlier = |a: Option<Timestamp>, b: Option<Timestamp>| match (a, b) {
@@ -112,24 +120,38 @@ fn later(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     a.zip(b).map(|(a, b)| a.max(b))
 }
 
-impl Ideal {
-    pub(crate) fn new(
-        plan: &UpstreamPlan,
-        network_max: Duration,
-        outputs: Outputs,
-        noise: f64,
-        wall_at_zero: Duration,
-        now: Timestamp,
-    ) -> Self {
-        let charge = plan.account.charge();
+/// What an ideal is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ground {
+    pub(crate) charge: Charge,
+    /// The margin that nobody can know away.
+    pub(crate) margin: Duration,
+    pub(crate) outputs: Outputs,
+    /// Each size is only known to this share, either way.
+    pub(crate) noise: f64,
+    /// Whether the dispatcher holds back until it knows the charges.
+    pub(crate) asks_first: bool,
+    pub(crate) wall_at_zero: Duration,
+    pub(crate) now: Timestamp,
+}
+
+impl Ground {
+    /// The margin for delays on the way to a provider, at least.
+    pub(crate) fn margin(plan: &UpstreamPlan, network_max: Duration) -> Duration {
         // All that an answer can prove is the way there and back together.
-        let known = if plan.tells_processing {
+        if plan.tells_processing {
             MARGIN_MIN.max(network_max * 2 + STATED_TO)
         } else {
             MARGIN_MIN
-        };
-        let model = |spec: LimitSpec, is_pace| {
-            let margin = known.min(spec.period / 100);
+        }
+    }
+}
+
+impl Ideal {
+    /// Judges by `limits`, of each of which a share is left alone.
+    pub(crate) fn new(limits: &[LimitSpec], left_alone: f64, ground: &Ground) -> Self {
+        let Ground { charge, now, .. } = *ground;
+        let model = |spec: LimitSpec, wall_at_zero: Duration, is_pace| {
             let kind = spec.kind;
             let spec = LimitSpec {
                 kind: charged_as(kind, charge),
@@ -138,8 +160,7 @@ impl Ideal {
             Narrowed {
                 kind,
                 depth: depth(&spec),
-                model: StrictProvider::new(&[spec], charge, now)
-                    .with_wall_clock(wall_at_zero.saturating_sub(margin)),
+                model: StrictProvider::new(&[spec], charge, now).with_wall_clock(wall_at_zero),
                 is_pace,
                 held: 0.0,
                 in_flight: 0,
@@ -147,18 +168,26 @@ impl Ideal {
                 squares: 0.0,
             }
         };
-        let narrowed = plan
-            .limits
-            .iter()
-            .map(|spec| model(narrowed(spec, known), false));
-        let paces = plan.limits.iter().filter_map(pace);
-        let paces = paces.map(|spec| model(spec, true));
+        let narrowed = limits.iter().flat_map(|spec| {
+            let kept = narrowed(&less(spec, left_alone), ground.margin);
+            let margin = ground.margin.min(spec.period / 100) + WRITE_MAX;
+            let early = ground.wall_at_zero.saturating_sub(margin);
+            let late = ground.wall_at_zero + margin;
+            // Next to an edge nobody knows in which of two windows a call is counted.
+            let walls = match spec.algorithm {
+                Algorithm::Fixed => vec![early, late],
+                Algorithm::Sliding | Algorithm::Bucket { .. } => vec![ground.wall_at_zero],
+            };
+            walls.into_iter().map(move |wall| model(kept, wall, false))
+        });
+        let paces = limits.iter().filter_map(pace);
+        let paces = paces.map(|spec| model(spec, ground.wall_at_zero, true));
         Self {
             limits: narrowed.chain(paces).collect(),
             charge,
-            outputs,
-            noise,
-            asks_first: plan.asks_first,
+            outputs: ground.outputs,
+            noise: ground.noise,
+            asks_first: ground.asks_first,
             in_flight: 0,
             answers: 0,
             answered: false,
@@ -251,7 +280,10 @@ impl Ideal {
     fn is_bold(&self, arrival: &Arrival) -> bool {
         let asks = self.asks_first && self.answers < ANSWERS_ASKED;
         asks && (self.in_flight >= UNANSWERED_MAX
-            || self.limits.iter().any(|limit| limit.is_bold(arrival, self.charge)))
+            || self
+                .limits
+                .iter()
+                .any(|limit| limit.is_bold(arrival, self.charge)))
     }
 }
 
@@ -360,6 +392,36 @@ fn narrowed(spec: &LimitSpec, margin: Duration) -> LimitSpec {
         },
         Algorithm::Fixed => *spec,
     }
+}
+
+/// A limit of which a share of the count is left alone: as if it were that much smaller, and
+/// came back as fast.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a count"
+)]
+pub(crate) fn less(spec: &LimitSpec, share: f64) -> LimitSpec {
+    let kept = (spec.count as f64 * share) as u64;
+    match spec.algorithm {
+        Algorithm::Bucket { depth } if spec.kind != LimitKind::Concurrency => LimitSpec {
+            algorithm: Algorithm::Bucket {
+                depth: depth.saturating_sub(part(spec.period, kept, spec.count)),
+            },
+            ..*spec
+        },
+        Algorithm::Bucket { .. } | Algorithm::Sliding | Algorithm::Fixed => LimitSpec {
+            count: spec.count - kept,
+            ..*spec
+        },
+    }
+}
+
+/// The time in which `of` a period's `count` flow in, rounded down.
+fn part(period: Duration, of: u64, count: u64) -> Duration {
+    let nanos = period.as_nanos() * u128::from(of) / u128::from(count.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 fn depth(spec: &LimitSpec) -> u64 {

@@ -8,24 +8,28 @@
 //! Nothing here reads a clock, and all randomness comes from the scenario's seed: a run with the
 //! same scenario is the same run.
 
-mod mixed;
+mod families;
 mod scenario;
 mod workload;
 
 mod books;
+mod dated;
+mod fair;
 mod heap;
+mod ideals;
 mod judge;
+mod own;
 mod provider;
 mod report;
 mod world;
 
 mod plan;
 
-pub use mixed::Family;
+pub use families::Family;
 pub use plan::{Binding, PlanNeed, PlanReport, PlanRow, PlanSetup, finish_in, plan};
 pub use report::Report;
 pub use scenario::{
-    Account, Arrivals, Estimates, Foreign, HeaderStyle, Outage, OutageKind, Scenario, SeededBug,
-    Sizes, Source, Spread, UpstreamPlan,
+    Account, Arrivals, Estimates, Foreign, HeaderStyle, Knowledge, Outage, OutageKind, QueuePlan,
+    Scenario, SeededBug, Sizes, Source, Spread, TenantPlan, UpstreamPlan, WallJump,
 };
 pub use world::run;

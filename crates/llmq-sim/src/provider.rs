@@ -7,7 +7,8 @@ use llmq_dispatch::{Ended, Outcome};
 use llmq_limit::{HeaderSource, LimitText, Observation, RateLimitHeaders, infer_window};
 use llmq_strict::{Arrival, Book, CallId, Refusal, StrictProvider};
 
-use crate::scenario::{HeaderStyle, OutageKind, UpstreamPlan};
+use crate::dated::{self, Reading};
+use crate::scenario::{HeaderStyle, Outage, OutageKind, UpstreamPlan};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// To what Anthropic rounds.
@@ -17,6 +18,8 @@ const ROUNDED_TO: u64 = 1_000;
 pub(crate) struct Provider {
     plan: UpstreamPlan,
     start: Timestamp,
+    /// What its own wall clock shows at zero, since 1970.
+    wall_at_zero: Duration,
     real: StrictProvider,
     /// The same, told of our calls alone and with a clock that is right; none where that is
     /// no different.
@@ -46,6 +49,8 @@ pub(crate) enum Decision {
         too_large: bool,
     },
     Down(Box<Ended>),
+    /// It is let in and counted, and no answer will come.
+    Silent(Admitted),
 }
 
 impl Provider {
@@ -63,6 +68,7 @@ impl Provider {
         Self {
             plan: plan.clone(),
             start,
+            wall_at_zero: skewed,
             real: model(skewed),
             alone: differs.then(|| model(wall_at_zero)),
             surprises: vec![(Timestamp::ZERO, 0); plan.limits.len()],
@@ -72,25 +78,51 @@ impl Provider {
 
     /// How it is down at `now`, if it is.
     pub(crate) fn outage(&self, now: Timestamp) -> Option<OutageKind> {
-        let outage = self.plan.outage?;
-        let from = self.start + outage.after;
-        (from <= now && now < from + outage.lasts).then_some(outage.kind)
+        let on = |outage: &&Outage| {
+            let from = self.start + outage.after;
+            from <= now && now < from + outage.lasts
+        };
+        self.plan.outages.iter().find(on).map(|outage| outage.kind)
     }
 
-    pub(crate) fn arrive(&mut self, arrival: &Arrival, now: Timestamp) -> Decision {
-        if self.outage(now).is_some() {
+    /// Whether it was down at any time from `from` to `to`.
+    pub(crate) fn was_down(&self, from: Timestamp, to: Timestamp) -> bool {
+        self.plan.outages.iter().any(|outage| {
+            let begins = self.start + outage.after;
+            begins <= to && from < begins + outage.lasts
+        })
+    }
+
+    pub(crate) fn arrive(
+        &mut self,
+        arrival: &Arrival,
+        now: Timestamp,
+        reading: Reading,
+    ) -> Decision {
+        let outage = self.outage(now);
+        if outage.is_some_and(|kind| kind != OutageKind::Silent) {
             return Decision::Down(failure(FailureClass::Overload, None, None));
         }
         match self.real.arrive(arrival, now) {
             Ok(real) => {
                 let alone = self.alone.as_mut().map(|alone| alone.let_in(arrival, now));
-                Decision::Admitted(Admitted { real, alone }, self.headers(now))
+                let admitted = Admitted { real, alone };
+                match outage {
+                    Some(_) => Decision::Silent(admitted),
+                    None => Decision::Admitted(admitted, self.headers(now, None, reading)),
+                }
             }
-            Err(refusal) => self.refuse(arrival, refusal, now),
+            Err(refusal) => self.refuse(arrival, refusal, now, reading),
         }
     }
 
-    fn refuse(&mut self, arrival: &Arrival, refusal: Refusal, now: Timestamp) -> Decision {
+    fn refuse(
+        &mut self,
+        arrival: &Arrival,
+        refusal: Refusal,
+        now: Timestamp,
+        reading: Reading,
+    ) -> Decision {
         let ours = self
             .alone
             .as_ref()
@@ -105,7 +137,9 @@ impl Provider {
             period if period >= HOUR => FailureClass::QuotaDay,
             _ => FailureClass::QuotaWindow,
         };
-        let told = refusal.retry_after.filter(|_| self.plan.tells_wait);
+        let exact = refusal.retry_after.filter(|_| self.plan.tells_wait);
+        let headers = self.headers(now, exact, reading);
+        let told = headers.retry_after.or(exact);
         let text = LimitText {
             class,
             kind: Some(spec.kind),
@@ -117,7 +151,7 @@ impl Provider {
             resets_at: None,
         };
         let mut answer = failure(class, told, Some(text));
-        answer.headers = Some(self.headers(now));
+        answer.headers = Some(headers);
         let by = format!(
             "{spec}: {} used, {} asked for",
             refusal.used, refusal.requested
@@ -158,7 +192,25 @@ impl Provider {
         self.real.charge_outside(kind, amount, now)
     }
 
-    fn headers(&self, now: Timestamp) -> RateLimitHeaders {
+    /// An answer that it is too busy, and is not to be asked again within `wait`.
+    pub(crate) fn busy(&self, wait: Duration, now: Timestamp, reading: Reading) -> Box<Ended> {
+        let headers = self.headers(now, Some(wait), reading);
+        let mut answer = failure(FailureClass::Overload, headers.retry_after, None);
+        answer.headers = Some(headers);
+        answer
+    }
+
+    fn headers(
+        &self,
+        now: Timestamp,
+        retry: Option<Duration>,
+        reading: Reading,
+    ) -> RateLimitHeaders {
+        if self.plan.headers == HeaderStyle::Dated {
+            let wall = self.wall_at_zero + Duration::from_nanos(now.as_nanos());
+            let host = self.plan.account.host();
+            return dated::read(host, wall, &self.real.books(now), retry, reading);
+        }
         let observations = match self.plan.headers {
             HeaderStyle::None => Vec::new(),
             style => {
@@ -179,7 +231,7 @@ impl Provider {
 fn observation(book: &Book, style: HeaderStyle) -> Observation {
     let window = match style {
         HeaderStyle::Full | HeaderStyle::Rounded => Some(book.spec.period),
-        HeaderStyle::Bare | HeaderStyle::None => {
+        HeaderStyle::Bare | HeaderStyle::Dated | HeaderStyle::None => {
             // What is printed is whole milliseconds.
             let printed = Duration::from_millis(u64::try_from(book.reset.as_millis()).unwrap_or(0));
             infer_window(book.spec.count, book.remaining, printed)

@@ -34,6 +34,15 @@ pub struct Report {
     pub idle_unpaced: Duration,
     /// How long work waited for a breaker although its provider was up.
     pub breaker: Duration,
+    /// How much of it there was room for the call to be sent next.
+    pub late: Duration,
+    /// Calls of ours that were refused although the limit that refused them was known when they
+    /// were sent.
+    pub ours_when_known: u64,
+    /// Times that a call was sent to each provider.
+    pub sent_to: Vec<u64>,
+    /// Times that a call was sent to a fallback.
+    pub fallbacks: u64,
     /// The first few refusals that were ours, in words.
     pub refusals: Vec<String>,
     /// Laws that were broken, the first few.
@@ -84,6 +93,9 @@ impl Report {
         self.idle += other.idle;
         self.idle_unpaced += other.idle_unpaced;
         self.breaker += other.breaker;
+        self.late += other.late;
+        self.ours_when_known += other.ours_when_known;
+        self.fallbacks += other.fallbacks;
         self.faults.extend(other.faults.iter().cloned());
     }
 }

@@ -1,7 +1,14 @@
 use std::time::Duration;
 
 use llmq_core::{Host, LimitKind, LimitSpec, Priority};
+use llmq_dispatch::Reserve;
 use llmq_strict::Charge;
+
+mod bug;
+mod parties;
+
+pub use bug::SeededBug;
+pub use parties::{QueuePlan, TenantPlan, WallJump};
 
 /// A world to be played: providers with their limits and faults, and who calls them. All that
 /// is random in a run follows from `seed`.
@@ -9,12 +16,17 @@ use llmq_strict::Charge;
 pub struct Scenario {
     /// Where everything random comes from.
     pub seed: u64,
-    /// The providers. Every queue may use every one of them.
+    /// The providers.
     pub upstreams: Vec<UpstreamPlan>,
+    /// The queues that sources name by position. One that is not here has no limits of its own
+    /// and may use every provider.
+    pub queues: Vec<QueuePlan>,
     /// Who sends calls.
     pub sources: Vec<Source>,
-    /// Weights of the tenants that sources name by position.
-    pub tenants: Vec<f64>,
+    /// The tenants that sources name by position.
+    pub tenants: Vec<TenantPlan>,
+    /// The share of every limit that is kept for urgent calls, if any is.
+    pub reserve: Option<Reserve>,
     /// How much later than it was written a call may arrive, at most; each way. Keep it within
     /// 2 ms and one per cent of the shortest window to stay inside the margin.
     pub network_max: Duration,
@@ -26,8 +38,53 @@ pub struct Scenario {
     pub aging: Duration,
     /// A queue pauses this long, at the middle of the run.
     pub pause: Option<Duration>,
+    /// When and how our own wall clock is set.
+    pub wall_jumps: Vec<WallJump>,
+    /// Attempts before a call fails for good.
+    pub max_attempts: u32,
     /// What has been broken on purpose.
     pub bug: Option<SeededBug>,
+}
+
+impl Scenario {
+    /// A world without mishaps: one queue to these providers, one tenant, every size known.
+    #[must_use]
+    pub fn new(seed: u64, upstreams: Vec<UpstreamPlan>, sources: Vec<Source>) -> Self {
+        Self {
+            seed,
+            upstreams,
+            queues: Vec::new(),
+            sources,
+            tenants: vec![TenantPlan::default()],
+            reserve: None,
+            network_max: Duration::from_millis(1),
+            estimates: Estimates::default(),
+            leavers: 0.0,
+            aging: Duration::from_secs(600),
+            pause: None,
+            wall_jumps: Vec::new(),
+            max_attempts: 20,
+            bug: None,
+        }
+    }
+
+    /// The plan of a queue: every provider, at equal weight, where none is given.
+    pub(crate) fn queue(&self, index: usize) -> QueuePlan {
+        let any = || QueuePlan::to((0..self.upstreams.len()).map(|upstream| (upstream, 1.0)));
+        self.queues.get(index).cloned().unwrap_or_else(any)
+    }
+
+    /// Whether all calls stand in one line: no limits but those of the providers, which every
+    /// queue may use.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.queues.is_empty() && self.tenants.iter().all(|tenant| tenant.limits.is_empty())
+    }
+
+    /// How many queues there are.
+    pub(crate) fn queue_count(&self) -> usize {
+        let named = self.sources.iter().map(|source| source.queue + 1).max();
+        named.unwrap_or(0).max(self.queues.len())
+    }
 }
 
 /// One provider.
@@ -35,8 +92,10 @@ pub struct Scenario {
 pub struct UpstreamPlan {
     /// Whose charge rules the dispatcher is to use.
     pub account: Account,
-    /// What it enforces, and the dispatcher is told of.
+    /// What it enforces.
     pub limits: Vec<LimitSpec>,
+    /// Whether the dispatcher is told of them, or has to learn them from headers.
+    pub knowledge: Knowledge,
     /// The mean time from arrival to the answer's end.
     pub latency: Duration,
     /// Latencies are spread evenly over the mean times 1 ± this, 0 to 1.
@@ -52,7 +111,7 @@ pub struct UpstreamPlan {
     /// Who else uses the account.
     pub foreign: Option<Foreign>,
     /// When it is down.
-    pub outage: Option<Outage>,
+    pub outages: Vec<Outage>,
     /// How far its wall clock is ahead of ours, in milliseconds: it moves fixed windows.
     pub skew_ms: i32,
     /// Whether the dispatcher holds back until it knows the charges.
@@ -66,6 +125,7 @@ impl UpstreamPlan {
         Self {
             account,
             limits,
+            knowledge: Knowledge::Told,
             latency: Duration::from_millis(500),
             latency_spread: 0.5,
             failures: 0.0,
@@ -73,7 +133,7 @@ impl UpstreamPlan {
             tells_wait: true,
             tells_processing: false,
             foreign: None,
-            outage: None,
+            outages: Vec::new(),
             skew_ms: 0,
             asks_first: false,
         }
@@ -113,6 +173,15 @@ impl Account {
     }
 }
 
+/// Whether limits are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knowledge {
+    /// The dispatcher is told of them at the start.
+    Told,
+    /// Nobody has configured them: only the provider's headers tell.
+    Learned,
+}
+
 /// What answers tell of limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderStyle {
@@ -124,6 +193,8 @@ pub enum HeaderStyle {
     Bare,
     /// As `Full`, tokens rounded to thousands.
     Rounded,
+    /// Written out as text, with the provider's own `Date` and with instants by its clock.
+    Dated,
 }
 
 /// Another client of the same account.
@@ -148,6 +219,9 @@ pub struct Outage {
     pub kind: OutageKind,
 }
 
+/// After so long without an answer a client gives a call up.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
+
 /// How an outage shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutageKind {
@@ -155,6 +229,9 @@ pub enum OutageKind {
     Refused,
     /// Calls are answered with an overload.
     Overload,
+    /// Calls are taken in and counted, and no answer ever comes: the client gives up after
+    /// [`SILENCE_MAX`].
+    Silent,
 }
 
 /// Calls of one kind to one queue.
@@ -227,15 +304,4 @@ pub struct Estimates {
     pub bias: f64,
     /// Each by up to this share, either way.
     pub noise: f64,
-}
-
-/// A fault put in on purpose, to see that the laws catch it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SeededBug {
-    /// What was used beyond the estimate is never charged.
-    ForgetsDebt,
-    /// Limits per day are kept as if they were per minute.
-    TakesDayForMinute,
-    /// A lane that waits for ever never rises.
-    Starves,
 }

@@ -4,33 +4,37 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use fastrand::Rng;
-use llmq_core::{Now, Timestamp, Usage, WallTime};
+use llmq_core::{Timestamp, Usage};
 use llmq_dispatch::{
     Dispatcher, Effect, Ended, Event, QueueId, Rules, TenantId, TicketId, UpstreamId,
 };
 use rustc_hash::FxHashMap;
 
 use crate::books::Books;
+use crate::fair::Shares;
 use crate::heap::Agenda;
-use crate::judge::{Ideal, IdealCall, Room};
+use crate::ideals::{IdealCalls, Ideals};
+use crate::own::{OwnCall, OwnLimits};
 use crate::provider::{Admitted, Provider};
 use crate::report::Report;
-use crate::scenario::{Scenario, SeededBug};
+use crate::scenario::{QueuePlan, Scenario, SeededBug};
 use crate::workload::{self, CallPlan};
 
 mod callers;
+mod clock;
 mod effects;
 mod idle;
+mod laws;
 mod network;
 mod service;
 mod setup;
 
-use setup::{add_queues, add_upstreams, outputs, patience};
+use clock::{Clock, WALL};
+use idle::Waits;
+use setup::{add_queues, add_tenants, add_upstreams, outputs, patience};
 
 /// Runs do not begin at zero, so that nothing depends on it.
 const START: Duration = Duration::from_secs(1_000);
-/// The wall clock at zero; odd, so that no run begins at the edge of a window.
-const WALL: Duration = Duration::from_millis(1_790_000_017_345);
 /// So many steps at one instant mean that the dispatcher asks to be woken for nothing.
 const SPIN_MAX: u32 = 20_000;
 /// Nothing runs longer than this; what still waits then is stuck.
@@ -55,6 +59,7 @@ enum Next {
     Due(usize),
     Foreign(usize),
     Pause(bool),
+    WallSet(i64),
 }
 
 /// What the client hears.
@@ -74,7 +79,15 @@ struct Live {
     upstream: usize,
     admitted: Option<Admitted>,
     arrived: Timestamp,
-    ideal: Option<IdealCall>,
+    ideal: Option<IdealCalls>,
+    own: OwnCall,
+    rest: OwnCall,
+    /// The queue whose limits hold on its way.
+    served_by: usize,
+    /// When it was sent, how many limits its provider was known to have.
+    limits_known: usize,
+    /// By its provider's word it must not come again before that.
+    asked_until: Option<Timestamp>,
     /// Answers come in order.
     heard: Timestamp,
     /// Output so far, at the provider …
@@ -94,7 +107,12 @@ struct World<'a> {
     upstreams: Vec<UpstreamId>,
     tenants: Vec<TenantId>,
     providers: Vec<Provider>,
-    ideals: Vec<Ideal>,
+    ideals: Ideals,
+    own: OwnLimits,
+    rest: OwnLimits,
+    shares: Shares,
+    clock: Clock,
+    plans: Vec<QueuePlan>,
     calls: Vec<Live>,
     by_ticket: FxHashMap<TicketId, usize>,
     agenda: Agenda<Next>,
@@ -107,20 +125,12 @@ struct World<'a> {
     mean_output: f64,
 }
 
-/// What holds from one step to the next.
-#[derive(Debug, Clone, Copy, Default)]
-struct Waits {
-    since: Timestamp,
-    waiting: bool,
-    by_breaker: bool,
-    room: Room,
-}
-
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario) -> Self {
         let mut rng = Rng::with_seed(scenario.seed);
         let start = Timestamp::ZERO + START;
-        let now = now_at(start);
+        let clock = Clock::default();
+        let now = clock.at(start);
         let rules = Rules {
             aging: match scenario.bug {
                 Some(SeededBug::Starves) => Duration::from_secs(366 * 86_400),
@@ -129,13 +139,9 @@ impl<'a> World<'a> {
             ..Rules::default()
         };
         let mut dispatcher = Dispatcher::new(rules, rng.u64(..));
-        let tenants = scenario
-            .tenants
-            .iter()
-            .map(|weight| dispatcher.add_tenant(*weight, Vec::new()))
-            .collect();
+        let tenants = add_tenants(&mut dispatcher, scenario, now);
         let upstreams = add_upstreams(&mut dispatcher, scenario, now);
-        let queues = add_queues(&mut dispatcher, scenario, &upstreams);
+        let queues = add_queues(&mut dispatcher, scenario, &upstreams, now);
         let patience = patience(scenario);
         let books = Books::new(queues.len(), scenario.aging, patience);
         let wall_at_zero = WALL;
@@ -151,14 +157,15 @@ impl<'a> World<'a> {
             upstreams,
             tenants,
             providers: plans
-                .clone()
                 .map(|plan| Provider::new(plan, wall_at_zero, start))
                 .collect(),
-            ideals: plans
-                .map(|plan| {
-                    let noise = scenario.estimates.noise;
-                    Ideal::new(plan, scenario.network_max, outputs, noise, wall_at_zero, start)
-                })
+            ideals: Ideals::new(scenario, outputs, wall_at_zero, start),
+            own: OwnLimits::narrow(scenario, wall_at_zero, start),
+            rest: OwnLimits::rest(scenario, wall_at_zero, start),
+            shares: Shares::new(scenario),
+            clock,
+            plans: (0..scenario.queue_count())
+                .map(|index| scenario.queue(index))
                 .collect(),
             calls: Vec::new(),
             by_ticket: FxHashMap::default(),
@@ -166,7 +173,10 @@ impl<'a> World<'a> {
             books,
             effects: Vec::new(),
             waits: Waits::default(),
-            report: Report::default(),
+            report: Report {
+                sent_to: vec![0; scenario.upstreams.len()],
+                ..Report::default()
+            },
             left: 0,
             spins: 0,
             mean_output: 0.0,
@@ -193,6 +203,11 @@ impl<'a> World<'a> {
                 admitted: None,
                 arrived: Timestamp::ZERO,
                 ideal: None,
+                own: OwnCall::default(),
+                rest: OwnCall::default(),
+                served_by: source.queue,
+                limits_known: 0,
+                asked_until: None,
                 heard: Timestamp::ZERO,
                 produced: 0,
                 told: 0,
@@ -202,6 +217,10 @@ impl<'a> World<'a> {
             if plan.foreign.is_some() {
                 self.agenda.add(self.start, Next::Foreign(index));
             }
+        }
+        for jump in &self.scenario.wall_jumps {
+            let at = self.start + jump.after;
+            self.agenda.add(at, Next::WallSet(jump.by_ms));
         }
         if let Some(pause) = self.scenario.pause {
             let middle = self.start + last / 2;
@@ -228,13 +247,15 @@ impl<'a> World<'a> {
             self.carry_out();
             self.check_counts();
             self.books.check_step(self.now);
+            self.check_shares();
             self.look();
         }
         self.finish()
     }
 
     fn next_at(&self) -> Option<Timestamp> {
-        let wake = self.dispatcher.next_wake().map(|at| at.max(self.now));
+        let wake = self.dispatcher.next_wake();
+        let wake = wake.map(|at| self.clock.instant(at).max(self.now));
         match (self.agenda.next_at(), wake) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -272,12 +293,23 @@ impl<'a> World<'a> {
             Next::Due(call) => self.books.due(call, self.now),
             Next::Foreign(upstream) => self.others(upstream),
             Next::Pause(pause) => self.pause(pause),
+            Next::WallSet(by_ms) => self.set_wall(by_ms),
         }
+    }
+
+    fn set_wall(&mut self, by_ms: i64) {
+        if self.scenario.bug == Some(SeededBug::FollowsTheWall) {
+            self.clock.set_both(by_ms);
+        } else {
+            self.clock.set(by_ms);
+        }
+        // A sleeper looks at the wall again after a minute at most.
+        self.tell(Event::Tick);
     }
 
     fn tell(&mut self, event: Event) {
         self.dispatcher
-            .handle(event, now_at(self.now), &mut self.effects);
+            .handle(event, self.clock.at(self.now), &mut self.effects);
     }
 
     fn finish(mut self) -> Report {
@@ -300,9 +332,4 @@ impl<'a> World<'a> {
         self.report.faults = self.books.into_faults();
         self.report
     }
-}
-
-fn now_at(mono: Timestamp) -> Now {
-    let wall = WallTime::from_micros(0) + WALL + Duration::from_nanos(mono.as_nanos());
-    Now { mono, wall }
 }

@@ -4,12 +4,10 @@
 //! `LLMQ_SIM_SEED=n` plays that one seed of every family; `LLMQ_TEST_SCALE` multiplies how many
 //! are played.
 
-use std::time::Duration;
-
 use llmq_core::{LimitSpec, Priority};
 use llmq_sim::{
-    Account, Arrivals, Estimates, Family, Report, Scenario, SeededBug, Sizes, Source, Spread,
-    UpstreamPlan, run,
+    Account, Arrivals, Family, Report, Scenario, SeededBug, Sizes, Source, Spread, UpstreamPlan,
+    run,
 };
 use llmq_testkit::{env_number, scale};
 
@@ -127,18 +125,7 @@ fn world(seed: u64, account: Account, limits: &[&str], sources: Vec<Source>) -> 
         .iter()
         .map(|text| text.parse().expect("a limit"))
         .collect();
-    Scenario {
-        seed,
-        upstreams: vec![UpstreamPlan::new(account, limits)],
-        sources,
-        tenants: vec![1.0],
-        network_max: Duration::from_millis(1),
-        estimates: Estimates::default(),
-        leavers: 0.0,
-        aging: Duration::from_secs(600),
-        pause: None,
-        bug: None,
-    }
+    Scenario::new(seed, vec![UpstreamPlan::new(account, limits)], sources)
 }
 
 /// Worlds in which each bug must show, and nothing else may.
@@ -161,6 +148,7 @@ fn world_for(bug: SeededBug, seed: u64) -> Scenario {
             ];
             world(seed, Account::OnArrival, &["requests=30/1m"], sources)
         }
+        other => unreachable!("{other:?} has its world in tests/worlds"),
     }
 }
 

@@ -3,7 +3,7 @@
 use llmq_core::Usage;
 use llmq_dispatch::{Call, CallKind, Event};
 
-use super::{Next, World, now_at};
+use super::{Next, World};
 use crate::books::Place;
 
 impl World<'_> {
@@ -22,7 +22,7 @@ impl World<'_> {
         // The ticket must be known before its effects are looked at; they wait in `effects`.
         match self
             .dispatcher
-            .submit(call, now_at(self.now), &mut self.effects)
+            .submit(call, self.clock.at(self.now), &mut self.effects)
         {
             Ok(ticket) => {
                 self.calls[index].ticket = Some(ticket);
@@ -56,7 +56,7 @@ impl World<'_> {
             };
             let attempt = call.attempt;
             if let Some(ideal) = call.ideal.take() {
-                self.ideals[call.upstream].ended(&ideal, usage, self.now);
+                self.ideals.ended(&ideal, usage, self.now);
             }
             if call.admitted.is_some() {
                 self.agenda

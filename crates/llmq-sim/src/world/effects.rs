@@ -31,7 +31,9 @@ impl World<'_> {
             Effect::Requeued {
                 ticket, not_before, ..
             } => {
+                let not_before = self.clock.instant(not_before);
                 if let Some(index) = self.by_ticket.get(&ticket).copied() {
+                    self.check_patience(index, not_before);
                     self.books.requeue(index, not_before, self.now);
                     self.agenda.add(not_before, Next::Due(index));
                 }

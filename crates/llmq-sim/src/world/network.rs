@@ -10,7 +10,7 @@ use super::{Next, Told, World};
 use crate::books::Place;
 use crate::judge::WRITE_MAX;
 use crate::provider::{Decision, failure};
-use crate::scenario::OutageKind;
+use crate::scenario::{OutageKind, SILENCE_MAX};
 
 /// So many refusals of ours are told in words.
 const REFUSALS_MAX: usize = 5;
@@ -36,9 +36,16 @@ impl World<'_> {
         call.produced = 0;
         call.told = 0;
         call.heard = self.now;
-        call.ideal = Some(self.ideals[upstream].started(&arrival, self.now));
+        call.asked_until = None;
         let attempt = call.attempt;
         self.report.sent += 1;
+        self.report.sent_to[upstream] += 1;
+        self.choose(index, upstream, &arrival);
+        let owners = self.owners(index);
+        let ideal = self.ideals.started(owners, &arrival, self.now);
+        self.calls[index].ideal = Some(ideal);
+        self.check_reserve(index, &arrival);
+        self.shares.started(self.tenant_of(index), &arrival);
         if self.providers[upstream].outage(self.now) == Some(OutageKind::Refused) {
             let told = Told::Ended(failure(FailureClass::Transient, None, None));
             let at = self.now + Duration::from_millis(1);
@@ -76,10 +83,15 @@ impl World<'_> {
     pub(super) fn arrive(&mut self, index: usize, attempt: u32) {
         let arrival = self.arrival(index);
         let upstream = self.calls[index].upstream;
-        match self.providers[upstream].arrive(&arrival, self.now) {
-            Decision::Admitted(admitted, headers) => {
-                self.calls[index].admitted = Some(admitted);
-                self.calls[index].arrived = self.now;
+        let reading = self.reading();
+        let decision = self.providers[upstream].arrive(&arrival, self.now, reading);
+        if let Decision::Admitted(admitted, _) | Decision::Silent(admitted) = &decision {
+            self.calls[index].admitted = Some(*admitted);
+            self.calls[index].arrived = self.now;
+            self.count_own(index, &arrival);
+        }
+        match decision {
+            Decision::Admitted(_, headers) => {
                 if self.is_present(index, attempt) {
                     self.serve(index, attempt, headers);
                 } else {
@@ -103,9 +115,20 @@ impl World<'_> {
                 }
                 if !too_large {
                     self.report.ours += u64::from(ours);
+                    self.report.ours_when_known += u64::from(ours && self.knew_limits(index));
                     self.report.not_ours += u64::from(!ours);
                 }
                 self.answer(index, attempt, Told::Ended(answer));
+            }
+            Decision::Silent(_) => {
+                let nothing = Usage {
+                    output_tokens: 0,
+                    ..self.calls[index].plan.usage
+                };
+                let at = self.now + SILENCE_MAX;
+                self.agenda.add(at, Next::Finish(index, attempt, nothing));
+                let told = Told::Ended(failure(FailureClass::Ambiguous, None, None));
+                self.agenda.add(at, Next::Told(index, attempt, told));
             }
             Decision::Down(answer) => self.answer(index, attempt, Told::Ended(answer)),
         }
@@ -134,17 +157,24 @@ impl World<'_> {
                 let new = tokens.saturating_sub(call.told);
                 call.told += new;
                 if let Some(ideal) = &mut call.ideal {
-                    self.ideals[call.upstream].produced(ideal, new, self.now);
+                    self.ideals.produced(ideal, new, self.now);
+                    self.rest.produced(&call.rest, new, self.now);
                 }
                 self.tell(Event::Produced(ticket, tokens));
             }
             Told::Ended(ended) => {
                 if let Some(ideal) = call.ideal.take() {
                     let usage = match ended.outcome {
-                        Outcome::Completed => call.plan.usage,
+                        // What may have been billed counts as if it had been.
+                        Outcome::Completed
+                        | Outcome::Failed {
+                            class: FailureClass::Ambiguous,
+                            ..
+                        } => call.plan.usage,
                         Outcome::Failed { .. } => Usage::default(),
                     };
-                    self.ideals[call.upstream].ended(&ideal, usage, self.now);
+                    self.ideals.ended(&ideal, usage, self.now);
+                    self.rest.finish(&call.rest, usage, self.now);
                 }
                 self.tell(Event::Ended(ticket, ended));
             }

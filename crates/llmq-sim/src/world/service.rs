@@ -6,12 +6,15 @@ use llmq_core::{FailureClass, Usage};
 use llmq_dispatch::{Ended, Outcome};
 
 use super::{Next, Told, World};
+use crate::dated::Reading;
 use crate::provider::failure;
-use crate::scenario::{Account, SeededBug};
+use crate::scenario::{Account, HeaderStyle, SeededBug};
 use crate::workload;
 
 /// An answer streams in this many pieces.
 const PIECES: u64 = 4;
+/// A busy provider asks for at most this much patience.
+const BUSY_MAX: Duration = Duration::from_secs(20);
 
 impl World<'_> {
     /// The provider works on a call: all that will come of it is known now.
@@ -26,12 +29,20 @@ impl World<'_> {
         let spread = plan.latency_spread * (2.0 * self.rng.f64() - 1.0);
         let latency = plan.latency.mul_f64(1.0 + spread);
         let fails = self.rng.f64() < plan.failures;
+        let dated = plan.headers == HeaderStyle::Dated;
         let usage = self.calls[index].plan.usage;
         let processing = |span: Duration| plan.tells_processing.then_some(span);
         let (end, usage, told) = if fails {
             let end = latency.mul_f64(self.rng.f64());
-            let mut ended = failure(FailureClass::Transient, None, None);
-            ended.headers = Some(headers);
+            let ended = if dated {
+                let wait = BUSY_MAX.mul_f64(self.rng.f64());
+                self.calls[index].asked_until = Some(self.now + end + wait);
+                self.providers[upstream].busy(wait, self.now + end, self.reading())
+            } else {
+                let mut ended = failure(FailureClass::Transient, None, None);
+                ended.headers = Some(headers);
+                ended
+            };
             let nothing = Usage {
                 output_tokens: 0,
                 ..usage
@@ -105,6 +116,14 @@ impl World<'_> {
         }
     }
 
+    /// How our side reads what is dated.
+    pub(super) fn reading(&self) -> Reading {
+        Reading {
+            now: self.clock.at(self.now),
+            by_own_clock: self.scenario.bug == Some(SeededBug::ReadsDatesByOwnClock),
+        }
+    }
+
     pub(super) fn produce(&mut self, index: usize, attempt: u32, tokens: u64) {
         let call = &mut self.calls[index];
         if call.attempt != attempt {
@@ -113,6 +132,7 @@ impl World<'_> {
         call.produced += tokens;
         if let Some(admitted) = call.admitted {
             self.providers[call.upstream].produced(admitted, tokens, self.now);
+            self.own.produced(&call.own, tokens, self.now);
         }
     }
 
@@ -123,6 +143,7 @@ impl World<'_> {
         }
         if let Some(admitted) = call.admitted.take() {
             self.providers[call.upstream].finish(admitted, usage, self.now);
+            self.own.finish(&call.own, usage, self.now);
         }
     }
 
@@ -131,7 +152,9 @@ impl World<'_> {
             return;
         };
         let got = self.providers[upstream].used_by_others(foreign.kind, foreign.amount, self.now);
-        self.ideals[upstream].used_by_others(foreign.kind, got, self.now);
+        for ideal in self.ideals.of_upstream(upstream) {
+            ideal.used_by_others(foreign.kind, got, self.now);
+        }
         let wait = workload::exponential(foreign.every.as_secs_f64(), &mut self.rng);
         self.agenda.add(self.now + wait, Next::Foreign(upstream));
     }

@@ -1,29 +1,15 @@
-//! Scenarios drawn from a seed.
+//! Everything at once: providers, lines, tenants and limits, bursts, faults, outages.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 use llmq_core::{Algorithm, LimitKind, LimitSpec, Priority};
 
+use super::{Family, pick};
 use crate::scenario::{
     Account, Arrivals, Estimates, Foreign, HeaderStyle, Outage, OutageKind, Scenario, Sizes,
-    Source, Spread, UpstreamPlan,
+    Source, Spread, TenantPlan, UpstreamPlan,
 };
-
-/// What a drawn scenario is to show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// One provider, one line, all work there from the start, every size known.
-    Steady,
-    /// Several providers, lines, tenants and limits, bursts, faults, outages; sizes known.
-    Mixed,
-    /// As `Mixed`, sizes up to 15 % off.
-    Off15,
-    /// As `Mixed`, sizes up to 30 % off.
-    Off30,
-    /// As `Mixed`, with another client on the account.
-    Shared,
-}
 
 const PERIODS: [Duration; 5] = [
     Duration::from_secs(1),
@@ -35,69 +21,58 @@ const PERIODS: [Duration; 5] = [
 const DAY: Duration = Duration::from_secs(86_400);
 const CALLS_MAX: u32 = 4_000;
 
-impl Scenario {
-    /// The scenario of this family and seed.
-    #[must_use]
-    pub fn drawn(family: Family, seed: u64) -> Self {
-        let mut rng = Rng::with_seed(seed);
-        let rng = &mut rng;
-        let account = *pick(
-            &[Account::OnArrival, Account::ToUsage, Account::AsItStreams],
-            rng,
-        );
-        let sizes = sizes(family, rng);
-        let per_window = rng.u32(10..300);
-        let period = *pick(&PERIODS, rng);
-        let steady = family == Family::Steady;
-        let count = if steady { 1 } else { rng.usize(1..=3) };
-        let limits = limits(account, sizes, per_window, period, rng);
-        let mut upstreams: Vec<UpstreamPlan> = (0..count)
-            .map(|_| upstream(family, account, limits.clone(), period, rng))
-            .collect();
-        let windows = if steady { 20 } else { 12 };
-        let calls = (per_window * windows).clamp(200, CALLS_MAX);
-        let capacity = f64::from(per_window) / period.as_secs_f64() * f64::from(small(count));
-        if family == Family::Shared {
-            share(&mut upstreams, &limits, rng);
-        }
-        let span = f64::from(calls) / capacity;
-        if !steady && rng.u32(..4) == 0 {
-            upstreams[0].outage = Some(outage(span, rng));
-        }
-        let (sources, tenants) = if steady {
-            let source = source(Arrivals::AtOnce, calls, sizes);
-            (vec![source], vec![1.0])
+pub(super) fn drawn(family: Family, seed: u64) -> Scenario {
+    let mut rng = Rng::with_seed(seed);
+    let rng = &mut rng;
+    let account = *pick(
+        &[Account::OnArrival, Account::ToUsage, Account::AsItStreams],
+        rng,
+    );
+    let sizes = sizes(family, rng);
+    let per_window = rng.u32(10..300);
+    let period = *pick(&PERIODS, rng);
+    let steady = family == Family::Steady;
+    let count = if steady { 1 } else { rng.usize(1..=3) };
+    let limits = limits(account, sizes, per_window, period, rng);
+    let mut upstreams: Vec<UpstreamPlan> = (0..count)
+        .map(|_| upstream(family, account, limits.clone(), period, rng))
+        .collect();
+    let windows = if steady { 20 } else { 12 };
+    let calls = (per_window * windows).clamp(200, CALLS_MAX);
+    let capacity = f64::from(per_window) / period.as_secs_f64() * f64::from(small(count));
+    if family == Family::Shared {
+        share(&mut upstreams, &limits, rng);
+    }
+    let span = f64::from(calls) / capacity;
+    if !steady && rng.u32(..4) == 0 {
+        upstreams[0].outages.push(outage(span, rng));
+    }
+    let (sources, tenants) = if steady {
+        let source = source(Arrivals::AtOnce, calls, sizes);
+        (vec![source], vec![TenantPlan::default()])
+    } else {
+        sources(calls, per_window, capacity, sizes, rng)
+    };
+    let shortest = period.min(Duration::from_secs(60));
+    Scenario {
+        tenants,
+        network_max: Duration::from_millis(2)
+            .min(shortest / 100)
+            .mul_f64(rng.f64()),
+        estimates: estimates(family, rng),
+        leavers: if steady {
+            0.0
         } else {
-            sources(calls, per_window, capacity, sizes, rng)
-        };
-        let shortest = period.min(Duration::from_secs(60));
-        Self {
-            seed,
-            upstreams,
-            sources,
-            tenants,
-            network_max: Duration::from_millis(2)
-                .min(shortest / 100)
-                .mul_f64(rng.f64()),
-            estimates: estimates(family, rng),
-            leavers: if steady {
-                0.0
-            } else {
-                pick(&[0.0, 0.02], rng) * 1.0
-            },
-            aging: Duration::from_secs(366 * 86_400),
-            pause: (!steady && rng.u32(..8) == 0).then(|| Duration::from_secs_f64(span / 10.0)),
-            bug: None,
-        }
+            pick(&[0.0, 0.02], rng) * 1.0
+        },
+        aging: Duration::from_secs(366 * 86_400),
+        pause: (!steady && rng.u32(..8) == 0).then(|| Duration::from_secs_f64(span / 10.0)),
+        ..Scenario::new(seed, upstreams, sources)
     }
 }
 
-fn small(count: usize) -> u32 {
+pub(super) fn small(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn pick<'a, T>(from: &'a [T], rng: &mut Rng) -> &'a T {
-    &from[rng.usize(..from.len())]
 }
 
 fn sizes(family: Family, rng: &mut Rng) -> Sizes {
@@ -148,7 +123,7 @@ fn limits(
     limits
 }
 
-fn limit(
+pub(super) fn limit(
     account: Account,
     kind: LimitKind,
     sizes: Sizes,
@@ -177,7 +152,7 @@ fn limit(
     LimitSpec::per(kind, count.max(1), period, algorithm(period, rng))
 }
 
-fn algorithm(period: Duration, rng: &mut Rng) -> Algorithm {
+pub(super) fn algorithm(period: Duration, rng: &mut Rng) -> Algorithm {
     match rng.u32(..5) {
         0 | 1 => Algorithm::Sliding,
         2 => Algorithm::Fixed,
@@ -248,7 +223,7 @@ fn outage(span: f64, rng: &mut Rng) -> Outage {
     }
 }
 
-fn source(arrivals: Arrivals, calls: u32, sizes: Sizes) -> Source {
+pub(super) fn source(arrivals: Arrivals, calls: u32, sizes: Sizes) -> Source {
     Source {
         queue: 0,
         tenant: 0,
@@ -266,9 +241,9 @@ fn sources(
     capacity: f64,
     sizes: Sizes,
     rng: &mut Rng,
-) -> (Vec<Source>, Vec<f64>) {
-    let tenants: Vec<f64> = (0..rng.usize(1..=3))
-        .map(|_| rng.f64() * 4.0 + 0.5)
+) -> (Vec<Source>, Vec<TenantPlan>) {
+    let tenants: Vec<TenantPlan> = (0..rng.usize(1..=3))
+        .map(|_| TenantPlan::of_weight(rng.f64() * 4.0 + 0.5))
         .collect();
     let count = rng.u32(1..=4);
     let priorities = [
@@ -310,7 +285,7 @@ fn estimates(family: Family, rng: &mut Rng) -> Estimates {
     let off = match family {
         Family::Off15 => 0.15,
         Family::Off30 => 0.3,
-        Family::Steady | Family::Mixed | Family::Shared => 0.0,
+        _ => 0.0,
     };
     let bias = off * rng.f64() * if rng.bool() { 1.0 } else { -1.0 };
     Estimates {
