@@ -8,6 +8,7 @@
 mod clocks;
 mod fallbacks;
 mod kind;
+mod learned;
 mod outages;
 mod reserve;
 mod tenants;
