@@ -88,8 +88,8 @@ impl Shares {
     }
 }
 
-/// In what shares are to be compared: all calls equally urgent, one provider that is never shut,
-/// and one limit of it whose cost is known when a call starts.
+/// In what shares are to be compared: all calls equally urgent, one provider, and one limit of
+/// it whose cost is known when a call starts.
 fn measure(scenario: &Scenario) -> Option<(LimitKind, Charge)> {
     let [upstream] = &scenario.upstreams[..] else {
         return None;
@@ -111,9 +111,7 @@ fn measure(scenario: &Scenario) -> Option<(LimitKind, Charge)> {
     };
     let told = upstream.knowledge == Knowledge::Told && scenario.reserve.is_none();
     let exact = scenario.estimates == Estimates::default();
-    // While an upstream is shut nobody waits for its limit.
-    let open = upstream.failures == 0.0 && upstream.outages.is_empty() && scenario.pause.is_none();
-    (alike && plain && known && told && exact && open).then_some((limit.kind, charge))
+    (alike && plain && known && told && exact).then_some((limit.kind, charge))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "token counts")]
