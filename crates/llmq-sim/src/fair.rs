@@ -124,3 +124,49 @@ fn cost((kind, _): (LimitKind, Charge), arrival: &Arrival) -> f64 {
     };
     tokens as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Account, TenantPlan, UpstreamPlan};
+    use crate::{Arrivals, Family, Source};
+
+    fn shares() -> Shares {
+        let drawn = Scenario::drawn(Family::Steady, 0);
+        let source = Source {
+            arrivals: Arrivals::AtOnce,
+            ..drawn.sources[0]
+        };
+        let limit = "requests=10/1m".parse().unwrap();
+        let upstream = UpstreamPlan::new(Account::OnArrival, vec![limit]);
+        Shares::new(&Scenario {
+            tenants: vec![TenantPlan::of_weight(1.0), TenantPlan::of_weight(2.0)],
+            ..Scenario::new(0, vec![upstream], vec![source])
+        })
+    }
+
+    #[test]
+    fn who_gets_by_weight_is_fair_and_who_gets_all_is_not() {
+        let mut shares = shares();
+        for round in 0..30 {
+            for tenant in [0, 1, 1] {
+                shares.started(tenant, &Arrival::of_input(1));
+                assert_eq!(shares.check(&[true, true]), None, "round {round}");
+            }
+        }
+        for _ in 0..5 {
+            shares.started(0, &Arrival::of_input(1));
+        }
+        assert!(shares.check(&[true, true]).is_some());
+    }
+
+    #[test]
+    fn who_does_not_wait_is_not_compared() {
+        let mut shares = shares();
+        for _ in 0..100 {
+            shares.started(0, &Arrival::of_input(1));
+            assert_eq!(shares.check(&[true, false]), None);
+        }
+        assert_eq!(shares.check(&[true, true]), None, "no arrears");
+    }
+}

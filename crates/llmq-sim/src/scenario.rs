@@ -230,7 +230,7 @@ pub enum OutageKind {
     /// Calls are answered with an overload.
     Overload,
     /// Calls are taken in and counted, and no answer ever comes: the client gives up after
-    /// [`SILENCE_MAX`].
+    /// half a minute.
     Silent,
 }
 

@@ -11,8 +11,8 @@ use crate::own::Breach;
 use crate::scenario::SILENCE_MAX;
 
 /// An upstream that was down this recently may still be taken for broken: the longest that a
-/// breaker stays open, and the longest that its probe is out.
-const RECENT: Duration = Duration::from_secs(20).saturating_add(SILENCE_MAX);
+/// breaker stays open and an answer takes, and the longest that its probe is out.
+const RECENT: Duration = Duration::from_secs(25).saturating_add(SILENCE_MAX);
 /// What a wait that was told may be longer: its rounding, and what is added to it at random.
 const PATIENCE: Duration = Duration::from_secs(4);
 
