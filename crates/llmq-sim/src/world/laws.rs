@@ -69,7 +69,11 @@ impl World<'_> {
         self.report.fallbacks += 1;
         let own = self.plans[queue].routes.iter();
         let could = own.map(|(route, _)| *route).find(|route| {
-            let recently = self.providers[*route].was_down(self.now.before(RECENT), self.now);
+            // A probe waits for the limits as well, which the calls that failed may have filled.
+            let limits = self.scenario.upstreams[*route].limits.iter();
+            let full = limits.map(|limit| limit.period).max().unwrap_or_default();
+            let since = self.now.before(RECENT + full);
+            let recently = self.providers[*route].was_down(since, self.now);
             !recently && self.fits(*route, arrival)
         });
         if let Some(could) = could {
