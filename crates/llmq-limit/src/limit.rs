@@ -41,6 +41,10 @@ pub struct Limit {
     /// What our calls were charged since the word before the last one.
     lesson: Option<Sample>,
     survey: Survey,
+    /// What was expected of the call sent last.
+    last: Option<Expect>,
+    /// What calls that were refused since then had been charged.
+    uncharged: u64,
     caution: Caution,
     foreign: Foreign,
     /// What calls stated that were sent, and the squares of it, each summed up.
@@ -221,6 +225,8 @@ impl Limit {
             factor: Factor::default(),
             learner: Learner::new(1.0),
             lesson: None,
+            last: None,
+            uncharged: 0,
             survey: Survey::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
             caution: Caution::default(),
             stated: 0.0,
@@ -485,6 +491,8 @@ impl Limit {
             returned: self.returned,
             unknown,
         };
+        self.last = Some(expect);
+        self.uncharged = 0;
         entry.state = EntryState::Sent {
             expect,
             produced: 0,
@@ -570,6 +578,7 @@ impl Limit {
             self.doubt(&entry);
         }
         self.conclude_survey();
+        self.reconcile(now);
         match (self.rule.output, usage) {
             (OutputCharge::Produced, Some(usage)) => {
                 self.produced(&mut entry, usage.output_tokens, now);
@@ -668,12 +677,12 @@ impl Limit {
             if self.rule.is_estimate() {
                 self.advance(now);
                 self.charge(-signed(expect.own), expect.dated, expect.dated);
+                self.uncharged = self.uncharged.saturating_add(expect.own);
             }
         }
-        if matches!(entry.state, EntryState::Sent { .. }) {
-            self.conclude_survey();
-        }
+        self.conclude_survey();
         self.give_back(entry);
+        self.reconcile(now);
     }
 
     /// The call failed with an answer of the provider's: what it was charged on arrival and what

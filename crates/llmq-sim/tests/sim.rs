@@ -90,12 +90,12 @@ fn mixed_loads_keep_every_law() {
 }
 
 /// Wrong estimates break no law. Estimates 15 % off cost fewer than one refusal in a thousand
-/// calls. The goal of 98 % use is missed by 3 to 4 points: where the last call of a window fits
-/// exactly or not at all, nobody can know that of a call whose size is not known, and what is
-/// then left counts as idle for the rest of the window.
+/// calls. Room counts as room only for the largest that the next call may be, since nobody knows
+/// its size; of that the goal is 98 %, and half a point to a point of it is missed: where
+/// failures leave it open what was counted, how the provider counts is learned slowly.
 #[test]
 fn wrong_estimates_break_no_law_and_seldom_meet_a_refusal() {
-    for (family, most, least) in [(Family::Off15, 0.001, 0.93), (Family::Off30, 0.003, 0.92)] {
+    for (family, most, least) in [(Family::Off15, 0.001, 0.965), (Family::Off30, 0.001, 0.955)] {
         let (all, _) = play(family, laws_only);
         assert!(all.ours_share() <= most, "{}", all.ours_share());
         let used = all.use_beside_pacing();

@@ -116,6 +116,26 @@ impl Limit {
         }
     }
 
+    /// When nothing is under way and the provider has said what was left after the last of our
+    /// calls, there is nothing to doubt in that: what it has more than our books is free. No
+    /// other word would come before the room that is missing does.
+    pub(super) fn reconcile(&mut self, now: Timestamp) {
+        let (true, Some(last), Some((left, rounding))) =
+            (self.unanswered == 0, self.last, self.survey.after_all())
+        else {
+            return;
+        };
+        let margin = last.dated - last.sent_at;
+        let above = -self.residue(&last, left)
+            - signed(self.uncharged)
+            - rounding
+            - self.about_to_return(last.sent_at, margin);
+        if let Ok(above) = u64::try_from(above) {
+            self.give_back_now(&last, above, now, margin);
+            self.heard.above = 0;
+        }
+    }
+
     /// How much less than stated the calls of a sample may have been charged, as far as calls
     /// are known to stray.
     #[expect(

@@ -287,6 +287,21 @@ fn what_was_not_counted_comes_back_with_the_date_of_its_own_call() {
 }
 
 #[test]
+fn when_nothing_is_under_way_the_last_word_is_the_truth() {
+    // More than expected is given back only when a second word confirms it. When the limit is
+    // full no second word comes before the window has passed: a fifth of it lay idle.
+    let mut limit = limit("tokens=1000/1h", Host::Mock);
+    let entries = [0, 100].map(|ms| send(&mut limit, &call(400, 100), at(ms)));
+    let [first, second] = entries;
+    limit.observe(&second, 200, 1, at(150), MARGIN);
+    limit.settle(second, Some(&Usage::default()), at(150));
+    assert_eq!(limit.books(at(160), MARGIN), 0, "the first is under way");
+    limit.observe(&first, 600, 1, at(200), MARGIN);
+    limit.settle(first, Some(&Usage::default()), at(200));
+    assert_eq!(limit.books(at(210), MARGIN), 200);
+}
+
+#[test]
 fn what_streams_in_just_after_an_edge_frees_room_before_the_old_window_ends() {
     let mut limit = limit("output_tokens=200/1s:fixed", Host::Anthropic);
     let mut entry = send(&mut limit, &call(5, 100), at(100));
