@@ -1,0 +1,1 @@
+//! What the HTTP interface says, as types: shared by the server and its clients.

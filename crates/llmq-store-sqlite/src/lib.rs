@@ -1,0 +1,1 @@
+//! The embedded store: one SQLite file with one writer. It holds keys and what was learned of limits.
