@@ -214,6 +214,11 @@ impl Dispatcher {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Names the queues whose upstreams serve a queue's calls when none of its own can.
+    pub fn set_fallback(&mut self, queue: QueueId, fallback: Vec<QueueId>) {
+        self.queues[queue.index()].setup.fallback = fallback;
+    }
+
     /// Drains a queue: it refuses what is new and finishes what waits; or takes that back.
     pub fn drain(&mut self, queue: QueueId, draining: bool) {
         self.queues[queue.index()].draining = draining;

@@ -2,7 +2,8 @@
 //!
 //! Read [`run`] first: it sets a dispatcher running and gives the [`Hub`] at which calls are
 //! submitted. A [`Ticket`] waits in line, a [`Grant`] is leave to send, and [`AfterFailure`] says
-//! what follows when that went wrong. [`bulk`] finishes files on top of it. [`Tasks`] owns every
+//! what follows when that went wrong. [`bulk`] finishes files on top of it, and [`assemble`] makes a dispatcher of what the
+//! configuration says. [`Tasks`] owns every
 //! background task, and [`SystemClock`] is the only place where time is read.
 
 mod clock;
@@ -10,9 +11,14 @@ mod tasks;
 
 mod hub;
 
+mod assembly;
+
 pub mod bulk;
 pub mod config;
 
+pub use assembly::{
+    Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyError, assemble,
+};
 pub use clock::SystemClock;
 pub use hub::{AfterFailure, Grant, Hub, Listener, Running, Ticket, listen, run};
 pub use tasks::Tasks;
