@@ -250,7 +250,14 @@ impl Accounts {
         let mut limits = Vec::new();
         for spec in &own {
             let full = format!("{} {name}", spec.name());
-            limits.push(limit(dispatcher, &provider, *spec, full, Scope::Upstream, now));
+            limits.push(limit(
+                dispatcher,
+                &provider,
+                *spec,
+                full,
+                Scope::Upstream,
+                now,
+            ));
         }
         let mut specs = own;
         let accounts = route.shared_limits.iter().chain(&account.shared_limits);
@@ -358,7 +365,11 @@ mod tests {
     #[test]
     fn an_account_and_model_are_one_upstream_whoever_refers_to_them() {
         let assembly = assembled(TWO_MODELS);
-        let names: Vec<&str> = assembly.routes.iter().map(|route| route.name.as_str()).collect();
+        let names: Vec<&str> = assembly
+            .routes
+            .iter()
+            .map(|route| route.name.as_str())
+            .collect();
         assert_eq!(names, ["one/x", "one/y"]);
         assert_eq!(assembly.models.len(), 2);
     }

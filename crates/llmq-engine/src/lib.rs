@@ -12,13 +12,12 @@ mod tasks;
 mod hub;
 
 mod assembly;
+pub mod outcome;
 
 pub mod bulk;
 pub mod config;
 
-pub use assembly::{
-    Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyError, assemble,
-};
+pub use assembly::{Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyError, assemble};
 pub use clock::SystemClock;
 pub use hub::{AfterFailure, Grant, Hub, Listener, Running, Ticket, listen, run};
 pub use tasks::Tasks;

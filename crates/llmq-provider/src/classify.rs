@@ -110,6 +110,7 @@ pub fn check_stream(
     Err(Box::new(match end {
         StreamEnd::Whole => return Ok(()),
         StreamEnd::CutOff => broken(status, "the stream ended before its end".to_owned()),
+        StreamEnd::Malformed => broken(status, "an event of the stream is not JSON".to_owned()),
         StreamEnd::Failed(error) => classify(source, status, headers, error, now),
     }))
 }

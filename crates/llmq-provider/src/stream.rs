@@ -45,6 +45,8 @@ pub enum StreamEnd {
     CutOff,
     /// It told of a failure: the JSON for [`crate::classify`], with status 200.
     Failed(Vec<u8>),
+    /// An event of it is no JSON object.
+    Malformed,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,9 @@ struct State {
     is_responses: bool,
     usage: Option<RawUsage>,
     end: StreamEnd,
+    events: u64,
+    /// An answer has given its reason to end.
+    has_finished: bool,
 }
 
 impl StreamReader {
@@ -66,6 +71,8 @@ impl StreamReader {
                 is_responses: operation == Operation::Responses,
                 usage: None,
                 end: StreamEnd::CutOff,
+                events: 0,
+                has_finished: false,
             },
         }
     }
@@ -89,8 +96,29 @@ impl StreamReader {
     /// Takes the end of the bytes as the end of the last line, and tells how the stream stands.
     pub fn finish(&mut self) -> StreamEnd {
         let Self { splitter, state } = self;
+        let was_malformed = state.end == StreamEnd::Malformed;
         splitter.finish(|event| state.take(event));
+        // The last event may have been cut in two.
+        if state.end == StreamEnd::Malformed && !was_malformed {
+            state.end = StreamEnd::CutOff;
+        }
+        // Some servers close without the last event, which is no answer's.
+        if state.end == StreamEnd::CutOff && state.ends_with_done() && state.has_finished {
+            state.end = StreamEnd::Whole;
+        }
         self.end()
+    }
+
+    /// How many whole events there were so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.state.events
+    }
+
+    /// Whether what came so far cannot become an answer any more.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        matches!(self.state.end, StreamEnd::Failed(_) | StreamEnd::Malformed)
     }
 
     /// The tokens told so far; totals, not steps.
@@ -122,9 +150,10 @@ struct Inner {
 impl State {
     fn take(&mut self, event: SseEvent<'_>) {
         // What comes after a failure cannot cure it.
-        if matches!(self.end, StreamEnd::Failed(_)) {
+        if matches!(self.end, StreamEnd::Failed(_) | StreamEnd::Malformed) {
             return;
         }
+        self.events += 1;
         // The official SDK tests only the prefix.
         if event.data.starts_with(b"[DONE]") {
             if self.ends_with_done() {
@@ -132,6 +161,11 @@ impl State {
             }
             return;
         }
+        if !is_object(event.data) {
+            self.end = StreamEnd::Malformed;
+            return;
+        }
+        self.has_finished |= self.ends_with_done() && finishes(event.data);
         // Most events are pieces of text; only the few that can matter are parsed.
         if !self.may_matter(event) {
             return;
@@ -191,6 +225,22 @@ impl State {
     }
 }
 
+/// Whether an event looks like the object that each of them is. Reading it all would cost more
+/// than passing it on.
+fn is_object(data: &[u8]) -> bool {
+    let data = data.trim_ascii();
+    data.is_empty() || (data.starts_with(b"{") && data.ends_with(b"}"))
+}
+
+/// Whether a chunk of a chat or completion says why its answer ends.
+fn finishes(data: &[u8]) -> bool {
+    memmem::find(data, b"\"finish_reason\"").is_some_and(|at| {
+        let rest = data[at + 15..].trim_ascii_start();
+        let value = rest.strip_prefix(b":").unwrap_or(rest).trim_ascii_start();
+        value.starts_with(b"\"")
+    })
+}
+
 #[derive(Deserialize)]
 struct FailedEvent<'a> {
     #[serde(borrow)]
@@ -242,6 +292,22 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_has_finished_is_whole_without_its_last_event() {
+        let text = "data: {\"choices\":[{\"delta\":{},\"finish_reason\": \"stop\"}]}\n\n";
+        let chat = Operation::ChatCompletions;
+        assert_eq!(read(Dialect::OpenAi, chat, text).0, StreamEnd::Whole);
+        let open = text.replace("\"stop\"", "null");
+        assert_eq!(read(Dialect::OpenAi, chat, &open).0, StreamEnd::CutOff);
+    }
+
+    #[test]
+    fn an_event_that_is_no_object_breaks_the_stream() {
+        let text = "data: {\"choices\":[{\"de\n\ndata: {\"choices\":[]}\n\ndata: [DONE]\n\n";
+        let chat = Operation::ChatCompletions;
+        assert_eq!(read(Dialect::OpenAi, chat, text).0, StreamEnd::Malformed);
+    }
+
+    #[test]
     fn names_of_events_may_be_missing_and_foreign_ends_do_not_count() {
         let nameless = ANTHROPIC.replace("event: message_stop\n", "");
         let anthropic = read(Dialect::Anthropic, Operation::Messages, &nameless);
@@ -285,7 +351,7 @@ mod tests {
             for (dialect, operation, _, _) in STREAMS {
                 let mut reader = StreamReader::new(dialect, operation);
                 prop_assert_eq!(reader.push(&bytes), Ok(()));
-                prop_assert_eq!(reader.finish(), StreamEnd::CutOff);
+                prop_assert_ne!(reader.finish(), StreamEnd::Whole);
             }
         }
     }

@@ -1,1 +1,20 @@
-//! The gateway.
+//! The gateway: OpenAI's and Anthropic's endpoints in front of a dispatcher that waits instead of
+//! failing.
+//!
+//! Read [`Gateway`] first: what a running gateway is made of. [`serve`] accepts connections and
+//! hands each request to `call` (a model is to answer) or to the small routes beside it. In
+//! `call`, `incoming` reads the request, `line` waits for leave to send, `attempt` sends and
+//! judges the answer, `stream` passes a stream on as it comes, and `reply` speaks to the caller
+//! in the dialect of the API that it called.
+
+mod gateway;
+mod models;
+
+mod serve;
+
+mod call;
+
+mod dialect;
+
+pub use gateway::{Gateway, GatewayOptions};
+pub use serve::{Served, serve};

@@ -3,10 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use llmq_core::{CallSize, Clock, FailureClass, Priority, Timestamp};
-use llmq_dispatch::{
-    Call, CallKind, Ended, Event, NoGrant, Outcome, QueueId, TenantId, UpstreamId,
-};
-use llmq_limit::parse_rate_limit_headers;
+use llmq_dispatch::{Call, CallKind, Event, NoGrant, QueueId, TenantId, UpstreamId};
 use llmq_provider::{
     AnswerFacts, Operation, Provider, Request, Source, Verdict, WholeAnswer, check_answer,
     processing_time, request_id, with_model,
@@ -17,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::Counters;
 use super::writer::{Finished, FinishedRow, SharedClock, Tries};
-use crate::{AfterFailure, Grant, Hub};
+use crate::{AfterFailure, Grant, Hub, outcome};
 
 /// A row that is ready to be sent.
 #[derive(Debug)]
@@ -165,13 +162,6 @@ impl Lane {
 
     fn settle(&self, provider: &Provider, grant: Grant, attempted: Attempted) -> Next {
         let now = self.clock.now();
-        let headers = |whole: &WholeAnswer| {
-            let pairs = whole
-                .headers
-                .iter()
-                .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-            parse_rate_limit_headers(provider.host(), pairs, now)
-        };
         match attempted {
             Attempted::Answered(whole, facts) => {
                 let latency = now.mono - whole.times.sent;
@@ -180,13 +170,7 @@ impl Lane {
                 self.counters
                     .last_answer_ns
                     .fetch_max(now.mono.as_nanos(), std::sync::atomic::Ordering::Relaxed);
-                let ended = Ended {
-                    outcome: Outcome::Completed,
-                    usage: facts.usage,
-                    headers: Some(headers(&whole)),
-                    latency: Some(latency),
-                    pause: None,
-                };
+                let ended = outcome::completed(provider, &whole.headers, facts.usage, latency, now);
                 let attempts = grant.complete(ended);
                 Next::Done(Box::new(End {
                     whole: Some(whole),
@@ -197,17 +181,10 @@ impl Lane {
                 }))
             }
             Attempted::Failed(verdict, whole) => {
-                let ended = Ended {
-                    outcome: Outcome::Failed {
-                        class: verdict.class,
-                        told: verdict.wait,
-                        text: verdict.limit.clone(),
-                    },
-                    usage: None,
-                    headers: whole.as_ref().map(headers),
-                    latency: whole.as_ref().map(|whole| now.mono - whole.times.sent),
-                    pause: Some(verdict.pause),
-                };
+                let heard = whole
+                    .as_ref()
+                    .map(|whole| (&whole.headers, now.mono - whole.times.sent));
+                let ended = outcome::failed(provider, &verdict, heard, now);
                 match grant.fail(ended) {
                     AfterFailure::Again(ticket) => Next::Again(ticket),
                     // The account is at fault, not the row: it is for the next run.

@@ -1,0 +1,55 @@
+//! What an attempt's end is for the dispatcher.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use llmq_core::{Now, Usage};
+use llmq_dispatch::{Ended, Outcome};
+use llmq_limit::{RateLimitHeaders, parse_rate_limit_headers};
+use llmq_provider::{Provider, Verdict};
+
+/// An attempt that has its answer.
+#[must_use]
+pub fn completed(
+    provider: &Provider,
+    headers: &HeaderMap,
+    usage: Option<Usage>,
+    latency: Duration,
+    now: Now,
+) -> Ended {
+    Ended {
+        outcome: Outcome::Completed,
+        usage,
+        headers: Some(limits_told(provider, headers, now)),
+        latency: Some(latency),
+        pause: None,
+    }
+}
+
+/// An attempt that failed; `answer` is what was heard of the provider and how long that took.
+#[must_use]
+pub fn failed(
+    provider: &Provider,
+    verdict: &Verdict,
+    answer: Option<(&HeaderMap, Duration)>,
+    now: Now,
+) -> Ended {
+    Ended {
+        outcome: Outcome::Failed {
+            class: verdict.class,
+            told: verdict.wait,
+            text: verdict.limit.clone(),
+        },
+        usage: None,
+        headers: answer.map(|(headers, _)| limits_told(provider, headers, now)),
+        latency: answer.map(|(_, latency)| latency),
+        pause: Some(verdict.pause),
+    }
+}
+
+fn limits_told(provider: &Provider, headers: &HeaderMap, now: Now) -> RateLimitHeaders {
+    let pairs = headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    parse_rate_limit_headers(provider.host(), pairs, now)
+}
