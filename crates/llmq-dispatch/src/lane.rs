@@ -60,6 +60,10 @@ impl Lane {
         self.tickets.is_empty()
     }
 
+    pub(crate) fn len(&self) -> u64 {
+        u64::try_from(self.tickets.len()).unwrap_or(u64::MAX)
+    }
+
     /// Puts a ticket in its place; newcomers go to the end in constant time, and a ticket that
     /// comes back goes near the front, where insertion is cheap.
     pub(crate) fn insert(&mut self, seq: u64, ticket: TicketId) {

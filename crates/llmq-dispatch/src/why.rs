@@ -1,6 +1,8 @@
 //! What each ticket waits for, and what the books look like from outside.
 
-use llmq_core::{FailureClass, LimitSpec, Now, Timestamp};
+use std::collections::BTreeMap;
+
+use llmq_core::{FailureClass, LimitSpec, Now, Priority, Timestamp};
 use llmq_limit::{BreakerState, Limit, QuotaMonitor};
 
 use crate::dispatcher::Dispatcher;
@@ -48,6 +50,8 @@ pub struct LimitView {
     pub factor: f64,
     /// Lines that wait for it.
     pub waiting_lanes: usize,
+    /// Whether nobody configured it and headers told of it.
+    pub learned: bool,
 }
 
 /// An upstream as people see it.
@@ -76,6 +80,20 @@ pub struct QueueView {
     pub bytes: u64,
     /// Whether a person paused it.
     pub paused: bool,
+    /// Whether it takes no new calls and finishes those it has.
+    pub draining: bool,
+    /// Whether it stands still because every upstream of it is closed until a day turns or a
+    /// person acts.
+    pub parked: bool,
+}
+
+/// Calls of one priority that wait in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DepthView {
+    /// The priority that they were submitted with.
+    pub priority: Priority,
+    /// How many wait in line. Those that may not start before an instant are not in line.
+    pub waiting: u64,
 }
 
 impl Dispatcher {
@@ -143,6 +161,7 @@ impl Dispatcher {
             in_use: slot.limit.in_use(now.mono),
             factor: slot.limit.factor().value(),
             waiting_lanes: slot.waiters.len(),
+            learned: slot.learned.is_some(),
         }
     }
 
@@ -216,6 +235,14 @@ impl Dispatcher {
         }
     }
 
+    /// Whether an upstream takes calls now, as far as its limits have room: neither down, nor
+    /// closed, nor at the end of its day's quota.
+    #[must_use]
+    pub fn is_usable(&self, id: UpstreamId, now: Now) -> bool {
+        let gate = self.upstreams[id.index()].gate_state(now);
+        gate.is_none_or(|gate| gate.soon)
+    }
+
     /// A queue's state.
     #[must_use]
     pub fn queue_view(&self, id: QueueId) -> QueueView {
@@ -225,6 +252,32 @@ impl Dispatcher {
             running: queue.running,
             bytes: queue.bytes,
             paused: queue.paused,
+            draining: queue.draining,
+            parked: queue.parked,
         }
+    }
+
+    /// What waits in a queue, by priority, lowest first; priorities of which nothing waits are
+    /// left out. Takes time linear in the queue's lines.
+    #[must_use]
+    pub fn depths(&self, id: QueueId) -> Vec<DepthView> {
+        let mut depths = BTreeMap::new();
+        for lane in &self.queues[id.index()].lanes {
+            let lane = &self.lanes[lane.index()];
+            if !lane.is_empty() {
+                *depths.entry(lane.base).or_default() += lane.len();
+            }
+        }
+        depths
+            .into_iter()
+            .map(|(priority, waiting)| DepthView { priority, waiting })
+            .collect()
+    }
+
+    /// The upstreams that serve a queue, fallbacks apart, in the order in which they were stated.
+    #[must_use]
+    pub fn upstreams_of(&self, id: QueueId) -> Vec<UpstreamId> {
+        let routes = self.queues[id.index()].setup.routes.iter();
+        routes.map(|route| route.upstream).collect()
     }
 }

@@ -16,5 +16,9 @@ mod call;
 
 mod dialect;
 
+pub mod observe;
+mod problem;
+
 pub use gateway::{Gateway, GatewayOptions};
+pub use problem::Problem;
 pub use serve::{Served, serve};
