@@ -9,6 +9,7 @@ use crate::config::ConfigArgs;
 use crate::mock::MockArgs;
 use crate::plan::PlanArgs;
 use crate::run::RunArgs;
+use crate::serve::ServeArgs;
 
 /// Finishes files of LLM calls inside every limit of the provider: nothing lost, nothing sent
 /// twice, no refusal of our own making.
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// The same file in virtual time: how long, how many tokens, what cost, which limit binds
     Plan(Box<PlanArgs>),
+    /// The gateway: an OpenAI and Anthropic endpoint that waits instead of failing
+    Serve(Box<ServeArgs>),
     /// A stand-in provider with real limits, headers and faults
     Mock(MockArgs),
     /// The configuration: check it, show it, print the default

@@ -19,6 +19,7 @@ mod completions;
 mod config;
 mod mock;
 mod plan;
+mod serve;
 
 mod limits;
 mod prompt;
@@ -69,6 +70,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Run(args) => run::run(*args, &global),
         Command::Plan(args) => plan::plan(&args, &global),
+        Command::Serve(args) => serve::serve(&args, &global),
         Command::Mock(args) => mock::mock(&args, &global),
         Command::Config(args) => config::config(&args, &global),
         Command::Completions(args) => completions::completions(&args),

@@ -44,7 +44,7 @@ pub struct AssembledRoute {
     /// The account's name in the configuration.
     pub account: String,
     /// What people call it: account and provider model.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its connections.
     pub provider: Provider,
     /// What the provider calls the model; `None`: as the caller does.
@@ -290,7 +290,7 @@ impl Accounts {
         routes.push(AssembledRoute {
             upstream,
             account: route.upstream.clone(),
-            name,
+            name: name.into(),
             provider,
             model: route.model.clone(),
             first_token: account.first_token,

@@ -3,7 +3,9 @@ use std::fmt;
 use llmq_core::CallSize;
 use serde::Deserialize;
 use serde::de::Visitor;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess};
+use serde::de::{
+    DeserializeSeed, Deserializer, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess,
+};
 
 use crate::lenient::{FromAny, Lenient, Object};
 use crate::{TokenCounter, TokenTally};
@@ -19,6 +21,9 @@ pub struct RequestScan {
     pub include_usage: bool,
     /// Estimated input, cap on output, number of answers.
     pub size: CallSize,
+    /// A member that decides where the call goes or what it is charged, and that stands there
+    /// more than once or with escapes in its name: readers differ in which one they take.
+    pub doubtful: Option<&'static str>,
 }
 
 /// The body is not a JSON object.
@@ -95,6 +100,80 @@ enum Field {
     Other,
 }
 
+impl Field {
+    /// Its place among those that may stand there once only, and its name.
+    fn single(&self) -> Option<(u32, &'static str)> {
+        Some(match self {
+            Self::Model => (0, "model"),
+            Self::Stream => (1, "stream"),
+            Self::StreamOptions => (2, "stream_options"),
+            Self::MaxCompletionTokens => (3, "max_completion_tokens"),
+            Self::MaxTokens => (4, "max_tokens"),
+            Self::MaxOutputTokens => (5, "max_output_tokens"),
+            Self::N => (6, "n"),
+            Self::BestOf => (7, "best_of"),
+            Self::Messages
+            | Self::Input
+            | Self::Prompt
+            | Self::System
+            | Self::Instructions
+            | Self::Other => return None,
+        })
+    }
+}
+
+/// A member's name, and whether it is written without escapes.
+struct Key {
+    field: Field,
+    plain: bool,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_identifier(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl KeyVisitor {
+    fn key<E: serde::de::Error>(name: &str, plain: bool) -> Result<Key, E> {
+        let name: serde::de::value::StrDeserializer<'_, E> = name.into_deserializer();
+        let field = Field::deserialize(name)?;
+        Ok(Key { field, plain })
+    }
+}
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    // Only a name without escapes can be lent.
+    fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<Key, E> {
+        Self::key(name, true)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Key, E> {
+        Self::key(name, false)
+    }
+}
+
+/// Which of the members that may stand there once only were there.
+#[derive(Default)]
+struct Seen(u32);
+
+impl Seen {
+    fn note(&mut self, field: &Field, plain: bool) -> Option<&'static str> {
+        let (place, name) = field.single()?;
+        let again = self.0 & (1 << place) != 0;
+        self.0 |= 1 << place;
+        (again || !plain).then_some(name)
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct StreamOptions {
@@ -133,7 +212,9 @@ impl<'de> Visitor<'de> for TopSeed {
         let mut tally = TokenTally::new(self.0);
         // The newer name wins whichever comes first, as it does at OpenAI.
         let (mut newer_cap, mut older_cap) = (None, None);
-        while let Some(field) = map.next_key::<Field>()? {
+        let mut seen = Seen::default();
+        while let Some(Key { field, plain }) = map.next_key::<Key>()? {
+            scan.doubtful = scan.doubtful.or(seen.note(&field, plain));
             match field {
                 Field::Model => scan.model = map.next_value::<Lenient<_>>()?.0,
                 Field::Stream => scan.stream = map.next_value::<Lenient<Truth>>()?.0.0,

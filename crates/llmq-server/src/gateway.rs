@@ -21,7 +21,6 @@ pub struct GatewayOptions {
 pub struct Gateway {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: SystemClock,
-    pub(crate) tasks: Tasks,
     pub(crate) models: Models,
     pub(crate) tenant: TenantId,
     pub(crate) settings: ServerSettings,
@@ -53,7 +52,6 @@ impl Gateway {
         Ok(Arc::new(Self {
             hub,
             clock,
-            tasks: tasks.clone(),
             models: Models::new(
                 assembly.models,
                 assembly.routes,

@@ -5,7 +5,9 @@ use std::sync::{Arc, RwLock};
 
 use llmq_core::Now;
 use llmq_dispatch::{QueueId, UpstreamId};
-use llmq_engine::config::{LimitTable, ModelSettings, RouteSettings};
+use llmq_engine::config::{
+    LimitTable, ModelSettings, OnUnavailable, RouteSettings, StreamRecovery, StreamUsage,
+};
 use llmq_engine::{Accounts, AssembledModel, AssembledRoute, Hub};
 use llmq_provider::Dialect;
 use rustc_hash::FxHashMap;
@@ -82,7 +84,10 @@ impl Models {
     }
 
     fn make(&self, name: &str, hub: &Hub, now: Now) -> Option<Arc<Model>> {
-        let mut inner = self.inner.write().unwrap_or_else(|error| error.into_inner());
+        let mut inner = self
+            .inner
+            .write()
+            .unwrap_or_else(|error| error.into_inner());
         if let Some(model) = inner.by_name.get(name) {
             return Some(Arc::clone(model));
         }
@@ -98,7 +103,10 @@ impl Models {
             let setup = accounts.queue(dispatcher, name, &settings, &mut made, now);
             setup.map(|setup| dispatcher.add_queue(setup)).ok()
         })?;
-        routes.extend(made.into_iter().map(|route| (route.upstream, Arc::new(route))));
+        routes.extend(
+            made.into_iter()
+                .map(|route| (route.upstream, Arc::new(route))),
+        );
         let model = Arc::new(Model {
             name: name.to_owned(),
             queue,
@@ -112,6 +120,20 @@ impl Models {
     /// Where a grant leads.
     pub(crate) fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>> {
         self.read().routes.get(&upstream).cloned()
+    }
+
+    /// The upstreams of a model's own.
+    pub(crate) fn upstreams_of(&self, model: &Model) -> Vec<UpstreamId> {
+        let named = |route: &AssembledRoute| {
+            model.settings.upstreams.iter().any(|way| {
+                let name = way.model.as_deref().unwrap_or(&model.name);
+                way.upstream == route.account
+                    && name == route.model.as_deref().unwrap_or(&model.name)
+            })
+        };
+        let inner = self.read();
+        let own = inner.routes.values().filter(|route| named(route));
+        own.map(|route| route.upstream).collect()
     }
 
     /// The names that are known, in order.
@@ -157,6 +179,13 @@ fn unnamed(account: String) -> ModelSettings {
             limits: LimitTable::default(),
             shared_limits: Vec::new(),
         }],
-        ..ModelSettings::default()
+        fallback: Vec::new(),
+        context_fallback: Vec::new(),
+        stream_recovery: StreamRecovery::default(),
+        stream_usage: StreamUsage::default(),
+        early_headers: None,
+        reserve: Vec::new(),
+        on_unavailable: OnUnavailable::default(),
+        price: None,
     }
 }

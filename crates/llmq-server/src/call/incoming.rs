@@ -1,0 +1,231 @@
+//! A call as it came in: body, model, size, and how it wants to be treated.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use llmq_core::{CallSize, Now, Priority, parse_duration};
+use llmq_provider::{Dialect, Operation, TokenCounter, scan_request};
+use uuid::Uuid;
+
+use super::{forward, spoken};
+use crate::Gateway;
+use crate::dialect::Refusal;
+
+/// A caller that sends nothing for so long has gone, or never meant to.
+const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Nobody may ask for a longer wait.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// A call that can stand in line.
+pub(crate) struct Incoming {
+    pub(crate) id: Uuid,
+    pub(crate) operation: Operation,
+    /// In which the caller is spoken to.
+    pub(crate) dialect: Dialect,
+    pub(crate) model: String,
+    pub(crate) body: Bytes,
+    pub(crate) size: CallSize,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) priority: Priority,
+    pub(crate) max_wait: Duration,
+    /// Headers that the provider may see.
+    pub(crate) headers: HeaderMap,
+    pub(crate) arrived: Now,
+}
+
+impl Incoming {
+    pub(crate) async fn read(
+        gateway: &Gateway,
+        operation: Operation,
+        request: Request<hyper::body::Incoming>,
+        arrived: Now,
+    ) -> Result<Self, Refusal> {
+        let (parts, body) = request.into_parts();
+        let wishes = Wishes::read(&parts.headers, gateway.max_wait())?;
+        let body = whole(body, &parts.headers, gateway.settings.max_body_bytes).await?;
+        let scan = scan_request(&body, TokenCounter::Chars)
+            .map_err(|error| Refusal::invalid(error.to_string()))?;
+        if let Some(name) = scan.doubtful {
+            let message = format!(
+                "`{name}` stands in the body more than once, or with escapes in its name: \
+                 readers differ in which one they take"
+            );
+            return Err(Refusal::invalid(message).about(name));
+        }
+        let Some(model) = scan.model else {
+            let message = "the body names no model: set `model` to a text";
+            return Err(Refusal::invalid(message).about("model"));
+        };
+        Ok(Self {
+            id: Uuid::now_v7(),
+            operation,
+            dialect: spoken(operation),
+            model,
+            body,
+            size: scan.size,
+            stream: scan.stream,
+            include_usage: scan.include_usage,
+            priority: wishes.priority,
+            max_wait: wishes.max_wait,
+            headers: forward::for_provider(&parts.headers),
+            arrived,
+        })
+    }
+}
+
+/// The whole body, at most `max` bytes of it.
+async fn whole(
+    mut body: hyper::body::Incoming,
+    headers: &HeaderMap,
+    max: u64,
+) -> Result<Bytes, Refusal> {
+    let stated = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if stated.is_some_and(|stated| stated > max) {
+        return Err(too_large(max));
+    }
+    let Some(first) = piece(&mut body).await? else {
+        return Ok(Bytes::new());
+    };
+    if stated == Some(first.len() as u64) {
+        return Ok(first);
+    }
+    let expected = usize::try_from(stated.unwrap_or(0).min(max)).unwrap_or(0);
+    let mut all = BytesMut::with_capacity(expected.max(first.len()));
+    all.extend_from_slice(&first);
+    while let Some(next) = piece(&mut body).await? {
+        if (all.len() + next.len()) as u64 > max {
+            return Err(too_large(max));
+        }
+        all.extend_from_slice(&next);
+    }
+    if all.len() as u64 > max {
+        return Err(too_large(max));
+    }
+    Ok(all.freeze())
+}
+
+async fn piece(body: &mut hyper::body::Incoming) -> Result<Option<Bytes>, Refusal> {
+    loop {
+        let frame = match tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                return Err(Refusal::invalid("the body broke off before its end"));
+            }
+            Err(_) => {
+                let message = format!("no part of the body came for {BODY_SILENCE_MAX:?}");
+                return Err(Refusal::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "request_timeout",
+                    message,
+                ));
+            }
+        };
+        if let Ok(data) = frame.into_data()
+            && !data.is_empty()
+        {
+            return Ok(Some(data));
+        }
+    }
+}
+
+fn too_large(max: u64) -> Refusal {
+    let message = format!("the body is larger than {max} bytes (server.max_body)");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+}
+
+/// How a call wants to be treated.
+#[derive(Debug, PartialEq, Eq)]
+struct Wishes {
+    priority: Priority,
+    max_wait: Duration,
+}
+
+impl Wishes {
+    fn read(headers: &HeaderMap, default_wait: Duration) -> Result<Self, Refusal> {
+        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+        let priority = match text("x-llmq-priority") {
+            None => Priority::HIGH,
+            Some(text) => text
+                .trim()
+                .parse()
+                .map_err(|error| bad("X-LLMQ-Priority", &error))?,
+        };
+        let max_wait = match text("x-llmq-max-wait") {
+            Some(text) => {
+                let help = "use a number and a unit, such as 30s or 2m";
+                parse_duration(text.trim()).ok_or_else(|| bad("X-LLMQ-Max-Wait", &help))?
+            }
+            // RFC 7240, 4.3: `wait` is in whole seconds.
+            None => prefers(headers, "wait")
+                .and_then(|seconds| seconds.parse().ok().map(Duration::from_secs))
+                .unwrap_or(default_wait),
+        };
+        Ok(Self {
+            priority,
+            max_wait: max_wait.min(WAIT_MAX),
+        })
+    }
+}
+
+fn bad(header: &str, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::invalid(format!("{header}: {error}")).about(header)
+}
+
+/// The value of a preference (RFC 7240, section 2); unknown ones are passed over.
+fn prefers<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let fields = headers.get_all("prefer").iter();
+    fields
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split([',', ';']))
+        .filter_map(|preference| {
+            let (word, value) = preference.split_once('=').unwrap_or((preference, ""));
+            (word.trim().eq_ignore_ascii_case(name)).then(|| value.trim().trim_matches('"'))
+        })
+        .next()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn wishes(name: &'static str, value: &'static str) -> Result<Wishes, Refusal> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static(value));
+        Wishes::read(&headers, MINUTE)
+    }
+
+    #[test]
+    fn a_call_says_how_long_it_waits_in_either_way() {
+        let wait = |name, value| wishes(name, value).unwrap().max_wait;
+        assert_eq!(wait("x-llmq-max-wait", "90s"), Duration::from_secs(90));
+        assert_eq!(wait("prefer", "wait=30"), Duration::from_secs(30));
+        let both = "respond-async, Wait = \"7\"";
+        assert_eq!(wait("prefer", both), Duration::from_secs(7));
+        assert_eq!(wait("prefer", "handling=strict"), MINUTE);
+        assert_eq!(wait("x-llmq-max-wait", "100d"), WAIT_MAX);
+    }
+
+    #[test]
+    fn a_wish_that_cannot_be_read_is_refused_by_its_name() {
+        for (name, value) in [("x-llmq-priority", "urgent"), ("x-llmq-max-wait", "soon")] {
+            let refusal = wishes(name, value).unwrap_err();
+            let param = refusal.param.unwrap();
+            assert!(param.eq_ignore_ascii_case(name), "{param}");
+        }
+        assert_eq!(
+            wishes("x-llmq-priority", "low").unwrap().priority,
+            Priority::LOW
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! A call's place in line: its way in, its wait, and what is said when that was in vain.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::StatusCode;
+use llmq_core::{Clock, Timestamp};
+use llmq_dispatch::{Blocker, Call, NoGrant, Refusal as LineRefusal};
+use llmq_engine::{Grant, Ticket};
+use llmq_limit::BreakerState;
+
+use super::incoming::Incoming;
+use crate::Gateway;
+use crate::dialect::Refusal;
+use crate::models::Model;
+
+/// How far a call has come.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// In line, over all attempts.
+    pub(crate) queued: Duration,
+    pub(crate) attempts: u32,
+    /// The upstream asked last.
+    pub(crate) upstream: Option<Arc<str>>,
+    /// What it waited for last.
+    pub(crate) waited_for: Option<String>,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self {
+            queued: Duration::ZERO,
+            attempts: 0,
+            upstream: None,
+            waited_for: None,
+        }
+    }
+}
+
+/// Puts a call in line.
+pub(crate) fn enter(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+) -> Result<Ticket, Refusal> {
+    let call = Call {
+        priority: incoming.priority,
+        size: incoming.size,
+        bytes: incoming.body.len() as u64,
+        start_by: Some(incoming.arrived.mono + incoming.max_wait),
+        ..Call::new(model.queue, gateway.tenant)
+    };
+    gateway.hub.submit(call).map_err(|refusal| match refusal {
+        LineRefusal::Draining => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            format!("the queue of `{}` takes no new calls", model.name),
+        ),
+        full => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "queue_full",
+            format!("{}: {full}", model.name),
+        ),
+    })
+}
+
+/// Waits for leave to send.
+pub(crate) async fn wait(
+    gateway: &Gateway,
+    mut ticket: Ticket,
+    progress: &mut Progress,
+) -> Result<Grant, NoGrant> {
+    let from = gateway.clock.now().mono;
+    let mut asked_why = false;
+    let granted = std::future::poll_fn(|context| {
+        let polled = ticket.poll_granted(context);
+        // Most calls never wait, and are not asked why.
+        if polled.is_pending() && !asked_why {
+            asked_why = true;
+            progress.waited_for = waiting_for(gateway, &ticket);
+        }
+        match polled {
+            Poll::Ready(granted) => Poll::Ready(granted),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    let now = gateway.clock.now().mono;
+    progress.queued += if asked_why {
+        now - from
+    } else {
+        Duration::ZERO
+    };
+    granted
+}
+
+/// What a ticket waits for, such as `tpm openai/gpt-4o-mini 12s`.
+fn waiting_for(gateway: &Gateway, ticket: &Ticket) -> Option<String> {
+    let why = gateway.hub.with(|dispatcher| dispatcher.why(ticket.id()))?;
+    let mut text = match why.blockers.first()? {
+        Blocker::Limit(name) => name.clone(),
+        Blocker::Upstream(name, Some(class)) => format!("{} {name}", class.as_str()),
+        Blocker::Upstream(name, None) => format!("upstream {name}"),
+        Blocker::Quota(name) => format!("quota {name}"),
+        Blocker::Paused => "paused".to_owned(),
+        Blocker::NotBefore(_) => "retry".to_owned(),
+    };
+    if let Some(until) = why.until {
+        let left = until.since(gateway.clock.now().mono);
+        let _ = write!(text, " {}s", left.as_secs_f64().ceil());
+    }
+    Some(text)
+}
+
+/// What a caller is told whose call was never sent, and when another try makes sense.
+pub(crate) fn refusal(
+    gateway: &Gateway,
+    model: &Model,
+    no_grant: &NoGrant,
+    arrived: Timestamp,
+) -> (Refusal, Option<Duration>) {
+    let now = gateway.clock.now().mono;
+    let waited = (now - arrived).as_secs_f64();
+    match no_grant {
+        NoGrant::TooLarge { limit, count } => {
+            let message = format!(
+                "the call is larger than the whole limit {limit} ({count}): it can never be sent"
+            );
+            (
+                Refusal::new(StatusCode::BAD_REQUEST, "too_large", message),
+                None,
+            )
+        }
+        NoGrant::Expired { could_start } => {
+            let wait = could_start.map(|at| at.since(now)).unwrap_or(FALLBACK);
+            if is_down(gateway, model) {
+                let message = format!(
+                    "no upstream of `{}` can serve calls now; waited {waited:.0} s",
+                    model.name
+                );
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                (
+                    Refusal::new(status, "upstream_unavailable", message),
+                    Some(wait),
+                )
+            } else {
+                let message = format!(
+                    "the limits of `{}` had no room for the call within {waited:.0} s; \
+                     X-LLMQ-Max-Wait lets it wait longer",
+                    model.name
+                );
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                (Refusal::new(status, "rate_limited", message), Some(wait))
+            }
+        }
+        other => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            (Refusal::new(status, "not_started", other.to_string()), None)
+        }
+    }
+}
+
+/// When nobody knows when there will be room.
+const FALLBACK: Duration = Duration::from_secs(30);
+
+/// Whether it was for its upstreams and not for limits that nothing was sent.
+fn is_down(gateway: &Gateway, model: &Model) -> bool {
+    let routes = gateway.models.upstreams_of(model);
+    gateway.hub.with(|dispatcher| {
+        routes.iter().all(|upstream| {
+            let view = dispatcher.upstream_view(*upstream);
+            let shut = view.closed.is_some_and(|(class, _)| !class.is_rate_limit());
+            shut || view.breaker != BreakerState::Closed
+        })
+    })
+}

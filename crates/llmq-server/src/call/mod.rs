@@ -1,0 +1,127 @@
+//! One plain call, from its request to its answer.
+
+mod incoming;
+
+mod line;
+
+mod attempt;
+mod forward;
+mod stream;
+
+mod body;
+mod reply;
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use llmq_core::Clock;
+use llmq_provider::{Dialect, Operation};
+
+pub(crate) use body::ReplyBody;
+pub(crate) use reply::Reply;
+
+use crate::Gateway;
+use crate::dialect::Refusal;
+use crate::models::Model;
+use attempt::Attempted;
+use incoming::Incoming;
+use line::Progress;
+
+/// Answers a call: reads it, waits for its turn, sends it until it has an answer or has failed
+/// for good.
+///
+/// # Cancel safety
+///
+/// Dropping the future leaves the line, or ends the attempt that runs: the caller has gone.
+pub(crate) async fn call(
+    gateway: Arc<Gateway>,
+    operation: Operation,
+    request: http::Request<hyper::body::Incoming>,
+) -> Reply {
+    let arrived = gateway.clock.now();
+    let dialect = spoken(operation);
+    let incoming = match Incoming::read(&gateway, operation, request, arrived).await {
+        Ok(incoming) => incoming,
+        Err(refusal) => return reply::refused(&refusal, dialect, None),
+    };
+    let Some(model) = gateway.models.find(&incoming.model, &gateway.hub, arrived) else {
+        let refusal = unknown_model(&gateway, &incoming.model);
+        return reply::refused(&refusal, dialect, None);
+    };
+    finish(&gateway, &incoming, &model).await
+}
+
+/// The dialect in which the caller of an operation expects errors.
+pub(crate) fn spoken(operation: Operation) -> Dialect {
+    match operation {
+        Operation::Messages | Operation::CountTokens => Dialect::Anthropic,
+        _ => Dialect::OpenAi,
+    }
+}
+
+async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>) -> Reply {
+    let mut progress = Progress::new();
+    let mut ticket = match line::enter(gateway, incoming, model) {
+        Ok(ticket) => ticket,
+        Err(refusal) => return reply::refused(&refusal, incoming.dialect, Some(&progress)),
+    };
+    // What the caller hears when nothing better comes: the first failure, since what follows
+    // elsewhere may only be a consequence.
+    let mut failure = None;
+    loop {
+        let grant = match line::wait(gateway, ticket, &mut progress).await {
+            Ok(grant) => grant,
+            Err(no_grant) => {
+                return match failure {
+                    Some(failure) => reply::failed(gateway, incoming, failure, &progress),
+                    None => {
+                        let (refusal, retry_after) =
+                            line::refusal(gateway, model, &no_grant, incoming.arrived.mono);
+                        reply::too_late(&refusal, incoming.dialect, retry_after, &progress)
+                    }
+                };
+            }
+        };
+        match attempt::attempt(gateway, incoming, model, grant, &mut progress).await {
+            Attempted::Answered(reply) => return *reply,
+            Attempted::Again(next, failed) => {
+                failure = Some(attempt::telling(failure, failed));
+                ticket = next;
+            }
+            Attempted::GivenUp(failed) => {
+                let failure = attempt::telling(failure, failed);
+                return reply::failed(gateway, incoming, failure, &progress);
+            }
+        }
+    }
+}
+
+/// A word of llmq's own to a caller that has no call in line.
+pub(crate) fn refused(refusal: &Refusal, dialect: Dialect) -> Reply {
+    reply::refused(refusal, dialect, None)
+}
+
+/// Which models there are, for a caller who asked for another.
+pub(crate) fn unknown_model(gateway: &Gateway, name: &str) -> Refusal {
+    const NAMED: usize = 20;
+    let names = gateway.models.names();
+    let known = match names.len() {
+        0 => "no model is configured".to_owned(),
+        count if count <= NAMED => format!("known models: {}", names.join(", ")),
+        count => format!(
+            "known models: {}, and {} more (GET /v1/models)",
+            names[..NAMED].join(", "),
+            count - NAMED
+        ),
+    };
+    // The name is the caller's text: it is shown short.
+    let shown: String = name.chars().take(100).collect();
+    Refusal {
+        param: Some("model".to_owned()),
+        ..Refusal::new(
+            StatusCode::NOT_FOUND,
+            "model_not_found",
+            format!("the model `{shown}` is not known here; {known}"),
+        )
+    }
+}

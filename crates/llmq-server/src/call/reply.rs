@@ -1,0 +1,141 @@
+//! The answer to a caller, with what llmq has to say of it in headers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use llmq_core::Clock;
+use llmq_provider::Dialect;
+use uuid::Uuid;
+
+use super::attempt::Failure;
+use super::body::ReplyBody;
+use super::forward;
+use super::incoming::Incoming;
+use super::line::Progress;
+use crate::Gateway;
+use crate::dialect::Refusal;
+
+pub(crate) type Reply = Response<ReplyBody>;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-llmq-request-id");
+const QUEUED_MS: HeaderName = HeaderName::from_static("x-llmq-queued-ms");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-llmq-attempts");
+const UPSTREAM: HeaderName = HeaderName::from_static("x-llmq-upstream");
+const WAIT: HeaderName = HeaderName::from_static("x-llmq-wait");
+/// The official SDKs repeat a call or not by this header, whatever the status.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// A provider's answer, passed on.
+pub(crate) fn answered(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: ReplyBody,
+    id: Uuid,
+    progress: &Progress,
+) -> Reply {
+    let mut reply = Response::new(body);
+    *reply.status_mut() = status;
+    *reply.headers_mut() = forward::for_caller(headers);
+    sign(reply.headers_mut(), id, progress);
+    reply
+}
+
+/// The provider's own error, since no attempt brought more.
+pub(crate) fn failed(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    failure: Failure,
+    progress: &Progress,
+) -> Reply {
+    let now = gateway.clock.now().mono;
+    let Some((status, headers, body)) = failure.answer else {
+        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "upstream_failed", failure.message);
+        let mut reply = refused(&refusal, incoming.dialect, Some(progress));
+        sign(reply.headers_mut(), incoming.id, progress);
+        return reply;
+    };
+    // A failure dressed as a 200 is none for the caller.
+    let status = if status.is_success() {
+        StatusCode::BAD_GATEWAY
+    } else {
+        status
+    };
+    let mut reply = answered(
+        status,
+        headers,
+        ReplyBody::whole(body),
+        incoming.id,
+        progress,
+    );
+    if let Some(until) = failure.until {
+        retry_after(reply.headers_mut(), until.since(now));
+    }
+    // llmq has tried as often as makes sense.
+    reply
+        .headers_mut()
+        .insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    reply
+}
+
+/// The wait has ended without a call.
+pub(crate) fn too_late(
+    refusal: &Refusal,
+    dialect: Dialect,
+    wait: Option<Duration>,
+    progress: &Progress,
+) -> Reply {
+    let mut reply = refused(refusal, dialect, Some(progress));
+    if let Some(wait) = wait {
+        retry_after(reply.headers_mut(), wait);
+        // The caller has waited as long as it wanted to; its SDK is not to wait once more
+        // unless it is for long enough.
+        reply
+            .headers_mut()
+            .insert(SHOULD_RETRY, HeaderValue::from_static("true"));
+    }
+    reply
+}
+
+/// A word of llmq's own.
+pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Progress>) -> Reply {
+    let body: Bytes = refusal.body(dialect);
+    let mut reply = Response::new(ReplyBody::whole(body));
+    *reply.status_mut() = refusal.status;
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    if let Some(progress) = progress {
+        sign(headers, Uuid::now_v7(), progress);
+    }
+    reply
+}
+
+/// RFC 9110, 10.2.3: whole seconds. Rounded up, so that it is never too early.
+fn retry_after(headers: &mut HeaderMap, wait: Duration) {
+    let seconds = wait.as_millis().div_ceil(1_000).max(1);
+    let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+    headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+}
+
+fn sign(headers: &mut HeaderMap, id: Uuid, progress: &Progress) {
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
+        headers.insert(REQUEST_ID, id);
+    }
+    let queued = u64::try_from(progress.queued.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(QUEUED_MS, HeaderValue::from(queued));
+    headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
+    let named = [
+        (UPSTREAM, progress.upstream.as_deref()),
+        (WAIT, progress.waited_for.as_deref()),
+    ];
+    for (name, text) in named {
+        // A name with letters that headers cannot hold is left out.
+        if let Some(Ok(value)) = text.map(HeaderValue::from_str) {
+            headers.insert(name, value);
+        }
+    }
+}

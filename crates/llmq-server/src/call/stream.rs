@@ -1,0 +1,314 @@
+//! A stream on its way through.
+//!
+//! Its head is held until its first whole event: until then another upstream may take over
+//! without the caller knowing. After that it is passed on as it comes, and a stream that breaks
+//! off is never ended as if it were whole.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
+use llmq_core::{Clock, Timestamp};
+use llmq_dispatch::Ended;
+use llmq_engine::config::StreamRecovery;
+use llmq_engine::{AssembledRoute, Grant, outcome};
+use llmq_provider::{
+    Answer, CallError, Cause, Dialect, Source, StreamEnd, StreamReader, Verdict, check_stream,
+};
+
+use super::attempt::{Attempted, Trial};
+use super::body::{Broken, ReplyBody};
+use super::line::Progress;
+use super::reply;
+use crate::Gateway;
+use crate::dialect::Refusal;
+use crate::models::Model;
+
+/// Pieces that wait together go out together, up to about this much at a time.
+const TOGETHER_BYTES: usize = 64 << 10;
+/// So much is held back where a stream is to be recovered.
+const HELD_BYTES_MAX: usize = 4 << 20;
+
+/// What was read of a stream before any of it was passed on.
+enum Opened {
+    /// Good so far; `true` when it has ended well.
+    Good(BytesMut, bool),
+    /// No answer comes of it.
+    Bad(Box<Verdict>),
+}
+
+/// Takes over a stream whose head has come.
+pub(super) async fn open(
+    trial: Trial<'_>,
+    model: &Model,
+    mut answer: Answer,
+    progress: &Progress,
+) -> Attempted {
+    let mut reader = StreamReader::new(trial.source().dialect, trial.incoming.operation);
+    let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
+    match hold(&trial, &mut answer, &mut reader, hold_all).await {
+        Opened::Bad(verdict) => trial.failed(&verdict, None),
+        Opened::Good(held, ended) => {
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            let id = trial.incoming.id;
+            let passing = Passing::new(trial, answer, reader, held.freeze(), ended);
+            let body = ReplyBody::Passing(Box::new(passing));
+            Attempted::Answered(Box::new(reply::answered(
+                status, headers, body, id, progress,
+            )))
+        }
+    }
+}
+
+/// Reads until the first whole event, or to the end where all is to be held.
+async fn hold(
+    trial: &Trial<'_>,
+    answer: &mut Answer,
+    reader: &mut StreamReader,
+    hold_all: bool,
+) -> Opened {
+    let mut held = BytesMut::new();
+    let limit = trial.route.first_token;
+    let first_token = tokio::time::sleep(limit);
+    tokio::pin!(first_token);
+    loop {
+        let piece = tokio::select! {
+            biased;
+            piece = answer.chunk() => piece,
+            () = &mut first_token, if reader.events() == 0 => {
+                return Opened::Bad(Box::new(Verdict::from(&CallError::CutOff {
+                    authority: trial.route.provider.authority().to_owned(),
+                    received_bytes: held.len() as u64,
+                    cause: Cause::FirstByteTimeout(limit),
+                })));
+            }
+        };
+        let end = match piece {
+            Ok(Some(piece)) => {
+                held.extend_from_slice(&piece);
+                match reader.push(&piece) {
+                    Err(_) => StreamEnd::Malformed,
+                    Ok(()) if reader.is_broken() => reader.end(),
+                    Ok(()) if !hold_all && reader.events() > 0 => {
+                        return Opened::Good(held, false);
+                    }
+                    Ok(()) if held.len() > HELD_BYTES_MAX => return Opened::Good(held, false),
+                    Ok(()) => continue,
+                }
+            }
+            Ok(None) => match reader.finish() {
+                StreamEnd::Whole => return Opened::Good(held, true),
+                end => end,
+            },
+            Err(error) => return Opened::Bad(Box::new(Verdict::from(&error))),
+        };
+        let judged = judge(
+            trial.source(),
+            answer.status(),
+            answer.headers(),
+            &end,
+            trial.now(),
+        );
+        if let Err(verdict) = judged {
+            return Opened::Bad(verdict);
+        }
+    }
+}
+
+fn judge(
+    source: Source,
+    status: StatusCode,
+    headers: &HeaderMap,
+    end: &StreamEnd,
+    now: llmq_core::Now,
+) -> Result<(), Box<Verdict>> {
+    check_stream(source, status, headers, end, now)
+}
+
+/// A stream that is being passed on.
+pub(crate) struct Passing {
+    gateway: Arc<Gateway>,
+    route: Arc<AssembledRoute>,
+    answer: Answer,
+    reader: StreamReader,
+    /// In which the caller is told of a broken stream.
+    dialect: Dialect,
+    held: Option<Bytes>,
+    grant: Option<Grant>,
+    sent: Timestamp,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Ended,
+    Broken,
+}
+
+impl Passing {
+    fn new(
+        trial: Trial<'_>,
+        answer: Answer,
+        reader: StreamReader,
+        held: Bytes,
+        ended: bool,
+    ) -> Self {
+        let mut passing = Self {
+            gateway: Arc::clone(trial.gateway),
+            route: trial.route,
+            sent: answer.times().sent,
+            answer,
+            reader,
+            dialect: trial.incoming.dialect,
+            held: Some(held),
+            grant: Some(trial.grant),
+            state: State::Open,
+        };
+        if ended {
+            passing.end_well();
+        }
+        passing
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(held) = self.held.take() {
+            return Poll::Ready(Some(Ok(Frame::data(held))));
+        }
+        match self.state {
+            State::Open => {}
+            State::Ended => return Poll::Ready(None),
+            State::Broken => return Poll::Ready(Some(Err(Broken))),
+        }
+        let mut pieces = Pieces::default();
+        while self.state == State::Open && pieces.len() < TOGETHER_BYTES {
+            match self.answer.poll_chunk(context) {
+                Poll::Ready(Ok(Some(piece))) => self.pass(piece, &mut pieces),
+                Poll::Ready(Ok(None)) => match self.reader.finish() {
+                    StreamEnd::Whole => self.end_well(),
+                    end => self.break_off(&end, &mut pieces),
+                },
+                Poll::Ready(Err(error)) => {
+                    let message = error.to_string();
+                    self.fail(&Verdict::from(&error));
+                    pieces.push(self.event(message));
+                }
+                Poll::Pending if pieces.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        match (pieces.take(), self.state) {
+            (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            (None, State::Broken) => Poll::Ready(Some(Err(Broken))),
+            (None, _) => Poll::Ready(None),
+        }
+    }
+
+    fn pass(&mut self, piece: Bytes, pieces: &mut Pieces) {
+        if self.reader.push(&piece).is_err() {
+            return self.break_off(&StreamEnd::Malformed, pieces);
+        }
+        match self.reader.end() {
+            StreamEnd::Malformed => self.break_off(&StreamEnd::Malformed, pieces),
+            end @ StreamEnd::Failed(_) => {
+                // The provider tells of its failure itself, and better.
+                pieces.push(piece);
+                self.judge_failed(&end);
+            }
+            StreamEnd::Whole | StreamEnd::CutOff => pieces.push(piece),
+        }
+    }
+
+    fn end_well(&mut self) {
+        self.state = State::Ended;
+        let now = self.gateway.clock.now();
+        let ended = outcome::completed(
+            &self.route.provider,
+            self.answer.headers(),
+            self.reader.usage(),
+            now.mono - self.sent,
+            now,
+        );
+        if let Some(grant) = self.grant.take() {
+            grant.complete(ended);
+        }
+    }
+
+    fn break_off(&mut self, end: &StreamEnd, pieces: &mut Pieces) {
+        let message = self.judge_failed(end);
+        pieces.push(self.event(message));
+    }
+
+    fn judge_failed(&mut self, end: &StreamEnd) -> String {
+        let source = Source {
+            host: self.route.provider.host(),
+            dialect: self.route.provider.dialect(),
+        };
+        let now = self.gateway.clock.now();
+        let (status, headers) = (self.answer.status(), self.answer.headers());
+        match judge(source, status, headers, end, now) {
+            Ok(()) => String::new(),
+            Err(verdict) => {
+                self.fail(&verdict);
+                verdict.message
+            }
+        }
+    }
+
+    /// The attempt has failed, and nobody can make up for it: a part of it is with the caller.
+    fn fail(&mut self, verdict: &Verdict) {
+        self.state = State::Broken;
+        let now = self.gateway.clock.now();
+        let heard = Some((self.answer.headers(), now.mono - self.sent));
+        let ended: Ended = outcome::failed(&self.route.provider, verdict, heard, now);
+        if let Some(grant) = self.grant.take() {
+            // A ticket that stands in line again is dropped, and leaves it.
+            drop(grant.fail(ended));
+        }
+    }
+
+    fn event(&self, message: String) -> Bytes {
+        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "stream_broken", message);
+        refusal.event(self.dialect)
+    }
+}
+
+/// Pieces that go out together. One alone is not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Option<Bytes>,
+    all: BytesMut,
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        match self.first.take() {
+            None if self.all.is_empty() => self.first = Some(piece),
+            first => {
+                if let Some(first) = first {
+                    self.all.extend_from_slice(&first);
+                }
+                self.all.extend_from_slice(&piece);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.first.as_ref().map_or(self.all.len(), Bytes::len)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        self.first
+            .take()
+            .or_else(|| (!self.all.is_empty()).then(|| self.all.split().freeze()))
+    }
+}

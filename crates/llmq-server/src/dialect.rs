@@ -1,0 +1,147 @@
+//! How the gateway itself speaks when no provider did: errors in the shape that the caller's SDK
+//! knows.
+
+use bytes::Bytes;
+use http::StatusCode;
+use llmq_provider::Dialect;
+use serde::Serialize;
+
+/// Something the gateway has to tell a caller instead of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    /// A stable word for programs.
+    pub(crate) code: &'static str,
+    /// The member of the request that is at fault.
+    pub(crate) param: Option<String>,
+    /// For people: what is wrong, where, and what helps.
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            param: None,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    pub(crate) fn about(mut self, param: &str) -> Self {
+        self.param = Some(param.to_owned());
+        self
+    }
+
+    /// The body in the caller's dialect: OpenAI's error object ("Error codes", platform docs,
+    /// 2026), Anthropic's ("Errors", docs.anthropic.com, 2026).
+    pub(crate) fn body(&self, dialect: Dialect) -> Bytes {
+        let kind = kind(dialect, self.status);
+        let text = match dialect {
+            Dialect::OpenAi => serde_json::to_vec(&OpenAi {
+                error: OpenAiError {
+                    message: &self.message,
+                    kind,
+                    param: self.param.as_deref(),
+                    code: self.code,
+                },
+            }),
+            Dialect::Anthropic => serde_json::to_vec(&Anthropic {
+                kind: "error",
+                error: AnthropicError {
+                    kind,
+                    message: &self.message,
+                },
+            }),
+        };
+        // Texts always serialize.
+        Bytes::from(text.unwrap_or_default())
+    }
+
+    /// The same as the last event of a stream.
+    pub(crate) fn event(&self, dialect: Dialect) -> Bytes {
+        let body = self.body(dialect);
+        let mut event = Vec::with_capacity(body.len() + 32);
+        if dialect == Dialect::Anthropic {
+            event.extend_from_slice(b"event: error\n");
+        }
+        event.extend_from_slice(b"data: ");
+        event.extend_from_slice(&body);
+        event.extend_from_slice(b"\n\n");
+        event.into()
+    }
+}
+
+/// The type of error that SDKs expect with a status.
+fn kind(dialect: Dialect, status: StatusCode) -> &'static str {
+    match (dialect, status.as_u16()) {
+        (_, 401) => "authentication_error",
+        (_, 403) => "permission_error",
+        (Dialect::Anthropic, 404) => "not_found_error",
+        (Dialect::Anthropic, 413) => "request_too_large",
+        (Dialect::Anthropic, 429) => "rate_limit_error",
+        (Dialect::OpenAi, 429) => "rate_limit_exceeded",
+        (Dialect::Anthropic, 503 | 529) => "overloaded_error",
+        (_, 400..=499) => "invalid_request_error",
+        (Dialect::Anthropic, _) => "api_error",
+        (Dialect::OpenAi, _) => "server_error",
+    }
+}
+
+#[derive(Serialize)]
+struct OpenAi<'a> {
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'a str>,
+    code: &'static str,
+}
+
+#[derive(Serialize)]
+struct Anthropic<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: AnthropicError<'a>,
+}
+
+#[derive(Serialize)]
+struct AnthropicError<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sdk_gets_the_shape_it_knows() {
+        let refusal = Refusal::invalid("no `model`").about("model");
+        let text = |dialect| String::from_utf8(refusal.body(dialect).to_vec()).unwrap();
+        assert_eq!(
+            text(Dialect::OpenAi),
+            r#"{"error":{"message":"no `model`","type":"invalid_request_error","param":"model","code":"invalid_request"}}"#
+        );
+        assert_eq!(
+            text(Dialect::Anthropic),
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"no `model`"}}"#
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_broken_stream_is_an_event() {
+        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "upstream_broken", "cut off");
+        let event = refusal.event(Dialect::Anthropic);
+        assert!(event.starts_with(b"event: error\ndata: {") && event.ends_with(b"}\n\n"));
+    }
+}

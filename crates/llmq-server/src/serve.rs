@@ -1,0 +1,199 @@
+//! Connections in, requests to where they belong, and an end that lets calls finish.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use llmq_engine::Tasks;
+use llmq_provider::{Dialect, Operation};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::Gateway;
+use crate::call::{self, Reply, ReplyBody};
+use crate::dialect::Refusal;
+
+/// Calls in flight have so long to end once the gateway is told to stop.
+const GRACE: Duration = Duration::from_secs(30);
+/// A caller that sends headers for longer sends none.
+const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+/// All headers of a request together.
+const HEADER_BYTES_MAX: usize = 64 << 10;
+/// When no connection can be accepted, there is a reason that takes a moment to pass.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// A gateway that accepts connections.
+#[derive(Debug)]
+pub struct Served {
+    addr: SocketAddr,
+    done: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Waits until it has stopped: after its tasks are cancelled and the calls in flight have
+    /// ended, or the time for that is over.
+    pub async fn stopped(self) {
+        // A panic in the loop that accepts has been told by the runtime.
+        let _ = self.done.await;
+    }
+}
+
+/// Accepts connections on `listener` until `tasks` are cancelled; then lets calls in flight end,
+/// for at most 30 s.
+///
+/// # Errors
+///
+/// The listener has no address.
+pub fn serve(
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    tasks: &Tasks,
+) -> std::io::Result<Served> {
+    let addr = listener.local_addr()?;
+    let done = tasks.spawn(accept(gateway, listener, tasks.clone()));
+    Ok(Served { addr, done })
+}
+
+async fn accept(gateway: Arc<Gateway>, listener: TcpListener, tasks: Tasks) {
+    let graceful = GracefulShutdown::new();
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WITHIN)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(Duration::from_secs(20)));
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "no connection can be accepted");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    continue;
+                }
+            },
+            () = tasks.cancelled() => break,
+        };
+        connect(&gateway, &builder, &graceful, stream, &tasks);
+    }
+    drop(listener);
+    if tokio::time::timeout(GRACE, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("calls in flight did not end within {GRACE:?}");
+    }
+}
+
+fn connect(
+    gateway: &Arc<Gateway>,
+    builder: &Builder<TokioExecutor>,
+    graceful: &GracefulShutdown,
+    stream: TcpStream,
+    tasks: &Tasks,
+) {
+    // Small writes go out at once: each may be an event of a stream.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection broke at once");
+        return;
+    }
+    let gateway = Arc::clone(gateway);
+    let service = service_fn(move |request| {
+        let gateway = Arc::clone(&gateway);
+        async move { Ok::<_, Infallible>(route(gateway, request).await) }
+    });
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .into_owned();
+    let watched = graceful.watch(connection);
+    tasks.spawn(async move {
+        // How a connection ends is its caller's affair.
+        let _ = watched.await;
+    });
+}
+
+/// The calls first: they are nearly all there is.
+async fn route(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
+    let path = request.uri().path();
+    match Operation::from_path(path) {
+        Some(Operation::Models) => models(&gateway, request.method(), None),
+        Some(operation) if request.method() == Method::POST => {
+            Box::pin(call::call(gateway, operation, request)).await
+        }
+        Some(operation) => {
+            let message = format!("{path} takes POST");
+            wrong_method(&message, call::spoken(operation), "POST")
+        }
+        None => match path.strip_prefix("/v1/models/") {
+            Some(name) => models(&gateway, request.method(), Some(name)),
+            None => unknown_path(path),
+        },
+    }
+}
+
+fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply {
+    let refusal = Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        message,
+    );
+    let mut reply = call::refused(&refusal, dialect);
+    reply
+        .headers_mut()
+        .insert(http::header::ALLOW, http::HeaderValue::from_static(allowed));
+    reply
+}
+
+fn unknown_path(path: &str) -> Reply {
+    let shown: String = path.chars().take(200).collect();
+    let refusal = Refusal::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("there is nothing at {shown}; calls go to /v1/chat/completions and its like"),
+    );
+    call::refused(&refusal, Dialect::OpenAi)
+}
+
+/// The models as OpenAI lists them.
+fn models(gateway: &Gateway, method: &Method, name: Option<&str>) -> Reply {
+    if *method != Method::GET {
+        return wrong_method("models are listed with GET", Dialect::OpenAi, "GET");
+    }
+    let model = |name: &str| serde_json::json!({"id": name, "object": "model", "created": 0, "owned_by": "llmq"});
+    let names = gateway.models.names();
+    let body = match name {
+        None => {
+            let data: Vec<_> = names.iter().map(|name| model(name)).collect();
+            serde_json::json!({"object": "list", "data": data})
+        }
+        Some(name) if names.iter().any(|known| known == name) => model(name),
+        Some(name) => {
+            let refusal = call::unknown_model(gateway, name);
+            return call::refused(&refusal, Dialect::OpenAi);
+        }
+    };
+    let mut reply = Response::new(ReplyBody::whole(body.to_string().into()));
+    reply.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    reply
+}
