@@ -365,11 +365,7 @@ mod tests {
     #[test]
     fn an_account_and_model_are_one_upstream_whoever_refers_to_them() {
         let assembly = assembled(TWO_MODELS);
-        let names: Vec<&str> = assembly
-            .routes
-            .iter()
-            .map(|route| route.name.as_str())
-            .collect();
+        let names: Vec<&str> = assembly.routes.iter().map(|route| &*route.name).collect();
         assert_eq!(names, ["one/x", "one/y"]);
         assert_eq!(assembly.models.len(), 2);
     }
