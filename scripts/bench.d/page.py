@@ -40,6 +40,10 @@ ABOUT = {
         "The library",
         "A typed queue with a processor that does nothing: what is left is the queue. Overhead is the time of a request that waits for nobody. Memory is what 10,000 waiting requests with 100 bytes of parameters add.",
     ),
+    "gateway": (
+        "The gateway",
+        "`llmq serve` beside a bare reverse proxy of some sixty lines on hyper (`crates/llmq-server/examples/bare_proxy.rs`), before an upstream that answers at once (`instant_upstream.rs`). The gateway has a processor to itself; the load and the upstream share the other. A call is a chat request of 1 KB over a kept connection. The two are measured in turns, the bare proxy before and after each round of llmq's, and a round's ratio or difference is to the mean of the two. Events of a stream carry the instant at which they were written, so their delay holds the upstream's write, the gateway and the reader's wake-up. `scripts/bench gateway --noise` puts a second bare proxy in llmq's place, which shows what the machine adds by itself.",
+    ),
 }
 
 TAIL = """

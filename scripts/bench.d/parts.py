@@ -7,6 +7,7 @@ import sys
 import venv
 
 from figures import figure
+from gateway import gateway
 from world import others
 
 ROWS = 42_888
@@ -322,4 +323,8 @@ ALL = {
     "memory": memory,
     "dispatcher": dispatcher,
     "library": library,
+    "gateway": gateway,
 }
+
+# Rounds of each measurement, unless the caller says otherwise.
+ROUNDS = {name: 5 if name == "gateway" else 3 for name in ALL}

@@ -21,11 +21,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Bench:
     """What every measurement needs: the binary, a directory for its files, the rounds."""
 
-    def __init__(self, root, binary, rounds, quick, commit=None):
+    def __init__(self, root, binary, quick, commit=None):
         self.root = root
         self.commit = commit or self.head()
-        self.rounds = rounds
+        self.rounds = 1
         self.quick = quick
+        self.noise = False
         self.given = binary and pathlib.Path(binary).resolve()
         self.kept = {}
         self._directory = tempfile.TemporaryDirectory(prefix="llmq-bench-")
