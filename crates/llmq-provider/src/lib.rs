@@ -46,6 +46,7 @@ mod body_edit;
 mod request;
 
 pub mod mock;
+pub mod translate;
 
 pub use answer::{AnswerFacts, answer_text};
 pub use body_edit::{NotAnObject, with_model, with_stream_usage};

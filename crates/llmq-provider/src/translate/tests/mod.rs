@@ -1,0 +1,4 @@
+//! The laws of translation, on bodies as the providers' pages show them.
+
+mod refusals;
+mod requests;
