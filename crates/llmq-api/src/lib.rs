@@ -2,4 +2,9 @@
 
 mod problem;
 
+mod keys;
+
+pub use keys::{
+    CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope, KeyUse, UsedInPeriod,
+};
 pub use problem::ProblemBody;

@@ -16,6 +16,8 @@ mod call;
 
 mod dialect;
 
+pub mod keys;
+
 pub mod observe;
 mod problem;
 

@@ -1,1 +1,42 @@
-//! The embedded store: one SQLite file with one writer. It holds keys and what was learned of limits.
+//! The embedded store: one SQLite file that one process owns and one thread writes.
+//!
+//! Read [`Store`] first: everything is asked of it, and each method says what is on disk when it
+//! returns. Then `writer`, the thread behind it: it takes all that waits, makes one transaction
+//! of it, syncs once and only then tells each caller. `keys`, `usage`, `books` and `learned` are
+//! the tables, one module each; `migrate` holds their history, `owner` the lock that keeps other
+//! processes out.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use llmq_core::WallTime;
+//! use llmq_store_sqlite::{Place, Store};
+//!
+//! let store = Store::open(&"memory:".parse::<Place>()?, WallTime::default())?;
+//! store.save_learned("openai", "api.openai.com", vec!["requests=500/1m".into()]).await?;
+//! assert_eq!(store.learned().await?[0].limits, ["requests=500/1m"]);
+//! # Ok(()) }
+//! ```
+
+mod error;
+mod place;
+mod store;
+
+mod writer;
+
+mod keys;
+mod usage;
+
+mod books;
+mod learned;
+
+mod migrate;
+mod owner;
+
+pub use books::{LimitBooks, UsedPart};
+pub use error::{OpenError, StoreError};
+pub use keys::{Budget, InsertedKey, KeyRecord, RevokedKey};
+pub use learned::LearnedLimits;
+pub use owner::Owner;
+pub use place::{ParsePlaceError, Place};
+pub use store::Store;
+pub use usage::{KeyUsage, Spend, UsageRecord};

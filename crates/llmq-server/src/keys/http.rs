@@ -1,0 +1,261 @@
+use std::sync::Arc;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::header::{CACHE_CONTROL, LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use llmq_api::{
+    CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope, KeyUse, UsedInPeriod,
+};
+use llmq_core::WallTime;
+use llmq_store_sqlite::{KeyRecord, StoreError};
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::ledger::{Booked, usd};
+use super::{AuthError, CreateKeyError, Forbidden, KeyRing, RevokeKeyError};
+use crate::Problem;
+
+/// A key to make is a few hundred bytes; this is room for a hundred long model names.
+const BODY_MAX: usize = 64 * 1024;
+
+/// How many keys a page has unless something is asked, and at most.
+const PAGE: u32 = 100;
+const PAGE_MAX: u32 = 1_000;
+
+/// `/api/keys`: `POST` makes a key, `GET` lists them, `GET /{id}` shows one, `DELETE /{id}`
+/// revokes it. All of it needs the scope `manage`.
+pub fn router(ring: Arc<KeyRing>) -> Router {
+    Router::new()
+        .route("/api/keys", get(list).post(create))
+        .route("/api/keys/{id}", get(show).delete(revoke))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(ring)
+}
+
+async fn create(
+    State(ring): State<Arc<KeyRing>>,
+    headers: HeaderMap,
+    body: Result<Json<CreateKey>, JsonRejection>,
+) -> Result<Response, Failure> {
+    check(&ring, &headers)?;
+    let Json(wanted) = body.map_err(|rejection| bad_body(&rejection))?;
+    let created = ring.create(wanted).await?;
+    let location = format!("/api/keys/{}", created.record.id);
+    let answer = CreatedKey {
+        key: created.key.expose().to_owned(),
+        info: info(&ring, &created.record),
+    };
+    let mut response = (StatusCode::CREATED, Json(answer)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        headers.insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+async fn list(
+    State(ring): State<Arc<KeyRing>>,
+    headers: HeaderMap,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<KeyList>, Failure> {
+    check(&ring, &headers)?;
+    let Query(page) = page.map_err(|rejection| Problem::invalid(rejection.body_text()))?;
+    let limit = page.limit.unwrap_or(PAGE);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Problem::invalid(format!("limit must be 1 to {PAGE_MAX}")).into());
+    }
+    let cursor = page.cursor.as_deref().map(Uuid::parse_str).transpose();
+    let cursor = cursor.map_err(|_| Problem::invalid("cursor is not one of a list of keys"))?;
+    // One more than the page shows whether there is a next one.
+    let mut records = ring.list(cursor, limit + 1).await?;
+    let more = records.len() > limit as usize;
+    records.truncate(limit as usize);
+    let last = records.last().map(|record| record.id.to_string());
+    Ok(Json(KeyList {
+        keys: records.iter().map(|record| info(&ring, record)).collect(),
+        next_cursor: last.filter(|_| more),
+    }))
+}
+
+async fn show(
+    State(ring): State<Arc<KeyRing>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<KeyInfo>, Failure> {
+    check(&ring, &headers)?;
+    let id = parse_id(&id)?;
+    let record = ring.one(id).await?;
+    let record = record.ok_or_else(|| unknown(&id.to_string()))?;
+    Ok(Json(info(&ring, &record)))
+}
+
+async fn revoke(
+    State(ring): State<Arc<KeyRing>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<KeyInfo>, Failure> {
+    check(&ring, &headers)?;
+    let record = ring.revoke(parse_id(&id)?).await?;
+    Ok(Json(info(&ring, &record)))
+}
+
+fn check(ring: &KeyRing, headers: &HeaderMap) -> Result<(), Failure> {
+    let caller = ring.authenticate(headers)?;
+    caller.may(KeyScope::Manage)?;
+    Ok(())
+}
+
+/// Why a request about keys is refused.
+enum Failure {
+    Unauthenticated(AuthError),
+    Problem(Problem),
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Problem(problem) => problem.into_response(),
+            Self::Unauthenticated(error) => {
+                let mut response = Problem::unauthenticated(error.to_string()).into_response();
+                // A 401 must say how to authenticate (RFC 9110 section 15.5.2).
+                let challenge = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                response
+            }
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Self {
+        Self::Unauthenticated(error)
+    }
+}
+
+impl From<Forbidden> for Failure {
+    fn from(error: Forbidden) -> Self {
+        Problem::forbidden(error.to_string()).into()
+    }
+}
+
+impl From<CreateKeyError> for Failure {
+    fn from(error: CreateKeyError) -> Self {
+        let message = error.to_string();
+        let problem = match error {
+            CreateKeyError::Invalid { field, .. } => {
+                Problem::invalid(message).with_details(json!({ "field": field }))
+            }
+            CreateKeyError::NameTaken(_) | CreateKeyError::NobodyManages => {
+                Problem::conflict(message)
+            }
+            CreateKeyError::NoRandomness(_) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+            }
+            CreateKeyError::Store(source) => return source.into(),
+        };
+        problem.into()
+    }
+}
+
+impl From<RevokeKeyError> for Failure {
+    fn from(error: RevokeKeyError) -> Self {
+        let message = error.to_string();
+        let problem = match error {
+            RevokeKeyError::Unknown(_) => Problem::not_found("key_not_found", message),
+            RevokeKeyError::LastManager(_) => Problem::conflict(message),
+            RevokeKeyError::Store(source) => return source.into(),
+        };
+        problem.into()
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        // What SQLite said is for the log; a caller can only come again.
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the store refused"
+        );
+        Problem::unavailable("store_unavailable", "the store cannot be used now").into()
+    }
+}
+
+fn bad_body(rejection: &JsonRejection) -> Problem {
+    let message = rejection.body_text();
+    match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(message),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            message,
+        ),
+        _ => Problem::invalid(message),
+    }
+}
+
+fn parse_id(id: &str) -> Result<Uuid, Problem> {
+    Uuid::parse_str(id).map_err(|_| unknown(id))
+}
+
+fn unknown(id: &str) -> Problem {
+    Problem::not_found("key_not_found", format!("there is no key {id}"))
+}
+
+/// A key as it is shown.
+fn info(ring: &KeyRing, record: &KeyRecord) -> KeyInfo {
+    let scopes = record.scopes.iter();
+    KeyInfo {
+        id: record.id,
+        name: record.name.clone(),
+        prefix: record.prefix.clone(),
+        scopes: scopes.filter_map(|word| KeyScope::named(word)).collect(),
+        models: record.models.clone(),
+        tenant: record.tenant.clone().unwrap_or_else(|| record.name.clone()),
+        any_tenant: record.any_tenant,
+        limits: record.limits.clone(),
+        budget: KeyBudget {
+            tokens_per_day: record.budget.tokens_per_day,
+            tokens_per_month: record.budget.tokens_per_month,
+            usd_per_day: record.budget.nano_usd_per_day.map(usd),
+            usd_per_month: record.budget.nano_usd_per_month.map(usd),
+        },
+        usage: ring.booked(record).map(|[day, month]| KeyUse {
+            day: used(day),
+            month: used(month),
+        }),
+        created_at: instant(record.created_at),
+        revoked_at: record.revoked_at.map(instant),
+    }
+}
+
+fn used(booked: Booked) -> UsedInPeriod {
+    UsedInPeriod {
+        input_tokens: booked.input_tokens,
+        output_tokens: booked.output_tokens,
+        usd: usd(booked.nano_usd),
+    }
+}
+
+fn instant(at: WallTime) -> String {
+    // Every instant that a clock shows has a date; another one is shown as the first of all.
+    let at = jiff::Timestamp::from_microsecond(at.as_micros()).unwrap_or_default();
+    at.to_string()
+}

@@ -1,0 +1,108 @@
+use std::collections::BTreeMap;
+
+use llmq_core::WallTime;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+
+use crate::keys::{from_json, to_json};
+use crate::{Store, StoreError};
+
+/// A part of what was spent of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
+pub struct UsedPart {
+    /// How long before the books were written it was spent, in milliseconds.
+    pub age_ms: u64,
+    /// How much, in what the limit counts.
+    pub amount: u64,
+}
+
+impl From<(u64, u64)> for UsedPart {
+    fn from((age_ms, amount): (u64, u64)) -> Self {
+        Self { age_ms, amount }
+    }
+}
+
+impl From<UsedPart> for (u64, u64) {
+    fn from(part: UsedPart) -> Self {
+        (part.age_ms, part.amount)
+    }
+}
+
+/// What was spent of the limits, for the next process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LimitBooks {
+    /// When the process was last alive.
+    pub alive_at: WallTime,
+    /// Whether it stopped by itself: then this is all that was used. Otherwise more may have been,
+    /// of every limit that is not written ahead.
+    pub clean: bool,
+    /// By the limit's name, what was spent, oldest first.
+    pub used: BTreeMap<String, Vec<UsedPart>>,
+    /// By upstream, the state of its daily quota in the form of its owner (JSON).
+    pub quota: BTreeMap<String, String>,
+}
+
+impl Store {
+    /// Records the books, in the place of those before: all of them or nothing. When this
+    /// returns, what they write ahead may be used: they survive a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the books before stand.
+    pub async fn save_limit_books(&self, books: LimitBooks) -> Result<(), StoreError> {
+        self.write(move |connection| save(connection, &books)).await
+    }
+
+    /// The books as they were last recorded; none before the first time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn limit_books(&self) -> Result<Option<LimitBooks>, StoreError> {
+        self.read(load).await
+    }
+}
+
+fn save(connection: &Connection, books: &LimitBooks) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM limit_books", [])?;
+    connection.execute("DELETE FROM quota_books", [])?;
+    for (name, used) in &books.used {
+        connection
+            .prepare_cached("INSERT INTO limit_books (name, used) VALUES (?1, ?2)")?
+            .execute(params![name, to_json(used)?])?;
+    }
+    for (upstream, state) in &books.quota {
+        connection
+            .prepare_cached("INSERT INTO quota_books (upstream, state) VALUES (?1, ?2)")?
+            .execute(params![upstream, state])?;
+    }
+    connection.execute(
+        "INSERT OR REPLACE INTO sign_of_life (only, alive_at, clean) VALUES (1, ?1, ?2)",
+        params![books.alive_at.as_micros(), books.clean],
+    )?;
+    Ok(())
+}
+
+fn load(connection: &Connection) -> rusqlite::Result<Option<LimitBooks>> {
+    let sign = connection
+        .query_row("SELECT alive_at, clean FROM sign_of_life", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let Some((alive_at, clean)) = sign else {
+        return Ok(None);
+    };
+    let mut query = connection.prepare("SELECT name, used FROM limit_books")?;
+    let used = query.query_map([], |row| Ok((row.get(0)?, from_json(row, "used")?)))?;
+    let used = used.collect::<rusqlite::Result<_>>()?;
+    let mut query = connection.prepare("SELECT upstream, state FROM quota_books")?;
+    let quota = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let quota = quota.collect::<rusqlite::Result<_>>()?;
+    Ok(Some(LimitBooks {
+        alive_at: WallTime::from_micros(alive_at),
+        clean,
+        used,
+        quota,
+    }))
+}
