@@ -1,10 +1,21 @@
 //! What the HTTP interface says, as types: shared by the server and its clients.
+//!
+//! With the feature `openapi` each type also knows its schema, from which the server makes
+//! `/openapi.json`.
+
+mod calls;
+mod keys;
+mod queues;
+mod stats;
 
 mod problem;
 
-mod keys;
-
+pub use calls::{CallState, CallStatus};
 pub use keys::{
     CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope, KeyUse, UsedInPeriod,
 };
 pub use problem::ProblemBody;
+pub use queues::{
+    BreakerWord, Depth, LimitState, QueueList, QueueMotion, QueueState, QuotaState, UpstreamState,
+};
+pub use stats::{Health, HealthWord, Stats};

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 /// An error of llmq's own routes: problem details (RFC 9457 §3) that also carry the members
 /// which JSON clients commonly look for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProblemBody {
     /// Always `about:blank`: the status and the code say what kind of problem it is.
     #[serde(rename = "type")]

@@ -1,6 +1,7 @@
 //! What each ticket waits for, and what the books look like from outside.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use llmq_core::{FailureClass, LimitSpec, Now, Priority, Timestamp};
 use llmq_limit::{BreakerState, Limit, QuotaMonitor};
@@ -20,6 +21,8 @@ pub struct Why {
     pub ahead: usize,
     /// When its line may move next, if that is known.
     pub until: Option<Timestamp>,
+    /// Whether it has its grant.
+    pub started: bool,
 }
 
 /// One thing in a ticket's way.
@@ -35,6 +38,20 @@ pub enum Blocker {
     Paused,
     /// It may not start before an instant: a retry, or its own wish.
     NotBefore(Timestamp),
+}
+
+impl fmt::Display for Blocker {
+    /// In the words of headers, logs and job states.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limit(name) => f.write_str(name),
+            Self::Upstream(name, Some(class)) => write!(f, "{class} {name}"),
+            Self::Upstream(name, None) => write!(f, "upstream {name}"),
+            Self::Quota(name) => write!(f, "quota {name}"),
+            Self::Paused => f.write_str("paused"),
+            Self::NotBefore(_) => f.write_str("retry"),
+        }
+    }
 }
 
 /// A limit as people see it.
@@ -107,6 +124,7 @@ impl Dispatcher {
                     blockers: vec![Blocker::NotBefore(at)],
                     ahead: 0,
                     until: Some(at),
+                    started: false,
                 });
             }
             State::Running(_) => {
@@ -114,6 +132,7 @@ impl Dispatcher {
                     blockers: Vec::new(),
                     ahead: 0,
                     until: None,
+                    started: true,
                 });
             }
             State::Waiting(lane) => lane,
@@ -132,6 +151,7 @@ impl Dispatcher {
             blockers,
             ahead,
             until: self.could_start(id),
+            started: false,
         })
     }
 
@@ -215,6 +235,22 @@ impl Dispatcher {
             }
         }
         first
+    }
+
+    /// Every queue.
+    pub fn queue_ids(&self) -> impl Iterator<Item = QueueId> + use<> {
+        (0..self.queues.len()).map(QueueId::at)
+    }
+
+    /// The public model name of a queue.
+    #[must_use]
+    pub fn queue_name(&self, id: QueueId) -> &str {
+        &self.queues[id.index()].setup.name
+    }
+
+    /// Every upstream.
+    pub fn upstream_ids(&self) -> impl Iterator<Item = UpstreamId> + use<> {
+        (0..self.upstreams.len()).map(UpstreamId::at)
     }
 
     /// Every limit.

@@ -119,7 +119,7 @@ impl Events {
         Next::Events(ring.events.iter().skip(seen).take(max).cloned().collect())
     }
 
-    pub(crate) fn cursor(&self, number: u64) -> Cursor {
+    fn cursor(&self, number: u64) -> Cursor {
         Cursor {
             epoch: self.epoch,
             number,
@@ -166,6 +166,12 @@ fn with_time(kind: &str, data: Value, at: WallTime) -> String {
 }
 
 impl Cursor {
+    /// A place that no process ever had.
+    pub(crate) const UNKNOWN: Self = Self {
+        epoch: u64::MAX,
+        number: 0,
+    };
+
     /// A cursor after one more event.
     pub(crate) fn past(self, event: &Event) -> Self {
         Self {

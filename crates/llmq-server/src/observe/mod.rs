@@ -1,20 +1,37 @@
 //! How one sees what the gateway does: figures, the call log, events, the state of the queues.
 //!
 //! [`Observed`] holds it all; [`Metrics::call`] and [`CallLog::call`] are told of each call when
-//! it is over, and [`router`] shows it.
+//! it is over, [`Observed::notice`] of what the dispatcher has to tell, and [`routes`] show it.
+//! `look` reads the dispatcher's books, `notices` makes events of what it tells, `events` keeps
+//! them and `sse` passes them on; `openapi` lists every route.
+
+mod record;
+
+mod metrics;
 
 mod call_log;
+
 mod events;
-mod metrics;
-mod record;
-mod time;
 mod waiting;
 
 mod observed;
 
+mod look;
+mod notices;
+
+mod openapi;
+mod page;
+mod router;
+mod routes;
+mod same_site;
+mod sse;
+
+mod time;
+
 pub use call_log::CallLog;
 pub use events::Events;
 pub use metrics::Metrics;
-pub use observed::{Observed, Parts, router};
+pub use observed::{Observed, Parts};
 pub use record::CallRecord;
+pub use router::{Routes, router, routes};
 pub use waiting::{Waiting, WaitingCall, WaitingGuard};

@@ -1,22 +1,22 @@
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use axum::Router;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use http::header::CONTENT_TYPE;
 use llmq_core::{Clock, Now};
-use llmq_dispatch::{Notice, QueueId, UpstreamId};
+use llmq_dispatch::UpstreamId;
 use llmq_engine::{Hub, SystemClock};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
-use super::metrics::{self, Metrics, Page};
+use super::metrics::Metrics;
 use super::waiting::Waiting;
 
+/// So many may listen to events at once.
+pub(crate) const LISTENERS_MAX: usize = 256;
+
 /// Everything that can be seen of a running gateway.
-#[derive(Debug)]
 pub struct Observed {
     /// What is counted.
     pub metrics: Metrics,
@@ -24,21 +24,32 @@ pub struct Observed {
     pub events: Events,
     /// Calls that wait for their turn.
     pub waiting: Waiting,
+    pub(crate) clock: SystemClock,
+    pub(crate) started: Now,
+    pub(crate) listeners: Arc<Semaphore>,
+    pub(crate) draining: CancellationToken,
     parts: ArcSwap<Parts>,
-    draining: AtomicBool,
-    clock: SystemClock,
-    started: Now,
 }
 
-/// What a configuration made: replaced when another one is taken over.
-#[derive(Debug)]
+/// What a configuration made.
 pub struct Parts {
     /// The running dispatcher.
     pub hub: Arc<Hub>,
-    /// Its queues with the names of their models.
-    pub queues: Vec<(QueueId, String)>,
-    /// Its upstreams: name, as records of calls name them, and provider (`openai` …).
-    pub upstreams: Vec<(UpstreamId, String, String)>,
+    /// The accounts of the configuration with their providers, such as `openai`. The names of
+    /// the dispatcher's upstreams begin with that of their account and a slash.
+    pub providers: BTreeMap<String, &'static str>,
+}
+
+impl fmt::Debug for Observed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observed").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
 }
 
 impl Observed {
@@ -50,67 +61,80 @@ impl Observed {
             metrics: Metrics::new(),
             events: Events::new(started.wall),
             waiting: Waiting::default(),
-            parts: ArcSwap::from_pointee(parts),
-            draining: AtomicBool::new(false),
             clock,
             started,
+            listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
+            draining: CancellationToken::new(),
+            parts: ArcSwap::from_pointee(parts),
         };
-        observed.name_labels();
+        observed.refresh();
         observed
     }
 
     /// Looks at what another configuration made from here on.
     pub fn replace(&self, parts: Parts) {
         self.parts.store(Arc::new(parts));
-        self.name_labels();
+        self.refresh();
     }
 
-    /// The gateway takes no new calls from here on: it is not ready any more.
-    pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// Looks again which models and upstreams there are: to be called when one was added to
+    /// the dispatcher. Until then its calls count as those of `other`.
+    pub fn refresh(&self) {
+        let parts = self.parts();
+        let (models, upstreams) = parts.names();
+        let upstreams = upstreams
+            .iter()
+            .map(|name| (name.as_str(), parts.provider(name).unwrap_or_default()));
+        self.metrics
+            .configure(models.iter().map(String::as_str), upstreams);
     }
 
-    /// Takes note of what the dispatcher has to tell: for [`llmq_engine::listen`].
-    pub fn notice(&self, notice: &Notice) {
-        let parts = self.parts.load();
-        let name = |id: UpstreamId| parts.upstream(id).unwrap_or("other");
-        match notice {
-            Notice::RateLimited { upstream, ours } => {
-                self.metrics.rate_limited(name(*upstream), *ours);
-            }
-            Notice::BreakerOpened(upstream) => self.metrics.breaker_opened(name(*upstream)),
-            _ => {}
-        }
+    /// The gateway takes no new calls from here on: it is not ready any more, and listeners
+    /// are let go.
+    pub fn drain(&self) {
+        self.draining.cancel();
     }
 
-    fn name_labels(&self) {
-        let parts = self.parts.load();
-        self.metrics.configure(
-            parts.queues.iter().map(|(_, name)| name.as_str()),
-            parts
-                .upstreams
-                .iter()
-                .map(|(_, name, provider)| (name.as_str(), provider.as_str())),
-        );
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    pub(crate) fn parts(&self) -> arc_swap::Guard<Arc<Parts>> {
+        self.parts.load()
     }
 }
 
 impl Parts {
-    fn upstream(&self, id: UpstreamId) -> Option<&str> {
-        let found = self.upstreams.iter().find(|(other, ..)| *other == id)?;
-        Some(&found.1)
+    /// Who is behind an upstream.
+    pub(crate) fn provider(&self, upstream: &str) -> Option<&'static str> {
+        let account = upstream
+            .split_once('/')
+            .map_or(upstream, |(first, _)| first);
+        self.providers.get(account).copied()
     }
-}
 
-/// The routes that show it.
-pub fn router(observed: Arc<Observed>) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .with_state(observed)
-}
+    pub(crate) fn upstream_name(&self, id: UpstreamId) -> String {
+        self.hub
+            .with(|dispatcher| dispatcher.upstream_view(id).name)
+    }
 
-async fn metrics(State(observed): State<Arc<Observed>>) -> Response {
-    let mut page = Page::default();
-    observed.metrics.write(&mut page);
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page.finish()).into_response()
+    /// The names of all queues and of all upstreams.
+    fn names(&self) -> (Vec<String>, Vec<String>) {
+        self.hub.with(|dispatcher| {
+            let queues = dispatcher.queue_ids();
+            let upstreams = dispatcher.upstream_ids();
+            (
+                queues
+                    .map(|id| dispatcher.queue_name(id).to_owned())
+                    .collect(),
+                upstreams
+                    .map(|id| dispatcher.upstream_view(id).name)
+                    .collect(),
+            )
+        })
+    }
 }

@@ -4,6 +4,7 @@
 //! a lock for each value of a histogram or look a call's labels up in a locked map, several
 //! times a call.
 
+mod gauges;
 mod histogram;
 mod names;
 mod page;
@@ -24,8 +25,8 @@ use series::{Sendings, Series, Waits, family};
 
 use super::record::CallRecord;
 
-pub(crate) use page::{CONTENT_TYPE, Kind, Page};
-pub(crate) use series::{LEVELS, level};
+pub(crate) use gauges::write_gauges;
+pub(crate) use page::{CONTENT_TYPE, Page};
 
 /// Counts calls and attempts, and shows the counts as Prometheus reads them.
 ///

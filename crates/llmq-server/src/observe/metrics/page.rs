@@ -1,5 +1,7 @@
 use std::fmt::{Display, Write};
 
+use llmq_core::WallTime;
+
 use super::histogram::Histogram;
 
 /// A page in Prometheus' text format (version 0.0.4).
@@ -47,6 +49,19 @@ impl Page {
         }
         self.line(name, "_sum", labels, None, histogram.sum());
         self.line(name, "_count", labels, None, count);
+    }
+
+    /// Which program this is, and since when.
+    pub(crate) fn about(&mut self, version: &str, started: WallTime) {
+        self.family(
+            "llmq_build_info",
+            Kind::Gauge,
+            "1, with the version of llmq.",
+        );
+        self.sample("llmq_build_info", &[("version", version)], 1);
+        let name = "process_start_time_seconds";
+        self.family(name, Kind::Gauge, "When the process began, in Unix time.");
+        self.sample(name, &[], started.as_micros() / 1_000_000);
     }
 
     pub(crate) fn finish(self) -> String {

@@ -1,0 +1,180 @@
+//! From the dispatcher's books to what people and programs are shown.
+//!
+//! Each queue and upstream is looked at under a lock of its own, so that no call ever waits for
+//! more than one of them to be read.
+
+use llmq_api::{
+    BreakerWord, CallState, CallStatus, Depth, LimitState, QueueMotion, QueueState, QuotaState,
+    UpstreamState,
+};
+use llmq_core::{Now, Timestamp};
+use llmq_dispatch::{Blocker, LimitView, QueueId, QueueView, UpstreamId};
+use llmq_limit::{BreakerState, QuotaMetrics};
+use uuid::Uuid;
+
+use super::observed::{Observed, Parts};
+use super::time;
+use super::waiting::WaitingCall;
+
+impl Parts {
+    /// The queue of this name.
+    pub(crate) fn find_queue(&self, name: &str) -> Option<QueueId> {
+        self.hub.with(|dispatcher| {
+            dispatcher
+                .queue_ids()
+                .find(|id| dispatcher.queue_name(*id) == name)
+        })
+    }
+
+    /// Every queue, by name.
+    pub(crate) fn queues(&self, now: Now) -> Vec<QueueState> {
+        let ids = self.hub.with(|dispatcher| dispatcher.queue_ids());
+        let mut queues: Vec<QueueState> = ids.map(|id| self.queue(id, now)).collect();
+        queues.sort_by(|a, b| a.name.cmp(&b.name));
+        queues
+    }
+
+    /// Every upstream.
+    pub(crate) fn upstreams(&self, now: Now) -> Vec<UpstreamState> {
+        let ids = self.hub.with(|dispatcher| dispatcher.upstream_ids());
+        ids.map(|id| self.upstream(id, now)).collect()
+    }
+
+    /// Whether any upstream takes calls now.
+    pub(crate) fn any_usable(&self, now: Now) -> bool {
+        self.hub.with(|dispatcher| {
+            let mut ids = dispatcher.upstream_ids();
+            ids.any(|id| dispatcher.is_usable(id, now))
+        })
+    }
+
+    pub(crate) fn queue(&self, id: QueueId, now: Now) -> QueueState {
+        let (name, view, depths, stands, upstreams) = self.hub.with(|dispatcher| {
+            (
+                dispatcher.queue_name(id).to_owned(),
+                dispatcher.queue_view(id),
+                dispatcher.depths(id),
+                dispatcher.stands_until(id),
+                dispatcher.upstreams_of(id),
+            )
+        });
+        let (stands_until, waiting_for) = stands.unzip();
+        let depths = depths.into_iter().map(|depth| Depth {
+            priority: depth.priority.value(),
+            waiting: depth.waiting,
+        });
+        QueueState {
+            name,
+            state: motion(view),
+            waiting: view.jobs.saturating_sub(view.running),
+            running: view.running,
+            bytes: view.bytes,
+            depths: depths.collect(),
+            waiting_for: waiting_for.filter(|words| !words.is_empty()),
+            stands_until: stands_until.map(|at| at_text(at, now)),
+            upstreams: upstreams
+                .into_iter()
+                .map(|id| self.upstream(id, now))
+                .collect(),
+        }
+    }
+
+    fn upstream(&self, id: UpstreamId, now: Now) -> UpstreamState {
+        let (view, usable, limits, quota) = self.hub.with(|dispatcher| {
+            let view = dispatcher.upstream_view(id);
+            let limits = view.limits.iter();
+            let limits: Vec<LimitView> = limits
+                .map(|limit| dispatcher.limit_view(*limit, now))
+                .collect();
+            let quota = dispatcher.quota(id).map(|quota| quota.metrics(now));
+            (view, dispatcher.is_usable(id, now), limits, quota)
+        });
+        let (breaker, breaker_until) = match view.breaker {
+            BreakerState::Closed => (BreakerWord::Closed, None),
+            BreakerState::Open { until } => (BreakerWord::Open, Some(at_text(until, now))),
+            BreakerState::HalfOpen => (BreakerWord::HalfOpen, None),
+        };
+        let (closed_by, closed_until) = view.closed.unzip();
+        UpstreamState {
+            provider: self.provider(&view.name).map(str::to_owned),
+            name: view.name,
+            usable,
+            in_flight: view.in_flight,
+            breaker,
+            breaker_until,
+            closed_by: closed_by.map(|class| class.to_string()),
+            closed_until: closed_until.flatten().map(|at| at_text(at, now)),
+            limits: limits.into_iter().map(limit).collect(),
+            quota: quota.map(day),
+        }
+    }
+}
+
+impl Observed {
+    /// What a waiting call waits for; none: no such call waits.
+    pub(crate) fn call(&self, id: Uuid) -> Option<CallState> {
+        let call = self.waiting.get(id)?;
+        let now = self.now();
+        let parts = self.parts();
+        let (model, why) = parts.hub.with(|dispatcher| {
+            let model = dispatcher.queue_name(call.queue).to_owned();
+            (model, dispatcher.why(call.ticket))
+        });
+        // It has just ended.
+        let why = why?;
+        let in_line = !why.started && !matches!(why.blockers[..], [Blocker::NotBefore(_)]);
+        let ahead = u64::try_from(why.ahead).unwrap_or(u64::MAX);
+        Some(CallState {
+            id: id.to_string(),
+            status: if why.started {
+                CallStatus::Processing
+            } else {
+                CallStatus::Queued
+            },
+            model,
+            priority: call.priority.value(),
+            waited_ms: waited_ms(&call, now),
+            position: in_line.then(|| ahead.saturating_add(1)),
+            estimated_start: why.until.map(|at| at_text(at, now)),
+            waiting_for: why.blockers.first().map(ToString::to_string),
+        })
+    }
+}
+
+fn waited_ms(call: &WaitingCall, now: Now) -> u64 {
+    u64::try_from((now.mono - call.since).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn motion(view: QueueView) -> QueueMotion {
+    match (view.draining, view.paused, view.parked) {
+        (_, true, _) => QueueMotion::Paused,
+        (true, false, _) => QueueMotion::Draining,
+        (false, false, true) => QueueMotion::Parked,
+        (false, false, false) => QueueMotion::Running,
+    }
+}
+
+fn limit(view: LimitView) -> LimitState {
+    LimitState {
+        name: view.name,
+        limit: view.spec.to_string(),
+        in_use: view.in_use,
+        learned: view.learned,
+        charge_factor: view.factor,
+        waiting_lines: u64::try_from(view.waiting_lanes).unwrap_or(u64::MAX),
+    }
+}
+
+fn day(quota: QuotaMetrics) -> QuotaState {
+    QuotaState {
+        used_today: quota.requests_used_today,
+        daily_limit: quota.daily_limit,
+        used_percent: quota.usage_percentage,
+        paused: quota.pause_reason,
+    }
+}
+
+/// A monotonic instant in the words of the wall clock.
+pub(crate) fn at_text(at: Timestamp, now: Now) -> String {
+    time::text(now.wall_at(at))
+}

@@ -1,0 +1,38 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn;
+
+use super::observed::Observed;
+use super::{openapi, same_site};
+
+/// The routes that show a gateway, by who may use them.
+#[derive(Debug)]
+pub struct Routes {
+    /// For everybody: health, and the description of the API.
+    pub open: Router,
+    /// For keys with the scope `read`: figures, queues, calls, events, the page.
+    pub read: Router,
+    /// For keys with the scope `manage`: what changes queues.
+    pub manage: Router,
+}
+
+/// The routes that show a gateway, by who may use them.
+#[must_use]
+pub fn routes(observed: &Arc<Observed>) -> Routes {
+    let with_state = |described: utoipa_axum::router::OpenApiRouter<Arc<Observed>>| {
+        let (router, _) = described.split_for_parts();
+        router.with_state(Arc::clone(observed))
+    };
+    Routes {
+        open: with_state(openapi::open()),
+        read: with_state(openapi::read()),
+        manage: with_state(openapi::manage()).layer(from_fn(same_site::guard)),
+    }
+}
+
+/// All of them together, for a gateway that asks nobody for a key.
+pub fn router(observed: &Arc<Observed>) -> Router {
+    let routes = routes(observed);
+    routes.open.merge(routes.read).merge(routes.manage)
+}

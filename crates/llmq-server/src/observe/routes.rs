@@ -1,0 +1,272 @@
+//! The handlers that answer with JSON, text or the page.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{Html, IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use llmq_api::{
+    CallState, Health, HealthWord, ProblemBody, QueueList, QueueMotion, QueueState, Stats,
+};
+use llmq_dispatch::{Event, QueueId};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::metrics::{self, Page, write_gauges};
+use super::observed::Observed;
+use super::{page, time};
+use crate::problem::Problem;
+
+type Shared = State<Arc<Observed>>;
+
+/// How the server is. Always 200 while it runs.
+#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
+pub(crate) async fn health(State(observed): Shared) -> Json<Health> {
+    Json(observed.health())
+}
+
+/// Whether the process lives: 200.
+#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Health)))]
+pub(crate) async fn live(State(observed): Shared) -> Json<Health> {
+    Json(observed.health())
+}
+
+/// Whether calls may be sent here: 503 while the server ends, or when no upstream can be used.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    tag = "health",
+    responses((status = 200, body = Health), (status = 503, body = Health)),
+)]
+pub(crate) async fn ready(State(observed): Shared) -> (StatusCode, Json<Health>) {
+    let health = observed.health();
+    let status = match health.status {
+        HealthWord::Ok => StatusCode::OK,
+        HealthWord::Draining | HealthWord::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(health))
+}
+
+/// Figures in Prometheus' text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "watching",
+    responses((status = 200, content_type = "text/plain", body = String)),
+)]
+pub(crate) async fn metrics(State(observed): Shared) -> Response {
+    let mut page = Page::default();
+    observed.metrics.write(&mut page);
+    let (parts, now) = (observed.parts(), observed.now());
+    write_gauges(&mut page, &parts.queues(now), &parts.upstreams(now));
+    page.about(env!("CARGO_PKG_VERSION"), observed.started.wall);
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page.finish()).into_response()
+}
+
+/// Every queue: what waits, its upstreams, their limits and how far these are used.
+#[utoipa::path(get, path = "/api/queues", tag = "queues", responses((status = 200, body = QueueList)))]
+pub(crate) async fn list_queues(State(observed): Shared) -> Json<QueueList> {
+    Json(QueueList {
+        queues: observed.parts().queues(observed.now()),
+        next_cursor: None,
+    })
+}
+
+/// One queue. A slash in its name is written as `%2F`.
+#[utoipa::path(
+    get,
+    path = "/api/queues/{name}",
+    tag = "queues",
+    params(("name" = String, Path, description = "The public model name.")),
+    responses(
+        (status = 200, body = QueueState),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_queue(
+    State(observed): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<QueueState>, Problem> {
+    let id = observed.queue_named(&name)?;
+    Ok(Json(observed.parts().queue(id, observed.now())))
+}
+
+/// Lets a queue stand still: it takes calls and starts none. Those that run go on.
+#[utoipa::path(
+    post,
+    path = "/api/queues/{name}/pause",
+    tag = "queues",
+    params(("name" = String, Path, description = "The public model name.")),
+    responses(
+        (status = 200, body = QueueState),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn pause(
+    State(observed): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<QueueState>, Problem> {
+    observed.steer(&name, Steer::Pause).map(Json)
+}
+
+/// Lets a queue go on that was paused or drained.
+#[utoipa::path(
+    post,
+    path = "/api/queues/{name}/resume",
+    tag = "queues",
+    params(("name" = String, Path, description = "The public model name.")),
+    responses(
+        (status = 200, body = QueueState),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn resume(
+    State(observed): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<QueueState>, Problem> {
+    observed.steer(&name, Steer::Resume).map(Json)
+}
+
+/// Empties a queue: it refuses new calls and finishes those that wait.
+#[utoipa::path(
+    post,
+    path = "/api/queues/{name}/drain",
+    tag = "queues",
+    params(("name" = String, Path, description = "The public model name.")),
+    responses(
+        (status = 200, body = QueueState),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn drain(
+    State(observed): Shared,
+    Path(name): Path<String>,
+) -> Result<Json<QueueState>, Problem> {
+    observed.steer(&name, Steer::Drain).map(Json)
+}
+
+/// Sums since the start, and what is so now.
+#[utoipa::path(get, path = "/api/stats", tag = "watching", responses((status = 200, body = Stats)))]
+pub(crate) async fn stats(State(observed): Shared) -> Json<Stats> {
+    Json(observed.stats())
+}
+
+/// What a waiting call waits for, by its `X-LLMQ-Request-Id`.
+#[utoipa::path(
+    get,
+    path = "/api/calls/{id}",
+    tag = "watching",
+    params(("id" = String, Path, description = "The call's X-LLMQ-Request-Id.")),
+    responses(
+        (status = 200, body = CallState),
+        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get_call(
+    State(observed): Shared,
+    Path(id): Path<String>,
+) -> Result<Json<CallState>, Problem> {
+    let uuid: Uuid = id
+        .parse()
+        .map_err(|_| Problem::invalid("`id` is not the number of a call: it is a UUID"))?;
+    observed.call(uuid).map(Json).ok_or_else(|| {
+        let message = format!("no call {uuid} waits: it was sent at once, is over, or never came");
+        Problem::not_found("call_not_found", message)
+    })
+}
+
+/// A page for people: the state of the queues, and links.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "watching",
+    responses((status = 200, content_type = "text/html", body = String)),
+)]
+pub(crate) async fn index(State(observed): Shared) -> Response {
+    let queues = observed.parts().queues(observed.now());
+    let html = page::html(&observed.stats(), &queues);
+    ([(CACHE_CONTROL, "no-store")], Html(html)).into_response()
+}
+
+/// What is done to a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Steer {
+    Pause,
+    Resume,
+    Drain,
+}
+
+impl Observed {
+    pub(crate) fn health(&self) -> Health {
+        let now = self.now();
+        let status = match (self.is_draining(), self.parts().any_usable(now)) {
+            (true, _) => HealthWord::Draining,
+            (false, true) => HealthWord::Ok,
+            (false, false) => HealthWord::Unavailable,
+        };
+        Health {
+            status,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: (now.mono - self.started.mono).as_secs_f64(),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let now = self.now();
+        let parts = self.parts();
+        let (queues, upstreams) = (parts.queues(now), parts.upstreams(now));
+        let totals = self.metrics.totals();
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        Stats {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: time::text(self.started.wall),
+            uptime_s: (now.mono - self.started.mono).as_secs_f64(),
+            calls: totals.calls,
+            failed: totals.failed,
+            attempts: totals.attempts,
+            rate_limited: totals.rate_limited,
+            input_tokens: totals.input_tokens,
+            output_tokens: totals.output_tokens,
+            waiting: queues.iter().map(|queue| queue.waiting).sum(),
+            running: queues.iter().map(|queue| queue.running).sum(),
+            queues: count(queues.len()),
+            upstreams: count(upstreams.len()),
+            upstreams_usable: count(upstreams.iter().filter(|upstream| upstream.usable).count()),
+        }
+    }
+
+    fn queue_named(&self, name: &str) -> Result<QueueId, Problem> {
+        self.parts().find_queue(name).ok_or_else(|| {
+            Problem::not_found("queue_not_found", format!("there is no queue `{name}`"))
+        })
+    }
+
+    fn steer(&self, name: &str, steer: Steer) -> Result<QueueState, Problem> {
+        let id = self.queue_named(name)?;
+        let (parts, now) = (self.parts(), self.now());
+        let before = parts.queue(id, now).state;
+        let (kind, wanted) = match steer {
+            Steer::Pause => {
+                parts.hub.handle(Event::Pause(id));
+                ("queue.paused", QueueMotion::Paused)
+            }
+            Steer::Resume => {
+                parts.hub.with(|dispatcher| dispatcher.drain(id, false));
+                parts.hub.handle(Event::Resume(id));
+                ("queue.resumed", QueueMotion::Running)
+            }
+            Steer::Drain => {
+                parts.hub.with(|dispatcher| dispatcher.drain(id, true));
+                ("queue.draining", QueueMotion::Draining)
+            }
+        };
+        // To ask for what is so already is no news.
+        if before != wanted {
+            self.events.publish(kind, json!({"queue": name}), now);
+        }
+        Ok(parts.queue(id, now))
+    }
+}
