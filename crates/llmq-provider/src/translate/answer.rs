@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::json::{Json, Members, Text, empty_object, joined, members_of, object_in, quoted};
+use super::json::{
+    Json, Members, Text, empty_object, items_of, joined, members_of, object_in, quoted,
+};
 use super::usage::Tally;
 use super::{anthropic, openai, stop, written};
 use crate::Dialect;
@@ -141,11 +143,13 @@ fn for_anthropic(mut body: Members<'_>) -> Result<Bytes, UnreadableAnswer> {
     let message = choice.object("message").ok().flatten();
     let mut message = message.ok_or(unreadable("it has no message"))?;
     let finish_reason = word_of(&mut choice, "finish_reason");
-    let mut content = Vec::new();
-    for name in ["content", "refusal"] {
-        let text = text_of(&mut message, name).filter(|text| !text.is_empty());
-        content.extend(text.map(|text| anthropic::Block::Text { text: text.json() }));
-    }
+    let said = texts_of(&mut message)
+        .into_iter()
+        .chain(text_of(&mut message, "refusal"));
+    let said = said.filter(|text| !text.is_empty());
+    let mut content: Vec<_> = said
+        .map(|text| anthropic::Block::Text { text: text.json() })
+        .collect();
     let id = text_or_empty(&mut body, "id");
     let calls = array_of(&mut message, "tool_calls");
     let mut calls_tools = false;
@@ -173,6 +177,19 @@ fn for_anthropic(mut body: Members<'_>) -> Result<Bytes, UnreadableAnswer> {
         stop_sequence: None,
         usage: tally.for_anthropic(),
     }))
+}
+
+/// A message's content: a text, or, at a few servers, parts of which some are texts.
+fn texts_of<'a>(message: &mut Members<'a>) -> Vec<Text<'a>> {
+    let Some(content) = message.take("content") else {
+        return Vec::new();
+    };
+    if let Some(text) = Text::of(content) {
+        return vec![text];
+    }
+    let parts = items_of(content).unwrap_or_default();
+    let text = |part| text_of(&mut members_of(part).ok()?, "text");
+    parts.into_iter().filter_map(text).collect()
 }
 
 /// `None` when the arguments are not one whole object.
