@@ -104,28 +104,49 @@ struct AnthropicError<'a> {
     message: &'a str,
 }
 
-/// OpenAI's type and code for Anthropic's type ("Errors", autumn 2026), else for the status.
-/// Anthropic's own finer code stays as it is, where there is one.
+/// OpenAI's type and code for Anthropic's type, else for the status. Anthropic's own finer code
+/// stays as it is, where there is one.
 fn openai_error<'a>(status: u16, error: &'a ErrorBody, message: &'a str) -> OpenAiError<'a> {
-    let (kind, code) = match (error.kind.as_deref().unwrap_or_default(), status) {
-        ("rate_limit_error", _) | (_, 429) => ("rate_limit_error", Some("rate_limit_exceeded")),
-        ("overloaded_error", _) | (_, 503 | 529) => {
-            ("service_unavailable_error", Some("server_is_overloaded"))
-        }
-        ("billing_error", _) | (_, 402) => ("insufficient_quota", Some("insufficient_quota")),
-        ("authentication_error", _) | (_, 401) => ("authentication_error", Some("invalid_api_key")),
-        ("permission_error", _) | (_, 403) => ("permission_error", None),
-        ("not_found_error", _) | (_, 404) => ("invalid_request_error", Some("model_not_found")),
-        ("request_too_large", _) | (_, 413) => ("invalid_request_error", Some("request_too_large")),
-        ("timeout_error", _) | (_, 408 | 504) => ("server_error", Some("timeout")),
-        (_, 500..) => ("server_error", None),
-        _ => ("invalid_request_error", None),
-    };
+    let by_type = error.kind.as_deref().and_then(of_anthropic_type);
+    let (kind, code) = by_type.unwrap_or_else(|| of_status(status));
     OpenAiError {
         message,
         kind,
         param: None,
         code: error.details.error_code.as_deref().or(code),
+    }
+}
+
+/// OpenAI's type and code.
+type Words = (&'static str, Option<&'static str>);
+
+/// Anthropic's types as its page "Errors" names them, autumn 2026.
+fn of_anthropic_type(kind: &str) -> Option<Words> {
+    Some(match kind {
+        "authentication_error" => of_status(401),
+        "billing_error" => of_status(402),
+        "permission_error" => of_status(403),
+        "not_found_error" => of_status(404),
+        "timeout_error" => of_status(408),
+        "request_too_large" => of_status(413),
+        "rate_limit_error" => of_status(429),
+        "overloaded_error" => of_status(529),
+        _ => return None,
+    })
+}
+
+fn of_status(status: u16) -> Words {
+    match status {
+        401 => ("authentication_error", Some("invalid_api_key")),
+        402 => ("insufficient_quota", Some("insufficient_quota")),
+        403 => ("permission_error", None),
+        404 => ("invalid_request_error", Some("model_not_found")),
+        408 | 504 => ("server_error", Some("timeout")),
+        413 => ("invalid_request_error", Some("request_too_large")),
+        429 => ("rate_limit_error", Some("rate_limit_exceeded")),
+        503 | 529 => ("service_unavailable_error", Some("server_is_overloaded")),
+        500.. => ("server_error", None),
+        _ => ("invalid_request_error", None),
     }
 }
 

@@ -136,6 +136,11 @@ impl<'a> Text<'a> {
         self.inner().is_empty()
     }
 
+    /// Whether it holds nothing but white space.
+    pub(super) fn is_blank(self) -> bool {
+        self.to_str().trim().is_empty()
+    }
+
     /// What it says. Half a surrogate pair, which no text can hold, is replaced.
     pub(super) fn to_str(self) -> Cow<'a, str> {
         let inner = self.inner();

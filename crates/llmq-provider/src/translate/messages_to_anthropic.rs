@@ -19,7 +19,7 @@ pub(super) struct Conversation<'a> {
     pub(super) messages: Vec<Message<'a>>,
 }
 
-const MESSAGE_RULES: [Rule; 3] = [
+pub(super) const MESSAGE_RULES: [Rule; 3] = [
     Rule("name", &[], "messages have no participants' names there"),
     Rule("audio", &[], "there is no audio there"),
     Rule(
@@ -30,7 +30,7 @@ const MESSAGE_RULES: [Rule; 3] = [
 ];
 
 /// Members of an answer that clients send back, and that say nothing to another model.
-const MESSAGE_HINTS: [&str; 4] = [
+pub(super) const MESSAGE_HINTS: [&str; 4] = [
     "reasoning_content",
     "reasoning",
     "reasoning_details",
@@ -122,12 +122,17 @@ impl<'a> Writer<'a, '_> {
             blocks.push(tool_use(call).at_item(index).at("tool_calls")?);
         }
         close(members)?;
-        self.push(Role::Assistant, blocks);
+        // An answer that says nothing is refused at Anthropic, and nothing is lost with it.
+        if !blocks.is_empty() {
+            self.push(Role::Assistant, blocks);
+        }
         Ok(())
     }
 
     fn add_result(&mut self, mut members: Members<'a>) -> Result<(), Untranslatable> {
         let tool_use_id = members.required_text("tool_call_id")?.json();
+        // The function's name, which the id tells as well.
+        members.text("name")?;
         let blocks = self.take_content(&mut members, &["text", "image_url"])?;
         close(members)?;
         let content = (!blocks.is_empty()).then(|| content(blocks));
@@ -163,7 +168,7 @@ impl<'a> Writer<'a, '_> {
         self.messages.push(Message { role, content });
     }
 
-    /// A message's content as blocks. Empty texts are left out, since Anthropic refuses them.
+    /// A message's content as blocks. Blank texts are left out, since Anthropic refuses them.
     fn take_content(
         &mut self,
         members: &mut Members<'a>,
@@ -281,7 +286,7 @@ fn called<'a>(mut function: Members<'a>) -> Result<(Json<'a>, Json<'a>), Untrans
 }
 
 fn text_block(text: Text<'_>) -> Option<Block<'_>> {
-    (!text.is_empty()).then(|| Block::Text { text: text.json() })
+    (!text.is_blank()).then(|| Block::Text { text: text.json() })
 }
 
 /// One text alone is written as a text, and nothing as an empty one, for the upstream to refuse.

@@ -17,13 +17,13 @@ const FAILED: &str = "The tool failed:";
 /// The name of a file that has none; OpenAI wants one.
 const UNNAMED: &str = "document.pdf";
 
-const TEXT_RULES: [Rule; 1] = [Rule(
+pub(super) const TEXT_RULES: [Rule; 1] = [Rule(
     "citations",
     &["[]"],
     "citations cannot be given to another provider",
 )];
 
-const DOCUMENT_RULES: [Rule; 2] = [
+pub(super) const DOCUMENT_RULES: [Rule; 2] = [
     Rule(
         "citations",
         &["{}", "{\"enabled\":false}"],
@@ -36,13 +36,13 @@ const DOCUMENT_RULES: [Rule; 2] = [
     ),
 ];
 
-const IMAGE_RULES: [Rule; 1] = [Rule(
+pub(super) const IMAGE_RULES: [Rule; 1] = [Rule(
     "transformations",
     &["{}"],
     "images are not transformed there",
 )];
 
-const TOOL_USE_RULES: [Rule; 2] = [
+pub(super) const TOOL_USE_RULES: [Rule; 2] = [
     Rule(
         "caller",
         &["{\"type\":\"direct\"}"],
@@ -151,6 +151,10 @@ impl<'a> Writer<'a, '_> {
             }
             Given::Blocks(blocks) => blocks,
         };
+        if blocks.is_empty() {
+            let content = content(Vec::new());
+            self.messages.push(Message::User { content });
+        }
         let mut parts = Vec::new();
         for (index, block) in blocks.into_iter().enumerate() {
             let (kind, members) = self.open(block).at_item(index)?;

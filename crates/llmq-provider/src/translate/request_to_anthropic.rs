@@ -12,7 +12,7 @@ use super::{Target, Translated, Untranslatable, tools_to_anthropic, written};
 use crate::Operation;
 
 /// Members without a counterpart. The values beside them ask for what happens anyway.
-const RULES: [Rule; 15] = [
+pub(super) const RULES: [Rule; 15] = [
     Rule("n", &["1"], "a call brings one answer there"),
     Rule("logprobs", &["false"], "probabilities are not told there"),
     Rule("top_logprobs", &["0"], "probabilities are not told there"),
@@ -43,7 +43,7 @@ const RULES: [Rule; 15] = [
 ];
 
 /// Members that change cost or speed, or label what OpenAI stores (`store` is refused).
-const HINTS: [&str; 5] = [
+pub(super) const HINTS: [&str; 5] = [
     "metadata",
     "prediction",
     "prompt_cache_key",

@@ -12,7 +12,7 @@ use super::{OutputCap, Target, Translated, Untranslatable, tools_to_openai, writ
 use crate::Operation;
 
 /// Members without a counterpart. The values beside them ask for what happens anyway.
-const RULES: [Rule; 9] = [
+pub(super) const RULES: [Rule; 9] = [
     Rule(
         "top_k",
         &[],

@@ -96,6 +96,9 @@ impl StreamTranslator {
     /// [`StreamBroken`]; every later call gives the same error and writes nothing.
     pub fn push(&mut self, bytes: &[u8], out: &mut BytesMut) -> Result<(), StreamBroken> {
         self.check()?;
+        if self.is_whole() {
+            return Ok(());
+        }
         let Self {
             splitter,
             state,
@@ -145,8 +148,8 @@ impl StreamTranslator {
         }
     }
 
-    /// Whether all of the answer's content has come, and only the mark of the end is missing.
-    /// An upstream that leaves it out need not be waited for.
+    /// Whether all of the answer's content has come, and only its usage and the mark of the end
+    /// may be missing. An upstream that leaves them out need not be waited for.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         match &self.state {

@@ -85,8 +85,12 @@ impl ToOpenAi {
         }
         let mut members =
             Members::read(event.data).ok_or(StreamBroken::Malformed("an event is not JSON"))?;
+        if event.name == b"error" || members.take("error").is_some() {
+            return Err(fail(Dialect::OpenAi, event.data, out));
+        }
         let kind = text_of(&mut members, "type").map(Text::to_str);
-        match (kind.as_deref().unwrap_or_default(), self.phase) {
+        let name = || String::from_utf8_lossy(event.name);
+        match (kind.unwrap_or_else(name).as_ref(), self.phase) {
             ("error", _) => Err(fail(Dialect::OpenAi, event.data, out)),
             ("ping", _) => {
                 out.put_slice(b": ping\n");

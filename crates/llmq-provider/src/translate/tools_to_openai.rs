@@ -10,7 +10,7 @@ use super::openai::{Function, Name, Tool, ToolChoice};
 use super::refusal::At;
 use super::rules::{Rule, leave_out, refuse};
 
-const RULES: [Rule; 3] = [
+pub(super) const RULES: [Rule; 3] = [
     Rule(
         "allowed_callers",
         &["[\"direct\"]"],
@@ -29,7 +29,7 @@ const RULES: [Rule; 3] = [
 ];
 
 /// Members that change cost or speed only.
-const HINTS: [&str; 2] = ["cache_control", "eager_input_streaming"];
+pub(super) const HINTS: [&str; 2] = ["cache_control", "eager_input_streaming"];
 
 /// Reads `tools`.
 pub(super) fn tools<'a>(

@@ -99,6 +99,37 @@ fn a_failure_in_the_middle_is_told_in_the_others_words() {
 }
 
 #[test]
+fn a_failure_is_known_by_its_name_too() {
+    let failure = b"event: error\ndata: {\"message\":\"gone\"}\n\n";
+    for to in [Dialect::OpenAi, Dialect::Anthropic] {
+        let (out, ended) = translated(to, &[failure]);
+        let message = "gone".to_owned();
+        assert_eq!(
+            ended,
+            Err(StreamBroken::Failed {
+                status: 500,
+                message
+            })
+        );
+        assert!(String::from_utf8(out).unwrap().contains("gone"));
+    }
+}
+
+#[test]
+fn what_comes_after_the_end_says_nothing() {
+    for (to, stream) in [
+        (Dialect::OpenAi, ANTHROPIC_CALL),
+        (Dialect::Anthropic, OPENAI_CALLS),
+    ] {
+        let alone = translated(to, &[stream.as_bytes()]);
+        let after = b"data: {\"error\":{\"message\":\"late\"}}\n\ndata: {half";
+        assert_eq!(translated(to, &[stream.as_bytes(), after]), alone);
+        let together = [stream.as_bytes(), after].concat();
+        assert_eq!(translated(to, &[&together]), alone);
+    }
+}
+
+#[test]
 fn an_event_out_of_place_breaks_the_stream() {
     let start = &ANTHROPIC_CALL[..ANTHROPIC_CALL.find("event: ping").unwrap()];
     let event = |data: &Value| format!("data: {data}\n\n");

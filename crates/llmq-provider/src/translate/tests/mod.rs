@@ -2,6 +2,7 @@
 
 mod answers;
 mod broken_streams;
+mod chapter;
 mod fold;
 mod refusals;
 mod requests;

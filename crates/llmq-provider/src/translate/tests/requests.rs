@@ -89,7 +89,7 @@ fn a_tools_results_and_what_the_user_says_next_are_one_turn() {
                 {"id": "call_1", "type": "function", "function": {"name": "w", "arguments": "{\"at\": \"Paris\"}"}},
                 {"id": "call_2", "type": "function", "function": {"name": "now", "arguments": ""}},
             ]},
-            {"role": "tool", "tool_call_id": "call_1", "content": "12"},
+            {"role": "tool", "tool_call_id": "call_1", "name": "w", "content": "12"},
             {"role": "tool", "tool_call_id": "call_2", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
             {"role": "user", "content": "So?"},
         ]),
@@ -110,12 +110,13 @@ fn a_tools_results_and_what_the_user_says_next_are_one_turn() {
 }
 
 #[test]
-fn empty_texts_beside_others_and_thoughts_are_left_out() {
+fn blank_texts_beside_others_and_thoughts_are_left_out() {
     messages_to_anthropic(
         json!([
             {"role": "user", "content": [{"type": "text", "text": ""}, {"type": "text", "text": "Hi"}]},
             {"role": "assistant", "content": "Hello", "reasoning_content": "a greeting"},
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            {"role": "assistant", "content": "\n\n", "tool_calls": []},
             {"role": "user", "content": ""},
         ]),
         Value::Null,

@@ -16,7 +16,9 @@ fn both_ways(operation: Operation, body: &Value) -> Value {
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z]{1,8}", any::<String>()]
-        .prop_filter("Anthropic takes no empty texts", |text| !text.is_empty())
+        .prop_filter("Anthropic takes no blank texts", |text| {
+            !text.trim().is_empty()
+        })
 }
 
 /// A tool's arguments.
