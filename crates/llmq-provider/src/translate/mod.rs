@@ -98,6 +98,28 @@ pub struct Translated {
     pub left_out: BTreeSet<&'static str>,
 }
 
+/// What `operation` is called in the dialect that does not know it; `None` when it exists in one
+/// dialect only, or in both.
+///
+/// ```
+/// use llmq_provider::Operation;
+/// use llmq_provider::translate::counterpart;
+/// assert_eq!(counterpart(Operation::Messages), Some(Operation::ChatCompletions));
+/// assert_eq!(counterpart(Operation::Embeddings), None);
+/// ```
+#[must_use]
+pub fn counterpart(operation: Operation) -> Option<Operation> {
+    match operation {
+        Operation::ChatCompletions => Some(Operation::Messages),
+        Operation::Messages => Some(Operation::ChatCompletions),
+        Operation::Responses
+        | Operation::Embeddings
+        | Operation::Completions
+        | Operation::CountTokens
+        | Operation::Models => None,
+    }
+}
+
 /// The request in the dialect that does not know `operation`.
 ///
 /// Texts, numbers, schemas and arguments keep their bytes. Values that a model of the upstream

@@ -1,14 +1,16 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::StreamBroken;
 use super::fold;
-use super::samples::{ANTHROPIC_CALL, OPENAI_CALLS, OPENAI_TEXT};
+use super::samples::{ANTHROPIC_CALL, ANTHROPIC_THOUGHT, OPENAI_CALLS, OPENAI_TEXT};
 use super::streams::translated;
 use crate::{Dialect, EVENT_BYTES_MAX};
 
 fn has_end(out: &[u8]) -> bool {
     let out = String::from_utf8_lossy(out);
-    out.contains("[DONE]") || out.contains("message_stop") || out.contains("\"finish_reason\":\"")
+    let is_end = |line: &str| line == "data: [DONE]" || line == "event: message_stop";
+    out.lines().any(is_end) || out.contains("\"delta\":{},\"logprobs\":null,\"finish_reason\":\"")
 }
 
 #[test]
@@ -173,4 +175,30 @@ fn an_event_without_end_is_an_error_and_not_memory() {
     let pieces: Vec<&[u8]> = std::iter::repeat_n(&piece[..], (EVENT_BYTES_MAX >> 20) + 1).collect();
     let (out, ended) = translated(Dialect::OpenAi, &pieces);
     assert!(out.is_empty() && matches!(ended, Err(StreamBroken::TooLarge(_))));
+}
+
+proptest! {
+    #[test]
+    fn however_it_is_damaged_a_stream_has_its_end_exactly_when_it_is_whole(
+        which in 0..4_usize,
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 1..4),
+    ) {
+        let (to, stream) = [
+            (Dialect::OpenAi, ANTHROPIC_CALL),
+            (Dialect::OpenAi, ANTHROPIC_THOUGHT),
+            (Dialect::Anthropic, OPENAI_TEXT),
+            (Dialect::Anthropic, OPENAI_CALLS),
+        ][which];
+        let mut stream = stream.as_bytes().to_vec();
+        for (at, byte, how) in damage {
+            let at = at.index(stream.len());
+            match how {
+                0 => stream[at] = byte,
+                1 => drop(stream.remove(at)),
+                _ => stream.insert(at, byte),
+            }
+        }
+        let (out, ended) = translated(to, &[&stream]);
+        prop_assert_eq!(ended.is_ok(), has_end(&out));
+    }
 }

@@ -84,6 +84,27 @@ fn chat_members() -> impl Strategy<Value = Value> {
     )
 }
 
+/// The JSON pointers (RFC 6901) of all values inside `value`.
+fn pointers(value: &Value, path: String, all: &mut Vec<String>) {
+    let inner: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, inner)| (name.clone(), inner))
+            .collect(),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(at, inner)| (at.to_string(), inner))
+            .collect(),
+        _ => Vec::new(),
+    };
+    for (step, inner) in inner {
+        let path = format!("{path}/{step}");
+        pointers(inner, path.clone(), all);
+        all.push(path);
+    }
+}
+
 proptest! {
     #[test]
     fn a_chat_completion_comes_back_as_it_went(
@@ -146,6 +167,29 @@ proptest! {
         let chat = answer(Dialect::OpenAi, message.to_string().as_bytes(), 7).unwrap();
         let back = answer(Dialect::Anthropic, &chat, 7).unwrap();
         prop_assert_eq!(serde_json::from_slice::<Value>(&back).unwrap(), message);
+    }
+
+    #[test]
+    fn a_member_of_any_kind_is_translated_or_named(
+        body in chat_members(),
+        turn in chat_turn(),
+        at in any::<prop::sample::Index>(),
+        other in prop_oneof![Just(json!(7)), Just(json!("x")), Just(json!([1])), Just(json!({"a": []})), Just(json!(true))],
+    ) {
+        let mut chat = body;
+        chat["messages"] = json!(turn);
+        let message = request(Operation::ChatCompletions, chat.to_string().as_bytes(), Target::new("m")).unwrap();
+        let message: Value = serde_json::from_slice(&message.body).unwrap();
+        for (operation, mut body) in [(Operation::ChatCompletions, chat), (Operation::Messages, message)] {
+            let mut paths = Vec::new();
+            pointers(&body, String::new(), &mut paths);
+            let path = &paths[at.index(paths.len())];
+            *body.pointer_mut(path).unwrap() = other.clone();
+            match request(operation, body.to_string().as_bytes(), Target::new("m")) {
+                Ok(translated) => prop_assert!(serde_json::from_slice::<Value>(&translated.body).is_ok()),
+                Err(refused) => prop_assert!(refused.path().is_some_and(|path| !path.is_empty())),
+            }
+        }
     }
 
     #[test]
