@@ -208,3 +208,121 @@ impl FromStr for Cursor {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use llmq_core::Timestamp;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            mono: Timestamp::ZERO + Duration::from_secs(seconds),
+            wall: WallTime::from_micros(0) + Duration::from_secs(seconds),
+        }
+    }
+
+    fn some(count: u64) -> Events {
+        let events = Events::new(WallTime::from_micros(7));
+        for n in 0..count {
+            events.publish("x", json!({"n": n}), at(0));
+        }
+        events
+    }
+
+    fn numbers(next: Next) -> Vec<u64> {
+        match next {
+            Next::Events(events) => events.iter().map(|event| event.number).collect(),
+            Next::Reset(cursor) => panic!("reset to {cursor}"),
+        }
+    }
+
+    proptest! {
+        /// Whoever reads in pieces of any size sees every event once and in order.
+        #[test]
+        fn nothing_is_left_out_and_nothing_comes_twice(
+            count in 0..50u64,
+            from in 0..50u64,
+            max in 1..20usize,
+        ) {
+            let events = some(count);
+            let mut cursor = events.cursor(from.min(count));
+            let mut seen = Vec::new();
+            loop {
+                let Next::Events(next) = events.after(cursor, max, at(0)) else {
+                    panic!("nothing was forgotten");
+                };
+                let Some(last) = next.last() else { break };
+                prop_assert!(next.len() <= max);
+                cursor = cursor.past(last);
+                seen.extend(next.iter().map(|event| event.number));
+            }
+            let expected: Vec<u64> = (from.min(count) + 1..=count).collect();
+            prop_assert_eq!(seen, expected);
+        }
+
+        #[test]
+        fn a_cursor_reads_back(epoch: u64, number in 0..u64::MAX) {
+            let cursor = Cursor { epoch, number };
+            prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+
+        #[test]
+        fn no_text_breaks_the_reader(text: String) {
+            let _ = text.parse::<Cursor>();
+        }
+    }
+
+    #[test]
+    fn events_are_kept_for_a_day() {
+        let events = some(1);
+        let day = 24 * 3_600;
+        assert_eq!(numbers(events.after(events.cursor(0), 9, at(day))), [1]);
+        assert_eq!(
+            events.after(events.cursor(0), 9, at(day + 1)),
+            Next::Reset(events.cursor(1))
+        );
+    }
+
+    #[test]
+    fn a_hundred_thousand_are_kept() {
+        let events = some(100_001);
+        assert_eq!(numbers(events.after(events.cursor(1), 1, at(0))), [2]);
+        assert_eq!(
+            events.after(events.cursor(0), 1, at(0)),
+            Next::Reset(events.end())
+        );
+    }
+
+    /// A bound on their number alone would let long names fill the memory.
+    #[test]
+    fn long_events_are_bounded_by_their_bytes() {
+        let events = Events::new(WallTime::from_micros(7));
+        let long = "x".repeat(1 << 20);
+        for _ in 0..100 {
+            events.publish("x", json!({ "name": long }), at(0));
+        }
+        let ring = events.lock();
+        assert!(ring.bytes <= KEPT_BYTES_MAX);
+        let held: usize = ring.events.iter().map(|event| event.size()).sum();
+        assert_eq!(held, ring.bytes);
+        assert_eq!(ring.events.len(), 31);
+    }
+
+    #[test]
+    fn another_process_is_not_taken_for_this_one() {
+        let events = some(3);
+        let other = Events::new(WallTime::from_micros(8));
+        assert_eq!(
+            events.after(other.cursor(1), 9, at(0)),
+            Next::Reset(events.end())
+        );
+        // Nor what this one has not said yet.
+        assert!(matches!(
+            events.after(events.cursor(4), 9, at(0)),
+            Next::Reset(_)
+        ));
+    }
+}

@@ -28,10 +28,13 @@ mod sse;
 
 mod time;
 
-pub use call_log::CallLog;
+pub use call_log::{CallLog, CallLogForm};
 pub use events::Events;
 pub use metrics::Metrics;
 pub use observed::{Observed, Parts};
 pub use record::CallRecord;
 pub use router::{Routes, router, routes};
 pub use waiting::{Waiting, WaitingCall, WaitingGuard};
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,7 @@ pub(crate) fn manage() -> Described {
     get,
     path = "/openapi.json",
     tag = "watching",
-    responses((status = 200, content_type = "application/json", body = Object)),
+    responses((status = 200, description = "The description.", content_type = "application/json", body = Object)),
 )]
 pub(crate) async fn openapi_json() -> Response {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
@@ -123,4 +123,73 @@ fn describe_call(document: &mut OpenApi, operation: Operation) {
     }
     let item = PathItem::new(method, described.build());
     document.paths.paths.insert(path, item);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn json() -> Value {
+        serde_json::to_value(document()).unwrap()
+    }
+
+    /// Every value under a key, wherever it stands.
+    fn all<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
+        match value {
+            Value::Object(object) => {
+                found.extend(object.get(key));
+                object.values().for_each(|value| all(value, key, found));
+            }
+            Value::Array(array) => array.iter().for_each(|value| all(value, key, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn it_is_of_version_3_1_and_has_what_that_demands() {
+        let json = json();
+        assert!(
+            json["openapi"].as_str().unwrap().starts_with("3.1."),
+            "{json}"
+        );
+        let info = json["info"].as_object().unwrap();
+        assert!(info["title"].is_string() && info["version"].is_string());
+        let mut responses = Vec::new();
+        all(&json["paths"], "responses", &mut responses);
+        assert_eq!(responses.len(), 14 + Operation::ALL.len());
+        for response in responses.iter().flat_map(|all| all.as_object().unwrap()) {
+            assert!(response.1["description"].is_string(), "{response:?}");
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let json = json();
+        let mut references = Vec::new();
+        all(&json, "$ref", &mut references);
+        assert!(!references.is_empty());
+        for reference in references {
+            let pointer = reference.as_str().unwrap().strip_prefix('#').unwrap();
+            assert!(json.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own_and_parameters_for_their_paths() {
+        let json = json();
+        let mut names = BTreeSet::new();
+        for (path, item) in json["paths"].as_object().unwrap() {
+            for operation in item.as_object().unwrap().values() {
+                let name = operation["operationId"].as_str().unwrap();
+                assert!(names.insert(name), "{name} twice");
+                let parameters = operation["parameters"].as_array().into_iter().flatten();
+                let in_path = parameters.filter(|parameter| parameter["in"] == "path");
+                assert_eq!(in_path.count(), path.matches('{').count(), "{path}");
+            }
+        }
+    }
 }

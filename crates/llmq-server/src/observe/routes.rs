@@ -22,13 +22,13 @@ use crate::problem::Problem;
 type Shared = State<Arc<Observed>>;
 
 /// How the server is. Always 200 while it runs.
-#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, description = "How it is.", body = Health)))]
 pub(crate) async fn health(State(observed): Shared) -> Json<Health> {
     Json(observed.health())
 }
 
 /// Whether the process lives: 200.
-#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, description = "How it is.", body = Health)))]
 pub(crate) async fn live(State(observed): Shared) -> Json<Health> {
     Json(observed.health())
 }
@@ -38,7 +38,7 @@ pub(crate) async fn live(State(observed): Shared) -> Json<Health> {
     get,
     path = "/health/ready",
     tag = "health",
-    responses((status = 200, body = Health), (status = 503, body = Health)),
+    responses((status = 200, description = "How it is.", body = Health), (status = 503, description = "No calls, please.", body = Health)),
 )]
 pub(crate) async fn ready(State(observed): Shared) -> (StatusCode, Json<Health>) {
     let health = observed.health();
@@ -54,7 +54,7 @@ pub(crate) async fn ready(State(observed): Shared) -> (StatusCode, Json<Health>)
     get,
     path = "/metrics",
     tag = "watching",
-    responses((status = 200, content_type = "text/plain", body = String)),
+    responses((status = 200, description = "The figures.", content_type = "text/plain", body = String)),
 )]
 pub(crate) async fn metrics(State(observed): Shared) -> Response {
     let mut page = Page::default();
@@ -66,7 +66,7 @@ pub(crate) async fn metrics(State(observed): Shared) -> Response {
 }
 
 /// Every queue: what waits, its upstreams, their limits and how far these are used.
-#[utoipa::path(get, path = "/api/queues", tag = "queues", responses((status = 200, body = QueueList)))]
+#[utoipa::path(get, path = "/api/queues", tag = "queues", responses((status = 200, description = "Every queue.", body = QueueList)))]
 pub(crate) async fn list_queues(State(observed): Shared) -> Json<QueueList> {
     Json(QueueList {
         queues: observed.parts().queues(observed.now()),
@@ -81,8 +81,8 @@ pub(crate) async fn list_queues(State(observed): Shared) -> Json<QueueList> {
     tag = "queues",
     params(("name" = String, Path, description = "The public model name.")),
     responses(
-        (status = 200, body = QueueState),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The queue, as it is now.", body = QueueState),
+        (status = 404, description = "There is none of that name.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn get_queue(
@@ -100,8 +100,8 @@ pub(crate) async fn get_queue(
     tag = "queues",
     params(("name" = String, Path, description = "The public model name.")),
     responses(
-        (status = 200, body = QueueState),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The queue, as it is now.", body = QueueState),
+        (status = 404, description = "There is none of that name.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn pause(
@@ -118,8 +118,8 @@ pub(crate) async fn pause(
     tag = "queues",
     params(("name" = String, Path, description = "The public model name.")),
     responses(
-        (status = 200, body = QueueState),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The queue, as it is now.", body = QueueState),
+        (status = 404, description = "There is none of that name.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn resume(
@@ -136,8 +136,8 @@ pub(crate) async fn resume(
     tag = "queues",
     params(("name" = String, Path, description = "The public model name.")),
     responses(
-        (status = 200, body = QueueState),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The queue, as it is now.", body = QueueState),
+        (status = 404, description = "There is none of that name.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn drain(
@@ -148,7 +148,7 @@ pub(crate) async fn drain(
 }
 
 /// Sums since the start, and what is so now.
-#[utoipa::path(get, path = "/api/stats", tag = "watching", responses((status = 200, body = Stats)))]
+#[utoipa::path(get, path = "/api/stats", tag = "watching", responses((status = 200, description = "The sums.", body = Stats)))]
 pub(crate) async fn stats(State(observed): Shared) -> Json<Stats> {
     Json(observed.stats())
 }
@@ -160,9 +160,9 @@ pub(crate) async fn stats(State(observed): Shared) -> Json<Stats> {
     tag = "watching",
     params(("id" = String, Path, description = "The call's X-LLMQ-Request-Id.")),
     responses(
-        (status = 200, body = CallState),
-        (status = 400, body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "What it waits for.", body = CallState),
+        (status = 400, description = "That is no id.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is none of that name.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn get_call(
@@ -183,7 +183,7 @@ pub(crate) async fn get_call(
     get,
     path = "/",
     tag = "watching",
-    responses((status = 200, content_type = "text/html", body = String)),
+    responses((status = 200, description = "The page.", content_type = "text/html", body = String)),
 )]
 pub(crate) async fn index(State(observed): Shared) -> Response {
     let queues = observed.parts().queues(observed.now());

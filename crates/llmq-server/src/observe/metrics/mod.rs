@@ -225,3 +225,209 @@ impl Table {
         Arc::clone(sendings.or_insert_with(|| Arc::new(Sendings::new())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use llmq_core::{Priority, Usage};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::observe::record::tests::record;
+
+    fn metrics() -> Metrics {
+        let metrics = Metrics::new();
+        metrics.configure(
+            ["gpt", "claude"],
+            [("openai", "openai"), ("anthropic", "anthropic")],
+        );
+        metrics
+    }
+
+    /// The page's samples; fails where the page is not as Prometheus wants it.
+    fn samples(metrics: &Metrics) -> BTreeMap<String, f64> {
+        let mut page = Page::default();
+        metrics.write(&mut page);
+        let (mut family, mut families, mut samples) = (String::new(), Vec::new(), BTreeMap::new());
+        for line in page.finish().lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                family = rest.split(' ').next().unwrap().to_owned();
+                assert!(!families.contains(&family), "{family} begins twice");
+                families.push(family.clone());
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                assert!(rest.starts_with(&family), "{line}");
+            } else {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                assert!(name.starts_with(&family), "{line} is outside its family");
+                let before = samples.insert(name.to_owned(), value.parse().unwrap());
+                assert_eq!(before, None, "{name} twice");
+            }
+        }
+        samples
+    }
+
+    fn sum(samples: &BTreeMap<String, f64>, name: &str) -> f64 {
+        let named = samples
+            .iter()
+            .filter(|(sample, _)| sample.split('{').next() == Some(name));
+        named.map(|(_, value)| value).sum()
+    }
+
+    prop_compose! {
+        fn any_call()(
+            model in prop::sample::select(vec!["gpt", "claude", "unheard-of", "other"]),
+            upstream in prop::option::of(prop::sample::select(vec!["openai", "anthropic", "gone"])),
+            operation in prop::sample::select(Operation::ALL.to_vec()),
+            priority in 0..=100u8,
+            stream: bool,
+            status in 100..600u16,
+            outcome in prop::option::of(prop::sample::select(FailureClass::ALL.to_vec())),
+            first in prop::option::of(0..2_000u64),
+            tokens in prop::option::of((0..10_000u64, 0..10_000u64)),
+        ) -> CallRecord<'static> {
+            CallRecord {
+                model,
+                upstream,
+                operation,
+                priority: Priority::new(priority).unwrap(),
+                stream,
+                status,
+                outcome,
+                first_token: first.map(Duration::from_millis),
+                usage: tokens.map(|(input_tokens, output_tokens)| Usage {
+                    input_tokens,
+                    output_tokens,
+                    ..Usage::default()
+                }),
+                ..record()
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever calls look like, each is counted once everywhere, and the page can be read.
+        #[test]
+        fn every_call_is_counted_once(calls in prop::collection::vec(any_call(), 0..30)) {
+            let metrics = metrics();
+            for call in &calls {
+                metrics.call(call);
+            }
+            let samples = samples(&metrics);
+            let count = f64::from(u32::try_from(calls.len()).unwrap());
+            for name in [
+                "llmq_calls_total",
+                "gen_ai_server_request_duration_seconds_count",
+                "llmq_queue_wait_seconds_count",
+                "llmq_added_seconds_count",
+            ] {
+                prop_assert_eq!(sum(&samples, name), count, "{}", name);
+            }
+            let names = samples.keys().any(|name| name.contains("unheard") || name.contains("gone"));
+            prop_assert!(!names, "a caller made a label");
+        }
+    }
+
+    #[test]
+    fn tokens_are_counted_as_the_conventions_say() {
+        let metrics = metrics();
+        let usage = Usage {
+            input_tokens: 12,
+            output_tokens: 5,
+            cache_read_tokens: 8,
+            cache_write_tokens: 0,
+        };
+        metrics.call(&CallRecord {
+            usage: Some(usage),
+            stream: true,
+            first_token: Some(Duration::from_millis(50)),
+            ..record()
+        });
+        let samples = samples(&metrics);
+        let labels = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"openai\",\
+                      gen_ai_request_model=\"gpt\"";
+        let check = |name: &str, value: f64| assert_eq!(samples.get(name), Some(&value), "{name}");
+        for (kind, tokens) in [("input", 12.0), ("output", 5.0)] {
+            check(
+                &format!(
+                    "gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type=\"{kind}\",\
+                     llmq_upstream=\"openai\"}}"
+                ),
+                tokens,
+            );
+        }
+        // 100 ms for the four tokens after the first.
+        check(
+            &format!(
+                "gen_ai_server_time_per_output_token_seconds_sum{{{labels},llmq_upstream=\"openai\"}}"
+            ),
+            0.025,
+        );
+        check(
+            "llmq_cached_input_tokens_total{model=\"gpt\",operation=\"chat\",upstream=\"openai\"}",
+            8.0,
+        );
+    }
+
+    #[test]
+    fn attempts_are_counted_by_class() {
+        let metrics = metrics();
+        metrics.attempt("openai", None);
+        metrics.attempt("openai", Some(FailureClass::Overload));
+        metrics.attempt("unheard-of", Some(FailureClass::Ambiguous));
+        let samples = samples(&metrics);
+        for (outcome, upstream) in [
+            ("ok", "openai"),
+            ("overload", "openai"),
+            ("ambiguous", "other"),
+        ] {
+            let name =
+                format!("llmq_attempts_total{{outcome=\"{outcome}\",upstream=\"{upstream}\"}}");
+            assert_eq!(samples.get(&name), Some(&1.0), "{name}");
+        }
+        assert_eq!(metrics.totals().attempts, 3);
+    }
+
+    #[test]
+    fn counts_survive_another_configuration() {
+        let metrics = metrics();
+        metrics.call(&record());
+        metrics.configure(["new"], []);
+        metrics.call(&record());
+        metrics.call(&CallRecord {
+            model: "new",
+            ..record()
+        });
+        let samples = samples(&metrics);
+        let of = |model: &str| {
+            samples
+                [&format!("llmq_queue_wait_seconds_count{{model=\"{model}\",priority=\"high\"}}")]
+        };
+        assert_eq!((of("gpt"), of("new")), (2.0, 1.0));
+    }
+
+    /// New combinations are added by whichever thread meets them first; none may take away
+    /// what another has counted.
+    #[test]
+    fn threads_that_meet_new_labels_together_lose_nothing() {
+        let metrics = metrics();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for operation in Operation::ALL {
+                        for model in ["gpt", "claude", "x"] {
+                            metrics.call(&CallRecord {
+                                model,
+                                operation,
+                                ..record()
+                            });
+                        }
+                    }
+                });
+            }
+        });
+        let expected = f64::from(u32::try_from(4 * 3 * Operation::ALL.len()).unwrap());
+        assert_eq!(sum(&samples(&metrics), "llmq_calls_total"), expected);
+    }
+}

@@ -1,0 +1,429 @@
+//! The routes, asked as a client would.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use futures_util::StreamExt;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use llmq_core::{Clock, FailureClass, Host, LimitSpec, Priority};
+use llmq_dispatch::{
+    Call, Dispatcher, Ended, LimitSetup, Notice, Outcome, QueueId, QueueSetup, Rules, Scope,
+    TenantId, UpstreamId, UpstreamSetup,
+};
+use llmq_engine::{SystemClock, Tasks};
+use llmq_limit::charge_rule;
+use serde_json::{Value, json};
+use tower_service::Service;
+use uuid::Uuid;
+
+use super::{Observed, Parts, WaitingCall, router};
+
+/// A gateway with one upstream, `openai/gpt`, of one request in ten seconds, and one queue.
+struct World {
+    observed: Arc<Observed>,
+    router: Router,
+    queue: QueueId,
+    upstream: UpstreamId,
+    tenant: TenantId,
+    _tasks: Tasks,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = SystemClock::new();
+        let mut dispatcher = Dispatcher::new(Rules::default(), 1);
+        let spec: LimitSpec = "requests=1/10s".parse().unwrap();
+        let setup = LimitSetup {
+            name: "requests=1/10s openai/gpt".to_owned(),
+            spec,
+            rule: charge_rule(Host::Unknown, spec.kind),
+            scope: Scope::Upstream,
+        };
+        let limit = dispatcher.add_limit(setup, clock.now());
+        let setup = UpstreamSetup {
+            name: "openai/gpt".to_owned(),
+            limits: vec![limit],
+            ..UpstreamSetup::default()
+        };
+        let upstream = dispatcher.add_upstream(setup, clock.now());
+        let queue = dispatcher.add_queue(QueueSetup::to("org/gpt", upstream));
+        let tenant = dispatcher.add_tenant(1.0, Vec::new());
+        let tasks = Tasks::new();
+        let hub = llmq_engine::run(dispatcher, clock.clone(), &tasks);
+        let providers = [("openai".to_owned(), "openai")].into();
+        let observed = Arc::new(Observed::new(Parts { hub, providers }, clock));
+        Self {
+            router: router(&observed),
+            observed,
+            queue,
+            upstream,
+            tenant,
+            _tasks: tasks,
+        }
+    }
+
+    async fn ask(&mut self, request: Request<Body>) -> Response {
+        self.router.call(request).await.unwrap()
+    }
+
+    async fn send(&mut self, method: &str, path: &str) -> (StatusCode, Value) {
+        let request = Request::builder().method(method).uri(path);
+        let response = self.ask(request.body(Body::empty()).unwrap()).await;
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let value = serde_json::from_slice(&body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8(body.to_vec()).unwrap()));
+        (status, value)
+    }
+
+    async fn get(&mut self, path: &str) -> (StatusCode, Value) {
+        self.send("GET", path).await
+    }
+
+    async fn text(&mut self, path: &str) -> String {
+        let (status, body) = self.get(path).await;
+        assert_eq!(status, 200);
+        body.as_str().unwrap().to_owned()
+    }
+
+    fn call(&self) -> Call {
+        Call::new(self.queue, self.tenant)
+    }
+
+    /// Takes the one place that the limit has.
+    async fn use_the_limit(&self) {
+        let ticket = self.observed.parts().hub.submit(self.call()).unwrap();
+        let grant = ticket.granted().await.unwrap();
+        grant.sent();
+        grant.complete(Ended::default());
+    }
+
+    async fn listen(&mut self, last: Option<&str>) -> Frames {
+        let mut request = Request::builder().uri("/api/events");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = self.ask(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let mut frames = Frames(response.into_body());
+        assert!(frames.next().await.unwrap().starts_with("retry: "));
+        frames
+    }
+}
+
+struct Frames(Body);
+
+impl Frames {
+    async fn next(&mut self) -> Option<String> {
+        let frame = self.0.frame().await?.unwrap();
+        Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
+    }
+}
+
+/// The value of `id:` in a frame.
+fn id_of(frame: &str) -> String {
+    let line = frame.lines().find_map(|line| line.strip_prefix("id: "));
+    line.unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_is_not_ready_but_lives() {
+    let mut world = World::new();
+    assert_eq!(world.get("/health/ready").await.0, 200);
+    world.observed.drain();
+    let (status, body) = world.get("/health/ready").await;
+    assert_eq!(
+        (status.as_u16(), &body["status"]),
+        (503, &json!("draining"))
+    );
+    assert_eq!(world.get("/health/live").await.0, 200);
+    assert_eq!(world.get("/health").await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_a_usable_upstream_is_not_ready() {
+    let mut world = World::new();
+    let hub = Arc::clone(&world.observed.parts().hub);
+    let grant = hub.submit(world.call()).unwrap().granted().await.unwrap();
+    grant.sent();
+    let ended = Ended {
+        outcome: Outcome::Failed {
+            class: FailureClass::NoAccess,
+            told: None,
+            text: None,
+        },
+        ..Ended::default()
+    };
+    let _ = grant.fail(ended);
+    let (status, body) = world.get("/health/ready").await;
+    assert_eq!(
+        (status.as_u16(), &body["status"]),
+        (503, &json!("unavailable"))
+    );
+    let (_, queue) = world.get("/api/queues/org%2Fgpt").await;
+    assert_eq!(queue["upstreams"][0]["closed_by"], "no-access");
+    assert_eq!(queue["upstreams"][0]["usable"], false);
+    assert!(world.text("/").await.contains("openai/gpt: no-access"));
+    assert!(
+        world
+            .text("/metrics")
+            .await
+            .contains("llmq_upstream_usable{upstream=\"openai/gpt\"} 0\n")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_tells_what_waits_and_for_what() {
+    let mut world = World::new();
+    world.use_the_limit().await;
+    let hub = Arc::clone(&world.observed.parts().hub);
+    let urgent = Call {
+        priority: Priority::HIGH,
+        bytes: 10,
+        ..world.call()
+    };
+    let _first = hub.submit(urgent).unwrap();
+    let _second = hub.submit(world.call()).unwrap();
+    let (status, list) = world.get("/api/queues").await;
+    assert_eq!(status, 200);
+    assert_eq!(list["next_cursor"], Value::Null);
+    let queue = &list["queues"][0];
+    assert_eq!(queue["name"], "org/gpt");
+    assert_eq!(queue["state"], "running");
+    assert_eq!(
+        (&queue["waiting"], &queue["running"]),
+        (&json!(2), &json!(0))
+    );
+    assert_eq!(
+        queue["depths"],
+        json!([{"priority": 50, "waiting": 1}, {"priority": 70, "waiting": 1}])
+    );
+    assert_eq!(queue["waiting_for"], "requests=1/10s openai/gpt");
+    assert_eq!(queue["upstreams"][0]["provider"], "openai");
+    assert_eq!(queue["upstreams"][0]["limits"][0]["in_use"], 1.0);
+    let page = world.text("/metrics").await;
+    for line in [
+        "llmq_queue_depth{model=\"org/gpt\",priority=\"high\"} 1\n",
+        "llmq_queue_depth{model=\"org/gpt\",priority=\"critical\"} 0\n",
+        "llmq_limit_used_ratio{limit=\"requests=1/10s\",name=\"requests=1/10s openai/gpt\"} 1\n",
+        "llmq_breaker_state{state=\"closed\",upstream=\"openai/gpt\"} 1\n",
+    ] {
+        assert!(page.contains(line), "{line} is not in\n{page}");
+    }
+    assert!(world.text("/").await.contains("<td>org/gpt<td>running"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_call_tells_its_place_until_it_is_over() {
+    let mut world = World::new();
+    world.use_the_limit().await;
+    let hub = Arc::clone(&world.observed.parts().hub);
+    let _ahead = hub.submit(world.call()).unwrap();
+    let ticket = hub.submit(world.call()).unwrap();
+    let id = Uuid::from_u128(5);
+    let waiting = WaitingCall {
+        ticket: ticket.id(),
+        queue: world.queue,
+        priority: Priority::NORMAL,
+        since: world.observed.now().mono,
+    };
+    let guard = world.observed.waiting.enter(id, waiting);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let path = format!("/api/calls/{id}");
+    let (status, call) = world.get(&path).await;
+    assert_eq!(status, 200);
+    assert_eq!(call["position"], 2);
+    assert_eq!(call["status"], "queued");
+    assert_eq!(call["model"], "org/gpt");
+    assert_eq!(call["waited_ms"], 2_000);
+    assert_eq!(call["waiting_for"], "requests=1/10s openai/gpt");
+    assert!(call["estimated_start"].is_string());
+    drop(guard);
+    let (status, problem) = world.get(&path).await;
+    assert_eq!(status, 404);
+    assert_eq!(problem["code"], "call_not_found");
+    assert_eq!(world.get("/api/calls/x").await.0, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_is_paused_and_goes_on_and_each_change_is_told_once() {
+    let mut world = World::new();
+    let mut frames = world.listen(None).await;
+    for _ in 0..2 {
+        let (status, queue) = world.send("POST", "/api/queues/org%2Fgpt/pause").await;
+        assert_eq!((status.as_u16(), &queue["state"]), (200, &json!("paused")));
+    }
+    let hub = Arc::clone(&world.observed.parts().hub);
+    let waits = hub.submit(world.call()).unwrap();
+    let (_, queue) = world.get("/api/queues/org%2Fgpt").await;
+    assert_eq!(
+        (&queue["waiting"], &queue["running"]),
+        (&json!(1), &json!(0))
+    );
+    let (_, queue) = world.send("POST", "/api/queues/org%2Fgpt/resume").await;
+    assert_eq!(
+        (&queue["state"], &queue["running"]),
+        (&json!("running"), &json!(1))
+    );
+    drop(waits.granted().await.unwrap());
+    let told = frames.next().await.unwrap();
+    assert_eq!(told.matches("event: queue.paused\n").count(), 1, "{told}");
+    assert_eq!(told.matches("event: queue.resumed\n").count(), 1, "{told}");
+    assert!(told.contains("\"queue\":\"org/gpt\""), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_queue_refuses_until_it_is_resumed() {
+    let mut world = World::new();
+    let (_, queue) = world.send("POST", "/api/queues/org%2Fgpt/drain").await;
+    assert_eq!(queue["state"], "draining");
+    let hub = Arc::clone(&world.observed.parts().hub);
+    assert!(hub.submit(world.call()).is_err());
+    world.send("POST", "/api/queues/org%2Fgpt/resume").await;
+    assert!(hub.submit(world.call()).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_there_is_a_problem_with_a_code() {
+    let mut world = World::new();
+    for (method, path) in [
+        ("GET", "/api/queues/none"),
+        ("POST", "/api/queues/none/pause"),
+    ] {
+        let (status, problem) = world.send(method, path).await;
+        assert_eq!(status, 404);
+        assert_eq!(problem["code"], "queue_not_found");
+        assert_eq!(problem["status"], 404);
+    }
+}
+
+/// A browser sends a POST without a body anywhere, and a loopback address asks for no key.
+#[tokio::test(start_paused = true)]
+async fn pages_of_other_sites_steer_nothing() {
+    let mut world = World::new();
+    for (site, expected) in [
+        ("cross-site", 403),
+        ("same-site", 403),
+        ("same-origin", 200),
+    ] {
+        let request = Request::post("/api/queues/org%2Fgpt/pause").header("sec-fetch-site", site);
+        let response = world.ask(request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), expected, "{site}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_comes_back_to_where_it_was() {
+    let mut world = World::new();
+    let mut frames = world.listen(None).await;
+    world
+        .observed
+        .notice(&Notice::BreakerOpened(world.upstream));
+    let first = frames.next().await.unwrap();
+    assert!(first.contains("event: breaker.opened\n"), "{first}");
+    drop(frames);
+    world
+        .observed
+        .notice(&Notice::BreakerClosed(world.upstream));
+    let mut frames = world.listen(Some(&id_of(&first))).await;
+    let missed = frames.next().await.unwrap();
+    assert!(missed.contains("event: breaker.closed\n"), "{missed}");
+    assert!(!missed.contains("breaker.opened"), "{missed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_told_what_it_missed_is_told_that() {
+    let mut world = World::new();
+    world
+        .observed
+        .notice(&Notice::BreakerOpened(world.upstream));
+    for last in ["17-3", "nonsense", "1-18446744073709551615"] {
+        let mut frames = world.listen(Some(last)).await;
+        let reset = frames.next().await.unwrap();
+        assert!(reset.contains("event: reset\n"), "{last}: {reset}");
+        world
+            .observed
+            .notice(&Notice::BreakerClosed(world.upstream));
+        let next = frames.next().await.unwrap();
+        assert!(next.contains("event: breaker.closed\n"), "{last}: {next}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_filled_with_comments_and_ends_with_the_server() {
+    let mut world = World::new();
+    let mut frames = world.listen(None).await;
+    let before = tokio::time::Instant::now();
+    assert_eq!(frames.next().await.unwrap(), ":\n\n");
+    assert_eq!(before.elapsed(), Duration::from_secs(15));
+    world.observed.drain();
+    assert_eq!(frames.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn listeners_are_bounded_and_their_places_come_free() {
+    let mut world = World::new();
+    let mut listeners = Vec::new();
+    for _ in 0..super::observed::LISTENERS_MAX {
+        listeners.push(world.listen(None).await);
+    }
+    let (status, problem) = world.get("/api/events").await;
+    assert_eq!(status, 503);
+    assert_eq!(problem["code"], "too_many_listeners");
+    listeners.pop();
+    world.listen(None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dispatchers_news_are_counted_and_told() {
+    let mut world = World::new();
+    let limited = Notice::RateLimited {
+        upstream: world.upstream,
+        ours: true,
+    };
+    world.observed.notice(&limited);
+    let (_, stats) = world.get("/api/stats").await;
+    assert_eq!(stats["rate_limited"], 1);
+    assert_eq!(stats["upstreams_usable"], 1);
+    let page = world.text("/metrics").await;
+    let line = "llmq_rate_limited_total{ours=\"true\",upstream=\"openai/gpt\"} 1\n";
+    assert!(page.contains(line), "{page}");
+}
+
+/// What is listed can be asked for, and what is published is listed: the description is made
+/// from the routes.
+#[tokio::test(start_paused = true)]
+async fn every_route_that_is_described_exists() {
+    let mut world = World::new();
+    let (status, document) = world.get("/openapi.json").await;
+    assert_eq!(status, 200);
+    let mut asked = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        if path.starts_with("/v1/") {
+            continue;
+        }
+        for method in item.as_object().unwrap().keys() {
+            let path = path.replace("{name}", "org%2Fgpt");
+            let path = path.replace("{id}", "00000000-0000-0000-0000-000000000000");
+            let request = Request::builder()
+                .method(method.to_uppercase().as_str())
+                .uri(&path);
+            let response = world.ask(request.body(Body::empty()).unwrap()).await;
+            // A route that is not there answers without a body.
+            let body = response.into_body().into_data_stream().next().await;
+            assert!(
+                body.is_some_and(|body| !body.unwrap().is_empty()),
+                "{method} {path}"
+            );
+            asked += 1;
+        }
+    }
+    assert_eq!(
+        asked, 14,
+        "a route came or went: look at docs/src/observability.md too"
+    );
+}
