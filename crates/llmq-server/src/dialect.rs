@@ -39,7 +39,8 @@ impl Refusal {
 
     /// The body in the caller's dialect: OpenAI's error object ("Error codes", platform docs,
     /// 2026), Anthropic's ("Errors", docs.anthropic.com, 2026).
-    pub(crate) fn body(&self, dialect: Dialect) -> Bytes {
+    /// `id` names the request where the dialect has a place for that.
+    pub(crate) fn body(&self, dialect: Dialect, id: Option<&str>) -> Bytes {
         let kind = kind(dialect, self.status);
         let text = match dialect {
             Dialect::OpenAi => serde_json::to_vec(&OpenAi {
@@ -56,6 +57,7 @@ impl Refusal {
                     kind,
                     message: &self.message,
                 },
+                request_id: id,
             }),
         };
         // Texts always serialize.
@@ -64,7 +66,7 @@ impl Refusal {
 
     /// The same as the last event of a stream.
     pub(crate) fn event(&self, dialect: Dialect) -> Bytes {
-        let body = self.body(dialect);
+        let body = self.body(dialect, None);
         let mut event = Vec::with_capacity(body.len() + 32);
         if dialect == Dialect::Anthropic {
             event.extend_from_slice(b"event: error\n");
@@ -111,6 +113,8 @@ struct Anthropic<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     error: AnthropicError<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -127,7 +131,7 @@ mod tests {
     #[test]
     fn each_sdk_gets_the_shape_it_knows() {
         let refusal = Refusal::invalid("no `model`").about("model");
-        let text = |dialect| String::from_utf8(refusal.body(dialect).to_vec()).unwrap();
+        let text = |dialect| String::from_utf8(refusal.body(dialect, None).to_vec()).unwrap();
         assert_eq!(
             text(Dialect::OpenAi),
             r#"{"error":{"message":"no `model`","type":"invalid_request_error","param":"model","code":"invalid_request"}}"#

@@ -13,6 +13,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use llmq_engine::Tasks;
 use llmq_provider::{Dialect, Operation};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::Gateway;
@@ -134,7 +135,7 @@ fn connect(
 async fn route(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
     let path = request.uri().path();
     match Operation::from_path(path) {
-        Some(Operation::Models) => models(&gateway, request.method(), None),
+        Some(Operation::Models) => models(&gateway, &request, None),
         Some(operation) if request.method() == Method::POST => {
             Box::pin(call::call(gateway, operation, request)).await
         }
@@ -143,8 +144,8 @@ async fn route(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
             wrong_method(&message, call::spoken(operation), "POST")
         }
         None => match path.strip_prefix("/v1/models/") {
-            Some(name) => models(&gateway, request.method(), Some(name)),
-            None => unknown_path(path),
+            Some(name) => models(&gateway, &request, Some(name)),
+            None => unknown_path(path, spoken(&request)),
         },
     }
 }
@@ -162,32 +163,56 @@ fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply
     reply
 }
 
-fn unknown_path(path: &str) -> Reply {
+/// In which dialect a caller expects an answer where the path does not tell.
+fn spoken(request: &Request<Incoming>) -> Dialect {
+    if request.headers().contains_key("anthropic-version") {
+        Dialect::Anthropic
+    } else {
+        Dialect::OpenAi
+    }
+}
+
+fn unknown_path(path: &str, dialect: Dialect) -> Reply {
     let shown: String = path.chars().take(200).collect();
     let refusal = Refusal::new(
         StatusCode::NOT_FOUND,
         "not_found",
         format!("there is nothing at {shown}; calls go to /v1/chat/completions and its like"),
     );
-    call::refused(&refusal, Dialect::OpenAi)
+    call::refused(&refusal, dialect)
 }
 
-/// The models as OpenAI lists them.
-fn models(gateway: &Gateway, method: &Method, name: Option<&str>) -> Reply {
-    if *method != Method::GET {
-        return wrong_method("models are listed with GET", Dialect::OpenAi, "GET");
+/// The models, as the API that the caller speaks lists them.
+fn models(gateway: &Gateway, request: &Request<Incoming>, name: Option<&str>) -> Reply {
+    let dialect = spoken(request);
+    if *request.method() != Method::GET {
+        return wrong_method("models are listed with GET", dialect, "GET");
     }
-    let model = |name: &str| serde_json::json!({"id": name, "object": "model", "created": 0, "owned_by": "llmq"});
+    let model = |name: &str| match dialect {
+        Dialect::OpenAi => {
+            json!({"id": name, "object": "model", "created": 0, "owned_by": "llmq"})
+        }
+        Dialect::Anthropic => json!({
+            "type": "model", "id": name, "display_name": name, "lifecycle": "active",
+            "created_at": "1970-01-01T00:00:00Z",
+        }),
+    };
     let names = gateway.models.names();
     let body = match name {
         None => {
             let data: Vec<_> = names.iter().map(|name| model(name)).collect();
-            serde_json::json!({"object": "list", "data": data})
+            match dialect {
+                Dialect::OpenAi => json!({"object": "list", "data": data}),
+                Dialect::Anthropic => json!({
+                    "data": data, "has_more": false,
+                    "first_id": names.first(), "last_id": names.last(),
+                }),
+            }
         }
         Some(name) if names.iter().any(|known| known == name) => model(name),
         Some(name) => {
             let refusal = call::unknown_model(gateway, name);
-            return call::refused(&refusal, Dialect::OpenAi);
+            return call::refused(&refusal, dialect);
         }
     };
     let mut reply = Response::new(ReplyBody::whole(body.to_string().into()));

@@ -78,8 +78,8 @@ for (const [name, words] of Object.entries(SERVERS)) {
       assert.deepEqual([model.type, model.id], ["model", names[0]]);
     });
 
-    test("a bad key is an authentication error", async () => {
-      const refused = ask(server, { apiKey: "bad" });
+    test("a bad key is an authentication error", async (test) => {
+      const refused = ask(await standIn(test), { apiKey: "bad" });
       await assert.rejects(refused, is(Anthropic.AuthenticationError, "authentication_error"));
     });
 

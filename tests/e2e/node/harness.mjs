@@ -14,6 +14,7 @@ const PATIENCE_MS = 20_000;
 // Every server that the SDKs are pointed at, by name, with the arguments that start it.
 export const SERVERS = {
   mock: ["mock", "--listen", "127.0.0.1:0", "--latency", "0ms"],
+  gateway: ["serve", "--mock", "--listen", "127.0.0.1:0"],
 };
 
 /** Runs `llmq ...words` until `stop` is called. */

@@ -109,8 +109,8 @@ for (const [name, words] of Object.entries(SERVERS)) {
       assert.equal((await client.models.retrieve(names[0])).id, names[0]);
     });
 
-    test("a bad key is an authentication error", async () => {
-      await assert.rejects(ask(server, { apiKey: "bad" }), (error) => {
+    test("a bad key is an authentication error", async (test) => {
+      await assert.rejects(ask(await standIn(test), { apiKey: "bad" }), (error) => {
         assert.ok(error instanceof OpenAI.AuthenticationError);
         assert.deepEqual([error.status, error.code], [401, "invalid_api_key"]);
         assert.ok(error.requestID);

@@ -24,6 +24,7 @@ PATIENCE_S = 20
 # that ask for `server` run once for each.
 SERVERS = {
     "mock": ["mock", "--listen", "127.0.0.1:0", "--latency", "0ms"],
+    "gateway": ["serve", "--mock", "--listen", "127.0.0.1:0"],
 }
 
 

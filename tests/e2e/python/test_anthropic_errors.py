@@ -23,9 +23,9 @@ def kind(error: anthropic.APIStatusError) -> str:
     return error.body["error"]["type"]
 
 
-def test_a_bad_key_is_an_authentication_error(server):
+def test_a_bad_key_is_an_authentication_error(stand_in):
     with pytest.raises(anthropic.AuthenticationError) as refused:
-        ask(server, api_key="bad")
+        ask(stand_in(), api_key="bad")
     assert kind(refused.value) == "authentication_error"
 
 

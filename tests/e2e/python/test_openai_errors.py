@@ -14,9 +14,9 @@ def ask(server, **settings):
         return client.chat.completions.create(model=MODEL, messages=HELLO)
 
 
-def test_a_bad_key_is_an_authentication_error(server):
+def test_a_bad_key_is_an_authentication_error(stand_in):
     with pytest.raises(openai.AuthenticationError) as refused:
-        ask(server, api_key="bad")
+        ask(stand_in(), api_key="bad")
     error = refused.value
     assert (error.status_code, error.code) == (401, "invalid_api_key")
     assert error.request_id

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use llmq_core::{Clock, FailureClass, Now, Timestamp};
 use llmq_dispatch::Event;
 use llmq_engine::{AfterFailure, AssembledRoute, Grant, Ticket, outcome};
 use llmq_provider::{
-    Answer, Request, Source, Verdict, WholeAnswer, check_answer, processing_time, with_model,
+    Answer, Dialect, Operation, Request, Source, Verdict, WholeAnswer, check_answer,
+    processing_time, translate, with_model,
 };
 
 use super::body::ReplyBody;
@@ -31,11 +33,12 @@ pub(crate) enum Attempted {
 /// How an attempt failed, as far as the caller may want to know.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    class: FailureClass,
+    pub(crate) class: FailureClass,
     upstream: Arc<str>,
     pub(crate) message: String,
-    /// The provider's own words.
+    /// The provider's own words, in its dialect.
     pub(crate) answer: Option<(StatusCode, HeaderMap, Bytes)>,
+    pub(crate) dialect: Dialect,
     /// When it named a time to come back.
     pub(crate) until: Option<Timestamp>,
 }
@@ -65,16 +68,25 @@ pub(crate) async fn attempt(
     progress.attempts += 1;
     progress.upstream = Some(Arc::clone(&route.name));
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
-    let request = Request {
-        headers: incoming.headers.clone(),
-        ..Request::new(incoming.operation, body_for(incoming, &route))
-            .on_sent(move |_| hub.handle(Event::Sent(ticket)))
-    };
+    let outgoing = Outgoing::of(incoming, &route);
     let trial = Trial {
         gateway,
         incoming,
         route: Arc::clone(&route),
         grant,
+        include_usage: outgoing
+            .as_ref()
+            .ok()
+            .and_then(|outgoing| outgoing.include_usage),
+    };
+    let outgoing = match outgoing {
+        Ok(outgoing) => outgoing,
+        Err(untranslatable) => return trial.failed(&cannot_be_said(&untranslatable), None),
+    };
+    let request = Request {
+        headers: incoming.headers.clone(),
+        ..Request::new(outgoing.operation, outgoing.body)
+            .on_sent(move |_| hub.handle(Event::Sent(ticket)))
     };
     let answer = match route.provider.call(request).await {
         Ok(answer) => answer,
@@ -87,17 +99,75 @@ pub(crate) async fn attempt(
     trial.whole(answer, progress).await
 }
 
-/// The body as this route's provider is to get it: the caller's own bytes, but for the name of
-/// the model where the provider knows it by another.
-fn body_for(incoming: &Incoming, route: &AssembledRoute) -> Bytes {
-    match route
-        .model
-        .as_deref()
-        .filter(|name| *name != incoming.model)
-    {
-        // A body that was scanned is an object.
-        Some(name) => with_model(&incoming.body, name).unwrap_or_else(|_| incoming.body.clone()),
-        None => incoming.body.clone(),
+/// What this route's provider is to get.
+struct Outgoing {
+    operation: Operation,
+    body: Bytes,
+    /// Set where the call is translated: whether the caller asked for a stream's usage.
+    include_usage: Option<bool>,
+}
+
+impl Outgoing {
+    /// The caller's own bytes, but for the name of the model where the provider knows it by
+    /// another; in the other dialect where the provider speaks that.
+    fn of(incoming: &Incoming, route: &AssembledRoute) -> Result<Self, translate::Untranslatable> {
+        let name = route.model.as_deref().unwrap_or(&incoming.model);
+        if !incoming.operation.speaks(route.provider.dialect()) {
+            let target = translate::Target::new(name);
+            let said = translate::request(incoming.operation, &incoming.body, target)?;
+            return Ok(Self {
+                operation: said.operation,
+                body: said.body,
+                include_usage: Some(said.include_usage),
+            });
+        }
+        let body = if name == incoming.model {
+            incoming.body.clone()
+        } else {
+            // A body that was scanned is an object.
+            with_model(&incoming.body, name).unwrap_or_else(|_| incoming.body.clone())
+        };
+        Ok(Self {
+            operation: incoming.operation,
+            body,
+            include_usage: None,
+        })
+    }
+}
+
+/// Whether a call can be said to at least one of a model's upstreams; else why not.
+pub(crate) fn speakable(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+) -> Result<(), translate::Untranslatable> {
+    let mut first = None;
+    for upstream in gateway.models.upstreams_of(model) {
+        let Some(route) = gateway.models.route(upstream) else {
+            continue;
+        };
+        // What needs no translation is not looked at twice.
+        if incoming.operation.speaks(route.provider.dialect()) {
+            return Ok(());
+        }
+        match Outgoing::of(incoming, &route) {
+            Ok(_) => return Ok(()),
+            Err(untranslatable) => first = first.or(Some(untranslatable)),
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+fn cannot_be_said(untranslatable: &translate::Untranslatable) -> Verdict {
+    let class = FailureClass::RowFault;
+    Verdict {
+        class,
+        wait: None,
+        pause: class.rule().pause,
+        status: None,
+        code: None,
+        message: untranslatable.to_string(),
+        limit: None,
     }
 }
 
@@ -107,6 +177,8 @@ pub(super) struct Trial<'a> {
     pub(super) incoming: &'a Incoming,
     pub(super) route: Arc<AssembledRoute>,
     pub(super) grant: Grant,
+    /// Set where the call is translated: whether the caller asked for a stream's usage.
+    pub(super) include_usage: Option<bool>,
 }
 
 impl Trial<'_> {
@@ -127,24 +199,58 @@ impl Trial<'_> {
             Err(error) => return self.failed(&Verdict::from(&error), None),
         };
         let now = self.now();
-        match check_answer(self.source(), &whole, now) {
-            Ok(facts) => {
+        let checked = check_answer(self.source(), &whole, now).and_then(|facts| {
+            let said = self.said(&whole, now)?;
+            Ok((facts, said))
+        });
+        match checked {
+            Ok((facts, said)) => {
                 let latency = now.mono - whole.times.sent;
                 let provider = &self.route.provider;
                 let ended = outcome::completed(provider, &whole.headers, facts.usage, latency, now);
                 self.grant.complete(ended);
                 let WholeAnswer {
                     status,
-                    headers,
+                    mut headers,
                     body,
                     ..
                 } = whole;
+                let body = match said {
+                    None => body,
+                    Some(said) => {
+                        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                        said
+                    }
+                };
                 let body = ReplyBody::whole(body);
                 let id = self.incoming.id;
                 let reply = reply::answered(status, headers, body, id, progress);
                 Attempted::Answered(Box::new(reply))
             }
             Err(verdict) => self.failed(&verdict, Some(whole)),
+        }
+    }
+
+    /// A whole answer in the caller's dialect, where that is another.
+    fn said(&self, whole: &WholeAnswer, now: Now) -> Result<Option<Bytes>, Box<Verdict>> {
+        if self.include_usage.is_none() {
+            return Ok(None);
+        }
+        let created_s = u64::try_from(now.wall.as_micros() / 1_000_000).unwrap_or(0);
+        match translate::answer(self.incoming.dialect, &whole.body, created_s) {
+            Ok(said) => Ok(Some(said)),
+            Err(unreadable) => {
+                let class = FailureClass::Transient;
+                Err(Box::new(Verdict {
+                    class,
+                    wait: None,
+                    pause: class.rule().pause,
+                    status: Some(whole.status.as_u16()),
+                    code: None,
+                    message: unreadable.to_string(),
+                    limit: None,
+                }))
+            }
         }
     }
 
@@ -160,6 +266,7 @@ impl Trial<'_> {
             upstream: Arc::clone(&self.route.name),
             message: verdict.message.clone(),
             answer: whole.map(|whole| (whole.status, whole.headers, whole.body)),
+            dialect: self.route.provider.dialect(),
             until: verdict.wait.map(|wait| now.mono + wait),
         };
         match self.grant.fail(ended) {

@@ -61,6 +61,13 @@ pub(crate) fn spoken(operation: Operation) -> Dialect {
 
 async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>) -> Reply {
     let mut progress = Progress::new();
+    if let Err(untranslatable) = attempt::speakable(gateway, incoming, model) {
+        let refusal = Refusal {
+            param: untranslatable.path().map(str::to_owned),
+            ..Refusal::invalid(untranslatable.to_string())
+        };
+        return reply::refused(&refusal, incoming.dialect, Some(&progress));
+    }
     let mut ticket = match line::enter(gateway, incoming, model) {
         Ok(ticket) => ticket,
         Err(refusal) => return reply::refused(&refusal, incoming.dialect, Some(&progress)),

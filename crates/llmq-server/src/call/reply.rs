@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use llmq_core::Clock;
-use llmq_provider::Dialect;
+use llmq_core::{Clock, FailureClass};
+use llmq_provider::{Dialect, translate};
 use uuid::Uuid;
 
 use super::attempt::Failure;
@@ -51,8 +50,13 @@ pub(crate) fn failed(
     progress: &Progress,
 ) -> Reply {
     let now = gateway.clock.now().mono;
-    let Some((status, headers, body)) = failure.answer else {
-        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, "upstream_failed", failure.message);
+    let dialect = failure.dialect;
+    let Some((status, mut headers, mut body)) = failure.answer else {
+        let refusal = if failure.class == FailureClass::RowFault {
+            Refusal::invalid(failure.message)
+        } else {
+            Refusal::new(StatusCode::BAD_GATEWAY, "upstream_failed", failure.message)
+        };
         let mut reply = refused(&refusal, incoming.dialect, Some(progress));
         sign(reply.headers_mut(), incoming.id, progress);
         return reply;
@@ -63,6 +67,10 @@ pub(crate) fn failed(
     } else {
         status
     };
+    if dialect != incoming.dialect {
+        body = translate::error(incoming.dialect, status.as_u16(), &body);
+        headers.insert(CONTENT_TYPE, JSON);
+    }
     let mut reply = answered(
         status,
         headers,
@@ -101,15 +109,23 @@ pub(crate) fn too_late(
 
 /// A word of llmq's own.
 pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Progress>) -> Reply {
-    let body: Bytes = refusal.body(dialect);
-    let mut reply = Response::new(ReplyBody::whole(body));
+    let id = Uuid::now_v7();
+    let mut text = [0; uuid::fmt::Simple::LENGTH];
+    let shown = format!("req_{}", id.simple().encode_lower(&mut text));
+    let mut reply = Response::new(ReplyBody::whole(refusal.body(dialect, Some(&shown))));
     *reply.status_mut() = refusal.status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-    if let Some(progress) = progress {
-        sign(headers, Uuid::now_v7(), progress);
+    // Where SDKs look for the name of a request that failed.
+    let name = match dialect {
+        Dialect::OpenAi => HeaderName::from_static("x-request-id"),
+        Dialect::Anthropic => HeaderName::from_static("request-id"),
+    };
+    if let Ok(shown) = HeaderValue::from_str(&shown) {
+        headers.insert(name, shown);
     }
+    sign(headers, id, progress.unwrap_or(&Progress::new()));
     reply
 }
 

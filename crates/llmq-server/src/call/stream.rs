@@ -14,8 +14,10 @@ use llmq_core::{Clock, Timestamp};
 use llmq_dispatch::Ended;
 use llmq_engine::config::StreamRecovery;
 use llmq_engine::{AssembledRoute, Grant, outcome};
+use llmq_provider::translate::{StreamBroken, StreamOptions, StreamTranslator};
 use llmq_provider::{
-    Answer, CallError, Cause, Dialect, Source, StreamEnd, StreamReader, Verdict, check_stream,
+    Answer, CallError, Cause, Dialect, Operation, Source, StreamEnd, StreamReader, Verdict,
+    check_stream,
 };
 
 use super::attempt::{Attempted, Trial};
@@ -46,7 +48,12 @@ pub(super) async fn open(
     mut answer: Answer,
     progress: &Progress,
 ) -> Attempted {
-    let mut reader = StreamReader::new(trial.source().dialect, trial.incoming.operation);
+    let operation = match (trial.include_usage, trial.source().dialect) {
+        (None, _) => trial.incoming.operation,
+        (Some(_), Dialect::OpenAi) => Operation::ChatCompletions,
+        (Some(_), Dialect::Anthropic) => Operation::Messages,
+    };
+    let mut reader = StreamReader::new(trial.source().dialect, operation);
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
         Opened::Bad(verdict) => trial.failed(&verdict, None),
@@ -135,6 +142,8 @@ pub(crate) struct Passing {
     reader: StreamReader,
     /// In which the caller is told of a broken stream.
     dialect: Dialect,
+    /// Where the provider speaks another dialect than the caller.
+    translator: Option<StreamTranslator>,
     held: Option<Bytes>,
     grant: Option<Grant>,
     sent: Timestamp,
@@ -156,21 +165,56 @@ impl Passing {
         held: Bytes,
         ended: bool,
     ) -> Self {
+        let created_s = trial.now().wall.as_micros() / 1_000_000;
+        let translator = trial.include_usage.map(|include_usage| {
+            let options = StreamOptions {
+                include_usage,
+                created_s: u64::try_from(created_s).unwrap_or(0),
+            };
+            StreamTranslator::new(trial.incoming.dialect, options)
+        });
         let mut passing = Self {
+            translator,
             gateway: Arc::clone(trial.gateway),
             route: trial.route,
             sent: answer.times().sent,
             answer,
             reader,
             dialect: trial.incoming.dialect,
-            held: Some(held),
+            held: None,
             grant: Some(trial.grant),
             state: State::Open,
         };
-        if ended {
-            passing.end_well();
+        let mut pieces = Pieces::default();
+        passing.write(held, &mut pieces);
+        if ended && passing.state == State::Open {
+            passing.end_well(&mut pieces);
         }
+        passing.held = pieces.take();
         passing
+    }
+
+    /// Passes on what has been read, in the caller's dialect.
+    fn write(&mut self, piece: Bytes, pieces: &mut Pieces) {
+        let Some(translator) = &mut self.translator else {
+            return pieces.push(piece);
+        };
+        let mut said = BytesMut::new();
+        let pushed = translator.push(&piece, &mut said);
+        pieces.push(said.freeze());
+        if let Err(broken) = pushed {
+            self.broken(&broken, pieces);
+        }
+    }
+
+    fn broken(&mut self, broken: &StreamBroken, pieces: &mut Pieces) {
+        // The provider's own failure has been told in the caller's dialect already.
+        if matches!(broken, StreamBroken::Failed { .. }) {
+            self.judge_failed(&self.reader.end());
+            self.state = State::Broken;
+        } else {
+            self.break_off(&StreamEnd::Malformed, pieces);
+        }
     }
 
     pub(super) fn poll_frame(
@@ -190,7 +234,7 @@ impl Passing {
             match self.answer.poll_chunk(context) {
                 Poll::Ready(Ok(Some(piece))) => self.pass(piece, &mut pieces),
                 Poll::Ready(Ok(None)) => match self.reader.finish() {
-                    StreamEnd::Whole => self.end_well(),
+                    StreamEnd::Whole => self.end_well(&mut pieces),
                     end => self.break_off(&end, &mut pieces),
                 },
                 Poll::Ready(Err(error)) => {
@@ -217,14 +261,24 @@ impl Passing {
             StreamEnd::Malformed => self.break_off(&StreamEnd::Malformed, pieces),
             end @ StreamEnd::Failed(_) => {
                 // The provider tells of its failure itself, and better.
-                pieces.push(piece);
-                self.judge_failed(&end);
+                self.write(piece, pieces);
+                if self.state == State::Open {
+                    self.judge_failed(&end);
+                }
             }
-            StreamEnd::Whole | StreamEnd::CutOff => pieces.push(piece),
+            StreamEnd::Whole | StreamEnd::CutOff => self.write(piece, pieces),
         }
     }
 
-    fn end_well(&mut self) {
+    fn end_well(&mut self, pieces: &mut Pieces) {
+        if let Some(translator) = &mut self.translator {
+            let mut said = BytesMut::new();
+            let finished = translator.finish(&mut said);
+            pieces.push(said.freeze());
+            if let Err(broken) = finished {
+                return self.broken(&broken, pieces);
+            }
+        }
         self.state = State::Ended;
         let now = self.gateway.clock.now();
         let ended = outcome::completed(
@@ -287,6 +341,9 @@ struct Pieces {
 
 impl Pieces {
     fn push(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
         match self.first.take() {
             None if self.all.is_empty() => self.first = Some(piece),
             first => {
