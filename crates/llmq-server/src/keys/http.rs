@@ -259,3 +259,6 @@ fn instant(at: WallTime) -> String {
     let at = jiff::Timestamp::from_microsecond(at.as_micros()).unwrap_or_default();
     at.to_string()
 }
+
+#[cfg(test)]
+mod tests;

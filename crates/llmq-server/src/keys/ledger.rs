@@ -97,8 +97,8 @@ pub(super) struct Account {
     held: Spend,
     /// What is on disk as spent.
     drawn: Spend,
-    /// Whether the store's row is older than this.
-    dirty: bool,
+    /// What is on disk as booked.
+    on_disk: Booked,
 }
 
 /// What calls that ended have really used.
@@ -140,7 +140,7 @@ impl Ledger {
             spent: line.drawn,
             held: Spend::default(),
             drawn: line.drawn,
-            dirty: false,
+            on_disk: line.booked,
         };
         self.accounts.insert(line.period, account);
     }
@@ -183,17 +183,27 @@ impl Ledger {
         periods.map(|period| self.line(period, most)).to_vec()
     }
 
-    /// The lines that are older on disk than here, each with a portion ahead; they count as
-    /// written from now on. If they could not be written after all, say [`Ledger::not_written`].
-    pub(super) fn take_dirty(&mut self) -> Vec<Line> {
-        let accounts = self.accounts.iter_mut();
-        let dirty = accounts
-            .filter_map(|(period, account)| std::mem::take(&mut account.dirty).then_some(*period));
-        let dirty: Vec<Period> = dirty.collect();
-        dirty
-            .into_iter()
-            .map(|period| self.line(period, Spend::default()))
+    /// The lines that should be written: what is older on disk than here, and the periods of
+    /// `now` in which less than half a portion is left of what is drawn. Each is a portion
+    /// ahead.
+    pub(super) fn stale_lines(&self, now: Periods) -> Vec<Line> {
+        let accounts = self.accounts.iter();
+        let stale = accounts.filter(|(period, account)| {
+            account.is_behind() || now.contains(period) && self.runs_low(**period, account)
+        });
+        stale
+            .map(|(period, _)| self.line(*period, Spend::default()))
             .collect()
+    }
+
+    fn runs_low(&self, period: Period, account: &Account) -> bool {
+        UNITS.into_iter().any(|unit| {
+            unit.budget(&self.budget, period.kind)
+                .is_some_and(|budget| {
+                    let soon = account.used(unit).saturating_add(budget.div_ceil(200));
+                    unit.of(account.drawn) < soon.min(budget)
+                })
+        })
     }
 
     /// Forgets periods that ended long before `now`.
@@ -203,15 +213,8 @@ impl Ledger {
             let old = oldest
                 .iter()
                 .any(|first| first.kind == period.kind && period < first);
-            !old || account.dirty || account.held != Spend::default()
+            !old || account.is_behind() || account.held != Spend::default()
         });
-    }
-
-    /// `lines` are not on disk.
-    pub(super) fn not_written(&mut self, lines: &[Line]) {
-        for line in lines {
-            self.accounts.entry(line.period).or_default().dirty = true;
-        }
     }
 
     /// `lines` are on disk: what they have drawn may be spent.
@@ -219,6 +222,7 @@ impl Ledger {
         for line in lines {
             let account = self.accounts.entry(line.period).or_default();
             account.drawn = larger(account.drawn, line.drawn);
+            account.on_disk = account.on_disk.larger(line.booked);
         }
     }
 
@@ -230,7 +234,6 @@ impl Ledger {
             account.held = minus(account.held, most);
             account.spent = plus(account.spent, Spend { tokens, nano_usd });
             account.booked.add(usage, nano_usd);
-            account.dirty = true;
         }
     }
 
@@ -240,7 +243,6 @@ impl Ledger {
             let account = self.accounts.entry(period).or_default();
             account.held = minus(account.held, most);
             account.spent = plus(account.spent, most);
-            account.dirty = true;
         }
     }
 
@@ -297,9 +299,23 @@ impl Account {
     fn used(&self, unit: SpendUnit) -> u64 {
         unit.of(self.spent).saturating_add(unit.of(self.held))
     }
+
+    /// Whether the disk knows of less than happened.
+    fn is_behind(&self) -> bool {
+        self.booked != self.on_disk || larger(self.spent, self.drawn) != self.drawn
+    }
 }
 
 impl Booked {
+    /// Counts only grow, so the larger one is the later one.
+    fn larger(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.max(other.input_tokens),
+            output_tokens: self.output_tokens.max(other.output_tokens),
+            nano_usd: self.nano_usd.max(other.nano_usd),
+        }
+    }
+
     fn add(&mut self, usage: &Usage, nano_usd: u64) {
         self.input_tokens = self.input_tokens.saturating_add(usage.input_tokens);
         self.output_tokens = self.output_tokens.saturating_add(usage.output_tokens);
@@ -350,3 +366,6 @@ fn minus(a: Spend, b: Spend) -> Spend {
 fn larger(a: Spend, b: Spend) -> Spend {
     each(a, b, u64::max)
 }
+
+#[cfg(test)]
+mod tests;

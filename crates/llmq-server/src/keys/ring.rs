@@ -96,7 +96,7 @@ pub(super) struct Key {
     pub(super) scopes: Vec<KeyScope>,
     pub(super) limits: Vec<LimitSpec>,
     ledger: Mutex<Ledger>,
-    /// Whether the ledger holds something that is not on disk.
+    /// Whether the ledger may hold something that is not on disk. Changed under its lock.
     dirty: AtomicBool,
     /// Held while a portion is drawn, so that calls that need it too wait for that one.
     drawing: tokio::sync::Mutex<()>,
@@ -144,8 +144,23 @@ impl Key {
 
     /// Changes what will have to be written.
     pub(super) fn change(&self, change: impl FnOnce(&mut Ledger)) {
-        self.with(change);
-        self.dirty.store(true, Ordering::Release);
+        self.with(|ledger| {
+            change(ledger);
+            self.dirty.store(true, Ordering::Release);
+        });
+    }
+
+    /// `lines` are on disk.
+    fn written(&self, lines: &[Line], now: Periods) {
+        self.with(|ledger| {
+            ledger.written(lines);
+            let done = ledger.stale_lines(now).is_empty();
+            self.dirty.store(!done, Ordering::Release);
+        });
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
     }
 
     fn rows(&self, lines: &[Line]) -> Vec<KeyUsage> {
@@ -318,7 +333,7 @@ impl KeyRing {
                 self.store
                     .save_key_usage(rows, UsageRecord::Running)
                     .await?;
-                key.with(|ledger| ledger.written(&lines));
+                key.written(&lines, periods);
             }
         }
         Ok(Booking::new(Arc::clone(key), most, periods))
@@ -347,38 +362,36 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`StoreError`]; the next call tries again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: the next call writes what this one may not have written.
     pub async fn save_usage(&self) -> Result<(), StoreError> {
         let now = self.periods();
-        let dirty = self.all_keys();
-        let dirty = dirty
-            .into_iter()
-            .filter(|key| key.dirty.swap(false, Ordering::AcqRel));
-        let mut written: Vec<(Arc<Key>, Vec<Line>)> = Vec::new();
-        for key in dirty {
-            let lines = key.with(|ledger| {
-                ledger.forget_old(now);
-                ledger.take_dirty()
-            });
-            written.push((key, lines));
-        }
-        let rows: Vec<KeyUsage> = written
-            .iter()
-            .flat_map(|(key, lines)| key.rows(lines))
-            .collect();
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let saved = self.store.save_key_usage(rows, UsageRecord::Running).await;
-        for (key, lines) in &written {
-            match &saved {
-                Ok(()) => key.with(|ledger| ledger.written(lines)),
-                Err(_) => key.change(|ledger| ledger.not_written(lines)),
-            }
-        }
-        // Those that nobody calls with any more have nothing left to write.
+        // A revoked key that nobody calls with any more and that has nothing left to write.
         self.leaving()
-            .retain(|key| Arc::strong_count(key) > 1 || key.dirty.load(Ordering::Acquire));
-        saved
+            .retain(|key| Arc::strong_count(key) > 1 || key.is_dirty());
+        let dirty = self.all_keys().into_iter().filter(|key| key.is_dirty());
+        let stale: Vec<(Arc<Key>, Vec<Line>)> = dirty
+            .map(|key| {
+                let lines = key.with(|ledger| {
+                    ledger.forget_old(now);
+                    ledger.stale_lines(now)
+                });
+                (key, lines)
+            })
+            .collect();
+        let rows = stale.iter().flat_map(|(key, lines)| key.rows(lines));
+        let rows: Vec<KeyUsage> = rows.collect();
+        if !rows.is_empty() {
+            self.store
+                .save_key_usage(rows, UsageRecord::Running)
+                .await?;
+        }
+        for (key, lines) in &stale {
+            key.written(lines, now);
+        }
+        Ok(())
     }
 
     /// Writes the last books when the process stops: what was drawn and not spent is free again.
@@ -456,3 +469,6 @@ fn line(row: &KeyUsage) -> Option<Line> {
         drawn: row.drawn,
     })
 }
+
+#[cfg(test)]
+mod tests;
