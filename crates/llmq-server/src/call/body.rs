@@ -19,6 +19,8 @@ pub(crate) enum ReplyBody {
     Whole(Option<Bytes>),
     /// As it comes from the provider.
     Passing(Box<Passing>),
+    /// It has broken off, and what was said of that is being written out.
+    Breaking,
     /// From one of the small routes.
     Other(axum::body::Body),
 }
@@ -37,9 +39,20 @@ impl Body for ReplyBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        match this {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Passing(passing) => passing.poll_frame(context),
+            Self::Passing(passing) => match passing.poll_frame(context) {
+                // hyper throws away what it has not written yet once a body fails, and the last
+                // of it tells why. It writes when a body has nothing more to give.
+                Poll::Ready(Some(Err(Broken))) => {
+                    *this = Self::Breaking;
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                other => other,
+            },
+            Self::Breaking => Poll::Ready(Some(Err(Broken))),
             Self::Other(body) => Pin::new(body)
                 .poll_frame(context)
                 .map(|frame| frame.map(|frame| frame.map_err(|_| Broken))),
@@ -49,7 +62,7 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Passing(_) => false,
+            Self::Passing(_) | Self::Breaking => false,
             Self::Other(body) => body.is_end_stream(),
         }
     }
@@ -59,7 +72,7 @@ impl Body for ReplyBody {
             Self::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Passing(_) => SizeHint::default(),
+            Self::Passing(_) | Self::Breaking => SizeHint::default(),
             Self::Other(body) => body.size_hint(),
         }
     }

@@ -1,0 +1,72 @@
+//! 429s: waited out, not hammered.
+
+use std::time::Duration;
+
+use crate::answers::error;
+use crate::world::{Act, BOTH, Upstream, World};
+
+fn busy(headers: &str) -> Act {
+    Act::Say(error(
+        "429 Too Many Requests",
+        headers,
+        "rate_limit_exceeded",
+        "Rate limit reached",
+    ))
+}
+
+#[tokio::test]
+async fn a_429_that_names_its_time_is_waited_out() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |call| match call {
+            0 => busy("retry-after: 1\r\n"),
+            _ => Act::Answer,
+        })
+        .await;
+        let world = World::new(&[&one], "", "").await;
+        let seen = world.ask(mode).await;
+        seen.is_from(&one);
+        assert_eq!((one.calls(), seen.attempts()), (2, 2), "{mode:?}");
+        assert!(one.gaps()[0] >= Duration::from_secs(1), "{:?}", one.gaps());
+    }
+}
+
+#[tokio::test]
+async fn a_call_meets_at_most_six_429s_and_they_are_spaced() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| busy("")).await;
+        let world = World::new(&[&one], "", "").await;
+        world.ask(mode).await.failed(429, "Rate limit reached");
+        assert_eq!(one.calls(), 6, "{mode:?}");
+        for gap in one.gaps() {
+            assert!(gap >= Duration::from_millis(10), "{:?}", one.gaps());
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_past_the_time_that_was_asked_for() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| busy("retry-after: 600\r\n")).await;
+        let world = World::new(&[&one], "", "").await;
+        let seen = world.ask_with(mode, &[("x-llmq-max-wait", "200ms")]).await;
+        seen.failed(429, "Rate limit reached");
+        let wait: u64 = seen.headers["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((590..=600).contains(&wait), "{mode:?}: {wait}");
+        assert_eq!(one.calls(), 1, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_fallback_takes_over_when_the_wait_is_longer_than_what_is_left() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| busy("retry-after: 600\r\n")).await;
+        let two = Upstream::start("two", |_| Act::Answer).await;
+        let world = World::with_fallback(&one, &two).await;
+        world.ask(mode).await.is_from(&two);
+        assert_eq!((one.calls(), two.calls()), (1, 1), "{mode:?}");
+    }
+}

@@ -1,0 +1,118 @@
+//! Upstreams that fail, close or say nothing.
+
+use crate::answers::{STREAM, error, stream, whole};
+use crate::world::{Act, BOTH, Mode, Upstream, World};
+
+fn broken(status: &str) -> Act {
+    Act::Say(error(status, "", "server_error", "It broke"))
+}
+
+#[tokio::test]
+async fn a_500_is_tried_again() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |call| match call {
+            0 => broken("500 Internal Server Error"),
+            _ => Act::Answer,
+        })
+        .await;
+        let world = World::new(&[&one], "", "").await;
+        let seen = world.ask(mode).await;
+        seen.is_from(&one);
+        assert_eq!(seen.attempts(), 2, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_hands_over_to_the_next() {
+    for mode in BOTH {
+        second_serves(mode, "", "", broken("503 Service Unavailable")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_stays_down_is_quoted_when_nobody_else_is_there() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| broken("503 Service Unavailable")).await;
+        let world = World::new(&[&one], "", "").await;
+        let seen = world.ask_with(mode, &[("x-llmq-max-wait", "2s")]).await;
+        seen.failed(503, "It broke");
+        assert!(one.calls() <= 6, "{mode:?}: {}", one.calls());
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_fallback_never_hides_the_first_failure() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| broken("503 Service Unavailable")).await;
+        let two = Upstream::start("two", |_| {
+            let message = "Prefilling assistant messages is not supported for this model";
+            Act::Say(error(
+                "400 Bad Request",
+                "",
+                "invalid_request_error",
+                message,
+            ))
+        })
+        .await;
+        let world = World::with_fallback(&one, &two).await;
+        let seen = world.ask_with(mode, &[("x-llmq-max-wait", "2s")]).await;
+        seen.failed(503, "It broke");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_before_the_head_is_tried_again() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |call| match call {
+            0 => Act::Reset,
+            _ => Act::Answer,
+        })
+        .await;
+        let world = World::new(&[&one], "", "").await;
+        world.ask(mode).await.is_from(&one);
+        assert_eq!(one.calls(), 2, "{mode:?}");
+    }
+}
+
+/// The first upstream of a model fails so, and the second answers; each is asked once.
+async fn second_serves(mode: Mode, timeouts: &str, more: &str, fault: Act) {
+    let bad = Upstream::start("bad", move |_| fault.clone()).await;
+    let good = Upstream::start("good", |_| Act::Answer).await;
+    let world = World::new(&[&bad, &good], timeouts, more).await;
+    world.ask(mode).await.is_from(&good);
+    assert_eq!((bad.calls(), good.calls()), (1, 1), "{mode:?}");
+}
+
+#[tokio::test]
+async fn a_silent_upstream_is_left_after_the_first_byte_limit_and_not_asked_again() {
+    for mode in BOTH {
+        let silent = Act::Hang(String::new());
+        second_serves(mode, r#"first_byte = "200ms""#, "", silent).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_without_a_first_token_in_time_is_left() {
+    let late = Act::Hang(STREAM.to_owned());
+    second_serves(Mode::Stream, r#"first_token = "200ms""#, "", late).await;
+}
+
+#[tokio::test]
+async fn an_answer_cut_short_before_anything_was_passed_on_comes_whole_from_elsewhere() {
+    let text = whole("bad");
+    let cut = Act::Say(text[..text.len() - 20].to_owned());
+    second_serves(Mode::Whole, "", "", cut).await;
+    let text = stream("bad");
+    let end = text.find("from bad").unwrap();
+    let cut = Act::Say(text[..end].to_owned());
+    second_serves(Mode::Stream, "", "", cut).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_held_to_its_end_comes_whole_from_elsewhere() {
+    let text = stream("bad");
+    let end = text.find("[DONE]").unwrap();
+    let end = text[..end].rfind("data: {").unwrap();
+    let cut = Act::Say(text[..end].to_owned());
+    second_serves(Mode::Stream, "", "stream_recovery = \"buffer\"", cut).await;
+}

@@ -1,0 +1,60 @@
+//! Streams that go wrong after a part of them is with the caller.
+
+use crate::answers::{END, STREAM, chunk, stop, word};
+use crate::world::{Act, Mode, Upstream, World};
+
+async fn ask_one(timeouts: &str, act: Act) -> (World, Upstream, crate::world::Seen) {
+    let one = Upstream::start("one", move |call| match call {
+        0 => act.clone(),
+        _ => Act::Answer,
+    })
+    .await;
+    let world = World::new(&[&one], timeouts, "").await;
+    let seen = world.ask(Mode::Stream).await;
+    (world, one, seen)
+}
+
+#[tokio::test]
+async fn a_stream_cut_in_the_middle_is_never_ended_cleanly() {
+    let begun = format!("{STREAM}{}", word("one", "begun"));
+    let (_world, one, seen) = ask_one("", Act::Say(begun)).await;
+    seen.broke_off();
+    assert!(seen.body.contains("begun"), "{seen:?}");
+    assert_eq!(one.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_ends_in_order_before_its_stream_does_is_no_clean_end() {
+    let begun = format!("{STREAM}{}{END}", word("one", "begun"));
+    let (_world, _one, seen) = ask_one("", Act::Say(begun)).await;
+    seen.broke_off();
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_is_given_up_after_the_idle_limit() {
+    let begun = format!("{STREAM}{}", word("one", "begun"));
+    let (_world, _one, seen) = ask_one(r#"idle = "200ms""#, Act::Hang(begun)).await;
+    seen.broke_off();
+}
+
+#[tokio::test]
+async fn a_malformed_event_is_not_passed_on_and_harms_nobody_else() {
+    let text = format!(
+        "{STREAM}{}{}{}{END}",
+        word("one", "begun"),
+        chunk("data: {\"choices\":[{\"delta\":{\"content\":\"bro\n\n"),
+        word("one", "later")
+    );
+    let (world, one, seen) = ask_one("", Act::Say(text)).await;
+    seen.broke_off();
+    assert!(!seen.body.contains("later"), "{seen:?}");
+    world.ask(Mode::Stream).await.is_from(&one);
+}
+
+#[tokio::test]
+async fn a_complete_stream_needs_no_done() {
+    let text = format!("{STREAM}{}{}{END}", word("one", "from one"), stop("one"));
+    let (_world, one, seen) = ask_one("", Act::Say(text)).await;
+    seen.is_from(&one);
+    assert_eq!(one.calls(), 1);
+}

@@ -1,0 +1,40 @@
+//! Answers that another attempt would not change.
+
+use crate::answers::error;
+use crate::world::{Act, BOTH, Upstream, World};
+
+const TOO_LONG: &str = "This model's maximum context length is 8192 tokens";
+
+fn too_long() -> Act {
+    Act::Say(error(
+        "400 Bad Request",
+        "",
+        "context_length_exceeded",
+        TOO_LONG,
+    ))
+}
+
+#[tokio::test]
+async fn a_context_that_is_too_long_is_not_sent_again() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| too_long()).await;
+        let world = World::new(&[&one], "", "").await;
+        world.ask(mode).await.failed(400, TOO_LONG);
+        assert_eq!(one.calls(), 1, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_content_filter_has_the_last_word() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| {
+            let message = "The response was filtered due to the prompt";
+            Act::Say(error("400 Bad Request", "", "content_filter", message))
+        })
+        .await;
+        let two = Upstream::start("two", |_| Act::Answer).await;
+        let world = World::with_fallback(&one, &two).await;
+        world.ask(mode).await.failed(400, "content_filter");
+        assert_eq!((one.calls(), two.calls()), (1, 0), "{mode:?}");
+    }
+}
