@@ -10,6 +10,7 @@ use crate::mock::MockArgs;
 use crate::plan::PlanArgs;
 use crate::run::RunArgs;
 use crate::serve::ServeArgs;
+use crate::why::WhyArgs;
 
 /// Finishes files of LLM calls inside every limit of the provider: nothing lost, nothing sent
 /// twice, no refusal of our own making.
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// A stand-in provider with real limits, headers and faults
     Mock(MockArgs),
+    /// What a waiting call waits for
+    Why(WhyArgs),
     /// The configuration: check it, show it, print the default
     Config(ConfigArgs),
     /// Print completions for a shell

@@ -21,6 +21,9 @@ mod mock;
 mod plan;
 mod serve;
 
+mod why;
+
+mod client;
 mod limits;
 mod prompt;
 mod quota;
@@ -72,6 +75,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         Command::Plan(args) => plan::plan(&args, &global),
         Command::Serve(args) => serve::serve(&args, &global),
         Command::Mock(args) => mock::mock(&args, &global),
+        Command::Why(args) => why::why(&args, &global),
         Command::Config(args) => config::config(&args, &global),
         Command::Completions(args) => completions::completions(&args),
     }

@@ -1,0 +1,138 @@
+//! Asking a running server.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use clap::Args;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::TokioExecutor;
+use llmq_api::ProblemBody;
+use llmq_provider::Secret;
+use serde::de::DeserializeOwned;
+
+use crate::exit::{FAILED, Failure, UNREACHABLE, with_causes};
+use crate::mock::time;
+
+/// No answer of the server's own routes is larger.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Which server to ask, and as whom.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    /// The server
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "LLMQ_BASE_URL",
+        default_value = "http://localhost:8080"
+    )]
+    base_url: String,
+    /// A key of the server
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "LLMQ_API_KEY",
+        hide_env_values = true,
+        value_parser = secret
+    )]
+    api_key: Option<Secret>,
+    /// How long to wait for its answer
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    timeout: Duration,
+}
+
+impl ServerArgs {
+    /// What the server has at `path`, which begins with a slash.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::wrong(&error))?;
+        let asked = async { tokio::time::timeout(self.timeout, self.ask(path)).await };
+        let (status, body) = runtime
+            .block_on(asked)
+            .map_err(|_| self.unreachable(&format!("no answer within {:?}", self.timeout)))??;
+        if !status.is_success() {
+            return Err(Failure {
+                code: FAILED,
+                message: refusal(status, &body),
+            });
+        }
+        serde_json::from_slice(&body)
+            .map_err(|error| self.unreachable(&format!("that is no llmq server: {error}")))
+    }
+
+    async fn ask(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+        let uri: Uri = format!("{}{path}", self.base_url.trim_end_matches('/'))
+            .parse()
+            .map_err(|error| Failure::usage(format!("--base-url {}: {error}", self.base_url)))?;
+        let mut request = Request::builder().method(Method::GET).uri(uri);
+        if let Some(key) = &self.api_key {
+            request = request.header("authorization", format!("Bearer {}", key.expose()));
+        }
+        let request = request
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| Failure::usage(format!("--base-url or --api-key: {error}")))?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(|error| Failure::wrong(&error))?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let client = HttpClient::builder(TokioExecutor::new()).build(connector);
+        let response = client
+            .request(request)
+            .await
+            .map_err(|error| self.unreachable(&with_causes(&error)))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| self.unreachable(&error.to_string()))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn unreachable(&self, why: &str) -> Failure {
+        Failure {
+            code: UNREACHABLE,
+            message: format!("cannot ask {}: {why}", self.base_url),
+        }
+    }
+}
+
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text))
+}
+
+/// The server's own words, where it has any.
+fn refusal(status: StatusCode, body: &[u8]) -> String {
+    match serde_json::from_slice::<ProblemBody>(body) {
+        Ok(problem) => problem.message,
+        Err(_) => format!("the server says {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_told_in_the_servers_words() {
+        let body = br#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no such
+            call","error":"no such call","code":"call_not_found","message":"no such call",
+            "details":null}"#;
+        let body = String::from_utf8_lossy(body).replace('\n', " ");
+        assert_eq!(
+            refusal(StatusCode::NOT_FOUND, body.as_bytes()),
+            "no such call"
+        );
+        assert_eq!(
+            refusal(StatusCode::BAD_GATEWAY, b"<html>"),
+            "the server says 502 Bad Gateway"
+        );
+    }
+}

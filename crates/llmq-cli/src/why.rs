@@ -1,0 +1,93 @@
+//! `llmq why`.
+
+use clap::Args;
+use llmq_api::{CallState, CallStatus};
+
+use crate::cli::{Format, Global};
+use crate::client::ServerArgs;
+use crate::exit::Failure;
+use crate::output;
+
+/// What a call waits for
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  llmq why 0192f0c1-6a5e-7cc3-98c4-dc0c0c07398f
+
+The id is the call's X-LLMQ-Request-Id. A call that does not wait is not known: exit code 1.")]
+pub(crate) struct WhyArgs {
+    /// The call's id
+    #[arg(value_name = "ID")]
+    id: uuid::Uuid,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) fn why(args: &WhyArgs, global: &Global) -> Result<(), Failure> {
+    let call: CallState = args.server.get(&format!("/api/calls/{}", args.id))?;
+    let text = match global.format {
+        Format::Table => table(&call),
+        format => output::json(&call, format)?,
+    };
+    output::print(&text)
+}
+
+fn table(call: &CallState) -> String {
+    let status = match call.status {
+        CallStatus::Queued => "waits for its turn",
+        CallStatus::Processing => "was sent; its answer is under way",
+    };
+    let unknown = || "not known".to_owned();
+    let mut rows = vec![
+        ("call", call.id.clone()),
+        ("model", call.model.clone()),
+        ("status", status.to_owned()),
+        ("waited", format!("{:.1} s", seconds(call.waited_ms))),
+    ];
+    if call.status == CallStatus::Queued {
+        let waits = call.waiting_for.clone();
+        let position = call.position.map(|position| position.to_string());
+        rows.push(("waits for", waits.unwrap_or_else(unknown)));
+        rows.push(("position", position.unwrap_or_else(unknown)));
+        let start = call.estimated_start.clone();
+        rows.push(("may start", start.unwrap_or_else(unknown)));
+    }
+    let rows: Vec<(String, String)> = rows
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    output::columns(&rows)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a time that a person waits")]
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_what_stands_in_the_way() {
+        let call = CallState {
+            id: "x".to_owned(),
+            status: CallStatus::Queued,
+            model: "gpt".to_owned(),
+            priority: 70,
+            waited_ms: 2_140,
+            position: Some(3),
+            estimated_start: None,
+            waiting_for: Some("tpm openai/gpt".to_owned()),
+        };
+        let text = table(&call);
+        assert!(text.contains("waits for  tpm openai/gpt\n"), "{text}");
+        assert!(text.contains("waited     2.1 s\n"), "{text}");
+        assert!(text.contains("may start  not known\n"), "{text}");
+        let sent = CallState {
+            status: CallStatus::Processing,
+            ..call
+        };
+        assert!(!table(&sent).contains("position"));
+    }
+}
