@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand, ValueEnum};
 
 use crate::completions::CompletionsArgs;
 use crate::config::ConfigArgs;
+use crate::keys::KeysArgs;
 use crate::mock::MockArgs;
 use crate::plan::PlanArgs;
 use crate::run::RunArgs;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Mock(MockArgs),
     /// What a waiting call waits for
     Why(WhyArgs),
+    /// Keys of a server: make one, list them, revoke one
+    Keys(KeysArgs),
     /// The configuration: check it, show it, print the default
     Config(ConfigArgs),
     /// Print completions for a shell

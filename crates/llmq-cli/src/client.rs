@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use clap::Args;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_rustls::HttpsConnectorBuilder;
@@ -12,9 +12,10 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
 use llmq_api::ProblemBody;
 use llmq_provider::Secret;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::exit::{FAILED, Failure, UNREACHABLE, with_causes};
+use crate::exit::{ACCOUNT, FAILED, Failure, UNREACHABLE, with_causes};
 use crate::mock::time;
 
 /// No answer of the server's own routes is larger.
@@ -28,7 +29,8 @@ pub(crate) struct ServerArgs {
         long,
         value_name = "URL",
         env = "LLMQ_BASE_URL",
-        default_value = "http://localhost:8080"
+        default_value = "http://localhost:8080",
+        global = true
     )]
     base_url: String,
     /// A key of the server
@@ -37,28 +39,43 @@ pub(crate) struct ServerArgs {
         value_name = "KEY",
         env = "LLMQ_API_KEY",
         hide_env_values = true,
-        value_parser = secret
+        value_parser = secret,
+        global = true
     )]
     api_key: Option<Secret>,
     /// How long to wait for its answer
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time, global = true)]
     timeout: Duration,
 }
 
 impl ServerArgs {
     /// What the server has at `path`, which begins with a slash.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.send(Method::GET, path, None::<&()>)
+    }
+
+    /// What the server answers to `method` at `path`, with `body` as JSON if there is one.
+    pub(crate) fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        let body = body.map(serde_json::to_vec).transpose();
+        let body = body.map_err(|error| Failure::wrong(&error))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::wrong(&error))?;
-        let asked = async { tokio::time::timeout(self.timeout, self.ask(path)).await };
+        let asked =
+            async { tokio::time::timeout(self.timeout, self.ask(method, path, body)).await };
         let (status, body) = runtime
             .block_on(asked)
             .map_err(|_| self.unreachable(&format!("no answer within {:?}", self.timeout)))??;
         if !status.is_success() {
+            let refused_key = status == StatusCode::UNAUTHORIZED;
             return Err(Failure {
-                code: FAILED,
+                code: if refused_key { ACCOUNT } else { FAILED },
                 message: refusal(status, &body),
             });
         }
@@ -66,16 +83,24 @@ impl ServerArgs {
             .map_err(|error| self.unreachable(&format!("that is no llmq server: {error}")))
     }
 
-    async fn ask(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
         let uri: Uri = format!("{}{path}", self.base_url.trim_end_matches('/'))
             .parse()
             .map_err(|error| Failure::usage(format!("--base-url {}: {error}", self.base_url)))?;
-        let mut request = Request::builder().method(Method::GET).uri(uri);
+        let mut request = Request::builder().method(method).uri(uri);
         if let Some(key) = &self.api_key {
             request = request.header("authorization", format!("Bearer {}", key.expose()));
         }
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
         let request = request
-            .body(Empty::<Bytes>::new())
+            .body(Full::<Bytes>::from(body.unwrap_or_default()))
             .map_err(|error| Failure::usage(format!("--base-url or --api-key: {error}")))?;
         let connector = HttpsConnectorBuilder::new()
             .with_native_roots()

@@ -17,6 +17,7 @@ mod run;
 
 mod completions;
 mod config;
+mod keys;
 mod mock;
 mod plan;
 mod serve;
@@ -76,6 +77,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::serve(&args, &global),
         Command::Mock(args) => mock::mock(&args, &global),
         Command::Why(args) => why::why(&args, &global),
+        Command::Keys(args) => keys::keys(args, &global),
         Command::Config(args) => config::config(&args, &global),
         Command::Completions(args) => completions::completions(&args),
     }

@@ -11,6 +11,7 @@ mod provider;
 mod running;
 
 mod bad_input;
+mod keys;
 mod plan;
 mod rows;
 mod settings;
