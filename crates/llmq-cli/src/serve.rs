@@ -2,20 +2,23 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
-use llmq_core::LimitSpec;
-use llmq_engine::config::{KeySource, ProviderKind, Settings, UpstreamSettings};
+use llmq_core::{Clock, LimitSpec};
+use llmq_engine::config::{KeySource, ProviderKind, Settings, StoreUrl, UpstreamSettings};
 use llmq_engine::{SystemClock, Tasks};
 use llmq_limit::AdaptiveConfig;
 use llmq_provider::Timeouts;
 use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_server::observe::{CallLog, CallLogForm};
 use llmq_server::{Gateway, GatewayOptions, serve as serve_on};
+use llmq_store_sqlite::{Place, Store};
 
 use crate::cli::{ConfigFile, Global};
 use crate::config;
 use crate::exit::{FAILED, Failure, with_causes};
-use crate::log::{self, LogArgs};
+use crate::log::{self, LogArgs, LogFormat};
 use crate::signals::Signals;
 
 /// The gateway: an OpenAI and Anthropic endpoint that waits instead of failing.
@@ -45,6 +48,12 @@ pub(crate) struct ServeArgs {
         requires = "mock"
     )]
     mock_limits: Vec<LimitSpec>,
+    /// Where keys are kept: sqlite:PATH or memory:
+    #[arg(long, value_name = "URL")]
+    store: Option<Place>,
+    /// Write a line about each call to FILE, never prompts or answers
+    #[arg(long, value_name = "FILE", help_heading = "Progress and log")]
+    call_log: Option<PathBuf>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -74,8 +83,15 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     }
     let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
     let tasks = Tasks::new();
-    let options = GatewayOptions { any_model };
-    let gateway = Gateway::new(&settings, options, SystemClock::new(), &tasks)
+    let clock = SystemClock::new();
+    let store = open_store(args, &settings, &clock)?;
+    let options = GatewayOptions {
+        any_model,
+        store: store.clone(),
+        log: call_log(args, &clock)?,
+    };
+    let gateway = Gateway::new(&settings, options, clock, &tasks)
+        .await
         .map_err(|error| Failure::usage(with_causes(&error)))?;
     let listen = settings.server.listen;
     let listener = tokio::net::TcpListener::bind(listen)
@@ -84,7 +100,8 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
             code: FAILED,
             message: format!("cannot listen on {listen}: {error}; --listen names another address"),
         })?;
-    let served = serve_on(gateway, listener, &tasks).map_err(|error| Failure::wrong(&error))?;
+    let served =
+        serve_on(Arc::clone(&gateway), listener, &tasks).map_err(|error| Failure::wrong(&error))?;
     if !global.quiet {
         let addr = served.addr();
         say!("listening: OpenAI http://{addr}/v1, Anthropic http://{addr}");
@@ -100,7 +117,56 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
         () = signals.next() => {}
     }
     drop(mock);
+    if let Err(error) = gateway.close().await {
+        tracing::warn!(%error, "what keys have used could not be written");
+    }
+    // What was being written is written.
+    store.close();
     Ok(())
+}
+
+/// Opens where keys are kept. A gateway that is only tried out keeps nothing.
+fn open_store(
+    args: &ServeArgs,
+    settings: &Settings,
+    clock: &SystemClock,
+) -> Result<Store, Failure> {
+    let place = match (&settings.store.url, &args.store) {
+        (_, Some(place)) => place.clone(),
+        (_, None) if args.mock => Place::Memory,
+        (StoreUrl::Sqlite(path), None) => Place::File(path.clone()),
+        (StoreUrl::Memory, None) => Place::Memory,
+        (StoreUrl::Redis(_) | StoreUrl::RedisCluster(_), None) => {
+            return Err(Failure::usage(
+                "store.url: this llmq keeps its keys in an embedded store only: use sqlite:PATH \
+                 or memory:",
+            ));
+        }
+    };
+    Store::open(&place, clock.now().wall).map_err(|error| Failure {
+        code: FAILED,
+        message: with_causes(&error),
+    })
+}
+
+/// One line a call, where it was asked for.
+fn call_log(args: &ServeArgs, clock: &SystemClock) -> Result<CallLog, Failure> {
+    let Some(path) = &args.call_log else {
+        return Ok(CallLog::off());
+    };
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path);
+    let form = match args.log.log_format {
+        LogFormat::Text => CallLogForm::Text,
+        LogFormat::Json => CallLogForm::Json,
+    };
+    let log = file.and_then(|file| CallLog::to(file, form, clock.clone()));
+    log.map_err(|error| Failure {
+        code: FAILED,
+        message: format!("--call-log {}: {error}", path.display()),
+    })
 }
 
 /// Starts a stand-in that speaks both dialects, and makes it the only provider where no other is

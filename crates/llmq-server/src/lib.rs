@@ -9,8 +9,11 @@
 
 mod gateway;
 mod models;
+mod tenants;
 
 mod serve;
+
+mod pages;
 
 mod call;
 
@@ -21,6 +24,6 @@ pub mod keys;
 pub mod observe;
 mod problem;
 
-pub use gateway::{Gateway, GatewayOptions};
+pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use problem::Problem;
 pub use serve::{Served, serve};

@@ -20,6 +20,21 @@ pub(crate) struct Model {
     pub(crate) settings: ModelSettings,
 }
 
+impl Model {
+    /// What a call cost, in billionths of a dollar; 0 where no price is configured.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a price is not negative, and a call costs far less than 2^63 nano dollars"
+    )]
+    pub(crate) fn nano_usd(&self, usage: &llmq_core::Usage) -> u64 {
+        let price = self.settings.price;
+        price.map_or(0, |price| {
+            (price.of(usage.input_tokens, usage.output_tokens) * 1e9).round() as u64
+        })
+    }
+}
+
 /// Models that nobody configured are made as callers name them, this many at most.
 const UNNAMED_MAX: usize = 1_000;
 /// A longer name is no model's.
@@ -73,14 +88,23 @@ impl Models {
     }
 
     /// The model of this name. Where nothing was configured, one is made for it.
-    pub(crate) fn find(&self, name: &str, hub: &Hub, now: Now) -> Option<Arc<Model>> {
+    /// `made` is called after one was.
+    pub(crate) fn find(
+        &self,
+        name: &str,
+        hub: &Hub,
+        now: Now,
+        made: impl FnOnce(),
+    ) -> Option<Arc<Model>> {
         if let Some(model) = self.read().by_name.get(name) {
             return Some(Arc::clone(model));
         }
         if !self.any_name || name.is_empty() || name.len() > NAME_BYTES_MAX {
             return None;
         }
-        self.make(name, hub, now)
+        let model = self.make(name, hub, now)?;
+        made();
+        Some(model)
     }
 
     fn make(&self, name: &str, hub: &Hub, now: Now) -> Option<Arc<Model>> {

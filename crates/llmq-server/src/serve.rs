@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -15,10 +16,12 @@ use llmq_engine::Tasks;
 use llmq_provider::{Dialect, Operation};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tower_service::Service as _;
 
 use crate::Gateway;
 use crate::call::{self, Reply, ReplyBody};
 use crate::dialect::Refusal;
+use crate::pages;
 
 /// Calls in flight have so long to end once the gateway is told to stop.
 const GRACE: Duration = Duration::from_secs(30);
@@ -63,11 +66,21 @@ pub fn serve(
     tasks: &Tasks,
 ) -> std::io::Result<Served> {
     let addr = listener.local_addr()?;
-    let done = tasks.spawn(accept(gateway, listener, tasks.clone()));
+    let front = Arc::new(Front {
+        pages: pages::router(&gateway),
+        gateway,
+    });
+    let done = tasks.spawn(accept(front, listener, tasks.clone()));
     Ok(Served { addr, done })
 }
 
-async fn accept(gateway: Arc<Gateway>, listener: TcpListener, tasks: Tasks) {
+/// What requests come to: the calls, and the small routes beside them.
+struct Front {
+    gateway: Arc<Gateway>,
+    pages: Router,
+}
+
+async fn accept(front: Arc<Front>, listener: TcpListener, tasks: Tasks) {
     let graceful = GracefulShutdown::new();
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -93,9 +106,10 @@ async fn accept(gateway: Arc<Gateway>, listener: TcpListener, tasks: Tasks) {
             },
             () = tasks.cancelled() => break,
         };
-        connect(&gateway, &builder, &graceful, stream, &tasks);
+        connect(&front, &builder, &graceful, stream, &tasks);
     }
     drop(listener);
+    front.gateway.observed.drain();
     if tokio::time::timeout(GRACE, graceful.shutdown())
         .await
         .is_err()
@@ -105,7 +119,7 @@ async fn accept(gateway: Arc<Gateway>, listener: TcpListener, tasks: Tasks) {
 }
 
 fn connect(
-    gateway: &Arc<Gateway>,
+    front: &Arc<Front>,
     builder: &Builder<TokioExecutor>,
     graceful: &GracefulShutdown,
     stream: TcpStream,
@@ -116,10 +130,10 @@ fn connect(
         tracing::debug!(%error, "a connection broke at once");
         return;
     }
-    let gateway = Arc::clone(gateway);
+    let front = Arc::clone(front);
     let service = service_fn(move |request| {
-        let gateway = Arc::clone(&gateway);
-        async move { Ok::<_, Infallible>(route(gateway, request).await) }
+        let front = Arc::clone(&front);
+        async move { Ok::<_, Infallible>(route(&front, request).await) }
     });
     let connection = builder
         .serve_connection(TokioIo::new(stream), service)
@@ -132,22 +146,30 @@ fn connect(
 }
 
 /// The calls first: they are nearly all there is.
-async fn route(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
+async fn route(front: &Front, request: Request<Incoming>) -> Reply {
+    let gateway = &front.gateway;
     let path = request.uri().path();
     match Operation::from_path(path) {
-        Some(Operation::Models) => models(&gateway, &request, None),
+        Some(Operation::Models) => models(gateway, &request, None),
         Some(operation) if request.method() == Method::POST => {
-            Box::pin(call::call(gateway, operation, request)).await
+            Box::pin(call::call(Arc::clone(gateway), operation, request)).await
         }
         Some(operation) => {
             let message = format!("{path} takes POST");
             wrong_method(&message, call::spoken(operation), "POST")
         }
         None => match path.strip_prefix("/v1/models/") {
-            Some(name) => models(&gateway, &request, Some(name)),
+            Some(name) => models(gateway, &request, Some(name)),
+            None if pages::has(path) => page(front, request).await,
             None => unknown_path(path, spoken(&request)),
         },
     }
+}
+
+async fn page(front: &Front, request: Request<Incoming>) -> Reply {
+    // A router is always ready.
+    let Ok(response) = front.pages.clone().call(request).await;
+    response.map(ReplyBody::Other)
 }
 
 fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply {

@@ -15,7 +15,7 @@ use llmq_provider::{
 
 use super::body::ReplyBody;
 use super::incoming::Incoming;
-use super::line::Progress;
+use super::progress::Progress;
 use super::reply::{self, Reply};
 use super::stream;
 use crate::Gateway;
@@ -25,9 +25,9 @@ use crate::models::Model;
 pub(crate) enum Attempted {
     Answered(Box<Reply>),
     /// It stands in line again.
-    Again(Ticket, Failure),
+    Again(Ticket, Failure, Box<Progress>),
     /// It has failed for good.
-    GivenUp(Failure),
+    GivenUp(Failure, Box<Progress>),
 }
 
 /// How an attempt failed, as far as the caller may want to know.
@@ -59,7 +59,7 @@ pub(crate) async fn attempt(
     incoming: &Incoming,
     model: &Model,
     grant: Grant,
-    progress: &mut Progress,
+    mut progress: Progress,
 ) -> Attempted {
     let route = gateway
         .models
@@ -69,7 +69,11 @@ pub(crate) async fn attempt(
     progress.upstream = Some(Arc::clone(&route.name));
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
     let outgoing = Outgoing::of(incoming, &route);
+    progress.sent();
+    let started = gateway.clock.now().mono;
     let trial = Trial {
+        progress,
+        started,
         gateway,
         incoming,
         route: Arc::clone(&route),
@@ -94,9 +98,9 @@ pub(crate) async fn attempt(
     };
     trial.grant.first_byte(processing_time(answer.headers()));
     if answer.status().is_success() && answer.is_event_stream() {
-        return stream::open(trial, model, answer, progress).await;
+        return stream::open(trial, model, answer).await;
     }
-    trial.whole(answer, progress).await
+    trial.whole(answer).await
 }
 
 /// What this route's provider is to get.
@@ -175,6 +179,9 @@ fn cannot_be_said(untranslatable: &translate::Untranslatable) -> Verdict {
 pub(super) struct Trial<'a> {
     pub(super) gateway: &'a Arc<Gateway>,
     pub(super) incoming: &'a Incoming,
+    pub(super) progress: Progress,
+    /// When it began.
+    pub(super) started: Timestamp,
     pub(super) route: Arc<AssembledRoute>,
     pub(super) grant: Grant,
     /// Set where the call is translated: whether the caller asked for a stream's usage.
@@ -193,7 +200,7 @@ impl Trial<'_> {
         self.gateway.clock.now()
     }
 
-    async fn whole(self, answer: Answer, progress: &Progress) -> Attempted {
+    async fn whole(mut self, answer: Answer) -> Attempted {
         let whole = match answer.collect().await {
             Ok(whole) => whole,
             Err(error) => return self.failed(&Verdict::from(&error), None),
@@ -209,6 +216,14 @@ impl Trial<'_> {
                 let provider = &self.route.provider;
                 let ended = outcome::completed(provider, &whole.headers, facts.usage, latency, now);
                 self.grant.complete(ended);
+                let progress = &mut self.progress;
+                progress.upstream_time += now.mono - self.started;
+                progress.used(facts.usage);
+                self.gateway
+                    .observed
+                    .metrics
+                    .attempt(&self.route.name, None);
+                progress.ends(whole.status.as_u16(), None);
                 let WholeAnswer {
                     status,
                     mut headers,
@@ -255,7 +270,7 @@ impl Trial<'_> {
     }
 
     /// The attempt has failed; the dispatcher says what follows.
-    pub(super) fn failed(self, verdict: &Verdict, whole: Option<WholeAnswer>) -> Attempted {
+    pub(super) fn failed(mut self, verdict: &Verdict, whole: Option<WholeAnswer>) -> Attempted {
         let now = self.now();
         let heard = whole
             .as_ref()
@@ -269,9 +284,13 @@ impl Trial<'_> {
             dialect: self.route.provider.dialect(),
             until: verdict.wait.map(|wait| now.mono + wait),
         };
+        self.progress.upstream_time += now.mono - self.started;
+        let metrics = &self.gateway.observed.metrics;
+        metrics.attempt(&self.route.name, Some(verdict.class));
+        let progress = Box::new(self.progress);
         match self.grant.fail(ended) {
-            AfterFailure::Again(ticket) => Attempted::Again(ticket, failure),
-            AfterFailure::GivenUp { .. } => Attempted::GivenUp(failure),
+            AfterFailure::Again(ticket) => Attempted::Again(ticket, failure, progress),
+            AfterFailure::GivenUp { .. } => Attempted::GivenUp(failure, progress),
         }
     }
 }

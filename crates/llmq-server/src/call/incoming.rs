@@ -7,12 +7,14 @@ use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use llmq_core::{CallSize, Now, Priority, parse_duration};
+use llmq_dispatch::TenantId;
 use llmq_provider::{Dialect, Operation, TokenCounter, scan_request};
 use uuid::Uuid;
 
 use super::{forward, spoken};
 use crate::Gateway;
 use crate::dialect::Refusal;
+use crate::keys::{Caller, Forbidden, KeyScope};
 
 /// A caller that sends nothing for so long has gone, or never meant to.
 const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -29,9 +31,12 @@ pub(crate) struct Incoming {
     pub(crate) body: Bytes,
     pub(crate) size: CallSize,
     pub(crate) stream: bool,
-    pub(crate) include_usage: bool,
     pub(crate) priority: Priority,
     pub(crate) max_wait: Duration,
+    /// Who it is charged to.
+    pub(crate) tenant: TenantId,
+    pub(crate) tenant_name: String,
+    pub(crate) caller: Caller,
     /// Headers that the provider may see.
     pub(crate) headers: HeaderMap,
     pub(crate) arrived: Now,
@@ -45,6 +50,23 @@ impl Incoming {
         arrived: Now,
     ) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
+        let caller = gateway.keys.authenticate(&parts.headers);
+        let caller = caller.map_err(|error| {
+            Refusal::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthenticated",
+                error.to_string(),
+            )
+        })?;
+        caller
+            .may(KeyScope::Call)
+            .map_err(|error| forbidden(&error))?;
+        let asked = parts.headers.get("x-llmq-tenant");
+        let asked = asked.and_then(|value| value.to_str().ok());
+        let tenant_name = caller
+            .tenant_for(asked)
+            .map_err(|error| forbidden(&error))?;
+        let tenant_name = tenant_name.to_owned();
         let wishes = Wishes::read(&parts.headers, gateway.max_wait())?;
         let body = whole(body, &parts.headers, gateway.settings.max_body_bytes).await?;
         let scan = scan_request(&body, TokenCounter::Chars)
@@ -60,7 +82,14 @@ impl Incoming {
             let message = "the body names no model: set `model` to a text";
             return Err(Refusal::invalid(message).about("model"));
         };
+        caller.may_use(&model).map_err(|error| forbidden(&error))?;
+        let tenant = gateway
+            .tenants
+            .of(&caller, &tenant_name, &gateway.hub, arrived);
         Ok(Self {
+            tenant,
+            tenant_name,
+            caller,
             id: Uuid::now_v7(),
             operation,
             dialect: spoken(operation),
@@ -68,13 +97,16 @@ impl Incoming {
             body,
             size: scan.size,
             stream: scan.stream,
-            include_usage: scan.include_usage,
             priority: wishes.priority,
             max_wait: wishes.max_wait,
             headers: forward::for_provider(&parts.headers),
             arrived,
         })
     }
+}
+
+fn forbidden(error: &Forbidden) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, "forbidden", error.to_string())
 }
 
 /// The whole body, at most `max` bytes of it.

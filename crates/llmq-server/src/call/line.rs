@@ -1,43 +1,21 @@
 //! A call's place in line: its way in, its wait, and what is said when that was in vain.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use http::StatusCode;
 use llmq_core::{Clock, Timestamp};
-use llmq_dispatch::{Blocker, Call, NoGrant, Refusal as LineRefusal};
+use llmq_dispatch::{Call, NoGrant, Refusal as LineRefusal};
 use llmq_engine::{Grant, Ticket};
 use llmq_limit::BreakerState;
 
 use super::incoming::Incoming;
+use super::progress::Progress;
 use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::models::Model;
-
-/// How far a call has come.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    /// In line, over all attempts.
-    pub(crate) queued: Duration,
-    pub(crate) attempts: u32,
-    /// The upstream asked last.
-    pub(crate) upstream: Option<Arc<str>>,
-    /// What it waited for last.
-    pub(crate) waited_for: Option<String>,
-}
-
-impl Progress {
-    pub(crate) fn new() -> Self {
-        Self {
-            queued: Duration::ZERO,
-            attempts: 0,
-            upstream: None,
-            waited_for: None,
-        }
-    }
-}
+use crate::observe::WaitingCall;
 
 /// Puts a call in line.
 pub(crate) fn enter(
@@ -50,7 +28,7 @@ pub(crate) fn enter(
         size: incoming.size,
         bytes: incoming.body.len() as u64,
         start_by: Some(incoming.arrived.mono + incoming.max_wait),
-        ..Call::new(model.queue, gateway.tenant)
+        ..Call::new(model.queue, incoming.tenant)
     };
     gateway.hub.submit(call).map_err(|refusal| match refusal {
         LineRefusal::Draining => Refusal::new(
@@ -69,17 +47,27 @@ pub(crate) fn enter(
 /// Waits for leave to send.
 pub(crate) async fn wait(
     gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
     mut ticket: Ticket,
     progress: &mut Progress,
 ) -> Result<Grant, NoGrant> {
     let from = gateway.clock.now().mono;
     let mut asked_why = false;
+    let mut noted = None;
     let granted = std::future::poll_fn(|context| {
         let polled = ticket.poll_granted(context);
         // Most calls never wait, and are not asked why.
         if polled.is_pending() && !asked_why {
             asked_why = true;
             progress.waited_for = waiting_for(gateway, &ticket);
+            let call = WaitingCall {
+                ticket: ticket.id(),
+                queue: model.queue,
+                priority: incoming.priority,
+                since: incoming.arrived.mono,
+            };
+            noted = Some(gateway.observed.waiting.enter(incoming.id, call));
         }
         match polled {
             Poll::Ready(granted) => Poll::Ready(granted),
@@ -87,6 +75,7 @@ pub(crate) async fn wait(
         }
     })
     .await;
+    drop(noted);
     let now = gateway.clock.now().mono;
     progress.queued += if asked_why {
         now - from
@@ -99,14 +88,7 @@ pub(crate) async fn wait(
 /// What a ticket waits for, such as `tpm openai/gpt-4o-mini 12s`.
 fn waiting_for(gateway: &Gateway, ticket: &Ticket) -> Option<String> {
     let why = gateway.hub.with(|dispatcher| dispatcher.why(ticket.id()))?;
-    let mut text = match why.blockers.first()? {
-        Blocker::Limit(name) => name.clone(),
-        Blocker::Upstream(name, Some(class)) => format!("{} {name}", class.as_str()),
-        Blocker::Upstream(name, None) => format!("upstream {name}"),
-        Blocker::Quota(name) => format!("quota {name}"),
-        Blocker::Paused => "paused".to_owned(),
-        Blocker::NotBefore(_) => "retry".to_owned(),
-    };
+    let mut text = why.blockers.first()?.to_string();
     if let Some(until) = why.until {
         let left = until.since(gateway.clock.now().mono);
         let _ = write!(text, " {}s", left.as_secs_f64().ceil());

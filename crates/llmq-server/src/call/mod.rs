@@ -1,6 +1,7 @@
 //! One plain call, from its request to its answer.
 
 mod incoming;
+mod progress;
 
 mod line;
 
@@ -14,7 +15,7 @@ mod reply;
 use std::sync::Arc;
 
 use http::StatusCode;
-use llmq_core::Clock;
+use llmq_core::{Clock, Usage};
 use llmq_provider::{Dialect, Operation};
 
 pub(crate) use body::ReplyBody;
@@ -22,10 +23,11 @@ pub(crate) use reply::Reply;
 
 use crate::Gateway;
 use crate::dialect::Refusal;
+use crate::keys::{BudgetError, Spend};
 use crate::models::Model;
 use attempt::Attempted;
 use incoming::Incoming;
-use line::Progress;
+use progress::Progress;
 
 /// Answers a call: reads it, waits for its turn, sends it until it has an answer or has failed
 /// for good.
@@ -44,7 +46,12 @@ pub(crate) async fn call(
         Ok(incoming) => incoming,
         Err(refusal) => return reply::refused(&refusal, dialect, None),
     };
-    let Some(model) = gateway.models.find(&incoming.model, &gateway.hub, arrived) else {
+    let found = gateway
+        .models
+        .find(&incoming.model, &gateway.hub, arrived, || {
+            gateway.observed.refresh();
+        });
+    let Some(model) = found else {
         let refusal = unknown_model(&gateway, &incoming.model);
         return reply::refused(&refusal, dialect, None);
     };
@@ -60,46 +67,93 @@ pub(crate) fn spoken(operation: Operation) -> Dialect {
 }
 
 async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>) -> Reply {
-    let mut progress = Progress::new();
+    let booking = match gateway
+        .keys
+        .reserve(&incoming.caller, most(incoming, model))
+        .await
+    {
+        Ok(booking) => booking,
+        Err(error) => {
+            let refusal = over_budget(&error);
+            return reply::refused(&refusal, incoming.dialect, None);
+        }
+    };
+    let mut progress = Progress::new(gateway, incoming, model, booking);
     if let Err(untranslatable) = attempt::speakable(gateway, incoming, model) {
         let refusal = Refusal {
             param: untranslatable.path().map(str::to_owned),
             ..Refusal::invalid(untranslatable.to_string())
         };
-        return reply::refused(&refusal, incoming.dialect, Some(&progress));
+        return told(refusal, incoming, progress);
     }
     let mut ticket = match line::enter(gateway, incoming, model) {
         Ok(ticket) => ticket,
-        Err(refusal) => return reply::refused(&refusal, incoming.dialect, Some(&progress)),
+        Err(refusal) => return told(refusal, incoming, progress),
     };
-    // What the caller hears when nothing better comes: the first failure, since what follows
-    // elsewhere may only be a consequence.
+    // What the caller hears when nothing better comes.
     let mut failure = None;
     loop {
-        let grant = match line::wait(gateway, ticket, &mut progress).await {
+        let grant = match line::wait(gateway, incoming, model, ticket, &mut progress).await {
             Ok(grant) => grant,
             Err(no_grant) => {
-                return match failure {
-                    Some(failure) => reply::failed(gateway, incoming, failure, &progress),
-                    None => {
-                        let (refusal, retry_after) =
-                            line::refusal(gateway, model, &no_grant, incoming.arrived.mono);
-                        reply::too_late(&refusal, incoming.dialect, retry_after, &progress)
-                    }
-                };
+                if let Some(failure) = failure {
+                    return reply::failed(gateway, incoming, failure, &mut progress);
+                }
+                let (refusal, retry_after) =
+                    line::refusal(gateway, model, &no_grant, incoming.arrived.mono);
+                progress.ends(refusal.status.as_u16(), None);
+                return reply::too_late(&refusal, incoming.dialect, retry_after, &progress);
             }
         };
-        match attempt::attempt(gateway, incoming, model, grant, &mut progress).await {
+        match attempt::attempt(gateway, incoming, model, grant, progress).await {
             Attempted::Answered(reply) => return *reply,
-            Attempted::Again(next, failed) => {
+            Attempted::Again(next, failed, back) => {
                 failure = Some(attempt::telling(failure, failed));
+                progress = *back;
                 ticket = next;
             }
-            Attempted::GivenUp(failed) => {
+            Attempted::GivenUp(failed, mut progress) => {
                 let failure = attempt::telling(failure, failed);
-                return reply::failed(gateway, incoming, failure, &progress);
+                return reply::failed(gateway, incoming, failure, &mut progress);
             }
         }
+    }
+}
+
+fn told(refusal: Refusal, incoming: &Incoming, mut progress: Progress) -> Reply {
+    progress.ends(refusal.status.as_u16(), None);
+    reply::refused(&refusal, incoming.dialect, Some(&progress))
+}
+
+/// What a call may cost at most, as far as that can be known before it is sent.
+fn most(incoming: &Incoming, model: &Model) -> Spend {
+    /// Answers whose callers set no cap are seldom longer.
+    const UNCAPPED: u32 = 4_096;
+    let size = incoming.size;
+    let output = size.max_output_tokens.unwrap_or(UNCAPPED);
+    let usage = Usage {
+        input_tokens: u64::from(size.input_tokens),
+        output_tokens: u64::from(output) * u64::from(size.choices.max(1)),
+        ..Usage::default()
+    };
+    Spend {
+        tokens: usage.total(),
+        nano_usd: model.nano_usd(&usage),
+    }
+}
+
+fn over_budget(error: &BudgetError) -> Refusal {
+    match error {
+        BudgetError::Overspent { .. } => Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "budget_exhausted",
+            error.to_string(),
+        ),
+        BudgetError::Store(_) => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            error.to_string(),
+        ),
     }
 }
 

@@ -12,7 +12,7 @@ use super::attempt::Failure;
 use super::body::ReplyBody;
 use super::forward;
 use super::incoming::Incoming;
-use super::line::Progress;
+use super::progress::Progress;
 use crate::Gateway;
 use crate::dialect::Refusal;
 
@@ -44,6 +44,18 @@ pub(crate) fn answered(
 
 /// The provider's own error, since no attempt brought more.
 pub(crate) fn failed(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    failure: Failure,
+    progress: &mut Progress,
+) -> Reply {
+    let class = failure.class;
+    let reply = in_its_words(gateway, incoming, failure, progress);
+    progress.ends(reply.status().as_u16(), Some(class));
+    reply
+}
+
+fn in_its_words(
     gateway: &Gateway,
     incoming: &Incoming,
     failure: Failure,
@@ -118,14 +130,17 @@ pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Pro
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     // Where SDKs look for the name of a request that failed.
-    let name = match dialect {
+    let theirs = match dialect {
         Dialect::OpenAi => HeaderName::from_static("x-request-id"),
         Dialect::Anthropic => HeaderName::from_static("request-id"),
     };
     if let Ok(shown) = HeaderValue::from_str(&shown) {
-        headers.insert(name, shown);
+        headers.insert(theirs, shown);
     }
-    sign(headers, id, progress.unwrap_or(&Progress::new()));
+    match progress {
+        Some(progress) => sign(headers, progress.id, progress),
+        None => name(headers, id),
+    }
     reply
 }
 
@@ -136,11 +151,15 @@ fn retry_after(headers: &mut HeaderMap, wait: Duration) {
     headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
 }
 
-fn sign(headers: &mut HeaderMap, id: Uuid, progress: &Progress) {
+fn name(headers: &mut HeaderMap, id: Uuid) {
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
     if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         headers.insert(REQUEST_ID, id);
     }
+}
+
+fn sign(headers: &mut HeaderMap, id: Uuid, progress: &Progress) {
+    name(headers, id);
     let queued = u64::try_from(progress.queued.as_millis()).unwrap_or(u64::MAX);
     headers.insert(QUEUED_MS, HeaderValue::from(queued));
     headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));

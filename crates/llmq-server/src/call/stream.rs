@@ -22,7 +22,7 @@ use llmq_provider::{
 
 use super::attempt::{Attempted, Trial};
 use super::body::{Broken, ReplyBody};
-use super::line::Progress;
+use super::progress::Progress;
 use super::reply;
 use crate::Gateway;
 use crate::dialect::Refusal;
@@ -42,12 +42,7 @@ enum Opened {
 }
 
 /// Takes over a stream whose head has come.
-pub(super) async fn open(
-    trial: Trial<'_>,
-    model: &Model,
-    mut answer: Answer,
-    progress: &Progress,
-) -> Attempted {
+pub(super) async fn open(trial: Trial<'_>, model: &Model, mut answer: Answer) -> Attempted {
     let operation = match (trial.include_usage, trial.source().dialect) {
         (None, _) => trial.incoming.operation,
         (Some(_), Dialect::OpenAi) => Operation::ChatCompletions,
@@ -59,12 +54,12 @@ pub(super) async fn open(
         Opened::Bad(verdict) => trial.failed(&verdict, None),
         Opened::Good(held, ended) => {
             let (status, headers) = (answer.status(), answer.headers().clone());
-            let id = trial.incoming.id;
+            let nothing = ReplyBody::Whole(None);
+            let mut reply =
+                reply::answered(status, headers, nothing, trial.incoming.id, &trial.progress);
             let passing = Passing::new(trial, answer, reader, held.freeze(), ended);
-            let body = ReplyBody::Passing(Box::new(passing));
-            Attempted::Answered(Box::new(reply::answered(
-                status, headers, body, id, progress,
-            )))
+            *reply.body_mut() = ReplyBody::Passing(Box::new(passing));
+            Attempted::Answered(Box::new(reply))
         }
     }
 }
@@ -146,6 +141,8 @@ pub(crate) struct Passing {
     translator: Option<StreamTranslator>,
     held: Option<Bytes>,
     grant: Option<Grant>,
+    progress: Progress,
+    started: Timestamp,
     sent: Timestamp,
     state: State,
 }
@@ -183,8 +180,11 @@ impl Passing {
             dialect: trial.incoming.dialect,
             held: None,
             grant: Some(trial.grant),
+            progress: trial.progress,
+            started: trial.started,
             state: State::Open,
         };
+        passing.progress.first_token = Some(passing.gateway.clock.now().mono);
         let mut pieces = Pieces::default();
         passing.write(held, &mut pieces);
         if ended && passing.state == State::Open {
@@ -291,6 +291,14 @@ impl Passing {
         if let Some(grant) = self.grant.take() {
             grant.complete(ended);
         }
+        let status = self.answer.status().as_u16();
+        self.progress.upstream_time += now.mono - self.started;
+        self.progress.used(self.reader.usage());
+        self.gateway
+            .observed
+            .metrics
+            .attempt(&self.route.name, None);
+        self.progress.ends(status, None);
     }
 
     fn break_off(&mut self, end: &StreamEnd, pieces: &mut Pieces) {
@@ -324,6 +332,11 @@ impl Passing {
             // A ticket that stands in line again is dropped, and leaves it.
             drop(grant.fail(ended));
         }
+        let metrics = &self.gateway.observed.metrics;
+        metrics.attempt(&self.route.name, Some(verdict.class));
+        self.progress.upstream_time += now.mono - self.started;
+        self.progress
+            .ends(StatusCode::BAD_GATEWAY.as_u16(), Some(verdict.class));
     }
 
     fn event(&self, message: String) -> Bytes {

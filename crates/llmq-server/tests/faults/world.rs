@@ -164,8 +164,11 @@ impl World {
         let settings = Config::parse("llmq.toml", text).unwrap().check();
         let settings = settings.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let tasks = Tasks::new();
-        let options = GatewayOptions::default();
-        let gateway = Gateway::new(&settings, options, SystemClock::new(), &tasks).unwrap();
+        let clock = SystemClock::new();
+        let options = GatewayOptions::in_memory(&clock).unwrap();
+        let gateway = Gateway::new(&settings, options, clock, &tasks)
+            .await
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let served = serve(gateway, listener, &tasks).unwrap();
         Self {

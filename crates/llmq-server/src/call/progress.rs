@@ -1,0 +1,117 @@
+//! How far a call has come, and what is recorded of it when it is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmq_core::{Clock, FailureClass, Timestamp, Usage};
+use uuid::Uuid;
+
+use super::incoming::Incoming;
+use crate::Gateway;
+use crate::keys::Booking;
+use crate::models::Model;
+use crate::observe::CallRecord;
+
+/// What a server says of a caller that left before its answer (nginx's status).
+const CALLER_LEFT: u16 = 499;
+
+/// A call under way. Dropped, it is over: it is counted and logged then, with what was told of
+/// it until then, or as one whose caller has left.
+pub(crate) struct Progress {
+    gateway: Arc<Gateway>,
+    model: Arc<Model>,
+    pub(crate) id: Uuid,
+    tenant: Box<str>,
+    operation: llmq_provider::Operation,
+    priority: llmq_core::Priority,
+    stream: bool,
+    arrived: Timestamp,
+    /// In line, over all attempts.
+    pub(crate) queued: Duration,
+    /// At upstreams, over all attempts.
+    pub(crate) upstream_time: Duration,
+    pub(crate) attempts: u32,
+    /// The upstream asked last.
+    pub(crate) upstream: Option<Arc<str>>,
+    /// What it waited for last.
+    pub(crate) waited_for: Option<String>,
+    pub(crate) first_token: Option<Timestamp>,
+    booking: Option<Booking>,
+    end: Option<(u16, Option<FailureClass>)>,
+    usage: Option<Usage>,
+}
+
+impl Progress {
+    pub(crate) fn new(
+        gateway: &Arc<Gateway>,
+        incoming: &Incoming,
+        model: &Arc<Model>,
+        booking: Booking,
+    ) -> Self {
+        Self {
+            gateway: Arc::clone(gateway),
+            model: Arc::clone(model),
+            id: incoming.id,
+            tenant: incoming.tenant_name.as_str().into(),
+            operation: incoming.operation,
+            priority: incoming.priority,
+            stream: incoming.stream,
+            arrived: incoming.arrived.mono,
+            queued: Duration::ZERO,
+            upstream_time: Duration::ZERO,
+            attempts: 0,
+            upstream: None,
+            waited_for: None,
+            first_token: None,
+            booking: Some(booking),
+            end: None,
+            usage: None,
+        }
+    }
+
+    /// It is sent, and may cost something from here on.
+    pub(crate) fn sent(&mut self) {
+        if let Some(booking) = &mut self.booking {
+            booking.sent();
+        }
+    }
+
+    /// What the caller gets; `class`: how the last attempt failed.
+    pub(crate) fn ends(&mut self, status: u16, class: Option<FailureClass>) {
+        self.end = Some((status, class));
+    }
+
+    /// What it used: the caller's budget is charged for it.
+    pub(crate) fn used(&mut self, usage: Option<Usage>) {
+        self.usage = usage;
+        if let (Some(usage), Some(booking)) = (usage, self.booking.take()) {
+            booking.settle(&usage, self.model.nano_usd(&usage));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        let took = self.gateway.clock.now().mono - self.arrived;
+        let (status, outcome) = self.end.unwrap_or((CALLER_LEFT, None));
+        let record = CallRecord {
+            id: self.id,
+            tenant: &self.tenant,
+            model: &self.model.name,
+            upstream: self.upstream.as_deref(),
+            operation: self.operation,
+            priority: self.priority,
+            stream: self.stream,
+            status,
+            outcome,
+            attempts: self.attempts,
+            queued: self.queued,
+            took,
+            added: took.saturating_sub(self.queued + self.upstream_time),
+            first_token: self.first_token.map(|at| at - self.arrived),
+            usage: self.usage,
+        };
+        self.gateway.observed.metrics.call(&record);
+        self.gateway.log.call(&record);
+    }
+}

@@ -1,0 +1,62 @@
+//! The small routes beside the calls: what can be seen of the gateway, and who may call.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+
+use crate::keys::{KeyRing, KeyScope};
+use crate::{Gateway, Problem, keys, observe};
+
+/// Whether a path is one of theirs.
+pub(crate) fn has(path: &str) -> bool {
+    matches!(path, "/" | "/metrics" | "/openapi.json" | "/health")
+        || path.starts_with("/health/")
+        || path.starts_with("/api/")
+}
+
+/// All of them, each for those who may use it.
+pub(crate) fn router(gateway: &Gateway) -> Router {
+    let observe::Routes { open, read, manage } = observe::routes(&gateway.observed);
+    open.merge(guarded(read, &gateway.keys, KeyScope::Read))
+        .merge(guarded(manage, &gateway.keys, KeyScope::Manage))
+        .merge(keys::router(Arc::clone(&gateway.keys)))
+        .fallback(nothing_here)
+}
+
+fn guarded(router: Router, ring: &Arc<KeyRing>, scope: KeyScope) -> Router {
+    router.route_layer(from_fn_with_state((Arc::clone(ring), scope), guard))
+}
+
+async fn guard(
+    State((ring, scope)): State<(Arc<KeyRing>, KeyScope)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let caller = match ring.authenticate(request.headers()) {
+        Ok(caller) => caller,
+        Err(error) => {
+            let problem = Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthenticated",
+                error.to_string(),
+            );
+            return problem.into_response();
+        }
+    };
+    match caller.may(scope) {
+        Ok(()) => next.run(request).await,
+        Err(error) => {
+            Problem::new(StatusCode::FORBIDDEN, "forbidden", error.to_string()).into_response()
+        }
+    }
+}
+
+async fn nothing_here(request: Request) -> Response {
+    let shown: String = request.uri().path().chars().take(200).collect();
+    let message = format!("there is nothing at {shown}; GET /openapi.json lists what there is");
+    Problem::new(StatusCode::NOT_FOUND, "not_found", message).into_response()
+}
