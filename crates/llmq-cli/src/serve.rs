@@ -111,11 +111,12 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     if !global.quiet {
         say!("stopping: calls in flight have 30 s to end");
     }
-    tasks.cancel();
+    accepting.cancel();
     tokio::select! {
         () = served.stopped() => {}
         () = signals.next() => {}
     }
+    tasks.cancel();
     drop(mock);
     if let Err(error) = gateway.close().await {
         tracing::warn!(%error, "what keys have used could not be written");

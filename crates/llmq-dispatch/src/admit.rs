@@ -46,6 +46,8 @@ struct Head {
     priority: Priority,
     size: CallSize,
     start_by: Option<Timestamp>,
+    /// It has used up its attempts where it was tried, and may only go where it was not.
+    exhausted: bool,
 }
 
 enum WayAnswer {
@@ -74,6 +76,7 @@ impl Dispatcher {
             priority: self.lanes[lane.index()].priority,
             size: call.size,
             start_by: call.start_by,
+            exhausted: self.ticket(ticket).is_some_and(|ticket| ticket.exhausted),
         };
         let mut waits: Option<Blocked> = None;
         let mut too_large = None;
@@ -86,6 +89,9 @@ impl Dispatcher {
             let mut best: Option<(f64, Way)> = None;
             for index in 0..self.queues[served_by.index()].setup.routes.len() {
                 let route = self.queues[served_by.index()].setup.routes[index];
+                if head.exhausted && self.has_failed_at(ticket, route.upstream) {
+                    continue;
+                }
                 let way = Way {
                     upstream: route.upstream,
                     served_by,
@@ -140,12 +146,11 @@ impl Dispatcher {
             priority: call.priority,
             size: call.size,
             start_by: call.start_by,
+            exhausted: false,
         };
         (0..self.queues[call.queue.index()].setup.routes.len()).any(|index| {
             let route = self.queues[call.queue.index()].setup.routes[index];
-            let failed = self
-                .ticket(ticket)
-                .is_some_and(|ticket| ticket.avoid.contains(&route.upstream));
+            let failed = self.has_failed_at(ticket, route.upstream);
             let way = Way {
                 upstream: route.upstream,
                 served_by: call.queue,
@@ -207,7 +212,7 @@ impl Dispatcher {
         if let Some(closed) = upstream.gate_state(now) {
             let blocked = at_gate(Spot::Gate(id), closed.until);
             let in_time = match (closed.until, head.start_by) {
-                (Some(until), Some(start_by)) => until <= start_by,
+                (Some(until), Some(start_by)) => !closed.down && until <= start_by,
                 (Some(_), None) => !closed.down,
                 (None, _) => closed.soon,
             };
@@ -331,6 +336,11 @@ impl Dispatcher {
         }
     }
 
+    fn has_failed_at(&self, ticket: TicketId, upstream: UpstreamId) -> bool {
+        self.ticket(ticket)
+            .is_some_and(|ticket| ticket.avoid.contains(&upstream))
+    }
+
     /// Lower is better: the fullest of an upstream's limits, over the route's weight. Those
     /// that have failed this call come last.
     fn score(&mut self, ticket: TicketId, way: Way, now: Now) -> f64 {
@@ -371,6 +381,7 @@ impl Dispatcher {
                 .map(|ticket| ticket.call.size)
                 .unwrap_or_default(),
             start_by: None,
+            exhausted: false,
         };
         let mean_output = self.upstreams[way.upstream.index()].mean_output();
         let tenant = self.lanes[lane_id.index()].tenant;

@@ -335,7 +335,12 @@ impl Dispatcher {
             Tally::Attempt => attempts >= setup.max_attempts,
             Tally::Throttle | Tally::Nothing => self.is_throttled_out(call.kind, throttles),
         };
-        if spent || !(again || elsewhere) {
+        // What an upstream could not do, another may: a call has one try at each that is left.
+        let last_chance = spent && rule.other_upstream && self.has_untried_way(id);
+        if let Some(ticket) = self.ticket_mut(id) {
+            ticket.exhausted |= last_chance;
+        }
+        if spent && !last_chance || !(again || elsewhere || last_chance) {
             self.forget(id);
             effects.push(Effect::Failed {
                 ticket: id,
@@ -347,7 +352,8 @@ impl Dispatcher {
         // What stands still is the upstream where that is the rule; else only this call, unless
         // it is taken over at once: in line it might be the upstream that has just failed it
         // that has room first.
-        let at_once = elsewhere && (self.all_down(id, now) || self.can_go_elsewhere(id, now));
+        let at_once =
+            last_chance || elsewhere && (self.all_down(id, now) || self.can_go_elsewhere(id, now));
         let not_before = match pause {
             Pause::Nothing if !at_once => until,
             Pause::Nothing | Pause::Upstream | Pause::Credential => now.mono,
@@ -383,6 +389,22 @@ impl Dispatcher {
             .iter()
             .map(|queue| &self.queues[queue.index()].setup);
         untried(own) || self.all_down(id, now) && fallbacks.into_iter().any(untried)
+    }
+
+    /// Whether an upstream of its own or of a fallback has not been asked yet.
+    fn has_untried_way(&self, id: TicketId) -> bool {
+        let Some(ticket) = self.ticket(id) else {
+            return false;
+        };
+        let own = &self.queues[ticket.call.queue.index()].setup;
+        let fallbacks = own
+            .fallback
+            .iter()
+            .map(|queue| &self.queues[queue.index()].setup);
+        std::iter::once(own)
+            .chain(fallbacks)
+            .flat_map(|setup| &setup.routes)
+            .any(|route| !ticket.avoid.contains(&route.upstream))
     }
 
     /// Whether every upstream of the call's own model is broken or refuses us.

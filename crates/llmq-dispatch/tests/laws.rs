@@ -1018,3 +1018,62 @@ fn when_a_gate_opens_tenants_share_what_is_free_behind_it() {
     let theirs = started.iter().filter(|call| others.contains(call)).count();
     assert!((4..=6).contains(&theirs), "{theirs} of 10");
 }
+
+/// A queue with a fallback, each over an upstream of its own.
+fn with_fallback(world: &mut World) -> (QueueId, UpstreamId, UpstreamId) {
+    let [own, other] = [(); 2].map(|()| world.upstream(&[]));
+    let fallback = world.queue(other);
+    let queue = world.dispatcher.add_queue(QueueSetup {
+        fallback: vec![fallback],
+        max_attempts: 2,
+        ..QueueSetup::to("m", own)
+    });
+    (queue, own, other)
+}
+
+fn upstreams_of(world: &mut World) -> Vec<UpstreamId> {
+    let starts = world.effects.iter().filter_map(|effect| match effect {
+        Effect::Start(start) => Some(start.upstream),
+        _ => None,
+    });
+    let upstreams = starts.collect();
+    world.started();
+    upstreams
+}
+
+#[test]
+fn a_call_that_has_used_up_its_attempts_has_one_try_at_the_fallback() {
+    // It failed for good, with an upstream left that had not been asked.
+    let mut world = World::new();
+    let (queue, own, other) = with_fallback(&mut world);
+    let call = world.submit(world.call(queue));
+    assert_eq!(upstreams_of(&mut world), [own]);
+    for asked in [own, other] {
+        world.fail(call, FailureClass::Transient, None);
+        world.advance(MINUTE);
+        assert_eq!(upstreams_of(&mut world), [asked]);
+    }
+    world.fail(call, FailureClass::Transient, None);
+    let failed = |effect: &Effect| matches!(effect, Effect::Failed { .. });
+    assert!(world.effects.iter().any(failed), "each had its try");
+}
+
+#[test]
+fn a_fallback_serves_while_the_own_upstream_is_broken_even_if_it_may_be_back_in_time() {
+    // Calls waited for the breaker's next probe, within their patience, beside an upstream that
+    // could have served them.
+    let mut world = World::new();
+    let (queue, own, other) = with_fallback(&mut world);
+    let calls: Vec<TicketId> = (0..10).map(|_| world.submit(world.call(queue))).collect();
+    assert_eq!(upstreams_of(&mut world), vec![own; 10]);
+    for call in calls {
+        world.fail(call, FailureClass::Overload, None);
+    }
+    upstreams_of(&mut world);
+    let patient = Call {
+        start_by: Some(world.now.mono + MINUTE * 10),
+        ..world.call(queue)
+    };
+    world.submit(patient);
+    assert_eq!(upstreams_of(&mut world), [other]);
+}

@@ -292,7 +292,9 @@ impl Accounts {
             account: route.upstream.clone(),
             name: name.into(),
             provider,
-            model: route.model.clone(),
+            // Named even where it is as people call it: a call that comes as another model's
+            // fallback names that one.
+            model: made.1.clone(),
             first_token: account.first_token,
         });
         self.made.insert(made, upstream);

@@ -107,6 +107,11 @@ impl Models {
         Some(model)
     }
 
+    /// A configured model.
+    pub(crate) fn known(&self, name: &str) -> Option<Arc<Model>> {
+        self.read().by_name.get(name).cloned()
+    }
+
     fn make(&self, name: &str, hub: &Hub, now: Now) -> Option<Arc<Model>> {
         let mut inner = self
             .inner
@@ -151,8 +156,7 @@ impl Models {
         let named = |route: &AssembledRoute| {
             model.settings.upstreams.iter().any(|way| {
                 let name = way.model.as_deref().unwrap_or(&model.name);
-                way.upstream == route.account
-                    && name == route.model.as_deref().unwrap_or(&model.name)
+                way.upstream == route.account && Some(name) == route.model.as_deref()
             })
         };
         let inner = self.read();

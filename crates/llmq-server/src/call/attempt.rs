@@ -36,6 +36,8 @@ pub(crate) struct Failure {
     pub(crate) class: FailureClass,
     upstream: Arc<str>,
     pub(crate) message: String,
+    /// The prompt does not fit the model.
+    pub(crate) is_context: bool,
     /// The provider's own words, in its dialect.
     pub(crate) answer: Option<(StatusCode, HeaderMap, Bytes)>,
     pub(crate) dialect: Dialect,
@@ -280,6 +282,9 @@ impl Trial<'_> {
             class: verdict.class,
             upstream: Arc::clone(&self.route.name),
             message: verdict.message.clone(),
+            // OpenAI says it by a code, Anthropic by a text ("Errors", docs.anthropic.com, 2026).
+            is_context: verdict.code.as_deref() == Some("context_length_exceeded")
+                || verdict.message.contains("prompt is too long"),
             answer: whole.map(|whole| (whole.status, whole.headers, whole.body)),
             dialect: self.route.provider.dialect(),
             until: verdict.wait.map(|wait| now.mono + wait),

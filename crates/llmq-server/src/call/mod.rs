@@ -90,6 +90,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
         Ok(ticket) => ticket,
         Err(refusal) => return told(refusal, incoming, progress),
     };
+    let mut larger_contexts = model.settings.context_fallback.iter();
     // What the caller hears when nothing better comes.
     let mut failure = None;
     loop {
@@ -112,9 +113,21 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
                 progress = *back;
                 ticket = next;
             }
-            Attempted::GivenUp(failed, mut progress) => {
-                let failure = attempt::telling(failure, failed);
-                return reply::failed(gateway, incoming, failure, &mut progress);
+            Attempted::GivenUp(failed, mut back) => {
+                let larger = match failed.is_context {
+                    true => larger_contexts.find_map(|name| gateway.models.known(name)),
+                    false => None,
+                };
+                let told = attempt::telling(failure, failed);
+                let Some(larger) = larger else {
+                    return reply::failed(gateway, incoming, told, &mut back);
+                };
+                match line::enter(gateway, incoming, &larger) {
+                    Ok(next) => ticket = next,
+                    Err(_) => return reply::failed(gateway, incoming, told, &mut back),
+                }
+                failure = Some(told);
+                progress = *back;
             }
         }
     }

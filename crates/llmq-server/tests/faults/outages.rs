@@ -61,6 +61,18 @@ async fn a_refusal_by_the_fallback_never_hides_the_first_failure() {
 }
 
 #[tokio::test]
+async fn a_fallback_serves_what_the_own_upstream_cannot() {
+    for mode in BOTH {
+        for status in ["503 Service Unavailable", "500 Internal Server Error"] {
+            let one = Upstream::start("one", move |_| broken(status)).await;
+            let two = Upstream::start("two", |_| Act::Answer).await;
+            let world = World::with_fallback(&one, &two).await;
+            world.ask(mode).await.is_from(&two);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_reset_before_the_head_is_tried_again() {
     for mode in BOTH {
         let one = Upstream::start("one", |call| match call {

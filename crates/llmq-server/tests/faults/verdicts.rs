@@ -25,6 +25,17 @@ async fn a_context_that_is_too_long_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn a_larger_context_takes_over_what_is_too_long() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| too_long()).await;
+        let two = Upstream::start("two", |_| Act::Answer).await;
+        let world = World::with_other(&one, &two, "context_fallback").await;
+        world.ask(mode).await.is_from(&two);
+        assert_eq!((one.calls(), two.calls()), (1, 1), "{mode:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_content_filter_has_the_last_word() {
     for mode in BOTH {
         let one = Upstream::start("one", |_| {

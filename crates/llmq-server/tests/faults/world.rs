@@ -152,8 +152,13 @@ impl World {
 
     /// The model `m` is served by `first`, and when that cannot, by `second`.
     pub(crate) async fn with_fallback(first: &Upstream, second: &Upstream) -> Self {
+        Self::with_other(first, second, "fallback").await
+    }
+
+    /// The setting `role` of the model `m`, served by `first`, names one that `second` serves.
+    pub(crate) async fn with_other(first: &Upstream, second: &Upstream, role: &str) -> Self {
         let more = format!(
-            "fallback = [\"n\"]\n[models.n]\nupstreams = [{{ upstream = \"{0}\", model = \"{0}\" }}]\n\
+            "{role} = [\"n\"]\n[models.n]\nupstreams = [{{ upstream = \"{0}\", model = \"{0}\" }}]\n\
              [upstreams.{0}]\nprovider = \"openai\"\nbase_url = \"{1}\"\n",
             second.name, second.url
         );
