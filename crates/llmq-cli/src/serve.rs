@@ -100,8 +100,10 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
             code: FAILED,
             message: format!("cannot listen on {listen}: {error}; --listen names another address"),
         })?;
-    let served =
-        serve_on(Arc::clone(&gateway), listener, &tasks).map_err(|error| Failure::wrong(&error))?;
+    // Stopped first, so that calls in line still get their turn.
+    let accepting = Tasks::new();
+    let served = serve_on(Arc::clone(&gateway), listener, &accepting)
+        .map_err(|error| Failure::wrong(&error))?;
     if !global.quiet {
         let addr = served.addr();
         say!("listening: OpenAI http://{addr}/v1, Anthropic http://{addr}");
