@@ -284,9 +284,12 @@ pub(crate) fn may_begin_a_line(bytes: &[u8]) -> bool {
     may_begin(bytes, HEAD)
 }
 
-/// Whether `bytes` can be what is left of `expected`, cut off or with a hole at its start.
+/// Whether `bytes` can be what is left of `expected`, cut off or with a hole, at its start or
+/// after its first bytes.
 pub(crate) fn may_begin(bytes: &[u8], expected: &[u8]) -> bool {
-    bytes.starts_with(expected) || expected.starts_with(bytes) || bytes.first() == Some(&0)
+    let hole = memchr::memchr(0, bytes).unwrap_or(bytes.len());
+    let known = &bytes[..hole];
+    known.starts_with(expected) || expected.starts_with(known)
 }
 
 #[cfg(test)]
