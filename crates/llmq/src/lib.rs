@@ -71,3 +71,14 @@ pub use llmq_limit::{
     QuotaMetrics, QuotaStatus, RateLimitHeaders, parse_rate_limit_headers,
 };
 pub use uuid::Uuid;
+
+/// The guide's examples are compiled with the crate's own.
+#[cfg(doctest)]
+mod guide {
+    #[doc = include_str!("../../../docs/src/getting-started.md")]
+    mod getting_started {}
+    #[doc = include_str!("../../../docs/src/library.md")]
+    mod library {}
+    #[doc = include_str!("../../../docs/src/from-llm-queue.md")]
+    mod from_llm_queue {}
+}
