@@ -616,21 +616,7 @@ impl Limit {
     }
 
     fn learn(&mut self, sample: &Sample, share: f64) {
-        let before = self.factor.value();
         self.learner.learn(sample, share);
-        if std::env::var("DBG").is_ok() {
-            eprintln!(
-                "L {:?} {} heard {} ratio {:.4} calls {:.1} unsure/own {:.2} factor {before:.4} -> {:.4} share {share:.3} stray {:.3}",
-                self.spec.algorithm,
-                self.spec.count,
-                self.heard.sent_at.as_nanos() / 1000,
-                sample.used / sample.stated,
-                sample.stated * sample.stated / sample.squares,
-                sample.unsure / (sample.squares / sample.stated),
-                self.learner.factor(),
-                self.learner.stray()
-            );
-        }
         self.factor.follow(self.learner.factor());
     }
 
