@@ -3,6 +3,9 @@
 //! With the feature `openapi` each type also knows its schema, from which the server makes
 //! `/openapi.json`.
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod calls;
 mod keys;
 mod queues;

@@ -7,6 +7,9 @@
 //!
 //! Nothing here does I/O, starts a task or reads a clock.
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod status;
 mod transition;
 

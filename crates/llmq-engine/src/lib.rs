@@ -6,6 +6,9 @@
 //! configuration says. [`Tasks`] owns every
 //! background task, and [`SystemClock`] is the only place where time is read.
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod clock;
 mod tasks;
 

@@ -1,5 +1,8 @@
 //! May this call start now, and if not, when?
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod denied;
 
 mod bucket;

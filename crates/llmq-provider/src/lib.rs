@@ -9,6 +9,9 @@
 //!
 //! Everything here knows URLs, headers and JSON, and nothing of queues, waiting or retries.
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod secret;
 
 mod endpoint;

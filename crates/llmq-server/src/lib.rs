@@ -7,6 +7,9 @@
 //! judges the answer, `stream` passes a stream on as it comes, and `reply` speaks to the caller
 //! in the dialect of the API that it called.
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod gateway;
 mod models;
 mod tenants;

@@ -8,6 +8,9 @@
 //! Nothing here reads a clock, and all randomness comes from the scenario's seed: a run with the
 //! same scenario is the same run.
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod families;
 mod scenario;
 mod workload;

@@ -17,6 +17,9 @@
 //! # Ok(()) }
 //! ```
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod error;
 mod place;
 mod store;

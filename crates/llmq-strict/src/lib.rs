@@ -11,6 +11,9 @@
 //! Everything is pure: no clock, no I/O, no randomness. Time is an argument that does not run
 //! backwards; an instant earlier than the latest one seen is read as that latest one.
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod call;
 mod provider;
 

@@ -11,6 +11,9 @@
 //! It knows no crate but `llmq-core`, so that every other one can use it. Everything panics
 //! where a test would: there is nobody to hand an error to.
 
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod clock;
 mod file;
 mod scale;

@@ -7,6 +7,9 @@
 //! another attempt, and [`Hooks`] hear what happens.
 //!
 //! ```
+
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 #![doc = include_str!("../snippets/readme.rs")]
 //! ```
 //!
