@@ -1,0 +1,133 @@
+//! What one call's failure costs it: a wait, an attempt, or its place.
+
+use std::time::Duration;
+
+use llmq_core::FailureClass;
+use llmq_dispatch::{Call, CallKind, Effect, QueueSetup, Route, Scope, TicketId};
+
+use crate::world::{SECOND, World};
+
+#[test]
+fn a_429_stops_the_upstream_until_the_instant_named_and_counts_no_attempt() {
+    let (mut world, queue, _) = World::simple(&["requests=100/1s"]);
+    let first = world.submit(world.call(queue));
+    world.started();
+    world.fail(
+        first,
+        FailureClass::QuotaWindow,
+        Some(Duration::from_secs(42)),
+    );
+    let second = world.submit(world.call(queue));
+    assert_eq!(world.started(), []);
+    world.advance(Duration::from_millis(41_999));
+    assert_eq!(world.started(), []);
+    world.advance(Duration::from_millis(1_101));
+    // It is back in its place, before the one that came later, and still on its first attempt.
+    let starts: Vec<(TicketId, u32)> = world
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Start(start) => Some((start.ticket, start.attempt)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(starts, [(first, 1), (second, 1)]);
+}
+
+#[test]
+fn throttles_in_a_row_end_a_plain_call_at_six_and_a_stored_one_at_twenty() {
+    for (kind, most) in [(CallKind::Plain, 6), (CallKind::Stored, 20)] {
+        let (mut world, queue, _) = World::simple(&[]);
+        let call = world.submit(Call {
+            kind,
+            ..world.call(queue)
+        });
+        let mut throttles = 0;
+        while !world
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Failed { .. }))
+        {
+            assert_eq!(world.started(), [call]);
+            world.fail(call, FailureClass::QuotaWindow, Some(SECOND));
+            throttles += 1;
+            world.advance(SECOND * 2);
+        }
+        assert_eq!(throttles, most);
+    }
+}
+
+#[test]
+fn after_rising_too_fast_half_of_each_limit_is_left_alone() {
+    let (mut world, queue, _) = World::simple(&["requests=100/1m"]);
+    let first = world.submit(world.call(queue));
+    world.started();
+    world.fail(first, FailureClass::Ramp, Some(SECOND));
+    for _ in 0..100 {
+        world.submit(world.call(queue));
+    }
+    world.advance(SECOND * 3);
+    // The refused call counts too, and the share has begun to grow again.
+    let started = world.started().len();
+    assert!((49..=50).contains(&started), "{started}");
+}
+
+#[test]
+fn transient_failures_use_up_attempts_with_growing_waits() {
+    let (mut world, queue, _) = World::simple(&[]);
+    let call = world.submit(world.call(queue));
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        world.started();
+        world.fail(call, FailureClass::Transient, None);
+        let from = world.now.mono;
+        if let Some(Effect::Requeued { not_before, .. }) = world
+            .effects
+            .iter()
+            .rev()
+            .find(|effect| matches!(effect, Effect::Requeued { .. }))
+        {
+            waits.push((*not_before - from).as_secs_f64());
+        }
+        world
+            .effects
+            .retain(|effect| !matches!(effect, Effect::Requeued { .. }));
+        world.advance(SECOND * 5);
+    }
+    assert!(
+        world
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Failed { attempts: 5, .. }))
+    );
+    let expected = [0.5, 1.0, 2.0, 4.0];
+    assert_eq!(waits.len(), 4);
+    for (wait, base) in waits.iter().zip(expected) {
+        assert!((base..=base * 1.1).contains(wait), "{wait} for {base}");
+    }
+}
+
+#[test]
+fn a_failed_call_waits_where_no_other_upstream_can_take_it_at_once() {
+    // A call whose other upstream was full came back at once to the one that refused
+    // connections, five times within five milliseconds, and had failed for good.
+    let mut world = World::new();
+    let one_place = world.limit("concurrency=1", Scope::Upstream);
+    let upstreams = [world.upstream(&[]), world.upstream(&[one_place])];
+    let mut setup = QueueSetup::to("m", upstreams[0]);
+    setup.routes.push(Route {
+        upstream: upstreams[1],
+        weight: 1e9,
+    });
+    let queue = world.dispatcher.add_queue(setup);
+    let first = world.submit(world.call(queue));
+    let second = world.submit(world.call(queue));
+    assert_eq!(world.started(), [first, second]);
+    world.fail(second, FailureClass::Transient, None);
+    assert_eq!(world.started(), [], "the other one is full");
+    world.advance(SECOND);
+    assert_eq!(world.started(), [second]);
+    world.complete(first);
+    world.fail(second, FailureClass::Transient, None);
+    assert_eq!(world.started(), [second], "the other one takes it over");
+}

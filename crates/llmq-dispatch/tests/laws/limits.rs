@@ -1,0 +1,132 @@
+//! What a call takes of its limits, and what it gives back.
+
+use llmq_core::{CallSize, FailureClass, Host, LimitSpec, Priority};
+use llmq_dispatch::{Call, Effect, Event, LimitSetup, QueueSetup, Reserve, Scope, UpstreamSetup};
+use llmq_limit::charge_rule;
+
+use crate::world::{MINUTE, World};
+
+#[test]
+fn a_reserve_is_left_for_the_urgent() {
+    let mut world = World::new();
+    let limit = world.limit("requests=10/1m", Scope::Upstream);
+    let upstream = world.upstream(&[limit]);
+    let mut setup = QueueSetup::to("m", upstream);
+    setup.reserve = vec![Reserve {
+        priority: Priority::HIGH,
+        share: 0.2,
+    }];
+    let queue = world.dispatcher.add_queue(setup);
+    for _ in 0..10 {
+        world.submit(world.call(queue));
+    }
+    assert_eq!(world.started().len(), 8);
+    for _ in 0..3 {
+        world.submit(Call {
+            priority: Priority::HIGH,
+            ..world.call(queue)
+        });
+    }
+    assert_eq!(world.started().len(), 2);
+}
+
+#[test]
+fn a_call_above_the_whole_limit_fails_at_once_and_the_rest_go_on() {
+    let (mut world, queue, _) = World::simple(&["tokens=100/1s"]);
+    let huge = world.submit(Call {
+        size: CallSize::of_input(101),
+        ..world.call(queue)
+    });
+    let fits = world.submit(Call {
+        size: CallSize {
+            input_tokens: 50,
+            max_output_tokens: Some(10),
+            choices: 1,
+        },
+        ..world.call(queue)
+    });
+    assert!(world.effects.iter().any(
+        |effect| matches!(effect, Effect::TooLarge { ticket, count: 100, .. } if *ticket == huge)
+    ));
+    assert_eq!(world.started(), [fits]);
+}
+
+#[test]
+fn what_a_dropped_call_held_is_free_if_it_was_never_sent_and_kept_if_it_was() {
+    let (mut world, queue, _) = World::simple(&["requests=1/1m"]);
+    let unsent = world.submit(world.call(queue));
+    let next = world.submit(world.call(queue));
+    assert_eq!(world.started(), [unsent]);
+    world.tell(Event::Dropped(unsent));
+    assert_eq!(world.started(), [next]);
+    world.tell(Event::Sent(next));
+    world.submit(world.call(queue));
+    world.tell(Event::Dropped(next));
+    assert_eq!(world.started(), []);
+}
+
+#[test]
+fn an_answer_that_failed_produced_nothing_more_than_was_seen() {
+    // The mean answer was charged for every call that failed, although the provider counts no
+    // output for an error: with a twentieth of failures that much of the limit was never used.
+    let (mut world, queue, _) = World::simple(&["output_tokens=1000/1m"]);
+    let mut sent = |class| {
+        let call = world.submit(world.call(queue));
+        assert_eq!(world.started(), [call]);
+        world.fail(call, class, None);
+        let id = world.dispatcher.limit_ids().next().expect("a limit");
+        world.dispatcher.limit_view(id, world.now).in_use
+    };
+    assert_eq!(sent(FailureClass::RowFault), 0.0);
+    assert!(sent(FailureClass::Ambiguous) > 0.0, "its fate is unknown");
+}
+
+#[test]
+fn a_head_waits_for_what_is_produced_and_not_for_the_answers_end() {
+    // What a running call holds for its answer has no date, so a head that needs it waits for
+    // an event. Tokens that stream in have a date, and nobody told the head.
+    let mut world = World::new();
+    let spec: LimitSpec = "output_tokens=300/1m:bucket".parse().expect("a limit");
+    let limit = world.dispatcher.add_limit(
+        LimitSetup {
+            name: spec.name(),
+            spec,
+            rule: charge_rule(Host::Anthropic, spec.kind),
+            scope: Scope::Upstream,
+        },
+        world.now,
+    );
+    let upstream = world.upstream(&[limit]);
+    let queue = world.queue(upstream);
+    let [streams, waits] = [(); 2].map(|()| world.submit(world.call(queue)));
+    assert_eq!(world.started(), [streams]);
+    world.tell(Event::Sent(streams));
+    world.tell(Event::Produced(streams, 256));
+    world.advance(MINUTE);
+    assert_eq!(world.started(), [waits]);
+}
+
+#[test]
+fn the_answer_that_ends_the_betting_frees_those_who_waited_for_it() {
+    // With the fiftieth answer the upstream was no longer asked first, and nobody was told: calls
+    // that waited for an answer waited for ever.
+    let mut world = World::new();
+    let setup = UpstreamSetup {
+        name: "up".into(),
+        ask_before_betting: true,
+        ..UpstreamSetup::default()
+    };
+    let upstream = world.dispatcher.add_upstream(setup, world.now);
+    let queue = world.queue(upstream);
+    for _ in 0..300 {
+        world.submit(world.call(queue));
+    }
+    let started = world.started();
+    assert_eq!(started.len(), 200);
+    let mut more = 0;
+    for call in &started[..50] {
+        world.complete(*call);
+        more += world.started().len();
+    }
+    assert_eq!(more, 100, "calibrated, with nothing else in the way");
+}

@@ -1,0 +1,9 @@
+//! The dispatcher's rules, each as a law on a small world.
+
+mod failures;
+mod fallback;
+mod limits;
+mod order;
+mod outages;
+mod queues;
+mod world;

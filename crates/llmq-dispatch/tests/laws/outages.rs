@@ -1,0 +1,147 @@
+//! Upstreams that are broken or closed: whom that stops, and how they come back.
+
+use llmq_core::{FailureClass, Pause};
+use llmq_dispatch::{
+    Call, CallKind, Effect, Ended, Event, Notice, QueueId, TicketId, UpstreamId, UpstreamSetup,
+};
+
+use crate::world::{SECOND, World, failure};
+
+#[test]
+fn a_broken_upstream_is_asked_by_one_probe_at_a_time_and_comes_back() {
+    let (mut world, queue, upstream) = World::simple(&[]);
+    let calls: Vec<TicketId> = (0..20).map(|_| world.submit(world.call(queue))).collect();
+    world.started();
+    for call in &calls[..6] {
+        world.fail(*call, FailureClass::Transient, None);
+    }
+    assert!(
+        world
+            .effects
+            .iter()
+            .any(|e| matches!(e, Effect::Notice(Notice::BreakerOpened(u)) if *u == upstream))
+    );
+    for call in &calls[6..] {
+        world.complete(*call);
+    }
+    world.advance(SECOND * 3);
+    let probes = world.started();
+    assert_eq!(probes.len(), 1, "one probe");
+    world.complete(probes[0]);
+    assert!(
+        world
+            .effects
+            .iter()
+            .any(|e| matches!(e, Effect::Notice(Notice::BreakerClosed(_))))
+    );
+    world.advance(SECOND);
+    assert_eq!(world.started().len(), 5);
+}
+
+/// Calls that hung through an outage timed out after it was over, and shut the upstream again.
+#[test]
+fn failures_of_calls_from_before_an_outage_do_not_shut_the_upstream_again() {
+    let (mut world, queue, upstream) = World::simple(&[]);
+    let calls: Vec<TicketId> = (0..40).map(|_| world.submit(world.call(queue))).collect();
+    world.started();
+    for call in &calls {
+        world.tell(Event::Sent(*call));
+    }
+    let lost = |ticket| Event::Ended(ticket, Box::new(failure(FailureClass::Ambiguous, None)));
+    for call in &calls[..10] {
+        world.tell(lost(*call));
+    }
+    world.advance(SECOND * 3);
+    let probe = world.started()[0];
+    world.complete(probe);
+    for call in &calls[20..] {
+        world.tell(lost(*call));
+    }
+    assert_eq!(
+        world.dispatcher.upstream_view(upstream).breaker,
+        llmq_limit::BreakerState::Closed
+    );
+}
+
+#[test]
+fn an_outage_of_any_length_ends_no_stored_call() {
+    // The first of a line is the breaker's probe each time. Its probes were counted as throttles,
+    // and after the twentieth, five minutes into an outage, it had failed for good.
+    let (mut world, queue, _) = World::simple(&[]);
+    let calls: Vec<TicketId> = (0..3)
+        .map(|_| {
+            world.submit(Call {
+                kind: CallKind::Stored,
+                ..world.call(queue)
+            })
+        })
+        .collect();
+    for _ in 0..100 {
+        for call in world.started() {
+            world.fail(call, FailureClass::Transient, None);
+        }
+        world.advance(SECOND * 20);
+    }
+    let ended = |effect: &Effect| matches!(effect, Effect::Failed { .. });
+    assert!(!world.effects.iter().any(ended));
+    for _ in 0..3 {
+        world.advance(SECOND * 20);
+        for call in world.started() {
+            world.complete(call);
+        }
+    }
+    let completed = |call: &TicketId| {
+        let is =
+            |effect: &Effect| matches!(effect, Effect::Completed { ticket, .. } if ticket == call);
+        world.effects.iter().any(is)
+    };
+    assert!(calls.iter().all(completed));
+}
+
+#[test]
+fn a_refused_key_stops_everything_that_uses_it() {
+    let (mut world, queues, upstreams) = two_of_one_credential();
+    let call = world.submit(world.call(queues[0]));
+    world.started();
+    world.fail(call, FailureClass::NoAccess, None);
+    world.submit(world.call(queues[1]));
+    assert_eq!(world.started(), []);
+    world.tell(Event::Reopen(upstreams[1]));
+    assert_eq!(world.started().len(), 1);
+}
+
+#[test]
+fn a_refused_model_leaves_the_others_of_its_credential_alone() {
+    // A model that the account may not use closed every model of the account.
+    let (mut world, queues, upstreams) = two_of_one_credential();
+    let call = world.submit(world.call(queues[0]));
+    assert_eq!(world.started(), [call]);
+    world.tell(Event::Sent(call));
+    let ended = Ended {
+        pause: Some(Pause::Upstream),
+        ..failure(FailureClass::NoAccess, None)
+    };
+    world.tell(Event::Ended(call, Box::new(ended)));
+    world.submit(world.call(queues[0]));
+    assert_eq!(world.started(), [], "this model is closed");
+    let other = world.submit(world.call(queues[1]));
+    assert_eq!(world.started(), [other], "the other one is not");
+    let closed = upstreams.map(|upstream| world.dispatcher.upstream_view(upstream).closed);
+    assert_eq!(closed, [Some((FailureClass::NoAccess, None)), None]);
+}
+
+/// Two upstreams that use one credential, each under a queue of its own.
+fn two_of_one_credential() -> (World, [QueueId; 2], [UpstreamId; 2]) {
+    let mut world = World::new();
+    let now = world.now;
+    let upstreams = ["a", "b"].map(|name| {
+        let setup = UpstreamSetup {
+            name: name.into(),
+            credential: Some(1),
+            ..UpstreamSetup::default()
+        };
+        world.dispatcher.add_upstream(setup, now)
+    });
+    let queues = upstreams.map(|upstream| world.queue(upstream));
+    (world, queues, upstreams)
+}

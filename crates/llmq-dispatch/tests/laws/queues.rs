@@ -1,0 +1,119 @@
+//! What a queue does with the calls in it: pauses, deadlines, capacity.
+
+use std::time::Duration;
+
+use llmq_core::FailureClass;
+use llmq_dispatch::{Blocker, Call, Capacity, Effect, Event, QueueId, QueueSetup, Scope, TicketId};
+
+use crate::world::{MINUTE, SECOND, World};
+
+#[test]
+fn a_paused_queue_starts_nothing_and_resumes_where_it_was() {
+    let (mut world, queue, _) = World::simple(&[]);
+    world.tell(Event::Pause(queue));
+    let call = world.submit(world.call(queue));
+    world.advance(MINUTE);
+    assert_eq!(world.started(), []);
+    assert_eq!(
+        world.dispatcher.why(call).unwrap().blockers,
+        [Blocker::Paused]
+    );
+    world.tell(Event::Resume(queue));
+    assert_eq!(world.started(), [call]);
+}
+
+#[test]
+fn a_full_queue_refuses_and_drops_nothing() {
+    let mut world = World::new();
+    let limit = world.limit("concurrency=1", Scope::Upstream);
+    let upstream = world.upstream(&[limit]);
+    let mut setup = QueueSetup::to("m", upstream);
+    setup.capacity = Capacity {
+        jobs: 10,
+        ..Capacity::default()
+    };
+    let queue = world.dispatcher.add_queue(setup);
+    let accepted: Vec<TicketId> = (0..20)
+        .filter_map(|_| world.try_submit(world.call(queue)).ok())
+        .collect();
+    assert_eq!(accepted.len(), 8);
+    let mut done = Vec::new();
+    while let Some(next) = world.started().first().copied() {
+        done.push(next);
+        world.complete(next);
+    }
+    assert_eq!(done, accepted);
+}
+
+#[test]
+fn a_time_to_live_stands_still_while_its_queue_is_paused() {
+    let (mut world, queue, _) = World::simple(&["concurrency=1"]);
+    world.submit(world.call(queue));
+    let waits = world.submit(Call {
+        ttl: Some(MINUTE),
+        ..world.call(queue)
+    });
+    world.advance(SECOND * 50);
+    world.tell(Event::Pause(queue));
+    world.advance(SECOND * 1_000);
+    world.tell(Event::Resume(queue));
+    world.advance(SECOND * 9);
+    assert!(
+        !world
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Expired { .. }))
+    );
+    world.advance(SECOND * 2);
+    assert!(
+        world
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Expired { ticket, .. } if *ticket == waits))
+    );
+}
+
+#[test]
+fn a_call_whose_time_ran_out_while_it_ran_does_not_start_again() {
+    // A refused call went back to its place and was started from there before anybody looked at
+    // its deadline, which had passed while it ran.
+    let (mut world, _, call) = one_out_of_time();
+    world.fail(call, FailureClass::QuotaWindow, Some(Duration::ZERO));
+    world.advance(SECOND);
+    assert_eq!(world.started(), []);
+    let expired =
+        |effect: &Effect| matches!(effect, Effect::Expired { ticket, .. } if *ticket == call);
+    assert_eq!(
+        world
+            .effects
+            .iter()
+            .filter(|effect| expired(effect))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn a_call_whose_time_ran_out_while_it_ran_does_not_start_when_its_queue_goes_on() {
+    // It came back while the queue stood still, when no deadline is looked at; the queue went
+    // on, and the call was started before the deadline that had passed long ago.
+    let (mut world, queue, call) = one_out_of_time();
+    world.tell(Event::Pause(queue));
+    world.fail(call, FailureClass::QuotaWindow, Some(Duration::ZERO));
+    world.advance(SECOND);
+    world.tell(Event::Resume(queue));
+    world.advance(SECOND);
+    assert_eq!(world.started(), []);
+}
+
+/// A call that runs still, with its time to live over.
+fn one_out_of_time() -> (World, QueueId, TicketId) {
+    let (mut world, queue, _) = World::simple(&["requests=10/1s"]);
+    let call = world.submit(Call {
+        ttl: Some(SECOND),
+        ..world.call(queue)
+    });
+    assert_eq!(world.started(), [call]);
+    world.advance(SECOND * 2);
+    (world, queue, call)
+}
