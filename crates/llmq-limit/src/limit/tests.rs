@@ -1,8 +1,9 @@
 //! The laws of one limit.
 
-use llmq_core::Host;
+use llmq_core::{CallSize, Host, Usage};
 
 use super::*;
+use crate::Denied;
 use crate::charge::charge_rule;
 
 const MARGIN: Duration = Duration::from_millis(10);

@@ -1,0 +1,144 @@
+//! What a call costs a limit, and whether there is room for it: nothing is touched here.
+
+use std::time::Duration;
+
+use llmq_core::{CallSize, Timestamp};
+
+use super::{Cost, Limit, Meter, float};
+use crate::Denied;
+use crate::charge::{InputCharge, OutputCharge};
+use crate::margin::within;
+
+/// In how many steps of a period the use of others is taken to grow while nothing is heard.
+const OTHERS_STEPS: u32 = 64;
+
+/// So many standard deviations of what calls without a word may stray are held back; refusals
+/// add to it.
+const DEVIATIONS: f64 = 1.0;
+
+impl Limit {
+    /// What a call of `size` costs; `mean_output` is what answers of its kind took so far.
+    #[must_use]
+    pub fn cost(&self, size: &CallSize, mean_output: u64) -> Cost {
+        let arrival = self.rule.on_arrival(size);
+        let later = self.rule.held(size, mean_output);
+        // The documented charge is a floor: the larger of estimate and cap is never undercut.
+        let floor = match self.rule.output {
+            OutputCharge::Cap { default } => {
+                let input = match self.rule.input {
+                    InputCharge::Tokens | InputCharge::Uncached => u64::from(size.input_tokens),
+                    InputCharge::None | InputCharge::Call => 0,
+                };
+                size.output_cap(default).max(input)
+            }
+            OutputCharge::None | OutputCharge::Produced | OutputCharge::Place => 0,
+        };
+        let charged = if self.rule.is_estimate() {
+            self.factor.apply(arrival).max(floor)
+        } else {
+            arrival
+        };
+        Cost {
+            arrival: charged,
+            later,
+            stated: arrival,
+        }
+    }
+
+    /// Whether a call of `cost` may start at `now`. `keep_back` of the limit is left alone (the
+    /// share reserved for higher priorities).
+    ///
+    /// # Errors
+    ///
+    /// The earliest instant, an event to wait for, or never; see [`Denied`].
+    pub fn check(
+        &mut self,
+        cost: Cost,
+        keep_back: u64,
+        now: Timestamp,
+        margin: Duration,
+    ) -> Result<(), Denied> {
+        if cost.stated > self.spec.count && !matches!(self.meter, Meter::Places) {
+            return Err(Denied::Never {
+                limit: self.spec.count,
+            });
+        }
+        if self
+            .allowance
+            .is_some_and(|allowance| self.taken.saturating_add(cost.total()) > allowance)
+        {
+            return Err(Denied::OnRelease);
+        }
+        let margin = within(margin, self.spec.period);
+        // What is left alone for others never keeps a call from an unused limit: a large one
+        // would wait for ever.
+        let room = self.whole(margin).saturating_sub(cost.total());
+        let aside = keep_back
+            .min(self.spec.count - self.spec.count / 16)
+            .saturating_add(self.others(now))
+            .saturating_add(self.stray(cost))
+            .min(room);
+        let beside = self.held.saturating_add(aside);
+        self.advance(now);
+        match &self.meter {
+            Meter::Sliding(window) => window.check(cost.total(), beside),
+            Meter::Bucket(bucket) => bucket.check(cost.total(), beside, self.unsent, margin),
+            Meter::Fixed(window) => window.check(cost.total(), beside, now, margin),
+            Meter::Places if beside + cost.later <= self.spec.count => Ok(()),
+            Meter::Places => Err(Denied::OnRelease),
+        }
+    }
+
+    /// What others on the account may have used since the provider last spoke: at most a
+    /// quarter of the limit is left alone for it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "bounded by the count below"
+    )]
+    pub(super) fn others(&self, now: Timestamp) -> u64 {
+        if !self.heard.any {
+            return 0;
+        }
+        // In steps: what grows with every instant would push the instant at which a call may
+        // start before it, a little each time.
+        let step = (self.spec.period / OTHERS_STEPS).max(Duration::from_nanos(1));
+        let silent = (now - self.heard.sent_at).min(self.spec.period);
+        let seconds = step.as_secs_f64() * (silent.as_nanos().div_ceil(step.as_nanos())) as f64;
+        let most = self.whole(Duration::ZERO) / 4;
+        (self.foreign.expected(seconds).ceil() as u64).min(most)
+    }
+
+    /// How far the calls of which the provider has not spoken yet, this one among them, may be
+    /// charged more than we think.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a charge that is not negative"
+    )]
+    fn stray(&self, cost: Cost) -> u64 {
+        let stray = DEVIATIONS * self.learner.stray() + self.caution.value();
+        if stray == 0.0 {
+            return 0;
+        }
+        let own = float(cost.stated);
+        let mut squares = self.squares_open;
+        if self.heard.any && self.learns_from_words() {
+            // Of those sent before the call of the last word, that word spoke.
+            let since = self.squares - self.heard.squares + self.squares_unsent;
+            squares = squares.min(since);
+        }
+        let squares = squares.max(0.0) + own * own;
+        (stray * squares.sqrt()) as u64
+    }
+
+    /// Whether a call of `cost` would be one bet too many: the limit counts tokens as the provider
+    /// sees them, and more than a tenth of it would be charged to calls without an answer.
+    #[must_use]
+    pub fn is_bold(&self, cost: Cost) -> bool {
+        self.is_estimate()
+            && self.unanswered > 0
+            && self.unanswered.saturating_add(cost.total()) > self.whole(Duration::ZERO) / 10
+    }
+}

@@ -1,0 +1,71 @@
+use llmq_core::Timestamp;
+
+/// What one call costs one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Charged when it arrives.
+    pub arrival: u64,
+    /// Held until it ends.
+    pub later: u64,
+    /// The whole, as stated, before any learned factor: what is compared with the whole limit.
+    pub(super) stated: u64,
+}
+
+impl Cost {
+    /// Both parts.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.arrival.saturating_add(self.later)
+    }
+}
+
+/// A call's place in one limit, from its grant to its end.
+///
+/// It must be given back to the limit it came from: dropped, it holds its place for ever.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[must_use = "a place that is not settled or given back is held for ever"]
+pub struct Entry {
+    pub(super) cost: Cost,
+    /// The whole cost when it was granted.
+    pub(super) granted: u64,
+    pub(super) state: EntryState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum EntryState {
+    Granted,
+    Sent { expect: Expect, produced: u64 },
+}
+
+/// What we expected the provider to have left when it saw a call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Expect {
+    pub(super) sent_at: Timestamp,
+    /// The latest instant at which the call can have arrived.
+    pub(super) dated: Timestamp,
+    /// What our books had left, this call charged.
+    pub(super) remaining: i64,
+    pub(super) own: u64,
+    pub(super) total: u64,
+    pub(super) stated: f64,
+    pub(super) squares: f64,
+    pub(super) corrected: u64,
+    pub(super) returned: u64,
+    /// Which of the survey's groups it was sent with.
+    pub(super) group: u64,
+    /// What was held for answers: the provider may have counted any part of it.
+    pub(super) unknown: u64,
+}
+
+/// What a provider's `remaining` says against our books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// As expected, whatever the order in which calls arrived.
+    Inside,
+    /// This much is gone that we had not charged; it has been taken now.
+    Below(u64),
+    /// The provider has this much more than we thought.
+    Above(u64),
+    /// An older word than one already heard, with nothing to take away.
+    Stale,
+}

@@ -1,0 +1,279 @@
+//! A call's way through a limit, from its grant to its end.
+
+use std::time::Duration;
+
+use llmq_core::{Timestamp, Usage};
+
+use super::{Cost, Entry, EntryState, Expect, Limit, Meter, float};
+use crate::charge::OutputCharge;
+use crate::learner::Sample;
+use crate::margin::within;
+use crate::sliding::signed;
+
+impl Limit {
+    /// Takes what [`Limit::check`] allowed.
+    pub fn take(&mut self, cost: Cost) -> Entry {
+        self.held = self.held.saturating_add(cost.total());
+        self.unsent = self.unsent.saturating_add(cost.arrival);
+        self.squares_unsent += float(cost.stated).powi(2);
+        self.squares_open += float(cost.stated).powi(2);
+        self.unanswered = self.unanswered.saturating_add(cost.total());
+        self.taken = self.taken.saturating_add(cost.total());
+        Entry {
+            cost,
+            granted: cost.total(),
+            state: EntryState::Granted,
+        }
+    }
+
+    /// The call's bytes were written at `now`: its charge on arrival gets its date.
+    pub fn sent(&mut self, entry: &mut Entry, now: Timestamp, margin: Duration) {
+        if entry.state != EntryState::Granted {
+            return;
+        }
+        let margin = within(margin, self.spec.period);
+        let own = entry.cost.arrival;
+        self.held = self.held.saturating_sub(own);
+        self.unsent = self.unsent.saturating_sub(own);
+        let stated = float(entry.cost.stated);
+        self.squares_unsent = (self.squares_unsent - stated * stated).max(0.0);
+        self.stated += stated;
+        self.squares += stated * stated;
+        self.advance(now);
+        let dated = now + margin;
+        self.charge(signed(own), now.before(margin), dated);
+        self.charged += signed(own);
+        if let Meter::Fixed(window) = &self.meter
+            && window.spans_edge(now.before(margin), dated)
+        {
+            // Counted in both windows, and by the provider in one.
+            self.doubted = self.doubted.saturating_add(own);
+        }
+        self.log.add(own, now);
+        let unknown = if self.rule.output == OutputCharge::Produced {
+            self.held
+        } else {
+            0
+        };
+        let group = if self.learns_from_words() {
+            self.survey.sent(entry.cost.stated, now, margin)
+        } else {
+            0
+        };
+        let expect = Expect {
+            group,
+            sent_at: now,
+            dated,
+            remaining: self.books(now, margin),
+            own,
+            total: self.log.total(),
+            stated: self.stated,
+            squares: self.squares,
+            corrected: self.corrected,
+            returned: self.returned,
+            unknown,
+        };
+        self.last = Some(expect);
+        self.uncharged = 0;
+        entry.state = EntryState::Sent {
+            expect,
+            produced: 0,
+        };
+    }
+
+    /// Charges `amount` for a call that arrived between `from` and `to`.
+    pub(super) fn charge(&mut self, amount: i64, from: Timestamp, to: Timestamp) {
+        match &mut self.meter {
+            Meter::Sliding(window) => window.add(amount, to),
+            Meter::Bucket(bucket) => bucket.take(amount),
+            Meter::Fixed(window) => window.add(amount, from, to),
+            Meter::Places => {}
+        }
+    }
+
+    /// The provider has answered: the call had arrived by `at`, the answer's first byte less the
+    /// provider's stated processing time. Where that time is stated (`proven`), it is the truth
+    /// even if it is later than the margin allowed for; where it is not, a long answer only
+    /// proves that the call had arrived before it.
+    pub fn arrived(&mut self, entry: &mut Entry, at: Timestamp, proven: bool) {
+        let EntryState::Sent { expect, .. } = &mut entry.state else {
+            return;
+        };
+        // On a busy machine the answer may have been read late, which proves less than it seems:
+        // no more than a tenth of the window is given up for it.
+        let latest = expect.sent_at + self.spec.period / 10;
+        let at = if proven {
+            at.min(latest)
+        } else {
+            at.min(expect.dated)
+        };
+        if at == expect.dated {
+            return;
+        }
+        // Not before it was sent: a clock of the provider's own cannot prove that.
+        let at = at.max(expect.sent_at);
+        let own = signed(expect.own);
+        match &mut self.meter {
+            Meter::Sliding(window) => {
+                window.add(-own, expect.dated);
+                window.add(own, at);
+                expect.dated = at;
+            }
+            // A bucket forgets dates, and a fixed window keeps both sides of an edge.
+            Meter::Bucket(_) | Meter::Fixed(_) | Meter::Places => {}
+        }
+    }
+
+    /// The answer has `tokens` so far. True when another call may start earlier than it was told
+    /// for it: just after the edge of a fixed window, what streams in is held in the old one no
+    /// more.
+    pub fn produced(&mut self, entry: &mut Entry, tokens: u64, now: Timestamp) -> bool {
+        if self.rule.output != OutputCharge::Produced {
+            return false;
+        }
+        let EntryState::Sent { produced, .. } = &mut entry.state else {
+            return false;
+        };
+        let new = tokens.saturating_sub(*produced);
+        *produced = (*produced).max(tokens);
+        let freed = new.min(entry.cost.later);
+        entry.cost.later -= freed;
+        self.held = self.held.saturating_sub(freed);
+        self.advance(now);
+        self.charge(signed(new), now, now);
+        self.charged += signed(new);
+        match &self.meter {
+            Meter::Fixed(window) => window.spans_edge(now.before(self.spec.period / 100), now),
+            Meter::Sliding(_) | Meter::Bucket(_) | Meter::Places => false,
+        }
+    }
+
+    /// The call ended. With `usage` estimates are corrected in either direction, below zero if
+    /// need be; without it, what was taken stays taken.
+    pub fn settle(&mut self, mut entry: Entry, usage: Option<&Usage>, now: Timestamp) {
+        let EntryState::Sent { expect, produced } = entry.state else {
+            return self.give_back(entry);
+        };
+        self.close(&entry);
+        self.caution.admitted();
+        if usage.is_none() {
+            self.doubt(&entry);
+        }
+        self.conclude_survey();
+        self.reconcile(now);
+        match (self.rule.output, usage) {
+            (OutputCharge::Produced, Some(usage)) => {
+                self.produced(&mut entry, usage.output_tokens, now);
+            }
+            // Nobody knows what it produced: the estimate is charged.
+            (OutputCharge::Produced, None) => {
+                let rest = produced.saturating_add(entry.cost.later);
+                self.produced(&mut entry, rest, now);
+            }
+            (OutputCharge::Place | OutputCharge::None | OutputCharge::Cap { .. }, _) => {}
+        }
+        self.held = self.held.saturating_sub(entry.cost.later);
+        if let Some(real) = usage.and_then(|usage| self.rule.settled(usage)) {
+            self.learn_input(entry.cost.stated, real);
+            self.advance(now);
+            let correction = signed(real) - signed(expect.own);
+            self.charge(correction, expect.dated, expect.dated);
+            self.charged += correction;
+        }
+    }
+
+    /// A provider that corrects to usage charges usage: its factor is real over estimate.
+    fn learn_input(&mut self, stated: u64, real: u64) {
+        if stated == 0 || real == 0 {
+            return;
+        }
+        let stated = float(stated);
+        let sample = Sample {
+            stated,
+            squares: stated * stated,
+            used: float(real),
+            unsure: 0.0,
+        };
+        self.learn(&sample, 1.0);
+    }
+
+    pub(super) fn learn(&mut self, sample: &Sample, share: f64) {
+        self.learner.learn(sample, share);
+        self.factor.follow(self.learner.factor());
+    }
+
+    /// A call that was sent at `sent_at` and has been settled turns out to have cost `amount`
+    /// more, or less where that is negative.
+    pub fn correct(&mut self, amount: i64, sent_at: Timestamp, now: Timestamp) {
+        self.advance(now);
+        match &mut self.meter {
+            Meter::Sliding(window) if amount < 0 => window.take_back(amount, sent_at),
+            _ => self.charge(amount, sent_at, sent_at),
+        }
+        self.charged += amount;
+    }
+
+    fn close(&mut self, entry: &Entry) {
+        self.unanswered = self.unanswered.saturating_sub(entry.granted);
+        self.squares_open = (self.squares_open - float(entry.cost.stated).powi(2)).max(0.0);
+    }
+
+    /// The call was never sent: everything it held is free again.
+    pub fn give_back(&mut self, entry: Entry) {
+        self.close(&entry);
+        match entry.state {
+            EntryState::Granted => {
+                self.held = self.held.saturating_sub(entry.cost.total());
+                self.unsent = self.unsent.saturating_sub(entry.cost.arrival);
+                self.squares_unsent =
+                    (self.squares_unsent - float(entry.cost.stated).powi(2)).max(0.0);
+                self.taken = self.taken.saturating_sub(entry.cost.total());
+            }
+            EntryState::Sent { .. } => self.held = self.held.saturating_sub(entry.cost.later),
+        }
+    }
+
+    /// The provider refused the call before it ran: its tokens are free again, but refused
+    /// calls still count against a limit on calls (`OpenAI`'s rate-limit guide, 2026).
+    pub fn refused(&mut self, entry: Entry, now: Timestamp) {
+        if let EntryState::Sent { expect, .. } = entry.state {
+            self.charged -= signed(expect.own);
+            self.survey
+                .refused(entry.cost.stated, expect.sent_at, self.spec.period);
+            self.caution.refused(expect.sent_at, now);
+            self.unlearn_refused(&expect, now);
+            if self.rule.is_estimate() {
+                self.advance(now);
+                self.charge(-signed(expect.own), expect.dated, expect.dated);
+                self.uncharged = self.uncharged.saturating_add(expect.own);
+            }
+        }
+        self.conclude_survey();
+        self.give_back(entry);
+        self.reconcile(now);
+    }
+
+    /// The call failed with an answer of the provider's: what it was charged on arrival and what
+    /// it has produced stays; what was held for the rest of its answer is free.
+    pub fn failed(&mut self, entry: Entry) {
+        self.doubt(&entry);
+        self.conclude_survey();
+        self.give_back(entry);
+    }
+
+    /// The provider may not have counted the call: that it has more left than we thought says
+    /// nothing about how it charges then, whether that was seen already or will be.
+    fn doubt(&mut self, entry: &Entry) {
+        if let EntryState::Sent { expect, .. } = entry.state {
+            self.doubted = self.doubted.saturating_add(expect.own);
+            if matches!(self.meter, Meter::Sliding(_)) && expect.own > 0 {
+                self.doubts.add(expect.dated, expect.own, self.spec.period);
+            }
+            self.survey
+                .doubt(entry.cost.stated, expect.sent_at, self.spec.period);
+            if self.heard.total >= expect.total {
+                self.lesson = None;
+            }
+        }
+    }
+}
