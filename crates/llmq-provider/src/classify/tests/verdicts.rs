@@ -1,0 +1,144 @@
+//! What goes into a verdict besides the codes of a provider, and what follows from it.
+
+use FailureClass as C;
+use llmq_core::Backoffs;
+
+use super::*;
+
+#[test]
+fn should_retry_overrules_the_status_and_not_the_codes() {
+    let no = &[("x-should-retry", "false")];
+    let yes = &[("x-should-retry", "true")];
+    check(
+        Host::OpenAi,
+        &[
+            ((500, no, ""), C::RowFault, None),
+            ((400, yes, ""), C::Transient, None),
+            ((429, no, LIMITED), C::QuotaWindow, None),
+            ((401, yes, ""), C::NoAccess, None),
+        ],
+    );
+}
+
+#[test]
+fn a_refused_model_leaves_the_credential_alone_and_a_refused_key_does_not() {
+    let model = r#"{"error":{"message":"m","code":"model_not_found"}}"#;
+    assert_eq!(
+        verdict(Host::OpenAi, (404, &[], model)).pause,
+        Pause::Upstream
+    );
+    assert_eq!(
+        verdict(Host::OpenAi, (401, &[], "")).pause,
+        Pause::Credential
+    );
+}
+
+#[test]
+fn waits_follow_the_published_table() {
+    let waits = |failed| {
+        let verdict = verdict(Host::OpenAi, failed);
+        (1..=5)
+            .filter_map(|n| Backoffs::default().wait(verdict.class, verdict.wait, n, 0.0))
+            .map(|wait| wait.as_secs_f64())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(waits((429, &[], "")), [60.0, 120.0, 240.0, 300.0, 300.0]);
+    assert_eq!(waits((503, &[], "")), [0.5, 1.0, 2.0, 4.0, 4.0]);
+    assert_eq!(waits((529, &[], "")), [0.5, 1.0, 2.0, 4.0, 4.0]);
+    assert_eq!(waits((502, &[], "<html>")), [0.5, 1.0, 2.0, 4.0, 4.0]);
+    assert!(waits((400, &[], "")).is_empty());
+}
+
+#[test]
+fn a_200_that_is_cut_off_or_no_json_is_transient() {
+    let source = Source {
+        host: Host::Unknown,
+        dialect: Dialect::OpenAi,
+    };
+    for body in ["", r#"{"choices":[{"mess"#, "<html>busy</html>"] {
+        let verdict = check_answer(source, &answer(200, body), now()).unwrap_err();
+        assert_eq!(verdict.class, C::Transient, "{body}");
+    }
+    let whole = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
+    let facts = check_answer(source, &answer(200, whole), now()).unwrap();
+    assert_eq!(facts.usage.unwrap().total(), 3);
+}
+
+fn answer(status: u16, body: &'static str) -> WholeAnswer {
+    WholeAnswer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: HeaderMap::new(),
+        body: body.into(),
+        times: crate::Times {
+            sent: llmq_core::Timestamp::ZERO,
+            head: llmq_core::Timestamp::ZERO,
+        },
+    }
+}
+
+#[test]
+fn a_verdict_says_what_the_provider_said() {
+    let said = verdict(
+        Host::OpenAi,
+        (
+            400,
+            &[],
+            r#"{"error":{"message":"bad\nthing","type":"t","code":"c"}}"#,
+        ),
+    );
+    assert_eq!(said.to_string(), "400: bad thing");
+    assert_eq!(said.code.as_deref(), Some("c"));
+}
+
+#[test]
+fn the_way_to_an_answer_decides_the_class_when_there_is_none() {
+    let authority = "h:1".to_owned();
+    let cause = crate::Cause::Closed;
+    let lost = CallError::NoAnswer {
+        authority: authority.clone(),
+        cause: cause.clone(),
+    };
+    assert_eq!(Verdict::from(&lost).class, C::Ambiguous);
+    let refused = CallError::NotSent { authority, cause };
+    assert_eq!(Verdict::from(&refused).class, C::Transient);
+}
+
+#[test]
+fn a_stream_is_judged_by_its_end() {
+    let source = Source {
+        host: Host::Anthropic,
+        dialect: Dialect::Anthropic,
+    };
+    let judge = |end| {
+        let headers = HeaderMap::new();
+        check_stream(source, StatusCode::OK, &headers, &end, now()).map_err(|verdict| verdict.class)
+    };
+    assert_eq!(judge(StreamEnd::Whole), Ok(()));
+    assert_eq!(judge(StreamEnd::CutOff), Err(C::Transient));
+    let overloaded = br#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
+    assert_eq!(
+        judge(StreamEnd::Failed(overloaded.to_vec())),
+        Err(C::Overload)
+    );
+}
+
+#[test]
+fn no_answer_makes_the_classifier_panic() {
+    use proptest::prelude::*;
+    let cases = (
+        100u16..1_000,
+        proptest::collection::vec(any::<u8>(), 0..200),
+        "[ -~]{0,40}",
+    );
+    proptest!(|((status, body, header) in cases)| {
+        let mut headers = HeaderMap::new();
+        headers.insert("retry-after", header.parse().unwrap());
+        headers.insert("x-should-retry", header.parse().unwrap());
+        for host in [Host::OpenAi, Host::Gemini, Host::OpenRouter] {
+            let source = Source { host, dialect: Dialect::OpenAi };
+            let status = StatusCode::from_u16(status).unwrap();
+            let verdict = classify(source, status, &headers, &body, now());
+            prop_assert!(verdict.message.chars().count() <= 1_000);
+        }
+    });
+}
