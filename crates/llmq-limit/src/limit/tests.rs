@@ -313,6 +313,31 @@ fn what_streams_in_just_after_an_edge_frees_room_before_the_old_window_ends() {
 }
 
 #[test]
+fn what_open_calls_may_have_taken_is_nobody_elses_use() {
+    // Calls stray from their estimates, and what a running one took beyond its own was taken for
+    // another client's: a quarter of the limit was left alone for somebody who was not there.
+    let mut limit = limit("input_tokens=1M/1h", Host::Unknown);
+    let used = |input_tokens| Usage {
+        input_tokens,
+        ..Usage::default()
+    };
+    for number in 0..40 {
+        let entry = send(&mut limit, &call(1_000, 1), at(number * 100));
+        let input = if number % 2 == 0 { 900 } else { 1_100 };
+        limit.settle(entry, Some(&used(input)), at(number * 100 + 50));
+    }
+    for (ms, more) in [(5_000, 0), (6_000, 150)] {
+        let entry = send(&mut limit, &call(1_000, 1), at(ms));
+        let left = limit.books(at(ms), MARGIN) - more;
+        limit.observe(&entry, left, 1, at(ms + 20), MARGIN);
+        limit.settle(entry, Some(&used(1_000)), at(ms + 30));
+        if more > 0 {
+            assert_eq!(limit.others(at(60_000)), 0);
+        }
+    }
+}
+
+#[test]
 fn what_is_left_for_others_never_blocks_a_large_call_for_ever() {
     // A call that needs a whole shallow bucket waited for an event that never came, since a
     // part was left alone for another client; the same held for a reserve.
