@@ -58,6 +58,8 @@ pub struct AssembledRoute {
 pub struct AssembledModel {
     /// Its line.
     pub queue: QueueId,
+    /// The upstreams of its own.
+    pub upstreams: Vec<UpstreamId>,
     /// Its settings.
     pub settings: ModelSettings,
 }
@@ -118,9 +120,11 @@ pub fn assemble(
     let mut models = BTreeMap::new();
     for (name, model) in &settings.models {
         let setup = accounts.queue(&mut dispatcher, name, model, &mut routes, now)?;
+        let upstreams = setup.routes.iter().map(|route| route.upstream).collect();
         let queue = dispatcher.add_queue(setup);
         let model = AssembledModel {
             queue,
+            upstreams,
             settings: model.clone(),
         };
         models.insert(name.clone(), model);

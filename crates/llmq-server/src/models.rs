@@ -18,6 +18,8 @@ pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) queue: QueueId,
     pub(crate) settings: ModelSettings,
+    /// Where its calls may go before any fallback.
+    pub(crate) routes: Vec<Arc<AssembledRoute>>,
 }
 
 impl Model {
@@ -51,9 +53,17 @@ pub(crate) struct Models {
 #[derive(Debug)]
 struct Inner {
     by_name: FxHashMap<String, Arc<Model>>,
-    routes: FxHashMap<UpstreamId, Arc<AssembledRoute>>,
+    routes: Routes,
     accounts: Accounts,
     unnamed: usize,
+}
+
+type Routes = FxHashMap<UpstreamId, Arc<AssembledRoute>>;
+
+fn of(routes: &Routes, upstreams: impl Iterator<Item = UpstreamId>) -> Vec<Arc<AssembledRoute>> {
+    upstreams
+        .filter_map(|upstream| routes.get(&upstream).cloned())
+        .collect()
 }
 
 impl Models {
@@ -63,19 +73,20 @@ impl Models {
         accounts: Accounts,
         any_name: bool,
     ) -> Self {
+        let routes: Routes = routes
+            .into_iter()
+            .map(|route| (route.upstream, Arc::new(route)))
+            .collect();
         let by_name = models.into_iter().map(|(name, model)| {
             let model = Model {
                 name: name.clone(),
                 queue: model.queue,
                 settings: model.settings,
+                routes: of(&routes, model.upstreams.iter().copied()),
             };
             (name, Arc::new(model))
         });
         let by_name = by_name.collect();
-        let routes = routes
-            .into_iter()
-            .map(|route| (route.upstream, Arc::new(route)))
-            .collect();
         Self {
             inner: RwLock::new(Inner {
                 by_name,
@@ -128,9 +139,12 @@ impl Models {
             accounts, routes, ..
         } = &mut *inner;
         let mut made = Vec::new();
-        let queue = hub.with(|dispatcher| {
-            let setup = accounts.queue(dispatcher, name, &settings, &mut made, now);
-            setup.map(|setup| dispatcher.add_queue(setup)).ok()
+        let (queue, ways) = hub.with(|dispatcher| {
+            let setup = accounts
+                .queue(dispatcher, name, &settings, &mut made, now)
+                .ok()?;
+            let ways = setup.routes.clone();
+            Some((dispatcher.add_queue(setup), ways))
         })?;
         routes.extend(
             made.into_iter()
@@ -140,6 +154,7 @@ impl Models {
             name: name.to_owned(),
             queue,
             settings,
+            routes: of(routes, ways.iter().map(|way| way.upstream)),
         });
         inner.by_name.insert(name.to_owned(), Arc::clone(&model));
         inner.unnamed += 1;
@@ -149,19 +164,6 @@ impl Models {
     /// Where a grant leads.
     pub(crate) fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>> {
         self.read().routes.get(&upstream).cloned()
-    }
-
-    /// The upstreams of a model's own.
-    pub(crate) fn upstreams_of(&self, model: &Model) -> Vec<UpstreamId> {
-        let named = |route: &AssembledRoute| {
-            model.settings.upstreams.iter().any(|way| {
-                let name = way.model.as_deref().unwrap_or(&model.name);
-                way.upstream == route.account && Some(name) == route.model.as_deref()
-            })
-        };
-        let inner = self.read();
-        let own = inner.routes.values().filter(|route| named(route));
-        own.map(|route| route.upstream).collect()
     }
 
     /// The names that are known, in order.

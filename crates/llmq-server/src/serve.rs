@@ -207,6 +207,14 @@ fn unknown_path(path: &str, dialect: Dialect) -> Reply {
 /// The models, as the API that the caller speaks lists them.
 fn models(gateway: &Gateway, request: &Request<Incoming>, name: Option<&str>) -> Reply {
     let dialect = spoken(request);
+    if let Err(error) = gateway.keys.authenticate(request.headers()) {
+        let refusal = Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            error.to_string(),
+        );
+        return call::refused(&refusal, dialect);
+    }
     if *request.method() != Method::GET {
         return wrong_method("models are listed with GET", dialect, "GET");
     }

@@ -143,20 +143,16 @@ impl Outgoing {
 
 /// Whether a call can be said to at least one of a model's upstreams; else why not.
 pub(crate) fn speakable(
-    gateway: &Gateway,
     incoming: &Incoming,
     model: &Model,
 ) -> Result<(), translate::Untranslatable> {
+    let native = |route: &Arc<AssembledRoute>| incoming.operation.speaks(route.provider.dialect());
+    if model.routes.iter().any(native) {
+        return Ok(());
+    }
     let mut first = None;
-    for upstream in gateway.models.upstreams_of(model) {
-        let Some(route) = gateway.models.route(upstream) else {
-            continue;
-        };
-        // What needs no translation is not looked at twice.
-        if incoming.operation.speaks(route.provider.dialect()) {
-            return Ok(());
-        }
-        match Outgoing::of(incoming, &route) {
+    for route in &model.routes {
+        match Outgoing::of(incoming, route) {
             Ok(_) => return Ok(()),
             Err(untranslatable) => first = first.or(Some(untranslatable)),
         }

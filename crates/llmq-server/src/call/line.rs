@@ -149,10 +149,9 @@ const FALLBACK: Duration = Duration::from_secs(30);
 
 /// Whether it was for its upstreams and not for limits that nothing was sent.
 fn is_down(gateway: &Gateway, model: &Model) -> bool {
-    let routes = gateway.models.upstreams_of(model);
     gateway.hub.with(|dispatcher| {
-        routes.iter().all(|upstream| {
-            let view = dispatcher.upstream_view(*upstream);
+        model.routes.iter().all(|route| {
+            let view = dispatcher.upstream_view(route.upstream);
             let shut = view.closed.is_some_and(|(class, _)| !class.is_rate_limit());
             shut || view.breaker != BreakerState::Closed
         })

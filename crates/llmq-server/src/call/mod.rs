@@ -79,7 +79,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
         }
     };
     let mut progress = Progress::new(gateway, incoming, model, booking);
-    if let Err(untranslatable) = attempt::speakable(gateway, incoming, model) {
+    if let Err(untranslatable) = attempt::speakable(incoming, model) {
         let refusal = Refusal {
             param: untranslatable.path().map(str::to_owned),
             ..Refusal::invalid(untranslatable.to_string())

@@ -93,10 +93,10 @@ fn in_its_words(
     if let Some(until) = failure.until {
         retry_after(reply.headers_mut(), until.since(now));
     }
-    // llmq has tried as often as makes sense.
-    reply
-        .headers_mut()
-        .insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    // llmq has tried as often as makes sense; but a limit has room again at its time.
+    let later = failure.class.is_rate_limit() && failure.until.is_some();
+    let later = HeaderValue::from_static(if later { "true" } else { "false" });
+    reply.headers_mut().insert(SHOULD_RETRY, later);
     reply
 }
 

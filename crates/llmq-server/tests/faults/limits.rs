@@ -56,6 +56,7 @@ async fn nobody_waits_past_the_time_that_was_asked_for() {
             .parse()
             .unwrap();
         assert!((590..=600).contains(&wait), "{mode:?}: {wait}");
+        assert_eq!(seen.headers["x-should-retry"], "true", "{mode:?}");
         assert_eq!(one.calls(), 1, "{mode:?}");
     }
 }

@@ -194,6 +194,21 @@ impl World {
     }
 
     async fn exchange(&self, mode: Mode, headers: &[(&str, &str)]) -> Seen {
+        let body = serde_json::json!({
+            "model": "m", "stream": mode == Mode::Stream,
+            "messages": [{"role": "user", "content": "hello"}],
+        });
+        let request = Request::post("/v1/chat/completions");
+        self.send(request, headers, body.to_string()).await
+    }
+
+    /// Any request, on a connection of its own.
+    pub(crate) async fn send(
+        &self,
+        request: http::request::Builder,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Seen {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
         let mut driver = JoinSet::new();
@@ -201,15 +216,11 @@ impl World {
             // Its error is told to the call.
             let _ended = connection.await;
         });
-        let body = serde_json::json!({
-            "model": "m", "stream": mode == Mode::Stream,
-            "messages": [{"role": "user", "content": "hello"}],
-        });
-        let mut request = Request::post("/v1/chat/completions").header("host", "gateway");
+        let mut request = request.header("host", "gateway");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(Bytes::from(body.to_string())));
+        let request = request.body(Full::new(Bytes::from(body)));
         let answer = sender.send_request(request.unwrap()).await.unwrap();
         let (head, mut body) = answer.into_parts();
         let mut seen = Seen {
