@@ -1,0 +1,202 @@
+//! The order of waiting jobs in memory, for stores that one process owns.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use llmq_core::{Now, Timestamp, WallTime};
+
+use crate::steady::Steady;
+use crate::{Lane, LaneDepth, POSITION_MAX, Place, Position};
+
+/// The order of all waiting jobs, by a key of the store's own (`K`).
+#[derive(Debug)]
+pub struct Order<K> {
+    lanes: BTreeMap<Lane, Line<K>>,
+}
+
+/// When a waiting job may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DueAt {
+    /// At once.
+    Now,
+    /// After a wait, in steady time.
+    After(WallTime),
+    /// At an instant of the calendar.
+    On(WallTime),
+}
+
+/// Places are unique in a store.
+#[derive(Debug)]
+struct Line<K> {
+    due: BTreeMap<Place, K>,
+    /// Waits, in steady time.
+    waits: BTreeMap<(WallTime, Place), K>,
+    /// Instants of the calendar.
+    calendar: BTreeMap<(WallTime, Place), K>,
+}
+
+impl<K> Default for Order<K> {
+    fn default() -> Self {
+        Self {
+            lanes: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K> Default for Line<K> {
+    fn default() -> Self {
+        Self {
+            due: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            calendar: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Copy> Order<K> {
+    /// A job comes to wait.
+    pub fn insert(&mut self, lane: &Lane, place: Place, key: K, due: DueAt) {
+        if !self.lanes.contains_key(lane) {
+            self.lanes.insert(lane.clone(), Line::default());
+        }
+        let Some(line) = self.lanes.get_mut(lane) else {
+            return;
+        };
+        match due {
+            DueAt::Now => line.due.insert(place, key),
+            DueAt::After(at) => line.waits.insert((at, place), key),
+            DueAt::On(at) => line.calendar.insert((at, place), key),
+        };
+    }
+
+    /// A job waits no more; `due` is what it was inserted with.
+    pub fn remove(&mut self, lane: &Lane, place: Place, due: DueAt) {
+        let Some(line) = self.lanes.get_mut(lane) else {
+            return;
+        };
+        if line.due.remove(&place).is_none() {
+            match due {
+                DueAt::Now => None,
+                DueAt::After(at) => line.waits.remove(&(at, place)),
+                DueAt::On(at) => line.calendar.remove(&(at, place)),
+            };
+        }
+        if line.is_empty() {
+            self.lanes.remove(lane);
+        }
+    }
+
+    /// The lanes in which somebody waits.
+    pub fn lanes(&mut self, steady: Steady, now: Now) -> Vec<LaneDepth> {
+        let depth = |(lane, line): (&Lane, &mut Line<K>)| {
+            line.promote(steady, now);
+            LaneDepth {
+                lane: lane.clone(),
+                due: line.due.len() as u64,
+                delayed: (line.waits.len() + line.calendar.len()) as u64,
+                due_at: line.due_at(steady, now),
+            }
+        };
+        self.lanes.iter_mut().map(depth).collect()
+    }
+
+    /// The first `n` due jobs of a lane behind `after`, and when its next one comes due.
+    pub fn next(
+        &mut self,
+        lane: &Lane,
+        after: Option<Place>,
+        n: usize,
+        steady: Steady,
+        now: Now,
+    ) -> (Vec<(Place, K)>, Option<Timestamp>) {
+        let Some(line) = self.lanes.get_mut(lane) else {
+            return (Vec::new(), None);
+        };
+        line.promote(steady, now);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let first = line.due.range((from, Bound::Unbounded)).take(n);
+        let first = first.map(|(place, key)| (*place, *key)).collect();
+        (first, line.due_at(steady, now))
+    }
+
+    /// Where a job of `lane` at `place` stands in its queue.
+    #[must_use]
+    pub fn position(&self, lane: &Lane, place: Place) -> Position {
+        let mut before: u64 = 0;
+        // Lanes are sorted by queue first.
+        let of_queue = self.lanes.range(first_of(&lane.queue)..);
+        for (other, line) in of_queue.take_while(|(other, _)| other.queue == lane.queue) {
+            if other.priority < lane.priority {
+                continue;
+            }
+            before += if other.priority > lane.priority {
+                line.len()
+            } else {
+                let left = POSITION_MAX.saturating_sub(before);
+                line.count_before(place, usize::try_from(left).unwrap_or(usize::MAX))
+            };
+            if before >= POSITION_MAX {
+                return Position::AtLeast(POSITION_MAX);
+            }
+        }
+        Position::Exactly(before + 1)
+    }
+}
+
+impl<K: Copy> Line<K> {
+    fn is_empty(&self) -> bool {
+        self.due.is_empty() && self.waits.is_empty() && self.calendar.is_empty()
+    }
+
+    fn len(&self) -> u64 {
+        (self.due.len() + self.waits.len() + self.calendar.len()) as u64
+    }
+
+    /// What has waited long enough is due.
+    fn promote(&mut self, steady: Steady, now: Now) {
+        promote(&mut self.waits, &mut self.due, steady.at(now));
+        promote(&mut self.calendar, &mut self.due, now.wall);
+    }
+
+    fn due_at(&self, steady: Steady, now: Now) -> Option<Timestamp> {
+        let wait = self
+            .waits
+            .first_key_value()
+            .map(|((at, _), _)| steady.when(*at, now));
+        let calendar = self
+            .calendar
+            .first_key_value()
+            .map(|((at, _), _)| now.when(*at));
+        [wait, calendar].into_iter().flatten().min()
+    }
+
+    /// How many go before `place`, those that are not due yet included; no more than `max` of
+    /// either are counted.
+    fn count_before(&self, place: Place, max: usize) -> u64 {
+        let due = self.due.range(..place).take(max).count();
+        let later = self.waits.keys().chain(self.calendar.keys()).take(max);
+        let later = later.filter(|(_, other)| *other < place).count();
+        (due + later) as u64
+    }
+}
+
+fn promote<K>(
+    delayed: &mut BTreeMap<(WallTime, Place), K>,
+    due: &mut BTreeMap<Place, K>,
+    now: WallTime,
+) {
+    while let Some(first) = delayed.first_entry()
+        && first.key().0 <= now
+    {
+        let ((_, place), key) = first.remove_entry();
+        due.insert(place, key);
+    }
+}
+
+fn first_of(queue: &str) -> Lane {
+    Lane {
+        queue: queue.to_owned(),
+        priority: llmq_core::Priority::new(0).unwrap_or_default(),
+        tenant: String::new(),
+    }
+}
