@@ -157,7 +157,8 @@ impl Dispatcher {
     ///
     /// # Errors
     ///
-    /// [`Refusal`] when its queue is full or draining; what was accepted is never dropped.
+    /// [`Refusal`] when its queue is full or draining; what was accepted is never dropped, and
+    /// what a store accepted ([`Call::accepted`]) is never refused.
     pub fn submit(
         &mut self,
         call: Call,
@@ -165,7 +166,9 @@ impl Dispatcher {
         effects: &mut Vec<Effect>,
     ) -> Result<TicketId, Refusal> {
         let queue = &mut self.queues[call.queue.index()];
-        queue.accepts(call.bytes)?;
+        if !call.accepted {
+            queue.accepts(call.bytes)?;
+        }
         queue.jobs += 1;
         queue.bytes = queue.bytes.saturating_add(call.bytes);
         let ttl_at = call.ttl.map(|ttl| {

@@ -28,6 +28,10 @@ pub struct Call {
     pub not_before: Option<Timestamp>,
     /// Attempts it has used up already, in an earlier life.
     pub attempts: u32,
+    /// Refusals in a row that it met in an earlier life and that were no fault of its own.
+    pub throttles: u32,
+    /// It was accepted before, by a store: its queue takes it even when full or draining.
+    pub accepted: bool,
 }
 
 impl Call {
@@ -45,6 +49,8 @@ impl Call {
             ttl: None,
             not_before: None,
             attempts: 0,
+            throttles: 0,
+            accepted: false,
         }
     }
 }

@@ -44,4 +44,4 @@ pub use events::{Call, CallKind, Effect, Ended, Event, Notice, Outcome, Refusal,
 pub use ids::{LimitId, QueueId, TenantId, TicketId, UpstreamId};
 pub use setup::{Capacity, LimitSetup, QueueSetup, Reserve, Route, Rules, Scope, UpstreamSetup};
 pub use shared::{AfterFailure, Grant, NoGrant, Shared, Surroundings, Ticket};
-pub use why::{Blocker, DepthView, LimitView, QueueView, UpstreamView, Why};
+pub use why::{Blocker, DepthView, LimitView, QueueView, Standing, UpstreamView, Why};

@@ -53,7 +53,7 @@ impl Ticket {
             call,
             seq,
             attempts: call.attempts,
-            throttles: 0,
+            throttles: call.throttles,
             failures: 0,
             starts_at_throttle: 0,
             avoid: SmallVec::new(),

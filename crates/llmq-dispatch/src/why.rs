@@ -25,6 +25,17 @@ pub struct Why {
     pub started: bool,
 }
 
+/// How far a call has come: what whoever keeps it elsewhere must know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Attempts that count; while one runs it is among them.
+    pub attempts: u32,
+    /// Refusals in a row that were no fault of its own.
+    pub throttles: u32,
+    /// It stands in line no earlier than then.
+    pub not_before: Option<Timestamp>,
+}
+
 /// One thing in a ticket's way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Blocker {
@@ -152,6 +163,20 @@ impl Dispatcher {
             ahead,
             until: self.could_start(id),
             started: false,
+        })
+    }
+
+    /// How far a call has come; none for an unknown one.
+    #[must_use]
+    pub fn standing(&self, id: TicketId) -> Option<Standing> {
+        let ticket = self.ticket(id)?;
+        Some(Standing {
+            attempts: ticket.attempts,
+            throttles: ticket.throttles,
+            not_before: match ticket.state {
+                State::Delayed(at) => Some(at),
+                State::Waiting(_) | State::Running(_) => None,
+            },
         })
     }
 

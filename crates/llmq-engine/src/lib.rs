@@ -17,10 +17,15 @@ mod hub;
 mod assembly;
 pub mod outcome;
 
+mod speech;
+
 pub mod bulk;
 pub mod config;
+pub mod jobs;
+pub mod webhooks;
 
 pub use assembly::{Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyError, assemble};
 pub use clock::SystemClock;
 pub use hub::{AfterFailure, Grant, Hub, Listener, Running, Ticket, listen, run};
+pub use speech::{Outgoing, spoken};
 pub use tasks::Tasks;

@@ -1,0 +1,393 @@
+//! One attempt of a stored job: it is sent, and its answer judged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use llmq_core::{Clock, FailureClass, Timestamp, Usage};
+use llmq_dispatch::Event;
+use llmq_provider::translate::{self, StreamOptions, StreamTranslator};
+use llmq_provider::{
+    ANSWER_BYTES_MAX, Answer, Dialect, Operation, Request, Source, StreamEnd, StreamReader,
+    Verdict, WholeAnswer, check_answer, check_stream, processing_time,
+};
+use llmq_store::{GiveBack, Job, JobError, Report, ReturnTo, Started, StoredAnswer};
+
+use super::Told;
+use super::runner::Inner;
+use crate::speech::{Outgoing, spoken};
+use crate::{AfterFailure, AssembledRoute, Grant, outcome};
+
+/// What became of an attempt.
+pub(super) struct Attempted {
+    /// How long it took.
+    pub(super) took: Duration,
+    pub(super) outcome: Outcome,
+}
+
+/// How an attempt ended.
+pub(super) enum Outcome {
+    /// In this way, whatever the dispatcher thinks.
+    Report(Report),
+    /// It failed, and the dispatcher says what follows.
+    Failed(Box<Ended>, AfterFailure),
+}
+
+/// How an attempt failed.
+pub(super) struct Ended {
+    pub(super) upstream: Arc<str>,
+    pub(super) error: JobError,
+    pub(super) may_have_been_sent: bool,
+    pub(super) answer: Option<StoredAnswer>,
+}
+
+/// An answer that counts.
+struct Good {
+    answer: StoredAnswer,
+    usage: Option<Usage>,
+    headers: HeaderMap,
+    latency: Duration,
+}
+
+/// An attempt that failed, with what was heard.
+struct Bad {
+    verdict: Box<Verdict>,
+    whole: Option<WholeAnswer>,
+}
+
+impl From<Verdict> for Bad {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            verdict: Box::new(verdict),
+            whole: None,
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn attempt(&self, grant: Grant, started: &Started) -> Attempted {
+        let begun = self.clock.now().mono;
+        let sent = Arc::new(AtomicBool::new(false));
+        let Some(route) = self.directory.route(grant.start().upstream) else {
+            // The configuration changed since the grant.
+            drop(grant);
+            return self.given_back(begun, &sent);
+        };
+        let asked = tokio::select! {
+            biased;
+            asked = self.ask(&route, &grant, started, &sent) => asked,
+            () = self.giving_back.cancelled() => {
+                drop(grant);
+                return self.given_back(begun, &sent);
+            }
+        };
+        let now = self.clock.now();
+        let failure = asked.as_ref().err().map(|bad| bad.verdict.class);
+        let upstream = &route.name;
+        self.directory.told(Told::Attempt { upstream, failure });
+        let outcome = match asked {
+            Ok(good) => {
+                let provider = &route.provider;
+                let ended =
+                    outcome::completed(provider, &good.headers, good.usage, good.latency, now);
+                grant.complete(ended);
+                let usage = good.usage;
+                let model = &started.job.queue;
+                Outcome::Report(Report::Completed {
+                    cost_nano_usd: usage
+                        .as_ref()
+                        .and_then(|usage| self.directory.nano_usd(model, usage)),
+                    answer: good.answer,
+                    usage,
+                })
+            }
+            Err(bad) => {
+                let heard = bad
+                    .whole
+                    .as_ref()
+                    .map(|whole| (&whole.headers, now.mono - whole.times.sent));
+                let ended = outcome::failed(&route.provider, &bad.verdict, heard, now);
+                let after = grant.fail(ended);
+                Outcome::Failed(Box::new(told(&started.job, &route, bad)), after)
+            }
+        };
+        Attempted {
+            took: now.mono - begun,
+            outcome,
+        }
+    }
+
+    /// This process ends: another attempt follows in the next one.
+    fn given_back(&self, begun: Timestamp, sent: &AtomicBool) -> Attempted {
+        let after = Duration::ZERO;
+        let report = if sent.load(Ordering::Acquire) {
+            Report::Retry {
+                error: JobError {
+                    class: Some(FailureClass::Ambiguous),
+                    ..JobError::new("stopped", "the server was stopped before the answer came")
+                },
+                after,
+                may_have_been_sent: true,
+            }
+        } else {
+            Report::GivenBack {
+                why: GiveBack::NotSent,
+                after,
+                place: ReturnTo::ItsPlace,
+            }
+        };
+        Attempted {
+            took: self.clock.now().mono - begun,
+            outcome: Outcome::Report(report),
+        }
+    }
+
+    async fn ask(
+        &self,
+        route: &AssembledRoute,
+        grant: &Grant,
+        started: &Started,
+        sent: &Arc<AtomicBool>,
+    ) -> Result<Good, Bad> {
+        let job = &started.job;
+        // Only what is known is accepted.
+        let operation =
+            Operation::from_path(&job.details.endpoint).unwrap_or(Operation::ChatCompletions);
+        let outgoing = Outgoing::of(operation, &job.queue, &started.body, route)
+            .map_err(|untranslatable| row_fault(untranslatable.to_string()))?;
+        let (hub, ticket) = (Arc::clone(&self.hub), grant.start().ticket);
+        let marks = Arc::clone(sent);
+        let request = Request {
+            headers: headers_of(job),
+            ..Request::new(outgoing.operation, outgoing.body).on_sent(move |_| {
+                marks.store(true, Ordering::Release);
+                hub.handle(Event::Sent(ticket));
+            })
+        };
+        let answer = route.provider.call(request).await;
+        let answer = answer.map_err(|error| Bad::from(Verdict::from(&error)))?;
+        grant.first_byte(processing_time(answer.headers()));
+        let exchange = Exchange {
+            route,
+            operation: outgoing.operation,
+            dialect: spoken(operation),
+            include_usage: outgoing.include_usage,
+            clock: &self.clock,
+        };
+        if answer.status().is_success() && answer.is_event_stream() {
+            exchange.stream(answer).await
+        } else {
+            exchange.whole(answer).await
+        }
+    }
+}
+
+/// A call that was sent, and what is to be made of its answer.
+struct Exchange<'a> {
+    route: &'a AssembledRoute,
+    /// As it was sent.
+    operation: Operation,
+    /// The caller's.
+    dialect: Dialect,
+    /// Set where the call was translated.
+    include_usage: Option<bool>,
+    clock: &'a crate::SystemClock,
+}
+
+impl Exchange<'_> {
+    fn source(&self) -> Source {
+        Source {
+            host: self.route.provider.host(),
+            dialect: self.route.provider.dialect(),
+        }
+    }
+
+    fn created_s(&self) -> u64 {
+        u64::try_from(self.clock.now().wall.as_micros() / 1_000_000).unwrap_or(0)
+    }
+
+    async fn whole(&self, answer: Answer) -> Result<Good, Bad> {
+        let whole = answer.collect().await;
+        let whole = whole.map_err(|error| Bad::from(Verdict::from(&error)))?;
+        let now = self.clock.now();
+        let facts = match check_answer(self.source(), &whole, now) {
+            Ok(facts) => facts,
+            Err(verdict) => {
+                return Err(Bad {
+                    verdict,
+                    whole: Some(whole),
+                });
+            }
+        };
+        let (mut kept, mut body) = (kept_headers(&whole.headers), whole.body);
+        if self.include_usage.is_some() {
+            body = translate::answer(self.dialect, &body, self.created_s())
+                .map_err(|unreadable| transient(unreadable.to_string()))?;
+            kept = json_headers(kept);
+        }
+        Ok(Good {
+            answer: StoredAnswer {
+                status: whole.status.as_u16(),
+                headers: kept,
+                body,
+            },
+            usage: facts.usage,
+            latency: now.mono - whole.times.sent,
+            headers: whole.headers,
+        })
+    }
+
+    /// A stream is kept as its bytes, and only if it came to its proper end.
+    async fn stream(&self, mut answer: Answer) -> Result<Good, Bad> {
+        let mut reader = StreamReader::new(self.source().dialect, self.operation);
+        let mut said = BytesMut::new();
+        let mut translator = self.include_usage.map(|include_usage| {
+            let options = StreamOptions {
+                include_usage,
+                created_s: self.created_s(),
+            };
+            StreamTranslator::new(self.dialect, options)
+        });
+        let end = loop {
+            let piece = answer.chunk().await;
+            let piece = piece.map_err(|error| Bad::from(Verdict::from(&error)))?;
+            let Some(piece) = piece else {
+                break reader.finish();
+            };
+            if reader.push(&piece).is_err() || said.len() + piece.len() > ANSWER_BYTES_MAX {
+                break StreamEnd::Malformed;
+            }
+            match &mut translator {
+                Some(translator) => translator
+                    .push(&piece, &mut said)
+                    .map_err(|broken| transient(broken.to_string()))?,
+                None => said.extend_from_slice(&piece),
+            }
+            if reader.is_broken() {
+                break reader.end();
+            }
+        };
+        let now = self.clock.now();
+        check_stream(self.source(), answer.status(), answer.headers(), &end, now)
+            .map_err(|verdict| Bad {
+                verdict,
+                whole: None,
+            })?;
+        if let Some(mut translator) = translator {
+            let finished = translator.finish(&mut said);
+            finished.map_err(|broken| transient(broken.to_string()))?;
+        }
+        Ok(Good {
+            answer: StoredAnswer {
+                status: answer.status().as_u16(),
+                headers: kept_headers(answer.headers()),
+                body: said.freeze(),
+            },
+            usage: reader.usage(),
+            latency: now.mono - answer.times().sent,
+            headers: answer.headers().clone(),
+        })
+    }
+}
+
+/// How a failed attempt is told.
+fn told(job: &Job, route: &AssembledRoute, bad: Bad) -> Ended {
+    let Bad { verdict, whole } = bad;
+    let operation = Operation::from_path(&job.details.endpoint);
+    let dialect = operation.map_or(Dialect::OpenAi, spoken);
+    let code = verdict.code.as_deref().unwrap_or(verdict.class.as_str());
+    Ended {
+        upstream: Arc::clone(&route.name),
+        error: JobError {
+            class: Some(verdict.class),
+            ..JobError::new(code, verdict.message.clone())
+        },
+        may_have_been_sent: verdict.class == FailureClass::Ambiguous,
+        answer: whole.map(|whole| said_answer(dialect, route, whole)),
+    }
+}
+
+/// The provider's own error, in the caller's dialect.
+fn said_answer(dialect: Dialect, route: &AssembledRoute, whole: WholeAnswer) -> StoredAnswer {
+    // A failure dressed as a 200 is none for the caller.
+    let status = if whole.status.is_success() {
+        StatusCode::BAD_GATEWAY
+    } else {
+        whole.status
+    };
+    let headers = kept_headers(&whole.headers);
+    if route.provider.dialect() == dialect {
+        return StoredAnswer {
+            status: status.as_u16(),
+            headers,
+            body: whole.body,
+        };
+    }
+    StoredAnswer {
+        status: status.as_u16(),
+        headers: json_headers(headers),
+        body: translate::error(dialect, status.as_u16(), &whole.body),
+    }
+}
+
+fn row_fault(message: String) -> Bad {
+    verdict(FailureClass::RowFault, message).into()
+}
+
+fn transient(message: String) -> Bad {
+    verdict(FailureClass::Transient, message).into()
+}
+
+fn verdict(class: FailureClass, message: String) -> Verdict {
+    Verdict {
+        class,
+        wait: None,
+        pause: class.rule().pause,
+        status: None,
+        code: None,
+        message,
+        limit: None,
+    }
+}
+
+/// The headers of an answer that mean something when it is fetched: not those of the connection
+/// or of limits as they were then.
+fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let means = |name: &str| {
+        name == "content-type" || name.ends_with("request-id") || name.starts_with("openai-")
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| means(name.as_str()))
+        .filter_map(|(name, value)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        })
+        .collect()
+}
+
+fn json_headers(mut headers: Vec<(String, String)>) -> Vec<(String, String)> {
+    headers.retain(|(name, _)| name != "content-type");
+    headers.push(("content-type".to_owned(), "application/json".to_owned()));
+    headers
+}
+
+/// What of a caller's headers goes to the provider, as the acceptor noted it (`headers`, an object
+/// of texts, in [`Details::extra`](llmq_store::Details)), and its trace.
+fn headers_of(job: &Job) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let noted = job.details.extra.get("headers");
+    let noted = noted.and_then(serde_json::Value::as_object);
+    let pairs = noted.into_iter().flatten();
+    let pairs = pairs.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
+    let trace = job.details.traceparent.as_deref();
+    let trace = trace.map(|trace| ("traceparent", trace));
+    for (name, value) in pairs.chain(trace) {
+        let name = HeaderName::try_from(name);
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}

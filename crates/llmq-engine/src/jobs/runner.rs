@@ -1,0 +1,476 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use llmq_core::{Clock, Status, Timestamp};
+use llmq_dispatch::{Call, CallKind, Why};
+use llmq_store::{
+    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, QueueState, Start, Started, Store,
+    StoreError, Worker,
+};
+use rustc_hash::FxHashSet;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Directory;
+use super::ends::Ends;
+use super::table::Table;
+use crate::{Grant, Hub, SystemClock, Tasks};
+
+/// How a runner is to work.
+pub struct RunnerOptions {
+    /// Where jobs are kept.
+    pub store: Arc<dyn Store>,
+    /// The dispatcher that decides when they start.
+    pub hub: Arc<Hub>,
+    /// The time.
+    pub clock: SystemClock,
+    /// The models.
+    pub directory: Arc<dyn Directory>,
+    /// The name of this process's place, the same after a restart.
+    pub node: String,
+    /// How long an attempt may run without a sign of life of its process.
+    pub lease: Duration,
+}
+
+/// An attempt's process may be silent for so long.
+pub(super) const LEASE: Duration = Duration::from_secs(30);
+
+impl RunnerOptions {
+    /// With the usual lease, for a store that this process alone has.
+    pub fn new(
+        store: Arc<dyn Store>,
+        hub: Arc<Hub>,
+        clock: SystemClock,
+        directory: Arc<dyn Directory>,
+    ) -> Self {
+        Self {
+            store,
+            hub,
+            clock,
+            directory,
+            node: "local".to_owned(),
+            lease: LEASE,
+        }
+    }
+}
+
+/// Accepts jobs and finishes them. Cheap to clone.
+///
+/// What it has accepted is in its store when [`Runner::accept`] returns, and is finished once, by
+/// this process or by the next one. A job goes to its provider through the same dispatcher as
+/// every other call, in its place by priority.
+#[derive(Clone)]
+pub struct Runner {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) clock: SystemClock,
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) worker: Worker,
+    pub(super) lease: Duration,
+    pub(super) tasks: Tasks,
+    table: Mutex<Table>,
+    dirty: Mutex<FxHashSet<Arc<Lane>>>,
+    pub(super) to_fill: Notify,
+    pub(super) ends: Ends,
+    /// Whether the store can record: nothing is started while it cannot.
+    pub(super) open: watch::Sender<bool>,
+    /// Nothing is started any more.
+    pub(super) stopping: CancellationToken,
+    /// What runs is to be given back.
+    pub(super) giving_back: CancellationToken,
+    pub(super) running: AtomicUsize,
+    pub(super) nothing_runs: Notify,
+    /// What the store was told of the queues.
+    pub(super) queues: tokio::sync::Mutex<BTreeMap<String, QueueState>>,
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner").finish_non_exhaustive()
+    }
+}
+
+/// A job that was handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its id, or that of the one that its idempotency key made before.
+    pub id: JobId,
+    /// Whether it was new.
+    pub new: bool,
+}
+
+/// What a waiting job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Look {
+    /// What stands in its way, such as `tpm openai/gpt-4o-mini`.
+    pub waiting_for: Option<String>,
+    /// When its line may move next.
+    pub until: Option<Timestamp>,
+}
+
+impl Runner {
+    /// Takes back what an earlier process held, and begins to start what waits.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub async fn open(options: RunnerOptions, tasks: &Tasks) -> Result<Self, StoreError> {
+        let runner = Self {
+            inner: Arc::new(Inner {
+                worker: Worker::new(options.node),
+                store: options.store,
+                hub: options.hub,
+                clock: options.clock,
+                directory: options.directory,
+                lease: options.lease,
+                tasks: tasks.clone(),
+                table: Mutex::default(),
+                dirty: Mutex::default(),
+                to_fill: Notify::new(),
+                ends: Ends::default(),
+                open: watch::Sender::new(true),
+                stopping: CancellationToken::new(),
+                giving_back: CancellationToken::new(),
+                running: AtomicUsize::new(0),
+                nothing_runs: Notify::new(),
+                queues: tokio::sync::Mutex::default(),
+            }),
+        };
+        let inner = &runner.inner;
+        let moved = inner.store.recover(&inner.worker, inner.now()).await?;
+        if !moved.is_empty() {
+            tracing::info!(jobs = moved.len(), "an earlier process held jobs: taken back");
+        }
+        inner.restore_queues().await?;
+        inner.look_again().await?;
+        tasks.spawn(Arc::clone(inner).keep_filled());
+        tasks.spawn(Arc::clone(inner).keep_tended());
+        Ok(runner)
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.store
+    }
+
+    /// Accepts a job. One that finds room is started in the same commit.
+    ///
+    /// # Errors
+    ///
+    /// [`EnqueueError`]; it was not accepted then.
+    ///
+    /// # Cancel safety
+    ///
+    /// A job whose future is dropped may have been accepted, and then is finished.
+    pub async fn accept(&self, job: NewJob) -> Result<Accepted, EnqueueError> {
+        self.inner.takes_work()?;
+        let accepting = Arc::clone(&self.inner).accept(job);
+        // A caller that goes must not leave a started job to nobody.
+        let accepted = self.inner.tasks.spawn(accepting).await;
+        accepted.unwrap_or(Err(EnqueueError::Store(StoreError::Closed)))
+    }
+
+    /// Accepts many: all of them, or none. In their order.
+    ///
+    /// # Errors
+    ///
+    /// [`EnqueueError`]; none was accepted then.
+    pub async fn accept_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, EnqueueError> {
+        let inner = &self.inner;
+        inner.takes_work()?;
+        let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+        let mut lanes: Vec<Lane> = jobs.iter().map(NewJob::lane).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        let enqueued = inner.store.enqueue(jobs, inner.now()).await?;
+        for lane in lanes {
+            inner.came(Arc::new(lane), false);
+        }
+        let accepted = enqueued.iter().zip(ids).map(|(enqueued, id)| Accepted {
+            id: enqueued.job(),
+            new: *enqueued == Enqueued::New(id),
+        });
+        Ok(accepted.collect())
+    }
+
+    /// Looks what waits in the store. To be called after jobs came into it in another way, such as
+    /// by the publication of a batch.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn look_again(&self) -> Result<(), StoreError> {
+        self.inner.look_again().await
+    }
+
+    /// Ends a job that nobody wants any more; an attempt that runs is broken off.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn cancel(&self, id: JobId) -> Result<Cancelled, StoreError> {
+        let cancelled = self.inner.store.cancel(id, self.inner.now()).await?;
+        if let Cancelled::Now(job) = &cancelled {
+            self.inner.ended(job, None);
+        }
+        Ok(cancelled)
+    }
+
+    /// Stops what this process does for jobs that have ended in the store in another way, such as
+    /// the members of a batch that was cancelled.
+    pub fn dropped(&self, ids: impl IntoIterator<Item = JobId>) {
+        for id in ids {
+            self.inner.leave(id);
+            self.inner.ends.ended(id);
+        }
+    }
+
+    /// Waits until a job has ended, for at most `wait`. Answers it as it is then; none where there
+    /// is no such job.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn ended(&self, id: JobId, wait: Duration) -> Result<Option<Job>, StoreError> {
+        let inner = &self.inner;
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            let watch = inner.ends.watch(id);
+            let notified = watch.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            let job = inner.store.job(id).await?;
+            if job.as_ref().is_none_or(|job| job.status.is_final()) {
+                return Ok(job);
+            }
+            tokio::select! {
+                () = notified => {}
+                () = tokio::time::sleep_until(until) => return Ok(job),
+                () = inner.stopping.cancelled() => return Ok(job),
+            }
+        }
+    }
+
+    /// What a job that waits in the window waits for.
+    #[must_use]
+    pub fn look(&self, id: JobId) -> Option<Look> {
+        let ticket = self.inner.table().get(id)?.ticket?;
+        let why: Why = self.inner.hub.with(|dispatcher| dispatcher.why(ticket))?;
+        Some(Look {
+            waiting_for: why.blockers.first().map(ToString::to_string),
+            until: why.until,
+        })
+    }
+
+    /// Whether the store can record now, and if not, why.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.inner.store.health()
+    }
+
+    /// Starts nothing more, lets what runs end for at most `grace`, and gives back what has not.
+    /// The store is not closed.
+    pub async fn stop(&self, grace: Duration) {
+        let inner = &self.inner;
+        inner.stopping.cancel();
+        if inner.all_ended(grace).await {
+            return;
+        }
+        tracing::warn!(
+            jobs = inner.running.load(Ordering::Acquire),
+            "accepted jobs did not end in time: they are given back"
+        );
+        inner.giving_back.cancel();
+        inner.all_ended(GIVEN_BACK_WITHIN).await;
+    }
+
+    /// Takes note of queues that were paused, drained or resumed, and has the store do the same.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn queues_changed(&self) -> Result<(), StoreError> {
+        self.inner.follow_queues().await
+    }
+}
+
+/// To record that an attempt is given back takes a commit, or fails.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
+
+impl Inner {
+    pub(super) fn now(&self) -> llmq_core::Now {
+        self.clock.now()
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn takes_work(&self) -> Result<(), StoreError> {
+        let health = self.store.health();
+        if self.stopping.is_cancelled() {
+            return Err(StoreError::Closed);
+        }
+        match health {
+            Health::Ready => Ok(()),
+            Health::ReserveOnly { reason } | Health::Unavailable { reason } => {
+                Err(StoreError::Unavailable {
+                    reason,
+                    source: None,
+                })
+            }
+        }
+    }
+
+    async fn accept(self: Arc<Self>, job: NewJob) -> Result<Accepted, EnqueueError> {
+        let lane = Arc::new(job.lane());
+        let id = job.id;
+        if let Some(grant) = self.at_once(&job, &lane) {
+            let start = self.start_of(id, &grant);
+            let enqueued = self.store.enqueue_started(job, start, self.now()).await?;
+            return Ok(match enqueued {
+                (Enqueued::New(id), Some(started)) => {
+                    self.take_up(lane, grant, started);
+                    Accepted { id, new: true }
+                }
+                (Enqueued::New(id), None) => {
+                    drop(grant);
+                    self.came(lane, false);
+                    Accepted { id, new: true }
+                }
+                (Enqueued::Existing(id), _) => Accepted { id, new: false },
+            });
+        }
+        let enqueued = self.store.enqueue(vec![job], self.now()).await?;
+        self.came(lane, false);
+        let enqueued = enqueued.first().copied();
+        // A store answers for each job that it was given.
+        let enqueued = enqueued.ok_or(EnqueueError::Store(StoreError::Closed))?;
+        Ok(Accepted {
+            id: enqueued.job(),
+            new: enqueued == Enqueued::New(id),
+        })
+    }
+
+    /// Leave to send a job at once, if there is room and nobody of its lane waits.
+    fn at_once(&self, job: &NewJob, lane: &Lane) -> Option<Grant> {
+        let waits = job.not_before.is_some() || !*self.open.borrow();
+        if waits || !self.table().is_free(lane) {
+            return None;
+        }
+        let call = Call {
+            size: job.size,
+            bytes: job.body.len() as u64,
+            ..self.call(lane)?
+        };
+        let mut ticket = self.hub.submit(call).ok()?;
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match ticket.poll_granted(&mut context) {
+            Poll::Ready(Ok(grant)) => Some(grant),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        }
+    }
+
+    /// A stored call of a lane; none where nothing serves its model.
+    pub(super) fn call(&self, lane: &Lane) -> Option<Call> {
+        let queue = self.directory.queue(&lane.queue)?;
+        Some(Call {
+            priority: lane.priority,
+            kind: CallKind::Stored,
+            accepted: true,
+            ..Call::new(queue, self.directory.tenant(&lane.tenant))
+        })
+    }
+
+    pub(super) fn start_of(&self, job: JobId, grant: &Grant) -> Start {
+        let upstream = self.directory.route(grant.start().upstream);
+        Start {
+            job,
+            worker: self.worker.clone(),
+            lease: self.lease,
+            upstream: upstream.map(|route| route.name.to_string()),
+        }
+    }
+
+    /// Carries on with a job that was started as it was accepted.
+    fn take_up(self: &Arc<Self>, lane: Arc<Lane>, grant: Grant, started: Started) {
+        self.table().hold(started.lease.job, lane);
+        self.tasks.spawn(Arc::clone(self).go_on(grant, started));
+    }
+
+    /// Somebody came into a lane (`before` those that were read, perhaps).
+    pub(super) fn came(&self, lane: Arc<Lane>, before: bool) {
+        self.table().came(&lane, before);
+        self.dirty(lane);
+    }
+
+    pub(super) fn dirty(&self, lane: Arc<Lane>) {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        dirty.insert(lane);
+        drop(dirty);
+        self.to_fill.notify_one();
+    }
+
+    pub(super) fn take_dirty(&self) -> Vec<Arc<Lane>> {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        dirty.drain().collect()
+    }
+
+    async fn look_again(&self) -> Result<(), StoreError> {
+        for depth in self.store.lanes(self.now()).await? {
+            self.came(Arc::new(depth.lane), true);
+        }
+        Ok(())
+    }
+
+    /// A job is done with here.
+    pub(super) fn release(&self, job: JobId) {
+        let again = self.table().release(job);
+        if let Some(lane) = again {
+            self.dirty(lane);
+        }
+    }
+
+    /// What is done for a job here is to end.
+    pub(super) fn leave(&self, job: JobId) {
+        if let Some(held) = self.table().get(job) {
+            held.leave.cancel();
+        }
+    }
+
+    /// A job came to its end in the store.
+    pub(super) fn ended(&self, job: &Job, took: Option<Duration>) {
+        if job.status != Status::Queued && job.status != Status::Processing {
+            self.leave(job.id);
+            self.ends.ended(job.id);
+            self.directory.told(super::Told::Ended { job, took });
+        }
+    }
+
+    async fn all_ended(&self, grace: Duration) -> bool {
+        let ended = async {
+            loop {
+                let notified = self.nothing_runs.notified();
+                tokio::pin!(notified);
+                notified.as_mut().enable();
+                if self.running.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        tokio::time::timeout(grace, ended).await.is_ok()
+    }
+}
