@@ -270,11 +270,12 @@ impl Exchange<'_> {
             }
         };
         let now = self.clock.now();
-        check_stream(self.source(), answer.status(), answer.headers(), &end, now)
-            .map_err(|verdict| Bad {
+        check_stream(self.source(), answer.status(), answer.headers(), &end, now).map_err(
+            |verdict| Bad {
                 verdict,
                 whole: None,
-            })?;
+            },
+        )?;
         if let Some(mut translator) = translator {
             let finished = translator.finish(&mut said);
             finished.map_err(|broken| transient(broken.to_string()))?;

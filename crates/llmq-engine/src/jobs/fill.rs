@@ -14,10 +14,6 @@ impl Inner {
     /// Reads lanes that changed, until nothing is to be started any more.
     pub(super) async fn keep_filled(self: Arc<Self>) {
         loop {
-            let (due, next) = self.table().due(self.now().mono);
-            for lane in due {
-                self.dirty(lane);
-            }
             for lane in self.take_dirty() {
                 if let Err(error) = self.fill(&lane).await {
                     tracing::warn!(%error, "waiting jobs could not be read");
@@ -26,6 +22,9 @@ impl Inner {
                     break;
                 }
             }
+            let (due, next) = self.table().due(self.now().mono);
+            // This is heard below.
+            due.into_iter().for_each(|lane| self.dirty(lane));
             let next = next.map(|at| self.clock.instant(at));
             tokio::select! {
                 () = self.to_fill.notified() => {}

@@ -71,7 +71,10 @@ impl Inner {
             match self.call(lane) {
                 Some(call) => break call,
                 None => {
-                    tracing::warn!(queue = lane.queue, "nothing serves this model: its jobs wait");
+                    tracing::warn!(
+                        queue = lane.queue,
+                        "nothing serves this model: its jobs wait"
+                    );
                     tokio::time::sleep(UNSERVED).await;
                 }
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use llmq_core::{Clock, Status, Timestamp};
 use llmq_dispatch::{Call, CallKind, Why};
 use llmq_store::{
-    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, QueueState, Start, Started, Store,
-    StoreError, Worker,
+    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, QueueState, Start,
+    Started, Store, StoreError, Worker,
 };
 use rustc_hash::FxHashSet;
 use tokio::sync::{Notify, watch};
@@ -146,7 +146,10 @@ impl Runner {
         let inner = &runner.inner;
         let moved = inner.store.recover(&inner.worker, inner.now()).await?;
         if !moved.is_empty() {
-            tracing::info!(jobs = moved.len(), "an earlier process held jobs: taken back");
+            tracing::info!(
+                jobs = moved.len(),
+                "an earlier process held jobs: taken back"
+            );
         }
         inner.restore_queues().await?;
         inner.look_again().await?;

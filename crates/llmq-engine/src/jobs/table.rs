@@ -262,7 +262,12 @@ impl Table {
     /// least urgent lanes first.
     fn send_back(&mut self, queue: &str) {
         let of_queue = |lane: &Arc<Lane>| lane.queue == queue;
-        let mut lanes: Vec<Arc<Lane>> = self.lanes.keys().filter(|lane| of_queue(lane)).cloned().collect();
+        let mut lanes: Vec<Arc<Lane>> = self
+            .lanes
+            .keys()
+            .filter(|lane| of_queue(lane))
+            .cloned()
+            .collect();
         let mut all: usize = lanes.iter().map(|lane| self.lanes[lane].window.len()).sum();
         if all <= QUEUE_MAX {
             return;
@@ -339,7 +344,10 @@ mod tests {
         }
         assert_eq!(asked_at, Some(QUEUE_MAX / 2));
         let wanted = table.wanted(&lane).unwrap();
-        assert_eq!((wanted.after, wanted.count), (Some(Place(4_095)), QUEUE_MAX));
+        assert_eq!(
+            (wanted.after, wanted.count),
+            (Some(Place(4_095)), QUEUE_MAX)
+        );
         table.read(&lane, wanted, &jobs(0..0));
         assert_eq!(table.lanes.len(), 0, "a lane without jobs is forgotten");
     }
@@ -368,7 +376,9 @@ mod tests {
         let wanted = table.wanted(&high).unwrap();
         assert_eq!(wanted.count, QUEUE_MAX / 2);
         assert_eq!(table.read(&high, wanted, &jobs(0..10)).len(), 10);
-        let back: Vec<usize> = (0..taken.len()).filter(|at| taken[*at].1.is_cancelled()).collect();
+        let back: Vec<usize> = (0..taken.len())
+            .filter(|at| taken[*at].1.is_cancelled())
+            .collect();
         assert_eq!(back, (4_086..4_096).collect::<Vec<_>>());
         // They are read again in their turn.
         for (waiting, _) in &taken {

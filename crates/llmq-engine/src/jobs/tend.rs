@@ -113,7 +113,8 @@ impl Inner {
                 if state.paused {
                     self.hub.handle(Event::Pause(id));
                 }
-                self.hub.with(|dispatcher| dispatcher.drain(id, state.drains));
+                self.hub
+                    .with(|dispatcher| dispatcher.drain(id, state.drains));
                 known.insert(queue.name, state);
             }
         }

@@ -292,9 +292,8 @@ mod tests {
     #[test]
     fn a_replaced_secret_signs_for_a_day_longer() {
         let at = |hours: u64| WallTime::from_micros(0) + Duration::from_secs(hours * 3_600);
-        let secrets: Vec<WebhookSecret> = (0..2)
-            .map(|_| WebhookSecret::generate().unwrap())
-            .collect();
+        let secrets: Vec<WebhookSecret> =
+            (0..2).map(|_| WebhookSecret::generate().unwrap()).collect();
         let mut state = EndpointState::default();
         state.rotate(&secrets[0], at(0));
         assert_eq!(state.signing(at(1_000)), [secrets[0].clone()]);

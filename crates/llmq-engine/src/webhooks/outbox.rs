@@ -122,7 +122,11 @@ impl Outbox {
         let room = AT_ONCE.saturating_sub(under_way.len());
         let due = match room {
             0 => Vec::new(),
-            room => self.store.due_deliveries(room, HOLD, self.clock.now()).await?,
+            room => {
+                self.store
+                    .due_deliveries(room, HOLD, self.clock.now())
+                    .await?
+            }
         };
         if due.is_empty() {
             if under_way.is_empty() {
@@ -131,7 +135,9 @@ impl Outbox {
             let next = self.store.next_delivery().await?;
             let wait = next.map(|at| at.since(self.clock.now().wall));
             // What is held is due again when its hold ends.
-            return Ok(wait.unwrap_or(LOOK_AGAIN).clamp(Duration::from_millis(10), LOOK_AGAIN));
+            return Ok(wait
+                .unwrap_or(LOOK_AGAIN)
+                .clamp(Duration::from_millis(10), LOOK_AGAIN));
         }
         let endpoints = self.store.endpoints().await?;
         for delivery in due {

@@ -1,0 +1,204 @@
+//! From acceptance to the result.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use llmq_core::{Clock as _, Priority, Status};
+use llmq_dispatch::Event;
+use llmq_engine::SystemClock;
+use llmq_store::{Cancelled, Filter, Idempotency, Reads as _};
+
+use crate::world::{Act, BODY, Upstream, World, job};
+
+fn good(_: usize) -> Act {
+    Act::Answer("hi".to_owned())
+}
+
+#[tokio::test]
+async fn an_accepted_job_is_finished_and_its_answer_kept() {
+    let upstream = Upstream::start(good).await;
+    let world = World::start(&upstream, "").await;
+    let id = world.accept().await;
+    let job = world.end(id).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 1));
+    assert_eq!(job.upstream.as_deref(), Some("one/gpt"));
+    assert_eq!(job.usage.unwrap().total(), 5);
+    assert_eq!(job.cost_nano_usd, Some(50));
+    let (status, body) = world.answer(id).await;
+    assert_eq!(status, 200);
+    assert!(body.contains("\"content\":\"hi\""), "{body}");
+    assert_eq!(upstream.calls.lock().unwrap().as_slice(), [BODY]);
+    // What belongs to the connection is not kept.
+    let headers = world.store.answer(id).await.unwrap().unwrap().headers;
+    let names: BTreeSet<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, BTreeSet::from(["content-type", "x-request-id"]));
+}
+
+#[tokio::test]
+async fn many_at_once_are_each_finished_once_within_the_limits() {
+    let upstream = Upstream::start(good).await;
+    let world = World::start(&upstream, "concurrency = 4").await;
+    let accepted = world.runner.accept_many((0..500).map(|_| job()).collect());
+    let accepted = accepted.await.unwrap();
+    assert!(accepted.iter().all(|one| one.new));
+    for one in &accepted {
+        assert_eq!(world.end(one.id).await.status, Status::Completed);
+    }
+    assert_eq!(upstream.count(), 500);
+    let counts = world.store.counts().await.unwrap();
+    assert_eq!((counts.completed, counts.queued), (500, 0));
+}
+
+#[tokio::test]
+async fn the_more_urgent_start_first_and_the_first_come_first() {
+    let upstream = Upstream::start(|call| match call {
+        0 => Act::Wait,
+        _ => Act::Answer("hi".to_owned()),
+    })
+    .await;
+    let world = World::start(&upstream, "concurrency = 1").await;
+    world.accept().await;
+    upstream.got(1).await;
+    let mut ids = Vec::new();
+    for (number, priority) in [Priority::LOW, Priority::HIGH, Priority::LOW, Priority::HIGH]
+        .into_iter()
+        .enumerate()
+    {
+        let mut job = job();
+        job.priority = priority;
+        job.body = BODY.replace("hello", &format!("number {number}")).into();
+        ids.push(world.runner.accept(job).await.unwrap().id);
+    }
+    upstream.go(1);
+    for id in ids {
+        world.end(id).await;
+    }
+    let calls = upstream.calls.lock().unwrap().clone();
+    let order: Vec<usize> = calls[1..]
+        .iter()
+        .map(|body| {
+            (0..4)
+                .find(|n| body.contains(&format!("number {n}")))
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(order, [1, 3, 0, 2]);
+}
+
+#[tokio::test]
+async fn the_same_key_and_request_make_one_job_and_another_request_is_refused() {
+    let upstream = Upstream::start(good).await;
+    let world = World::start(&upstream, "").await;
+    let keyed = |hash| {
+        let mut job = job();
+        job.idempotency = Some(Idempotency {
+            key: "k".to_owned(),
+            request_hash: [hash; 32],
+        });
+        job
+    };
+    let first = world.runner.accept(keyed(1)).await.unwrap();
+    world.end(first.id).await;
+    let second = world.runner.accept(keyed(1)).await.unwrap();
+    assert_eq!((second.id, second.new), (first.id, false));
+    assert!(world.runner.accept(keyed(2)).await.is_err());
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_is_not_sent_and_one_that_runs_is_broken_off() {
+    let upstream = Upstream::start(|_| Act::Wait).await;
+    let world = World::start(&upstream, "concurrency = 1").await;
+    let (runs, waits) = (world.accept().await, world.accept().await);
+    upstream.got(1).await;
+    for id in [waits, runs] {
+        let cancelled = world.runner.cancel(id).await.unwrap();
+        assert!(matches!(cancelled, Cancelled::Now(_)));
+        assert_eq!(world.end(id).await.status, Status::Cancelled);
+        let again = world.runner.cancel(id).await.unwrap();
+        assert!(matches!(again, Cancelled::Ended(_)));
+    }
+    // The place of the one that ran is free again.
+    let next = world.accept().await;
+    upstream.got(2).await;
+    upstream.go(1);
+    assert_eq!(world.end(next).await.status, Status::Completed);
+    assert_eq!(upstream.count(), 2);
+}
+
+#[tokio::test]
+async fn a_delayed_job_starts_when_it_comes_due() {
+    let upstream = Upstream::start(good).await;
+    let world = World::start(&upstream, "").await;
+    let mut later = job();
+    let wait = Duration::from_millis(300);
+    later.not_before = Some(SystemClock::new().now().wall + wait);
+    let begun = tokio::time::Instant::now();
+    let id = world.runner.accept(later).await.unwrap().id;
+    assert_eq!(world.status(id).await, Status::Queued);
+    assert_eq!(world.end(id).await.status, Status::Completed);
+    assert!(begun.elapsed() >= wait, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_job_past_its_time_is_never_sent_and_that_time_stands_with_its_queue() {
+    let upstream = Upstream::start(good).await;
+    let world = World::start(&upstream, "").await;
+    let queue = world
+        .hub
+        .with(|dispatcher| dispatcher.queue_ids().next().unwrap());
+    world.hub.handle(Event::Pause(queue));
+    world.runner.queues_changed().await.unwrap();
+    let mut short = job();
+    short.ttl = Some(Duration::from_millis(200));
+    let id = world.runner.accept(short).await.unwrap().id;
+    // Three times as long as it may take.
+    tokio::time::timeout(Duration::from_millis(600), std::future::pending::<()>())
+        .await
+        .unwrap_err();
+    assert_eq!(world.status(id).await, Status::Queued, "its queue stands");
+    world.hub.handle(Event::Resume(queue));
+    world.runner.queues_changed().await.unwrap();
+    assert_eq!(world.end(id).await.status, Status::Completed);
+
+    let busy = Upstream::start(|_| Act::Wait).await;
+    let world = World::start(&busy, "concurrency = 1").await;
+    world.accept().await;
+    busy.got(1).await;
+    let mut short = job();
+    short.ttl = Some(Duration::from_millis(100));
+    let id = world.runner.accept(short).await.unwrap().id;
+    assert_eq!(world.end(id).await.status, Status::Expired);
+    assert_eq!(busy.count(), 1);
+}
+
+#[tokio::test]
+async fn it_is_told_what_a_waiting_job_waits_for() {
+    let upstream = Upstream::start(|_| Act::Wait).await;
+    let world = World::start(&upstream, "concurrency = 1").await;
+    world.accept().await;
+    upstream.got(1).await;
+    let id = world.accept().await;
+    let look = async {
+        loop {
+            if let Some(look) = world
+                .runner
+                .look(id)
+                .filter(|look| look.waiting_for.is_some())
+            {
+                return look;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let look = tokio::time::timeout(llmq_testkit::PATIENCE, look)
+        .await
+        .unwrap();
+    assert_eq!(look.waiting_for.as_deref(), Some("concurrency one/gpt"));
+    let list = world
+        .store
+        .list(&Filter::default(), None, 10)
+        .await
+        .unwrap();
+    assert_eq!(list.items.len(), 2);
+}

@@ -1,0 +1,96 @@
+//! What outlives a process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmq_core::Status;
+use llmq_dispatch::Event;
+
+use crate::world::{Act, Upstream, World, memory};
+
+#[tokio::test]
+async fn what_a_dead_process_held_is_sent_again_and_marked() {
+    let upstream = Upstream::start(|call| match call {
+        0 => Act::Wait,
+        _ => Act::Answer("hi".to_owned()),
+    })
+    .await;
+    let store = memory();
+    let world = World::over(Arc::clone(&store), &upstream, "concurrency = 1").await;
+    let (ran, waited) = (world.accept().await, world.accept().await);
+    upstream.got(1).await;
+    world.dies().await;
+    let world = World::over(store, &upstream, "concurrency = 1").await;
+    let ran = world.end(ran).await;
+    assert_eq!((ran.status, ran.attempts), (Status::Completed, 2));
+    assert!(ran.may_have_been_sent);
+    let waited = world.end(waited).await;
+    assert_eq!((waited.status, waited.attempts), (Status::Completed, 1));
+    assert!(!waited.may_have_been_sent);
+}
+
+#[tokio::test]
+async fn a_stop_lets_what_runs_end_and_starts_nothing_more() {
+    let upstream = Upstream::start(|_| Act::Wait).await;
+    let store = memory();
+    let world = World::over(Arc::clone(&store), &upstream, "concurrency = 1").await;
+    let (runs, waits) = (world.accept().await, world.accept().await);
+    upstream.got(1).await;
+    let stopping = world.stops(Duration::from_secs(20));
+    tokio::pin!(stopping);
+    tokio::select! {
+        biased;
+        () = &mut stopping => panic!("an attempt still ran"),
+        () = tokio::task::yield_now() => {}
+    }
+    upstream.go(2);
+    stopping.await;
+    assert_eq!(
+        store.job(runs).await.unwrap().unwrap().status,
+        Status::Completed
+    );
+    assert_eq!(
+        store.job(waits).await.unwrap().unwrap().status,
+        Status::Queued
+    );
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn what_does_not_end_in_time_is_given_back_marked() {
+    let upstream = Upstream::start(|_| Act::Wait).await;
+    let store = memory();
+    let world = World::over(Arc::clone(&store), &upstream, "").await;
+    let id = world.accept().await;
+    upstream.got(1).await;
+    world.stops(Duration::from_millis(50)).await;
+    let job = store.job(id).await.unwrap().unwrap();
+    assert_eq!((job.status, job.attempts), (Status::Queued, 1));
+    assert!(job.may_have_been_sent);
+}
+
+#[tokio::test]
+async fn a_pause_outlives_a_restart() {
+    let upstream = Upstream::start(|_| Act::Answer("hi".to_owned())).await;
+    let store = memory();
+    let world = World::over(Arc::clone(&store), &upstream, "").await;
+    let queue = world
+        .hub
+        .with(|dispatcher| dispatcher.queue_ids().next().unwrap());
+    world.hub.handle(Event::Pause(queue));
+    world.runner.queues_changed().await.unwrap();
+    let id = world.accept().await;
+    world.dies().await;
+    let world = World::over(store, &upstream, "").await;
+    let queue = world
+        .hub
+        .with(|dispatcher| dispatcher.queue_ids().next().unwrap());
+    assert!(
+        world
+            .hub
+            .with(|dispatcher| dispatcher.queue_view(queue).paused)
+    );
+    assert_eq!(world.status(id).await, Status::Queued);
+    world.hub.handle(Event::Resume(queue));
+    assert_eq!(world.end(id).await.status, Status::Completed);
+}

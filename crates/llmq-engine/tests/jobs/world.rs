@@ -1,0 +1,267 @@
+//! A runner, its store, and one upstream.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use llmq_core::{Clock, Status, Usage};
+use llmq_dispatch::{QueueId, TenantId, UpstreamId};
+use llmq_engine::config::Config;
+use llmq_engine::jobs::{Directory, Runner, RunnerOptions, Told};
+use llmq_engine::{AssembledRoute, Hub, SystemClock, Tasks, assemble, run};
+use llmq_store::{Job, JobId, MemoryStore, NewJob, Settings, Store};
+use llmq_testkit::{Guest, PATIENCE, ScriptedServer};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+pub(crate) const BODY: &str = r#"{"model":"gpt","messages":[{"role":"user","content":"hello"}]}"#;
+
+/// What the upstream does with one call.
+#[derive(Debug, Clone)]
+pub(crate) enum Act {
+    /// A good answer with this text.
+    Answer(String),
+    /// This status with an error of this message.
+    Refuse(u16, &'static str),
+    /// A good answer, when the test lets it go.
+    Wait,
+}
+
+pub(crate) struct Upstream {
+    url: String,
+    /// The bodies of its calls.
+    pub(crate) calls: Arc<Mutex<Vec<String>>>,
+    came: Arc<Notify>,
+    go: Arc<tokio::sync::Semaphore>,
+    _serving: JoinSet<()>,
+}
+
+impl Upstream {
+    pub(crate) async fn start(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
+        let server = ScriptedServer::start().await;
+        let url = server.url();
+        let calls: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (came, go) = (
+            Arc::new(Notify::new()),
+            Arc::new(tokio::sync::Semaphore::new(0)),
+        );
+        let (script, log, told, gate) = (
+            Arc::new(script),
+            Arc::clone(&calls),
+            Arc::clone(&came),
+            Arc::clone(&go),
+        );
+        let mut serving = JoinSet::new();
+        serving.spawn(server.serve_each(move |mut guest| {
+            let (script, log) = (Arc::clone(&script), Arc::clone(&log));
+            let (told, gate) = (Arc::clone(&told), Arc::clone(&gate));
+            async move {
+                let (_, body) = guest.read_call().await;
+                let number = {
+                    let mut log = log.lock().unwrap();
+                    log.push(String::from_utf8_lossy(&body).into_owned());
+                    log.len() - 1
+                };
+                told.notify_waiters();
+                match script(number) {
+                    Act::Answer(text) => answer(&mut guest, &text).await,
+                    Act::Refuse(status, message) => refuse(&mut guest, status, message).await,
+                    Act::Wait => {
+                        tokio::select! {
+                            permit = gate.acquire() => {
+                                permit.unwrap().forget();
+                                answer(&mut guest, "late").await;
+                            }
+                            () = guest.closed() => {}
+                        }
+                    }
+                }
+            }
+        }));
+        Self {
+            url,
+            calls,
+            came,
+            go,
+            _serving: serving,
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
+    /// Waits until it got so many calls.
+    pub(crate) async fn got(&self, calls: usize) {
+        let wait = async {
+            loop {
+                let came = self.came.notified();
+                tokio::pin!(came);
+                came.as_mut().enable();
+                if self.count() >= calls {
+                    return;
+                }
+                came.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("the call comes");
+    }
+
+    /// Lets so many calls that wait be answered.
+    pub(crate) fn go(&self, calls: usize) {
+        self.go.add_permits(calls);
+    }
+}
+
+async fn answer(guest: &mut Guest, text: &str) {
+    let body = format!(
+        r#"{{"id":"x","object":"chat.completion","model":"gpt","choices":[{{"index":0,"finish_reason":"stop","message":{{"role":"assistant","content":"{text}"}}}}],"usage":{{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}}}"#
+    );
+    guest
+        .say(&format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: req_1\r\n\
+             set-cookie: secret=1\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .await;
+}
+
+async fn refuse(guest: &mut Guest, status: u16, message: &str) {
+    let body = format!(r#"{{"error":{{"message":"{message}","type":"t","code":null}}}}"#);
+    guest
+        .say(&format!(
+            "HTTP/1.1 {status} Error\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .await;
+}
+
+/// A process that accepts jobs.
+pub(crate) struct World {
+    pub(crate) runner: Runner,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) store: Arc<dyn Store>,
+    tasks: Tasks,
+}
+
+struct Models {
+    queues: BTreeMap<String, QueueId>,
+    routes: BTreeMap<UpstreamId, Arc<AssembledRoute>>,
+    tenant: TenantId,
+}
+
+impl Directory for Models {
+    fn queue(&self, name: &str) -> Option<QueueId> {
+        self.queues.get(name).copied()
+    }
+
+    fn tenant(&self, _: &str) -> TenantId {
+        self.tenant
+    }
+
+    fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>> {
+        self.routes.get(&upstream).cloned()
+    }
+
+    fn nano_usd(&self, _: &str, usage: &Usage) -> Option<u64> {
+        Some(usage.total() * 10)
+    }
+
+    fn told(&self, _: Told<'_>) {}
+}
+
+pub(crate) fn memory() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new(Settings::default()))
+}
+
+impl World {
+    pub(crate) async fn start(upstream: &Upstream, limits: &str) -> Self {
+        Self::over(memory(), upstream, limits).await
+    }
+
+    /// A process that finds `store` as another left it.
+    pub(crate) async fn over(store: Arc<dyn Store>, upstream: &Upstream, limits: &str) -> Self {
+        let text = format!(
+            "[retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
+             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}/v1\"\n\
+             [models.gpt]\nupstreams = [ {{ upstream = \"one\", limits = {{ {limits} }} }} ]\n",
+            upstream.url
+        );
+        let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();
+        let clock = SystemClock::new();
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let assembly = assemble(&settings, &shared, clock.now()).unwrap();
+        let tasks = Tasks::new();
+        let models = Models {
+            queues: assembly
+                .models
+                .iter()
+                .map(|(name, model)| (name.clone(), model.queue))
+                .collect(),
+            routes: assembly
+                .routes
+                .into_iter()
+                .map(|route| (route.upstream, Arc::new(route)))
+                .collect(),
+            tenant: assembly.tenant,
+        };
+        let hub = run(assembly.dispatcher, clock.clone(), &tasks);
+        let options = RunnerOptions::new(
+            Arc::clone(&store),
+            Arc::clone(&hub),
+            clock,
+            Arc::new(models),
+        );
+        let runner = Runner::open(options, &tasks).await.unwrap();
+        Self {
+            runner,
+            hub,
+            store,
+            tasks,
+        }
+    }
+
+    pub(crate) async fn accept(&self) -> JobId {
+        self.runner.accept(job()).await.unwrap().id
+    }
+
+    /// The job when it has ended.
+    pub(crate) async fn end(&self, id: JobId) -> Job {
+        let job = self.runner.ended(id, PATIENCE).await.unwrap().unwrap();
+        assert!(job.status.is_final(), "{job:?}");
+        job
+    }
+
+    pub(crate) async fn status(&self, id: JobId) -> Status {
+        self.store.job(id).await.unwrap().unwrap().status
+    }
+
+    pub(crate) async fn answer(&self, id: JobId) -> (u16, String) {
+        let answer = self.store.answer(id).await.unwrap().unwrap();
+        (
+            answer.status,
+            String::from_utf8_lossy(&answer.body).into_owned(),
+        )
+    }
+
+    /// The process ends without a word to its store.
+    pub(crate) async fn dies(self) {
+        self.tasks.cancel();
+        drop(self.runner);
+    }
+
+    /// The process is told to end, and does so.
+    pub(crate) async fn stops(self, grace: Duration) {
+        self.runner.stop(grace).await;
+        self.tasks.cancel();
+    }
+}
+
+pub(crate) fn job() -> NewJob {
+    let mut job = NewJob::new("gpt", "default", BODY);
+    job.details.endpoint = "/v1/chat/completions".to_owned();
+    job
+}
