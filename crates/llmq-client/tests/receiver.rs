@@ -1,5 +1,7 @@
 //! The receiver over real connections.
 
+#![expect(clippy::unwrap_used, reason = "tests and their helpers")]
+
 use std::sync::{Arc, Mutex};
 
 use llmq_client::webhooks::{Handling, Receiver, Verifier, WebhookSecret, sign};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use llmq_core::{Clock as _, Priority, Status};
 use llmq_dispatch::Event;
 use llmq_engine::SystemClock;
-use llmq_store::{Cancelled, Filter, Idempotency, Reads as _};
+use llmq_store::{Cancelled, Filter, Idempotency};
 
 use crate::world::{Act, BODY, Upstream, World, job};
 

@@ -1,5 +1,7 @@
 //! Accepted jobs, with a real store and a provider that does what it is told.
 
+#![expect(clippy::unwrap_used, reason = "tests and their helpers")]
+
 mod accepted;
 mod ends;
 mod restarts;
