@@ -241,6 +241,7 @@ fn upstream(
         first_token: Timeouts::default().total,
         adaptive: Some(AdaptiveConfig::default()),
         shared_limits: Vec::new(),
+        pass_headers: Vec::new(),
     }
 }
 

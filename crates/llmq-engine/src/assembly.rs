@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use llmq_core::{Clock, LimitKind, LimitSpec, Now};
 use llmq_dispatch::{
     Dispatcher, LimitId, LimitSetup, QueueId, QueueSetup, Route, Rules, Scope, TenantId,
@@ -14,6 +15,7 @@ use llmq_limit::{QuotaConfigErrors, QuotaMonitor, charge_rule};
 use llmq_provider::{ConfigError, Provider, ProviderConfig, Secret, SecretError};
 use rustc_hash::FxHashMap;
 
+use crate::FoundOut;
 use crate::config::{
     Ambiguous, KeySource, LimitTable, ModelSettings, RouteSettings, Settings, UpstreamSettings,
 };
@@ -51,6 +53,12 @@ pub struct AssembledRoute {
     pub model: Option<String>,
     /// How long the first token of a stream may take after the first byte.
     pub first_token: Duration,
+    /// Whether a limit on the way is charged by what an answer says that it used.
+    pub counts_usage: bool,
+    /// Headers of a caller that choose whose limits are charged, and that it may see all the same.
+    pub pass_headers: Arc<[HeaderName]>,
+    /// What has shown since.
+    pub found_out: Arc<FoundOut>,
 }
 
 /// A public model.
@@ -278,6 +286,8 @@ impl Accounts {
             });
             limits.extend(ids.iter().copied());
         }
+        let by_usage = |spec: &LimitSpec| charge_rule(host, spec.kind).heeds_usage();
+        let counts_usage = specs.iter().any(by_usage);
         let states = |kinds: fn(LimitKind) -> bool| specs.iter().any(|spec| kinds(spec.kind));
         let concurrency = states(|kind| kind == LimitKind::Concurrency);
         let rules = self.quota.check().map_err(AssemblyError::Quota)?;
@@ -300,6 +310,9 @@ impl Accounts {
             // fallback names that one.
             model: made.1.clone(),
             first_token: account.first_token,
+            counts_usage,
+            pass_headers: account.pass_headers.into(),
+            found_out: Arc::default(),
         });
         self.made.insert(made, upstream);
         Ok(Some(upstream))

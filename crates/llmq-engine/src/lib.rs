@@ -15,6 +15,7 @@ mod tasks;
 mod hub;
 
 mod assembly;
+mod found_out;
 pub mod outcome;
 
 mod speech;
@@ -26,6 +27,7 @@ pub mod webhooks;
 
 pub use assembly::{Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyError, assemble};
 pub use clock::SystemClock;
+pub use found_out::FoundOut;
 pub use hub::{AfterFailure, Grant, Hub, Listener, Running, Ticket, listen, run};
 pub use speech::{Outgoing, spoken};
 pub use tasks::Tasks;

@@ -167,6 +167,12 @@ impl ChargeRule {
         }
     }
 
+    /// Whether what a call is charged follows from what its answer is said to have used.
+    #[must_use]
+    pub fn heeds_usage(&self) -> bool {
+        self.output == OutputCharge::Produced || self.refund == Refund::ToUsage
+    }
+
     /// Whether the limit counts tokens, so that its charges are estimates.
     #[must_use]
     pub fn is_estimate(&self) -> bool {

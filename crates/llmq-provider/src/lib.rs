@@ -41,6 +41,7 @@ mod usage;
 
 mod sse;
 mod stream;
+mod usage_chunk;
 
 mod scan;
 mod tokens;
@@ -69,3 +70,4 @@ pub use sse::{EVENT_BYTES_MAX, EventTooLarge, SseEvent, SseSplitter};
 pub use stream::{StreamEnd, StreamReader};
 pub use timeouts::Timeouts;
 pub use tokens::{TokenCounter, TokenTally};
+pub use usage_chunk::UsageChunkFilter;

@@ -17,8 +17,12 @@ pub struct RequestScan {
     pub model: Option<String>,
     /// Whether it asks for a stream.
     pub stream: bool,
-    /// Whether the stream is asked to tell its usage (`stream_options.include_usage`).
-    pub include_usage: bool,
+    /// Whether the stream is to tell its usage (`stream_options.include_usage`); `None` when the
+    /// caller leaves that open.
+    pub include_usage: Option<bool>,
+    /// Where the prompt begins: behind the name of its first member, a system text before
+    /// messages. `None` when it has none.
+    pub prompt_at: Option<usize>,
     /// Estimated input, cap on output, number of answers.
     pub size: CallSize,
     /// A member that decides where the call goes or what it is charged, and that stands there
@@ -59,7 +63,8 @@ pub struct ScanError {
 /// ```
 pub fn scan_request(body: &[u8], counter: TokenCounter) -> Result<RequestScan, ScanError> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    TopSeed(counter)
+    let start = body.as_ptr().addr();
+    TopSeed { counter, start }
         .deserialize(&mut deserializer)
         .and_then(|scan| deserializer.end().map(|()| scan))
         .map_err(|error| ScanError {
@@ -122,10 +127,11 @@ impl Field {
     }
 }
 
-/// A member's name, and whether it is written without escapes.
+/// A member's name.
 struct Key {
     field: Field,
-    plain: bool,
+    /// Where it ends in memory; none when it is written with escapes.
+    end: Option<usize>,
 }
 
 impl<'de> Deserialize<'de> for Key {
@@ -137,10 +143,10 @@ impl<'de> Deserialize<'de> for Key {
 struct KeyVisitor;
 
 impl KeyVisitor {
-    fn key<E: serde::de::Error>(name: &str, plain: bool) -> Result<Key, E> {
+    fn key<E: serde::de::Error>(name: &str, end: Option<usize>) -> Result<Key, E> {
         let name: serde::de::value::StrDeserializer<'_, E> = name.into_deserializer();
         let field = Field::deserialize(name)?;
-        Ok(Key { field, plain })
+        Ok(Key { field, end })
     }
 }
 
@@ -153,11 +159,11 @@ impl<'de> Visitor<'de> for KeyVisitor {
 
     // Only a name without escapes can be lent.
     fn visit_borrowed_str<E: serde::de::Error>(self, name: &'de str) -> Result<Key, E> {
-        Self::key(name, true)
+        Self::key(name, Some(name.as_ptr().addr() + name.len()))
     }
 
     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Key, E> {
-        Self::key(name, false)
+        Self::key(name, None)
     }
 }
 
@@ -177,7 +183,25 @@ impl Seen {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct StreamOptions {
-    include_usage: Lenient<Truth>,
+    include_usage: Lenient<Choice>,
+}
+
+/// What a caller says of a choice; a word that is none is the provider's to refuse.
+#[derive(Default)]
+struct Choice(Option<bool>);
+
+impl FromAny<'_> for Choice {
+    fn of_bool(value: bool) -> Self {
+        Self(Some(value))
+    }
+
+    fn of_text(_: &str) -> Self {
+        Self(Some(false))
+    }
+
+    fn of_whole(_: u64) -> Self {
+        Self(Some(false))
+    }
 }
 
 /// `true`; anything else is not.
@@ -190,7 +214,11 @@ impl FromAny<'_> for Truth {
     }
 }
 
-struct TopSeed(TokenCounter);
+struct TopSeed {
+    counter: TokenCounter,
+    /// Where the body begins in memory.
+    start: usize,
+}
 
 impl<'de> DeserializeSeed<'de> for TopSeed {
     type Value = RequestScan;
@@ -209,12 +237,14 @@ impl<'de> Visitor<'de> for TopSeed {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RequestScan, A::Error> {
         let mut scan = RequestScan::default();
-        let mut tally = TokenTally::new(self.0);
+        let mut tally = TokenTally::new(self.counter);
         // The newer name wins whichever comes first, as it does at OpenAI.
         let (mut newer_cap, mut older_cap) = (None, None);
         let mut seen = Seen::default();
-        while let Some(Key { field, plain }) = map.next_key::<Key>()? {
-            scan.doubtful = scan.doubtful.or(seen.note(&field, plain));
+        let mut system_at = None;
+        while let Some(Key { field, end }) = map.next_key::<Key>()? {
+            scan.doubtful = scan.doubtful.or(seen.note(&field, end.is_some()));
+            let at = end.map(|end| end - self.start);
             match field {
                 Field::Model => scan.model = map.next_value::<Lenient<_>>()?.0,
                 Field::Stream => scan.stream = map.next_value::<Lenient<Truth>>()?.0.0,
@@ -230,16 +260,20 @@ impl<'de> Visitor<'de> for TopSeed {
                     let choices = map.next_value::<Lenient<Option<u64>>>()?.0;
                     scan.size.choices = scan.size.choices.max(clamped(choices.unwrap_or(1)));
                 }
-                Field::Messages
-                | Field::Input
-                | Field::Prompt
-                | Field::System
-                | Field::Instructions => map.next_value_seed(TextSeed(&mut tally))?,
+                Field::Messages | Field::Input | Field::Prompt => {
+                    scan.prompt_at = scan.prompt_at.or(at);
+                    map.next_value_seed(TextSeed(&mut tally))?;
+                }
+                Field::System | Field::Instructions => {
+                    system_at = system_at.or(at);
+                    map.next_value_seed(TextSeed(&mut tally))?;
+                }
                 Field::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
+        scan.prompt_at = system_at.or(scan.prompt_at);
         scan.size.choices = scan.size.choices.max(1);
         scan.size.max_output_tokens = newer_cap.or(older_cap).map(clamped);
         scan.size.input_tokens = tally.tokens();
@@ -400,7 +434,7 @@ mod tests {
         let found = scan(body);
         assert_eq!(found.size.max_output_tokens, Some(7));
         assert_eq!(found.size.choices, 3);
-        assert!(found.stream && found.include_usage);
+        assert_eq!((found.stream, found.include_usage), (true, Some(true)));
         assert_eq!(
             scan(r#"{"max_output_tokens":16}"#).size.max_output_tokens,
             Some(16)
@@ -417,6 +451,34 @@ mod tests {
             }
         );
         assert_eq!((odd.model, odd.stream), (None, false));
+    }
+
+    #[test]
+    fn a_choice_about_usage_is_told_from_none() {
+        let table = [
+            ("{}", None),
+            (r#"{"stream_options":{"include_obfuscation":false}}"#, None),
+            (r#"{"stream_options":{"include_usage":null}}"#, None),
+            (r#"{"stream_options":{"include_usage":false}}"#, Some(false)),
+            (r#"{"stream_options":{"include_usage":"yes"}}"#, Some(false)),
+            (r#"{"stream_options":{"include_usage":true}}"#, Some(true)),
+        ];
+        for (body, choice) in table {
+            assert_eq!(scan(body).include_usage, choice, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_prompt_begins_with_its_first_text() {
+        let table = [
+            (r#"{"model":"messages","messages":[1]}"#, Some(r#"":[1]}"#)),
+            (r#"{"messages":[],"system":"s"}"#, Some(r#"":"s"}"#)),
+            (r#"{"input":"a","x":1}"#, Some(r#"":"a","x":1}"#)),
+            (r#"{"model":"m"}"#, None),
+        ];
+        for (body, rest) in table {
+            assert_eq!(scan(body).prompt_at.map(|at| &body[at..]), rest, "{body}");
+        }
     }
 
     #[test]

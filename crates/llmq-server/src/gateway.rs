@@ -68,6 +68,8 @@ pub struct Gateway {
     pub(crate) observed: Arc<Observed>,
     pub(crate) log: CallLog,
     pub(crate) settings: ServerSettings,
+    /// Whether a caller's choice of an account reaches any upstream.
+    pub(crate) passes_account: bool,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -127,6 +129,10 @@ impl Gateway {
                 options.any_model,
             ),
             settings: settings.server.clone(),
+            passes_account: settings
+                .upstreams
+                .values()
+                .any(|upstream| !upstream.pass_headers.is_empty()),
         }))
     }
 

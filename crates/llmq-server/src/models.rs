@@ -213,6 +213,7 @@ fn unnamed(account: String) -> ModelSettings {
         context_fallback: Vec::new(),
         stream_recovery: StreamRecovery::default(),
         stream_usage: StreamUsage::default(),
+        max_tokens: None,
         early_headers: None,
         reserve: Vec::new(),
         on_unavailable: OnUnavailable::default(),

@@ -99,6 +99,7 @@ fn by_the_flags(
         first_token: Timeouts::default().total,
         adaptive: Some(AdaptiveConfig::default()),
         shared_limits: Vec::new(),
+        pass_headers: Vec::new(),
     };
     upstream.timeouts = timeouts(upstream.timeouts, args.timeout);
     let host = upstream.host();

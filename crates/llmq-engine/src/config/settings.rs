@@ -3,6 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderName;
 use llmq_core::{Backoffs, Host, LimitKind, LimitSpec};
 use llmq_dispatch::{Capacity, Reserve};
 use llmq_limit::{AdaptiveConfig, QuotaConfig, default_algorithm};
@@ -190,6 +191,8 @@ pub struct UpstreamSettings {
     pub adaptive: Option<AdaptiveConfig>,
     /// Names in [`Settings::limits`].
     pub shared_limits: Vec<String>,
+    /// Headers of callers that choose whose limits are charged, and that it may see.
+    pub pass_headers: Vec<HeaderName>,
 }
 
 impl UpstreamSettings {
@@ -340,6 +343,8 @@ pub struct ModelSettings {
     pub stream_recovery: StreamRecovery,
     /// Whether `include_usage` is added.
     pub stream_usage: StreamUsage,
+    /// The cap of a call that sets none, where the upstream requires one; none: 1,024.
+    pub max_tokens: Option<u32>,
     /// When a waiting stream gets its status.
     pub early_headers: Option<Duration>,
     /// Shares of every limit kept for urgent calls.

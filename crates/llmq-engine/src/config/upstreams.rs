@@ -53,6 +53,7 @@ pub(super) fn upstream(section: &Section<'_, '_>) -> UpstreamSettings {
         }),
         adaptive: section.table("adaptive", adaptive),
         shared_limits: section.read_or("shared_limits", Vec::new(), values::texts),
+        pass_headers: section.read_or("pass_headers", Vec::new(), values::account_headers),
     }
 }
 
@@ -135,6 +136,7 @@ pub(super) fn model(section: &Section<'_, '_>) -> ModelSettings {
                 ("never", StreamUsage::Never),
             ]),
         ),
+        max_tokens: section.read("max_tokens", values::small(1..=u32::MAX)),
         early_headers: section.read("early_headers", values::some_duration),
         reserve: section.table("reserve", reserve),
         on_unavailable: section.read_or(

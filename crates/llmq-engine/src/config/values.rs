@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use http::HeaderName;
 use llmq_core::{LimitSpec, parse_count, parse_duration};
 use llmq_provider::Secret;
 use toml::Value;
@@ -260,6 +261,20 @@ pub(super) fn texts(found: &Found<'_>) -> Read<Vec<String>> {
             "{other} is not a list: write it like [\"…\", \"…\"]"
         )),
     }
+}
+
+/// Headers that choose whose limits are charged.
+pub(super) fn account_headers(found: &Found<'_>) -> Read<Vec<HeaderName>> {
+    const KNOWN: [&str; 3] = [
+        "openai-organization",
+        "openai-project",
+        "anthropic-workspace-id",
+    ];
+    let one = |name: String| match KNOWN.iter().find(|known| name.eq_ignore_ascii_case(known)) {
+        Some(known) => Ok(HeaderName::from_static(known)),
+        None => Err(format!("{name:?} is none of {}", KNOWN.join(", "))),
+    };
+    texts(found)?.into_iter().map(one).collect()
 }
 
 /// A list of limits in full, such as `requests=200/2s`.

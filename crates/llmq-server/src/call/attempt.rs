@@ -9,12 +9,13 @@ use llmq_core::{Clock, FailureClass, Now, Timestamp};
 use llmq_dispatch::Event;
 use llmq_engine::{AfterFailure, AssembledRoute, Grant, Ticket, outcome};
 use llmq_provider::{
-    Answer, Dialect, Operation, Request, Source, Verdict, WholeAnswer, check_answer,
-    processing_time, translate, with_model,
+    Answer, Dialect, Request, Source, Verdict, WholeAnswer, check_answer, processing_time,
+    translate,
 };
 
 use super::body::ReplyBody;
 use super::incoming::Incoming;
+use super::outgoing::{Outgoing, Said, refuses_stream_options};
 use super::progress::Progress;
 use super::reply::{self, Reply};
 use super::stream;
@@ -36,13 +37,23 @@ pub(crate) struct Failure {
     pub(crate) class: FailureClass,
     upstream: Arc<str>,
     pub(crate) message: String,
-    /// The prompt does not fit the model.
-    pub(crate) is_context: bool,
+    /// What may help where another attempt does not.
+    pub(crate) remedy: Remedy,
     /// The provider's own words, in its dialect.
     pub(crate) answer: Option<(StatusCode, HeaderMap, Bytes)>,
     pub(crate) dialect: Dialect,
     /// When it named a time to come back.
     pub(crate) until: Option<Timestamp>,
+}
+
+/// What may help a call that has failed for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    Nothing,
+    /// The prompt does not fit the model: one with a larger context.
+    LargerContext,
+    /// The upstream does not know what llmq had added: the same call without it.
+    WithoutUsage,
 }
 
 /// Of two failures of a call the one to tell: what another upstream says after the first is
@@ -70,7 +81,7 @@ pub(crate) async fn attempt(
     progress.attempts += 1;
     progress.upstream = Some(Arc::clone(&route.name));
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
-    let outgoing = Outgoing::of(incoming, &route);
+    let outgoing = Outgoing::of(incoming, model, &route);
     progress.sent();
     let started = gateway.clock.now().mono;
     let trial = Trial {
@@ -80,17 +91,15 @@ pub(crate) async fn attempt(
         incoming,
         route: Arc::clone(&route),
         grant,
-        include_usage: outgoing
-            .as_ref()
-            .ok()
-            .and_then(|outgoing| outgoing.include_usage),
+        said: outgoing.as_ref().map_or(Said::AsItCame, |out| out.said),
+        asks_usage: outgoing.as_ref().is_ok_and(|out| out.asks_usage),
     };
     let outgoing = match outgoing {
         Ok(outgoing) => outgoing,
         Err(untranslatable) => return trial.failed(&cannot_be_said(&untranslatable), None),
     };
     let request = Request {
-        headers: incoming.headers.clone(),
+        headers: outgoing.headers,
         ..Request::new(outgoing.operation, outgoing.body)
             .on_sent(move |_| hub.handle(Event::Sent(ticket)))
     };
@@ -103,61 +112,6 @@ pub(crate) async fn attempt(
         return stream::open(trial, model, answer).await;
     }
     trial.whole(answer).await
-}
-
-/// What this route's provider is to get.
-struct Outgoing {
-    operation: Operation,
-    body: Bytes,
-    /// Set where the call is translated: whether the caller asked for a stream's usage.
-    include_usage: Option<bool>,
-}
-
-impl Outgoing {
-    /// The caller's own bytes, but for the name of the model where the provider knows it by
-    /// another; in the other dialect where the provider speaks that.
-    fn of(incoming: &Incoming, route: &AssembledRoute) -> Result<Self, translate::Untranslatable> {
-        let name = route.model.as_deref().unwrap_or(&incoming.model);
-        if !incoming.operation.speaks(route.provider.dialect()) {
-            let target = translate::Target::new(name);
-            let said = translate::request(incoming.operation, &incoming.body, target)?;
-            return Ok(Self {
-                operation: said.operation,
-                body: said.body,
-                include_usage: Some(said.include_usage),
-            });
-        }
-        let body = if name == incoming.model {
-            incoming.body.clone()
-        } else {
-            // A body that was scanned is an object.
-            with_model(&incoming.body, name).unwrap_or_else(|_| incoming.body.clone())
-        };
-        Ok(Self {
-            operation: incoming.operation,
-            body,
-            include_usage: None,
-        })
-    }
-}
-
-/// Whether a call can be said to at least one of a model's upstreams; else why not.
-pub(crate) fn speakable(
-    incoming: &Incoming,
-    model: &Model,
-) -> Result<(), translate::Untranslatable> {
-    let native = |route: &Arc<AssembledRoute>| incoming.operation.speaks(route.provider.dialect());
-    if model.routes.iter().any(native) {
-        return Ok(());
-    }
-    let mut first = None;
-    for route in &model.routes {
-        match Outgoing::of(incoming, route) {
-            Ok(_) => return Ok(()),
-            Err(untranslatable) => first = first.or(Some(untranslatable)),
-        }
-    }
-    first.map_or(Ok(()), Err)
 }
 
 fn cannot_be_said(untranslatable: &translate::Untranslatable) -> Verdict {
@@ -182,8 +136,10 @@ pub(super) struct Trial<'a> {
     pub(super) started: Timestamp,
     pub(super) route: Arc<AssembledRoute>,
     pub(super) grant: Grant,
-    /// Set where the call is translated: whether the caller asked for a stream's usage.
-    pub(super) include_usage: Option<bool>,
+    /// In which words the call was said.
+    pub(super) said: Said,
+    /// The stream is asked for its usage, and not because the caller did.
+    pub(super) asks_usage: bool,
 }
 
 impl Trial<'_> {
@@ -246,7 +202,7 @@ impl Trial<'_> {
 
     /// A whole answer in the caller's dialect, where that is another.
     fn said(&self, whole: &WholeAnswer, now: Now) -> Result<Option<Bytes>, Box<Verdict>> {
-        if self.include_usage.is_none() {
+        if self.said == Said::AsItCame {
             return Ok(None);
         }
         let created_s = u64::try_from(now.wall.as_micros() / 1_000_000).unwrap_or(0);
@@ -267,6 +223,21 @@ impl Trial<'_> {
         }
     }
 
+    fn remedy(&self, verdict: &Verdict, whole: Option<&WholeAnswer>) -> Remedy {
+        if self.asks_usage && whole.is_some_and(refuses_stream_options) {
+            self.route.found_out.refused_stream_usage();
+            return Remedy::WithoutUsage;
+        }
+        // OpenAI says it by a code, Anthropic by a text ("Errors", docs.anthropic.com, 2026).
+        let too_long = verdict.code.as_deref() == Some("context_length_exceeded")
+            || verdict.message.contains("prompt is too long");
+        if too_long {
+            Remedy::LargerContext
+        } else {
+            Remedy::Nothing
+        }
+    }
+
     /// The attempt has failed; the dispatcher says what follows.
     pub(super) fn failed(mut self, verdict: &Verdict, whole: Option<WholeAnswer>) -> Attempted {
         let now = self.now();
@@ -274,13 +245,12 @@ impl Trial<'_> {
             .as_ref()
             .map(|whole| (&whole.headers, now.mono - whole.times.sent));
         let ended = outcome::failed(&self.route.provider, verdict, heard, now);
+        let remedy = self.remedy(verdict, whole.as_ref());
         let failure = Failure {
             class: verdict.class,
             upstream: Arc::clone(&self.route.name),
             message: verdict.message.clone(),
-            // OpenAI says it by a code, Anthropic by a text ("Errors", docs.anthropic.com, 2026).
-            is_context: verdict.code.as_deref() == Some("context_length_exceeded")
-                || verdict.message.contains("prompt is too long"),
+            remedy,
             answer: whole.map(|whole| (whole.status, whole.headers, whole.body)),
             dialect: self.route.provider.dialect(),
             until: verdict.wait.map(|wait| now.mono + wait),

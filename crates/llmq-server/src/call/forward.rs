@@ -5,9 +5,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 
-/// What of a caller's headers is meant for the provider. Those that choose whose limits are
-/// charged (`OpenAI-Organization`, `OpenAI-Project`, `anthropic-workspace-id`) are not: the
-/// account is the gateway's.
+/// What of a caller's headers is meant for every provider.
 const TO_PROVIDER: [HeaderName; 7] = [
     HeaderName::from_static("anthropic-version"),
     HeaderName::from_static("anthropic-beta"),
@@ -16,6 +14,14 @@ const TO_PROVIDER: [HeaderName; 7] = [
     HeaderName::from_static("tracestate"),
     HeaderName::from_static("baggage"),
     HeaderName::from_static("x-client-request-id"),
+];
+
+/// What chooses whose limits are charged. The account is the gateway's, so these pass only to
+/// upstreams whose configuration says so (`pass_headers`).
+const OF_ACCOUNT: [HeaderName; 3] = [
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    HeaderName::from_static("anthropic-workspace-id"),
 ];
 
 /// What of a provider's headers is about its connection to us.
@@ -34,8 +40,17 @@ const NOT_TO_CALLER: [HeaderName; 11] = [
 ];
 
 pub(crate) fn for_provider(headers: &HeaderMap) -> HeaderMap {
+    only(headers, &TO_PROVIDER)
+}
+
+/// Those that choose an account.
+pub(crate) fn of_account(headers: &HeaderMap) -> HeaderMap {
+    only(headers, &OF_ACCOUNT)
+}
+
+fn only(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     let mut passed = HeaderMap::new();
-    for name in &TO_PROVIDER {
+    for name in names {
         for value in headers.get_all(name) {
             passed.append(name, value.clone());
         }

@@ -31,14 +31,18 @@ pub(crate) struct Incoming {
     pub(crate) body: Bytes,
     pub(crate) size: CallSize,
     pub(crate) stream: bool,
+    /// Whether it wants a stream's usage; none: it leaves that open.
+    pub(crate) include_usage: Option<bool>,
     pub(crate) priority: Priority,
     pub(crate) max_wait: Duration,
     /// Who it is charged to.
     pub(crate) tenant: TenantId,
     pub(crate) tenant_name: String,
     pub(crate) caller: Caller,
-    /// Headers that the provider may see.
+    /// Headers that every provider may see.
     pub(crate) headers: HeaderMap,
+    /// Headers that choose an account, for the upstreams that may see them.
+    pub(crate) account_headers: HeaderMap,
     pub(crate) arrived: Now,
 }
 
@@ -97,9 +101,14 @@ impl Incoming {
             body,
             size: scan.size,
             stream: scan.stream,
+            include_usage: scan.include_usage,
             priority: wishes.priority,
             max_wait: wishes.max_wait,
             headers: forward::for_provider(&parts.headers),
+            account_headers: match gateway.passes_account {
+                true => forward::of_account(&parts.headers),
+                false => HeaderMap::new(),
+            },
             arrived,
         })
     }

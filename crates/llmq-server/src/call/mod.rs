@@ -7,6 +7,7 @@ mod line;
 
 mod attempt;
 mod forward;
+mod outgoing;
 mod stream;
 
 mod body;
@@ -25,7 +26,7 @@ use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::keys::{BudgetError, Spend};
 use crate::models::Model;
-use attempt::Attempted;
+use attempt::{Attempted, Remedy};
 use incoming::Incoming;
 use progress::Progress;
 
@@ -79,7 +80,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
         }
     };
     let mut progress = Progress::new(gateway, incoming, model, booking);
-    if let Err(untranslatable) = attempt::speakable(incoming, model) {
+    if let Err(untranslatable) = outgoing::speakable(gateway, incoming, model) {
         let refusal = Refusal {
             param: untranslatable.path().map(str::to_owned),
             ..Refusal::invalid(untranslatable.to_string())
@@ -114,15 +115,18 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
                 ticket = next;
             }
             Attempted::GivenUp(failed, mut back) => {
-                let larger = match failed.is_context {
-                    true => larger_contexts.find_map(|name| gateway.models.known(name)),
-                    false => None,
+                let elsewhere = match failed.remedy {
+                    Remedy::LargerContext => {
+                        larger_contexts.find_map(|name| gateway.models.known(name))
+                    }
+                    Remedy::WithoutUsage => Some(Arc::clone(model)),
+                    Remedy::Nothing => None,
                 };
                 let told = attempt::telling(failure, failed);
-                let Some(larger) = larger else {
+                let Some(elsewhere) = elsewhere else {
                     return reply::failed(gateway, incoming, told, &mut back);
                 };
-                match line::enter(gateway, incoming, &larger) {
+                match line::enter(gateway, incoming, &elsewhere) {
                     Ok(next) => ticket = next,
                     Err(_) => return reply::failed(gateway, incoming, told, &mut back),
                 }

@@ -16,12 +16,13 @@ use llmq_engine::config::StreamRecovery;
 use llmq_engine::{AssembledRoute, Grant, outcome};
 use llmq_provider::translate::{StreamBroken, StreamOptions, StreamTranslator};
 use llmq_provider::{
-    Answer, CallError, Cause, Dialect, Operation, Source, StreamEnd, StreamReader, Verdict,
-    check_stream,
+    Answer, CallError, Cause, Dialect, Operation, Source, StreamEnd, StreamReader,
+    UsageChunkFilter, Verdict, check_stream,
 };
 
 use super::attempt::{Attempted, Trial};
 use super::body::{Broken, ReplyBody};
+use super::outgoing::Said;
 use super::progress::Progress;
 use super::reply;
 use crate::Gateway;
@@ -43,10 +44,10 @@ enum Opened {
 
 /// Takes over a stream whose head has come.
 pub(super) async fn open(trial: Trial<'_>, model: &Model, mut answer: Answer) -> Attempted {
-    let operation = match (trial.include_usage, trial.source().dialect) {
-        (None, _) => trial.incoming.operation,
-        (Some(_), Dialect::OpenAi) => Operation::ChatCompletions,
-        (Some(_), Dialect::Anthropic) => Operation::Messages,
+    let operation = match (trial.said, trial.source().dialect) {
+        (Said::AsItCame, _) => trial.incoming.operation,
+        (Said::Translated { .. }, Dialect::OpenAi) => Operation::ChatCompletions,
+        (Said::Translated { .. }, Dialect::Anthropic) => Operation::Messages,
     };
     let mut reader = StreamReader::new(trial.source().dialect, operation);
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
@@ -137,14 +138,22 @@ pub(crate) struct Passing {
     reader: StreamReader,
     /// In which the caller is told of a broken stream.
     dialect: Dialect,
-    /// Where the provider speaks another dialect than the caller.
-    translator: Option<StreamTranslator>,
+    way: Way,
     held: Option<Bytes>,
     grant: Option<Grant>,
     progress: Progress,
     started: Timestamp,
     sent: Timestamp,
     state: State,
+}
+
+/// How a stream's bytes become the caller's.
+enum Way {
+    AsItComes,
+    /// Its usage is counted here, and the caller did not ask for it.
+    WithoutUsage(UsageChunkFilter),
+    /// The provider speaks another dialect than the caller.
+    Translated(Box<StreamTranslator>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,15 +172,20 @@ impl Passing {
         ended: bool,
     ) -> Self {
         let created_s = trial.now().wall.as_micros() / 1_000_000;
-        let translator = trial.include_usage.map(|include_usage| {
-            let options = StreamOptions {
-                include_usage,
-                created_s: u64::try_from(created_s).unwrap_or(0),
-            };
-            StreamTranslator::new(trial.incoming.dialect, options)
-        });
+        let way = match trial.said {
+            Said::Translated { include_usage } => {
+                let options = StreamOptions {
+                    include_usage,
+                    created_s: u64::try_from(created_s).unwrap_or(0),
+                };
+                let translator = StreamTranslator::new(trial.incoming.dialect, options);
+                Way::Translated(Box::new(translator))
+            }
+            Said::AsItCame if trial.asks_usage => Way::WithoutUsage(UsageChunkFilter::default()),
+            Said::AsItCame => Way::AsItComes,
+        };
         let mut passing = Self {
-            translator,
+            way,
             gateway: Arc::clone(trial.gateway),
             route: trial.route,
             sent: answer.times().sent,
@@ -196,8 +210,10 @@ impl Passing {
 
     /// Passes on what has been read, in the caller's dialect.
     fn write(&mut self, piece: Bytes, pieces: &mut Pieces) {
-        let Some(translator) = &mut self.translator else {
-            return pieces.push(piece);
+        let translator = match &mut self.way {
+            Way::AsItComes => return pieces.push(piece),
+            Way::WithoutUsage(filter) => return filter.push(piece, |bytes| pieces.push(bytes)),
+            Way::Translated(translator) => translator,
         };
         let mut said = BytesMut::new();
         let pushed = translator.push(&piece, &mut said);
@@ -271,12 +287,16 @@ impl Passing {
     }
 
     fn end_well(&mut self, pieces: &mut Pieces) {
-        if let Some(translator) = &mut self.translator {
-            let mut said = BytesMut::new();
-            let finished = translator.finish(&mut said);
-            pieces.push(said.freeze());
-            if let Err(broken) = finished {
-                return self.broken(&broken, pieces);
+        match &mut self.way {
+            Way::AsItComes => {}
+            Way::WithoutUsage(filter) => filter.finish(|bytes| pieces.push(bytes)),
+            Way::Translated(translator) => {
+                let mut said = BytesMut::new();
+                let finished = translator.finish(&mut said);
+                pieces.push(said.freeze());
+                if let Err(broken) = finished {
+                    return self.broken(&broken, pieces);
+                }
             }
         }
         self.state = State::Ended;

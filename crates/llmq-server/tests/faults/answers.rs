@@ -72,6 +72,21 @@ pub(crate) fn done() -> String {
     chunk("data: [DONE]\n\n")
 }
 
+/// The same with its usage in a chunk of its own, as `include_usage` asks for it.
+pub(crate) fn stream_with_usage(by: &str) -> String {
+    let from = word(by, &format!("from {by}"));
+    let usage = chunk(&format!(
+        concat!(
+            r#"data: {{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"#,
+            r#""model":"{}","choices":[],"usage":{{"prompt_tokens":7,"completion_tokens":3,"#,
+            r#""total_tokens":10}}}}"#,
+            "\n\n"
+        ),
+        by
+    ));
+    format!("{STREAM}{from}{}{usage}{}{END}", stop(by), done())
+}
+
 /// A whole stream that names who gave it.
 pub(crate) fn stream(by: &str) -> String {
     let from = word(by, &format!("from {by}"));

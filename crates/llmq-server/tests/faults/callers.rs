@@ -12,7 +12,7 @@ async fn world() -> (Upstream, World) {
 }
 
 /// Makes a key with these scopes, by the key of `by` if there is one, and gives its header.
-async fn key(world: &World, by: Option<&str>, body: Value) -> String {
+pub(crate) async fn key(world: &World, by: Option<&str>, body: Value) -> String {
     let mut headers = vec![("content-type", "application/json")];
     headers.extend(by.map(|key| ("authorization", key)));
     let request = Request::post("/api/keys");

@@ -1,14 +1,17 @@
-//! What callers of the gateway see when its upstreams misbehave, and when they do themselves.
+//! What callers of the gateway see, above all when its upstreams misbehave, and when they do
+//! themselves.
 //!
-//! Each test of an upstream names one fault and asks twice, for a whole answer and for a stream. The upstreams
-//! are scripted byte for byte; the gateway, its timers and its connections are real, so waits
-//! are set short by the configuration and nothing here sleeps.
+//! Each test of a fault names it and asks twice, for a whole answer and for a stream. The
+//! upstreams are scripted byte for byte; the gateway, its timers and its connections are real, so
+//! waits are set short by the configuration and nothing here sleeps.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 mod answers;
 mod world;
 
 mod callers;
+mod passing;
+mod usage;
 
 mod limits;
 mod outages;

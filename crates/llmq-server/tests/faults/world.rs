@@ -40,11 +40,20 @@ pub(crate) enum Act {
     Reset,
 }
 
+/// A call as an upstream got it.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    at: Instant,
+    /// The request line and the headers.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
 /// An upstream that acts by a script and remembers its calls.
 pub(crate) struct Upstream {
     pub(crate) name: &'static str,
     pub(crate) url: String,
-    calls: Arc<Mutex<Vec<Instant>>>,
+    calls: Arc<Mutex<Vec<Heard>>>,
     _serving: JoinSet<()>,
 }
 
@@ -62,10 +71,14 @@ impl Upstream {
         serving.spawn(server.serve_each(move |mut guest| {
             let (script, log) = (Arc::clone(&script), Arc::clone(&log));
             async move {
-                let (_, body) = guest.read_call().await;
+                let (head, body) = guest.read_call().await;
                 let number = {
                     let mut log = log.lock().unwrap();
-                    log.push(Instant::now());
+                    log.push(Heard {
+                        at: Instant::now(),
+                        head,
+                        body: String::from_utf8_lossy(&body).into_owned(),
+                    });
                     log.len() - 1
                 };
                 act(name, script(number), guest, &body).await;
@@ -87,7 +100,15 @@ impl Upstream {
     /// The times between its calls.
     pub(crate) fn gaps(&self) -> Vec<Duration> {
         let calls = self.calls.lock().unwrap();
-        calls.windows(2).map(|pair| pair[1] - pair[0]).collect()
+        calls
+            .windows(2)
+            .map(|pair| pair[1].at - pair[0].at)
+            .collect()
+    }
+
+    /// The call of that number, from 0, as it came.
+    pub(crate) fn heard(&self, number: usize) -> Heard {
+        self.calls.lock().unwrap()[number].clone()
     }
 }
 
@@ -95,7 +116,9 @@ async fn act(name: &str, act: Act, mut guest: Guest, body: &[u8]) {
     match act {
         Act::Answer => {
             let wish: serde_json::Value = serde_json::from_slice(body).unwrap();
-            if wish["stream"] == true {
+            if wish["stream_options"]["include_usage"] == true {
+                guest.say(&answers::stream_with_usage(name)).await;
+            } else if wish["stream"] == true {
                 guest.say(&answers::stream(name)).await;
             } else {
                 guest.say(&answers::whole(name)).await;
@@ -165,7 +188,8 @@ impl World {
         Self::new(&[first], "", &more).await
     }
 
-    async fn with(text: &str) -> Self {
+    /// A gateway with this configuration.
+    pub(crate) async fn with(text: &str) -> Self {
         let settings = Config::parse("llmq.toml", text).unwrap().check();
         let settings = settings.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let tasks = Tasks::new();

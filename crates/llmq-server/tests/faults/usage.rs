@@ -1,0 +1,148 @@
+//! Streams that are counted although their callers did not ask for their usage.
+
+use http::Request;
+use serde_json::json;
+
+use crate::answers::error;
+use crate::callers::key;
+use crate::world::{Act, Mode, Seen, Upstream, World};
+
+const COUNTED: &str = r#"limits = { custom = ["tokens=1M/1h"] }"#;
+
+/// The model `m` at one upstream, with these settings of the route and of the model.
+async fn world(one: &Upstream, route: &str, model: &str) -> World {
+    World::with(&format!(
+        "[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [models.m]\nupstreams = [{{ upstream = \"one\", model = \"one\", {route} }}]\n{model}\n",
+        one.url
+    ))
+    .await
+}
+
+async fn answering() -> Upstream {
+    Upstream::start("one", |_| Act::Answer).await
+}
+
+async fn ask(world: &World, options: &str) -> Seen {
+    let body = format!(r#"{{"model":"m","stream":true{options},"messages":[]}}"#);
+    let request = Request::post("/v1/chat/completions");
+    world.send(request, &[], body).await
+}
+
+fn shows_usage(seen: &Seen) -> bool {
+    seen.body.contains("total_tokens")
+}
+
+#[tokio::test]
+async fn a_stream_is_counted_where_a_limit_needs_it_and_its_caller_sees_none_of_it() {
+    let one = answering().await;
+    let world = world(&one, COUNTED, "").await;
+    let seen = ask(&world, "").await;
+    seen.is_from(&one);
+    assert!(seen.body.ends_with("data: [DONE]\n\n"), "{seen:?}");
+    assert!(!shows_usage(&seen), "{seen:?}");
+    let sent = one.heard(0).body;
+    assert!(sent.contains(r#""include_usage":true"#), "{sent}");
+    let queues = Request::get("/api/queues");
+    let queues = world.send(queues, &[], String::new()).await;
+    let queues: serde_json::Value = serde_json::from_str(&queues.body).unwrap();
+    let limit = &queues["queues"][0]["upstreams"][0]["limits"][0];
+    let used = limit["in_use"].as_f64().unwrap() * 1e6;
+    assert!((used - 10.0).abs() < 0.01, "{queues:#}");
+}
+
+#[tokio::test]
+async fn a_callers_own_choice_stands() {
+    let one = answering().await;
+    let world = world(&one, COUNTED, "").await;
+    for (number, choice) in [true, false].into_iter().enumerate() {
+        let options = format!(r#","stream_options":{{"include_usage":{choice}}}"#);
+        let seen = ask(&world, &options).await;
+        assert_eq!(shows_usage(&seen), choice, "{seen:?}");
+        let sent = one.heard(number).body;
+        assert!(sent.contains(&options), "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_counts_goes_as_it_came() {
+    let one = answering().await;
+    for (route, model) in [("", ""), (COUNTED, "stream_usage = \"never\"")] {
+        let world = world(&one, route, model).await;
+        ask(&world, "").await.is_from(&one);
+        let sent = one.heard(one.calls() - 1).body;
+        assert!(!sent.contains("stream_options"), "{sent}");
+    }
+    let world = world(&one, "", "stream_usage = \"add\"").await;
+    ask(&world, "").await.is_from(&one);
+    let sent = one.heard(one.calls() - 1).body;
+    assert!(sent.contains(r#""include_usage":true"#), "{sent}");
+}
+
+#[tokio::test]
+async fn a_budget_pays_for_what_a_stream_used() {
+    let one = answering().await;
+    let world = world(&one, "", "").await;
+    let admin = json!({"name": "admin", "scopes": ["manage"]});
+    let admin = key(&world, None, admin).await;
+    let app = json!({"name": "app", "scopes": ["call"], "budget": {"tokens_per_day": 1_000_000}});
+    let app = key(&world, Some(&admin), app).await;
+    let seen = world
+        .ask_with(Mode::Stream, &[("authorization", &app)])
+        .await;
+    seen.is_from(&one);
+    assert!(!shows_usage(&seen), "{seen:?}");
+    let keys = Request::get("/api/keys");
+    let keys = world
+        .send(keys, &[("authorization", &admin)], String::new())
+        .await;
+    let keys: serde_json::Value = serde_json::from_str(&keys.body).unwrap();
+    let mut all = keys["keys"].as_array().unwrap().iter();
+    let app = all.find(|key| key["name"] == "app").unwrap();
+    assert_eq!(app["usage"]["day"]["input_tokens"], 7, "{app:#}");
+    assert_eq!(app["usage"]["day"]["output_tokens"], 3, "{app:#}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_to_tell_is_asked_again_without_and_then_no_more() {
+    for status in ["400 Bad Request", "422 Unprocessable Entity"] {
+        let one = Upstream::start("one", move |call| match call {
+            0 => Act::Say(error(
+                status,
+                "",
+                "invalid_request_error",
+                "Unrecognized request argument supplied: stream_options",
+            )),
+            _ => Act::Answer,
+        })
+        .await;
+        let world = world(&one, COUNTED, "").await;
+        for _ in 0..2 {
+            ask(&world, "").await.is_from(&one);
+        }
+        assert_eq!(one.calls(), 3, "{status}");
+        assert!(one.heard(0).body.contains("stream_options"));
+        for number in [1, 2] {
+            let sent = one.heard(number).body;
+            assert!(!sent.contains("stream_options"), "{sent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_asked_itself_is_told_of_the_refusal() {
+    let refusal = "stream_options is not supported";
+    let one = Upstream::start("one", move |_| {
+        Act::Say(error(
+            "400 Bad Request",
+            "",
+            "invalid_request_error",
+            refusal,
+        ))
+    })
+    .await;
+    let world = world(&one, COUNTED, "").await;
+    let options = r#","stream_options":{"include_usage":true}"#;
+    ask(&world, options).await.failed(400, refusal);
+    assert_eq!(one.calls(), 1);
+}
