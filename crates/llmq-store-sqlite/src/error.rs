@@ -3,6 +3,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use llmq_store::StoreError;
+use rusqlite::ErrorCode;
+
 use crate::Owner;
 
 /// Why a store cannot be opened.
@@ -48,6 +51,14 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is not what an llmq wrote, at a place that nothing can be read without.
+    #[error("the store {} is damaged: {what}; nothing was changed in it", .path.display())]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// SQLite cannot use it.
     #[error("cannot use the store {}", .path.display())]
     Database {
@@ -58,25 +69,20 @@ pub enum OpenError {
     },
 }
 
-/// Why something was not recorded or read. Nothing of a change that failed is on disk.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// SQLite refused it: the disk is full or broken, or the file was damaged.
-    #[error("the store could not carry it out")]
-    Failed {
-        /// What SQLite said.
-        source: Arc<dyn Error + Send + Sync>,
-    },
-    /// The store was closed.
-    #[error("the store is closed")]
-    Closed,
+/// What is told of an error of SQLite.
+pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::damaged(error.to_string())
+        }
+        Some(ErrorCode::DiskFull) => StoreError::unavailable("the disk is full", error),
+        Some(ErrorCode::SystemIoFailure) => {
+            StoreError::unavailable("the disk could not be read or written", error)
+        }
+        _ => StoreError::unavailable(error.to_string(), error),
+    }
 }
 
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Failed {
-            source: Arc::new(error),
-        }
-    }
+pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }

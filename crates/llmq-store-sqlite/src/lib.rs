@@ -3,8 +3,9 @@
 //! Read [`Store`] first: everything is asked of it, and each method says what is on disk when it
 //! returns. Then `writer`, the thread behind it: it takes all that waits, makes one transaction
 //! of it, syncs once and only then tells each caller. `keys`, `usage`, `books` and `learned` are
-//! the tables, one module each; `migrate` holds their history, `owner` the lock that keeps other
-//! processes out.
+//! tables, one module each; `jobs` is a room of its own, and [`llmq_store::Store`] is how it is
+//! asked. `migrate` holds the history of the layout, `owner` the lock that keeps other processes
+//! out, `header` what is looked at before SQLite is.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,6 +25,9 @@ mod error;
 mod place;
 mod store;
 
+mod header;
+
+mod ballast;
 mod writer;
 
 mod keys;
@@ -32,14 +36,18 @@ mod usage;
 mod books;
 mod learned;
 
+mod jobs;
+
 mod migrate;
 mod owner;
 
 pub use books::{LimitBooks, UsedPart};
-pub use error::{OpenError, StoreError};
+pub use error::OpenError;
+pub use jobs::Opened;
 pub use keys::{Budget, InsertedKey, KeyRecord, RevokedKey};
 pub use learned::LearnedLimits;
+pub use llmq_store::StoreError;
 pub use owner::Owner;
 pub use place::{ParsePlaceError, Place};
-pub use store::Store;
+pub use store::{Options, Store};
 pub use usage::{KeyUsage, Spend, UsageRecord};

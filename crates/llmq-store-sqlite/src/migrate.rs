@@ -8,7 +8,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::OpenError;
 
 /// What makes version N out of version N - 1, from version 1 on.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_keys_and_limits.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_keys_and_limits.sql"),
+    include_str!("migrations/0002_jobs.sql"),
+];
 
 /// `llmq` in ASCII: tells our files from those of other programs.
 const APPLICATION_ID: u32 = 0x6c6c_6d71;

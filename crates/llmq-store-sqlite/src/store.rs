@@ -4,14 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use llmq_core::WallTime;
-use rusqlite::Connection;
-use tokio::sync::mpsc;
+use llmq_core::{Now, WallTime};
+use llmq_store::{EnqueueError, Enqueued, EventId, Health, NewJob, Settings};
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
 
+use crate::ballast::Ballast;
+use crate::jobs::{self, Desk, Done};
 use crate::migrate::migrate;
 use crate::owner::OwnerLock;
-use crate::writer::{Access, Question, Work, work};
-use crate::{OpenError, Owner, Place, StoreError};
+use crate::writer::{Access, BeginBulk, Question, Seen, Task, Work, Writer, load_at_open};
+use crate::{OpenError, Opened, Owner, Place, StoreError, header};
 
 /// How much may wait for the writer before those who bring more wait themselves.
 const WAITING_MAX: usize = 1024;
@@ -22,6 +26,37 @@ const LOG_BYTES: u32 = 64 << 20;
 
 /// How long another program (a shell that looks at the file) may hold us up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many prepared statements are kept: more than there are.
+const STATEMENTS_MAX: usize = 256;
+
+/// How a store is opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// How much it takes and how long it keeps things.
+    pub settings: Settings,
+    /// How much room it lays by beside its file, which is freed when the disk fills so that the
+    /// results of what runs can still be recorded. 0: none.
+    pub ballast_bytes: u64,
+    /// The name under which SQLite knows the file system to use; `None`: the system's. Tests
+    /// register one that loses power.
+    pub vfs: Option<String>,
+}
+
+impl Options {
+    /// The room that is laid by unless something else is said: 64 MiB.
+    pub const BALLAST_BYTES: u64 = 64 << 20;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            ballast_bytes: Self::BALLAST_BYTES,
+            vfs: None,
+        }
+    }
+}
 
 /// The embedded store.
 ///
@@ -40,35 +75,82 @@ pub struct Store {
 
 struct Shared {
     place: Place,
+    id: Uuid,
+    opened: Opened,
+    seen: Arc<Seen>,
+    /// Ends with the writer.
+    ended: watch::Receiver<()>,
     /// None once the store was closed. Only ever held to look.
     to_writer: Mutex<Option<mpsc::Sender<Box<dyn Work>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Store {
+    /// Opens the store at `place` as [`Options`] usually say, but without laying room by: for
+    /// programs that keep no jobs, and for tests.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_with`](Self::open_with).
+    pub fn open(place: &Place, now: WallTime) -> Result<Self, OpenError> {
+        let options = Options {
+            ballast_bytes: 0,
+            ..Options::default()
+        };
+        Self::open_with(place, options, now)
+    }
+
     /// Opens the store at `place`, makes it if there is none, and takes ownership of it.
     ///
-    /// An older layout is brought up to date. This reads and writes files: call it while a
-    /// program starts, not between two requests.
+    /// An older layout is brought up to date; what a crash left is checked and put in order
+    /// ([`opened`](Self::opened) says what was found). This reads and writes files: call it while
+    /// a program starts, not between two requests.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; one that another process owns is told with that process.
-    pub fn open(place: &Place, now: WallTime) -> Result<Self, OpenError> {
+    pub fn open_with(place: &Place, options: Options, now: WallTime) -> Result<Self, OpenError> {
+        let mut findings = Vec::new();
+        let mut ballast = None;
         let (connection, lock) = match place {
             Place::Memory => (open_memory()?, None),
             Place::File(path) => {
                 let path = create(path)?;
                 let lock = OwnerLock::acquire(&path, &Owner::this_process(now))?;
-                (open_file(&path)?, Some(lock))
+                findings = header::check(&path)?;
+                let connection = open_file(&path, options.vfs.as_deref())?;
+                if options.ballast_bytes > 0 {
+                    ballast = Some(Ballast::new(&path, options.ballast_bytes));
+                }
+                (connection, Some(lock))
             }
         };
+        let failed = |source| unusable(place.path(), source);
+        let (index, mut opened) =
+            load_at_open(&connection, options.settings, now).map_err(failed)?;
+        let id = jobs::id(&connection).map_err(failed)?;
+        findings.append(&mut opened.findings);
+        opened.findings = findings;
+        let seen = Arc::new(Seen {
+            health: Mutex::new(Health::Ready),
+            newest_event: watch::Sender::new(EventId(index.last_event)),
+        });
+        let writer = Writer {
+            connection,
+            index,
+            seen: Arc::clone(&seen),
+            ballast,
+            bulks: std::collections::VecDeque::new(),
+            must_reload: false,
+        };
         let (to_writer, waiting) = mpsc::channel(WAITING_MAX);
+        let (end, ended) = watch::channel(());
         let writer = std::thread::Builder::new()
             .name("llmq-store".to_owned())
             .spawn(move || {
-                work(connection, waiting);
+                writer.work(waiting);
                 drop(lock);
+                drop(end);
             })
             .map_err(|source| OpenError::File {
                 path: place.path().to_owned(),
@@ -76,12 +158,22 @@ impl Store {
             })?;
         let shared = Shared {
             place: place.clone(),
+            id,
+            opened,
+            seen,
+            ended,
             to_writer: Mutex::new(Some(to_writer)),
             writer: Mutex::new(Some(writer)),
         };
         Ok(Self {
             shared: Arc::new(shared),
         })
+    }
+
+    /// What was found when it was opened.
+    #[must_use]
+    pub fn opened(&self) -> &Opened {
+        &self.shared.opened
     }
 
     /// Where it lies.
@@ -121,11 +213,60 @@ impl Store {
         ask: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (question, answer) = Question::new(access, ask);
-        let to_writer = self.shared.to_writer().ok_or(StoreError::Closed)?;
-        let sent = to_writer.send(Box::new(question)).await;
-        sent.map_err(|_| StoreError::Closed)?;
-        drop(to_writer);
+        self.hand_over(question).await?;
         answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Work on jobs: what it refuses by itself is the inner result.
+    pub(crate) async fn desk<T: Send + 'static, E: Send + 'static>(
+        &self,
+        access: Access,
+        ask: impl FnOnce(&mut Desk<'_>) -> Done<T, E> + Send + 'static,
+    ) -> Result<Result<T, E>, StoreError> {
+        let (task, answer) = Task::new(access, ask);
+        self.hand_over(task).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    pub(crate) async fn enqueue_bulk(
+        &self,
+        jobs: Vec<NewJob>,
+        now: Now,
+    ) -> Result<Vec<Enqueued>, EnqueueError> {
+        let (begin, answer) = BeginBulk::new(jobs, now);
+        self.hand_over(begin).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed.into()))
+    }
+
+    async fn hand_over(&self, work: impl Work + 'static) -> Result<(), StoreError> {
+        let to_writer = self.shared.to_writer().ok_or(StoreError::Closed)?;
+        let sent = to_writer.send(Box::new(work)).await;
+        sent.map_err(|_| StoreError::Closed)
+    }
+
+    pub(crate) fn seen_id(&self) -> Uuid {
+        self.shared.id
+    }
+
+    pub(crate) fn seen_health(&self) -> Health {
+        if self.shared.to_writer().is_none() {
+            let reason = StoreError::Closed.to_string();
+            return Health::Unavailable { reason };
+        }
+        self.shared.seen.health()
+    }
+
+    pub(crate) fn seen_events(&self) -> watch::Receiver<EventId> {
+        self.shared.seen.newest_event.subscribe()
+    }
+
+    /// Takes no more work, and waits until what there is has been done.
+    pub(crate) async fn close_and_wait(&self) -> Result<(), StoreError> {
+        drop(self.shared.take_sender());
+        let mut ended = self.shared.ended.clone();
+        // It says nothing but that it has ended.
+        while ended.changed().await.is_ok() {}
+        Ok(())
     }
 }
 
@@ -143,9 +284,13 @@ impl Shared {
         to_writer.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn close(&self) {
+    fn take_sender(&self) -> Option<mpsc::Sender<Box<dyn Work>>> {
         let to_writer = self.to_writer.lock();
-        drop(to_writer.unwrap_or_else(PoisonError::into_inner).take());
+        to_writer.unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn close(&self) {
+        drop(self.take_sender());
         let writer = self.writer.lock();
         let writer = writer.unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
@@ -190,8 +335,13 @@ fn open_memory() -> Result<Connection, OpenError> {
     prepare(connection?, &path)
 }
 
-fn open_file(path: &Path) -> Result<Connection, OpenError> {
-    let connection = Connection::open(path).map_err(|source| unusable(path, source))?;
+fn open_file(path: &Path, vfs: Option<&str>) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::default();
+    let connection = match vfs {
+        None => Connection::open_with_flags(path, flags),
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+    };
+    let connection = connection.map_err(|source| unusable(path, source))?;
     use_log(&connection).map_err(|source| unusable(path, source))?;
     prepare(connection, path)
 }
@@ -212,6 +362,7 @@ fn use_log(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn prepare(mut connection: Connection, path: &Path) -> Result<Connection, OpenError> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     migrate(&mut connection, path)?;
     connection
         .pragma_update(None, "foreign_keys", true)

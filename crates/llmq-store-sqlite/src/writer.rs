@@ -2,13 +2,18 @@
 //! next batch forms by itself, so a sync is shared by all who waited for it and no timer is
 //! needed.
 
-use std::error::Error;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use llmq_core::{Now, WallTime};
+use llmq_store::{EnqueueError, Enqueued, EventId, Health, NewJob};
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::StoreError;
+use crate::ballast::Ballast;
+use crate::error::{failed, is_full};
+use crate::jobs::{Bulk, Desk, Done, Fault, Index, Slice, is_of_value};
 
 /// Work in one transaction, at most: bounds how long the first of a batch waits for the last.
 const BATCH_MAX: usize = 4096;
@@ -25,13 +30,20 @@ pub(crate) enum Access {
 /// Something that waits for the writer.
 pub(crate) trait Work: Send {
     fn access(&self) -> Access;
+
     /// Carries it out; what it did counts only once the batch is committed.
-    fn run(&mut self, connection: &Connection);
+    ///
+    /// # Errors
+    ///
+    /// Those after which the whole transaction is to be taken back. Work that fails alone keeps
+    /// its error to itself.
+    fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()>;
+
     /// Tells whoever asked: `failed` when the batch was not committed.
     fn finish(self: Box<Self>, failed: Option<&StoreError>);
 }
 
-/// A closure and who waits for its result.
+/// A closure on the tables, and who waits for its result.
 pub(crate) struct Question<F, T> {
     access: Access,
     ask: Option<F>,
@@ -61,17 +73,19 @@ where
         self.access
     }
 
-    fn run(&mut self, connection: &Connection) {
+    fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()> {
+        let connection = desk.connection;
         self.result = self.ask.take().map(|ask| match self.access {
             Access::Read => ask(connection),
             Access::Write => in_savepoint(connection, ask),
         });
+        Ok(())
     }
 
-    fn finish(self: Box<Self>, failed: Option<&StoreError>) {
-        let result = match (failed, self.result) {
+    fn finish(self: Box<Self>, failure: Option<&StoreError>) {
+        let result = match (failure, self.result) {
             (Some(error), _) => Err(error.clone()),
-            (None, Some(result)) => result.map_err(StoreError::from),
+            (None, Some(result)) => result.map_err(failed),
             (None, None) => Err(StoreError::Closed),
         };
         // Whoever does not wait any more does not want to know; the change stands.
@@ -95,45 +109,319 @@ fn in_savepoint<T>(
     }
 }
 
-/// Works until every sender is gone and everything they sent is done.
-pub(crate) fn work(mut connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Work>>) {
-    let mut batch = Vec::new();
-    while waiting.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-        let failed = commit(&mut connection, &mut batch).err();
+/// What a desk is asked to do, and who waits for what comes of it.
+///
+/// It checks before it writes, so it needs no savepoint of its own: if a write fails, the disk
+/// has, and the whole transaction goes.
+pub(crate) struct Task<F, T, E> {
+    access: Access,
+    ask: Option<F>,
+    result: Option<Result<Result<T, E>, StoreError>>,
+    answer: oneshot::Sender<Result<Result<T, E>, StoreError>>,
+}
+
+/// How the answer to a [`Task`] comes.
+pub(crate) type Answer<T, E> = oneshot::Receiver<Result<Result<T, E>, StoreError>>;
+
+impl<F, T, E> Task<F, T, E> {
+    pub(crate) fn new(access: Access, ask: F) -> (Self, Answer<T, E>) {
+        let (answer, receiver) = oneshot::channel();
+        let task = Self {
+            access,
+            ask: Some(ask),
+            result: None,
+            answer,
+        };
+        (task, receiver)
+    }
+}
+
+impl<F, T, E> Work for Task<F, T, E>
+where
+    F: FnOnce(&mut Desk<'_>) -> Done<T, E> + Send,
+    T: Send,
+    E: Send,
+{
+    fn access(&self) -> Access {
+        self.access
+    }
+
+    fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()> {
+        let Some(ask) = self.ask.take() else {
+            return Ok(());
+        };
+        self.result = Some(match ask(desk) {
+            Ok(value) => Ok(Ok(value)),
+            Err(Fault::Refused(error)) => Ok(Err(error)),
+            Err(Fault::Store(error)) => Err(error),
+            Err(Fault::Broken(error)) => Err(is_of_value(&error).ok_or(error)?),
+        });
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, failure: Option<&StoreError>) {
+        let result = match (failure, self.result) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Some(result)) => result,
+            (None, None) => Err(StoreError::Closed),
+        };
+        let _ = self.answer.send(result);
+    }
+}
+
+/// A large insert that is to begin.
+pub(crate) struct BeginBulk {
+    jobs: Vec<NewJob>,
+    now: Now,
+    answer: Option<oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>>,
+    begun: Option<Bulk>,
+}
+
+impl BeginBulk {
+    pub(crate) fn new(
+        jobs: Vec<NewJob>,
+        now: Now,
+    ) -> (Self, oneshot::Receiver<Result<Vec<Enqueued>, EnqueueError>>) {
+        let (answer, receiver) = oneshot::channel();
+        let begin = Self {
+            jobs,
+            now,
+            answer: Some(answer),
+            begun: None,
+        };
+        (begin, receiver)
+    }
+}
+
+impl Work for BeginBulk {
+    fn access(&self) -> Access {
+        Access::Write
+    }
+
+    fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()> {
+        desk.index.comes_to(self.now);
+        if let Some(answer) = self.answer.take() {
+            let jobs = std::mem::take(&mut self.jobs);
+            self.begun = Bulk::begin(desk, jobs, self.now, answer)?;
+            desk.index.bulks.extend(self.begun.take());
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, failure: Option<&StoreError>) {
+        if let (Some(error), Some(answer)) = (failure, self.answer) {
+            let _ = answer.send(Err(error.clone().into()));
+        }
+    }
+}
+
+/// What others see of the writer.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) health: Mutex<Health>,
+    pub(crate) newest_event: watch::Sender<EventId>,
+}
+
+impl Seen {
+    pub(crate) fn health(&self) -> Health {
+        let health = self.health.lock();
+        health.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_health(&self, new: Health) {
+        let health = self.health.lock();
+        *health.unwrap_or_else(PoisonError::into_inner) = new;
+    }
+}
+
+/// The writer: the file, what it knows of it, and what is under way.
+pub(crate) struct Writer {
+    pub(crate) connection: Connection,
+    pub(crate) index: Index,
+    pub(crate) seen: Arc<Seen>,
+    pub(crate) ballast: Option<Ballast>,
+    pub(crate) bulks: VecDeque<Bulk>,
+    /// A transaction failed, and what is known of the file may be more than is in it.
+    pub(crate) must_reload: bool,
+}
+
+impl Writer {
+    /// Works until every sender is gone and everything they sent is done.
+    pub(crate) fn work(mut self, mut waiting: mpsc::Receiver<Box<dyn Work>>) {
+        let mut batch = Vec::new();
+        loop {
+            if self.bulks.is_empty() {
+                if waiting.blocking_recv_many(&mut batch, BATCH_MAX) == 0 {
+                    break;
+                }
+            } else {
+                while batch.len() < BATCH_MAX
+                    && let Ok(work) = waiting.try_recv()
+                {
+                    batch.push(work);
+                }
+            }
+            self.turn(&mut batch);
+        }
+        // Copies the log into the database and removes it; if that fails, the log is read next
+        // time.
+        let _ = self.connection.close();
+    }
+
+    /// One transaction: all that waits, and a slice of a large insert.
+    fn turn(&mut self, batch: &mut Vec<Box<dyn Work>>) {
+        let mut stepped = None;
+        let outcome = self.commit(batch, &mut stepped);
+        let failure = outcome.err().map(|error| self.fall_back(error));
         for work in batch.drain(..) {
-            work.finish(failed.as_ref());
+            work.finish(failure.as_ref());
+        }
+        self.bulks.extend(self.index.bulks.drain(..));
+        match (failure, stepped) {
+            (Some(error), _) => {
+                for bulk in self.bulks.drain(..) {
+                    bulk.fail(error.clone());
+                }
+            }
+            (None, Some(Slice::Done(result))) => {
+                if let Some(bulk) = self.bulks.pop_front() {
+                    bulk.finish(result);
+                }
+            }
+            (None, Some(Slice::More)) => self.bulks.rotate_left(1),
+            (None, None) => {}
+        }
+        let newest = EventId(self.index.last_event);
+        self.seen
+            .newest_event
+            .send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
+    }
+
+    fn commit(
+        &mut self,
+        batch: &mut [Box<dyn Work>],
+        stepped: &mut Option<Slice>,
+    ) -> rusqlite::Result<()> {
+        if self.must_reload {
+            self.reload()?;
+        }
+        // Nobody is told of a slice that is not the last, so it need not be synced.
+        let is_synced = !batch.is_empty() || self.bulks.front().is_none_or(Bulk::is_near_its_end);
+        if !is_synced {
+            self.connection
+                .execute_batch("PRAGMA synchronous = NORMAL")?;
+        }
+        let committed = self.transaction(batch, stepped);
+        if !is_synced {
+            self.connection.execute_batch("PRAGMA synchronous = FULL")?;
+        }
+        committed
+    }
+
+    fn transaction(
+        &mut self,
+        batch: &mut [Box<dyn Work>],
+        stepped: &mut Option<Slice>,
+    ) -> rusqlite::Result<()> {
+        let is_writing =
+            !self.bulks.is_empty() || batch.iter().any(|work| work.access() == Access::Write);
+        // A transaction that begins with reading cannot always go on to write
+        // (SQLITE_BUSY_SNAPSHOT, when somebody else's shell wrote meanwhile), so one that will
+        // write says so at once.
+        let begin = if is_writing {
+            "BEGIN IMMEDIATE"
+        } else {
+            "BEGIN"
+        };
+        self.connection.prepare_cached(begin)?.execute([])?;
+        let mut desk = Desk {
+            connection: &self.connection,
+            index: &mut self.index,
+        };
+        for work in batch {
+            work.run(&mut desk)?;
+            // A full disk or a read error ends the transaction, with all that was done in it.
+            if desk.connection.is_autocommit() {
+                return Err(ended_by_the_disk());
+            }
+        }
+        if let Some(bulk) = self.bulks.front_mut() {
+            *stepped = Some(bulk.step(&mut desk)?);
+        }
+        desk.flush()?;
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        if is_writing && matches!(self.seen.health(), Health::Unavailable { .. }) {
+            self.set_health(Health::Ready);
+        }
+        self.mend_ballast();
+        Ok(())
+    }
+
+    /// A transaction failed: takes it back, and says why it did.
+    fn fall_back(&mut self, error: rusqlite::Error) -> StoreError {
+        if !self.connection.is_autocommit() {
+            // If this fails there is no transaction any more.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        self.must_reload = true;
+        let is_full = is_full(&error);
+        let error = failed(error);
+        let reason = error.to_string();
+        if is_full && self.ballast.as_mut().is_some_and(Ballast::free) {
+            self.set_health(Health::ReserveOnly { reason });
+        } else if self.seen.health() == Health::Ready {
+            self.set_health(Health::Unavailable { reason });
+        }
+        error
+    }
+
+    fn set_health(&mut self, health: Health) {
+        self.index.health = Some(health.clone());
+        self.seen.set_health(health);
+    }
+
+    /// Once there is room again, the reserve is laid by again, and new work is taken.
+    fn mend_ballast(&mut self) {
+        let Some(ballast) = &mut self.ballast else {
+            return;
+        };
+        if ballast.is_freed() && ballast.restore(self.index.now) {
+            self.set_health(Health::Ready);
         }
     }
-    // Copies the log into the database and removes it; if that fails, the log is read next time.
-    let _ = connection.close();
-}
 
-fn commit(connection: &mut Connection, batch: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
-    let writes = batch.iter().any(|work| work.access() == Access::Write);
-    // A transaction that begins with reading cannot always go on to write (SQLITE_BUSY_SNAPSHOT,
-    // when somebody else's shell wrote meanwhile), so one that will write says so at once.
-    let behavior = if writes {
-        TransactionBehavior::Immediate
-    } else {
-        TransactionBehavior::Deferred
-    };
-    let transaction = connection.transaction_with_behavior(behavior)?;
-    run_all(&transaction, batch)?;
-    transaction.commit()?;
-    Ok(())
-}
-
-fn run_all(transaction: &Transaction<'_>, batch: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
-    for work in batch {
-        work.run(transaction);
-        // A full disk or a read error ends the transaction, with all that was done in it.
-        if transaction.is_autocommit() {
-            return Err(StoreError::Failed {
-                source: Arc::from(Box::<dyn Error + Send + Sync>::from(
-                    "the transaction was ended by an error of the disk",
-                )),
-            });
+    /// Reads again what follows from the file.
+    fn reload(&mut self) -> rusqlite::Result<()> {
+        let settings = self.index.settings.clone();
+        let mut before = std::mem::take(&mut self.index);
+        let loaded = Index::load(&self.connection, settings, Some(&before), before.now.wall);
+        match loaded {
+            Ok((index, _)) => {
+                self.index = index;
+                self.index.survive(&mut before);
+                self.must_reload = false;
+                Ok(())
+            }
+            Err(error) => {
+                self.index = before;
+                Err(error)
+            }
         }
     }
-    Ok(())
+}
+
+fn ended_by_the_disk() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
+        Some("the transaction was ended by an error of the disk".to_owned()),
+    )
+}
+
+/// The wall's time when nothing has been asked yet.
+pub(crate) fn load_at_open(
+    connection: &Connection,
+    settings: llmq_store::Settings,
+    now: WallTime,
+) -> rusqlite::Result<(Index, crate::Opened)> {
+    Index::load(connection, settings, None, now)
 }

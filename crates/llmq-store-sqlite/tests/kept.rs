@@ -153,7 +153,7 @@ async fn work_that_fails_takes_back_all_of_itself_and_nothing_else() {
             store.save_key_usage(vec![good, bad], UsageRecord::Running),
             store.save_learned("up", "host", vec!["requests=5/1s".to_owned()]),
         );
-        assert!(matches!(failed, Err(StoreError::Failed { .. })));
+        assert!(matches!(failed, Err(StoreError::Unavailable { .. })));
         saved.unwrap();
         let usage = store.key_usage(String::new(), String::new()).await.unwrap();
         assert_eq!(usage, []);

@@ -102,8 +102,8 @@ pub struct BatchUpdate {
 /// Batches: many jobs that were handed in as a file and whose answers become one.
 ///
 /// A batch is made `validating`, its members are staged in slices between other work, and one
-/// small transaction publishes all of them. A batch that was never published is removed with what
-/// was staged when the store is next opened.
+/// small transaction publishes all of them. What was staged and never published is removed when
+/// the store is next opened; its batch is `validating` still, and is to be read again.
 #[async_trait]
 pub trait Batches {
     /// Makes a batch, `validating` and without members.

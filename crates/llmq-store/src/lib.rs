@@ -56,6 +56,9 @@ mod error;
 
 mod memory;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 pub use batches::{
     Batch, BatchCounts, BatchStatus, BatchUpdate, Batches, Files, STAGE_MAX, StoredFile,
 };

@@ -119,6 +119,13 @@ impl<K: Copy> Order<K> {
         (first, line.due_at(steady, now))
     }
 
+    /// All that wait in the lanes of a queue, in no order that means something.
+    pub fn of_queue(&self, queue: &str) -> impl Iterator<Item = K> {
+        let lanes = self.lanes.range(first_of(queue)..);
+        let lanes = lanes.take_while(move |(lane, _)| lane.queue == queue);
+        lanes.flat_map(|(_, line)| line.keys())
+    }
+
     /// Where a job of `lane` at `place` stands in its queue.
     #[must_use]
     pub fn position(&self, lane: &Lane, place: Place) -> Position {
@@ -150,6 +157,11 @@ impl<K: Copy> Line<K> {
 
     fn len(&self) -> u64 {
         (self.due.len() + self.waits.len() + self.calendar.len()) as u64
+    }
+
+    fn keys(&self) -> impl Iterator<Item = K> {
+        let later = self.waits.values().chain(self.calendar.values());
+        self.due.values().chain(later).copied()
     }
 
     /// What has waited long enough is due.

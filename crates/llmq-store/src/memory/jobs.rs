@@ -229,9 +229,13 @@ impl State {
         let Some(row) = self.jobs.get_mut(&job) else {
             return Err(lost);
         };
-        let wait = |row: &mut Row, after| {
-            row.due = DueAt::After(steady + after);
-            row.job.not_before = Some(now.wall + after);
+        let wait = |row: &mut Row, after: std::time::Duration| {
+            if after.is_zero() {
+                (row.due, row.job.not_before) = (DueAt::Now, None);
+            } else {
+                row.due = DueAt::After(steady + after);
+                row.job.not_before = Some(now.wall + after);
+            }
         };
         let event = match report {
             Report::Completed {

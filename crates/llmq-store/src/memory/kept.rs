@@ -1,5 +1,7 @@
 //! Batches and files.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use llmq_core::{Now, Status};
 
@@ -15,6 +17,7 @@ impl State {
         if jobs.len() > STAGE_MAX {
             return Err(EnqueueError::TooMany { count: jobs.len() });
         }
+        let mut ids = HashSet::new();
         for job in &jobs {
             let batch = job.member.as_ref().map(|member| member.batch);
             let batch = batch.and_then(|batch| self.batches.get(&batch));
@@ -26,7 +29,7 @@ impl State {
                 }
                 .into());
             }
-            if self.jobs.contains_key(&job.id) {
+            if self.jobs.contains_key(&job.id) || !ids.insert(job.id) {
                 return Err(EnqueueError::DuplicateId { job: job.id });
             }
         }

@@ -1,0 +1,518 @@
+//! Batches and files.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use llmq_core::{Event, Now, WallTime};
+use llmq_store::{
+    Batch, BatchId, BatchStatus, BatchUpdate, Capacity, EnqueueError, EventKind, FileId, Job,
+    NewEvent, NewJob, STAGE_MAX, StoreError, StoredFile, Subject,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::accept::Within;
+use super::blobs;
+use super::desk::{Desk, Done, Fault};
+use super::index::{BatchEntry, Index, NEVER, Stage, Staged, second_of};
+use super::outbox::{parsed, written};
+use super::row::{JobRow, select_jobs};
+use super::tend::is_open;
+
+/// How many batches are kept in memory before those that ended are dropped from it.
+const BATCHES_MAX: usize = 1024;
+
+/// Lets go of batches that ended long enough ago and whose members are gone.
+pub(crate) fn let_go(
+    connection: &Connection,
+    index: &mut Index,
+    before: WallTime,
+    max: usize,
+) -> rusqlite::Result<()> {
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM batches WHERE number IN
+           (SELECT number FROM batches WHERE ended <= ?1
+              AND NOT EXISTS (SELECT 1 FROM jobs WHERE batch = batches.number) LIMIT ?2)
+         RETURNING number",
+    )?;
+    let gone = delete.query_map(params![before.as_micros(), max as i64], |row| row.get(0))?;
+    for number in gone {
+        index.batches.remove(&number?);
+    }
+    Ok(())
+}
+
+impl Desk<'_> {
+    pub(crate) fn create_batch(&mut self, batch: Batch) -> Done<()> {
+        let stage = self.begin_stage(self.index.now)?;
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO batches (id, tenant, stage, data) VALUES (?1, ?2, ?3, ?4)",
+        )?;
+        let id = batch.id.as_uuid();
+        let json = written(&batch)?;
+        let number = insert.insert(params![id.as_bytes(), batch.tenant, stage, json])?;
+        self.keep_batch(number, batch, stage);
+        Ok(())
+    }
+
+    /// Begins an insert of several transactions.
+    pub(crate) fn begin_stage(&mut self, now: Now) -> rusqlite::Result<i64> {
+        self.index.last_stage += 1;
+        let number = self.index.last_stage;
+        let insert = "INSERT INTO stages (number, published_at, shift) VALUES (?1, NULL, 0)";
+        self.connection.prepare_cached(insert)?.execute([number])?;
+        let stage = Stage {
+            began_at: self.index.steady(now).as_micros(),
+            ..Stage::default()
+        };
+        self.index.stages.insert(number, stage);
+        Ok(number)
+    }
+
+    /// Adds a row to a stage. Whether its id was new.
+    pub(crate) fn insert_staged(
+        &mut self,
+        job: &NewJob,
+        stage: i64,
+        batch: Option<i64>,
+        now: Now,
+    ) -> rusqlite::Result<bool> {
+        let began_at = self.index.stages.get(&stage).map(|stage| stage.began_at);
+        let within = Within {
+            stage: Some(stage),
+            batch,
+            began_at,
+        };
+        let Some(row) = self.insert(job, within, now)? else {
+            return Ok(false);
+        };
+        let staged = Staged {
+            number: row.number,
+            id: row.id,
+            lane: job.lane(),
+            place: row.place,
+            due: row.due(),
+            deadline: row.deadline,
+            bytes: row.bytes.cast_unsigned(),
+            body: row.body,
+        };
+        let bytes = staged.bytes;
+        self.index.count(row.queue, |counts| counts.bytes += bytes);
+        if let Some(stage) = self.index.stages.get_mut(&stage) {
+            stage.waiting.push(staged);
+        }
+        Ok(true)
+    }
+
+    /// All rows of a stage count from now on. Answers them.
+    pub(crate) fn publish_stage(
+        &mut self,
+        number: i64,
+        now: Now,
+        shifts: bool,
+    ) -> Done<Vec<Staged>> {
+        let steady = self.index.steady(now).as_micros();
+        let Some(stage) = self.index.stages.get_mut(&number) else {
+            return Ok(Vec::new());
+        };
+        stage.is_published = true;
+        stage.shift = if shifts { steady - stage.began_at } else { 0 };
+        let shift = stage.shift;
+        let waiting = std::mem::take(&mut stage.waiting);
+        stage.rows = waiting.len() as u64;
+        let mut update = self
+            .connection
+            .prepare_cached("UPDATE stages SET published_at = ?2, shift = ?3 WHERE number = ?1")?;
+        update.execute(params![number, now.wall.as_micros(), shift])?;
+        for staged in &waiting {
+            let queue = self
+                .index
+                .names
+                .number(self.connection, &staged.lane.queue)?;
+            let ends = staged
+                .deadline
+                .map_or(NEVER, |deadline| second_of(deadline + shift));
+            self.index.wait_in(
+                &staged.lane,
+                queue,
+                staged.place,
+                staged.number,
+                ends,
+                staged.due,
+            );
+            self.index.count(queue, |counts| counts.queued += 1);
+        }
+        Ok(waiting)
+    }
+
+    /// Removes all rows of a stage, and the stage.
+    pub(crate) fn discard_stage<E>(&mut self, number: i64) -> Done<(), E> {
+        let Some(stage) = self.index.stages.get_mut(&number) else {
+            return Ok(());
+        };
+        let waiting = std::mem::take(&mut stage.waiting);
+        self.remove_staged(&waiting)?;
+        self.forget_stage(number)
+    }
+
+    /// Removes the rows of `jobs` from a stage.
+    fn unstage<E>(&mut self, number: i64, jobs: &[NewJob]) -> Done<(), E> {
+        let Some(stage) = self.index.stages.get_mut(&number) else {
+            return Ok(());
+        };
+        let is_of_call = |staged: &Staged| jobs.iter().any(|job| job.id == staged.id);
+        let (removed, kept) = std::mem::take(&mut stage.waiting)
+            .into_iter()
+            .partition(is_of_call);
+        stage.waiting = kept;
+        self.remove_staged(&removed)
+    }
+
+    fn remove_staged<E>(&mut self, staged: &[Staged]) -> Done<(), E> {
+        for staged in staged {
+            self.delete(staged.number, staged.body, None)?;
+            let queue = self
+                .index
+                .names
+                .number(self.connection, &staged.lane.queue)?;
+            self.index.count(queue, |counts| {
+                counts.bytes = counts.bytes.saturating_sub(staged.bytes);
+            });
+            self.index.capacity.give_back(1, staged.bytes);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn stage(&mut self, jobs: Vec<NewJob>, now: Now) -> Done<(), EnqueueError> {
+        self.takes_work()?;
+        if jobs.len() > STAGE_MAX {
+            return Err(Fault::Refused(EnqueueError::TooMany { count: jobs.len() }));
+        }
+        let mut places = Vec::with_capacity(jobs.len());
+        for job in &jobs {
+            let batch = job.member.as_ref().map(|member| member.batch);
+            let entry = match batch {
+                Some(batch) => self.batch_by_id(batch)?,
+                None => None,
+            };
+            let open = entry.filter(|(_, entry)| entry.batch.status == BatchStatus::Validating);
+            let Some((number, entry)) = open else {
+                return Err(Fault::Store(StoreError::Unavailable {
+                    reason: "its batch is not one that members are added to".to_owned(),
+                    source: None,
+                }));
+            };
+            places.push((number, entry.stage));
+        }
+        self.take_room(&jobs)?;
+        let stages: BTreeSet<_> = places.iter().map(|(_, stage)| *stage).collect();
+        for (written, (job, (batch, stage))) in jobs.iter().zip(places).enumerate() {
+            if !self.insert_staged(job, stage, Some(batch), now)? {
+                for stage in stages {
+                    self.unstage(stage, &jobs)?;
+                }
+                let missing = jobs.len() - written;
+                let rest = jobs
+                    .iter()
+                    .rev()
+                    .take(missing)
+                    .map(Capacity::bytes_of)
+                    .sum();
+                self.index.capacity.give_back(missing as u64, rest);
+                return Err(Fault::Refused(EnqueueError::DuplicateId { job: job.id }));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn publish_batch(
+        &mut self,
+        id: BatchId,
+        update: BatchUpdate,
+        now: Now,
+    ) -> Done<Option<Batch>> {
+        let Some((number, entry)) = self.batch_by_id(id)? else {
+            return Ok(None);
+        };
+        if entry.batch.status != BatchStatus::Validating || update.from != entry.batch.status {
+            return Ok(None);
+        }
+        let stage = entry.stage;
+        let members = self.publish_stage(stage, now, true)?.len();
+        if members == 0 {
+            self.forget_stage::<std::convert::Infallible>(stage)?;
+        }
+        if let Some(entry) = self.index.batches.get_mut(&number) {
+            entry.batch.counts.total = u32::try_from(members).unwrap_or(u32::MAX);
+        }
+        let batch = self.update_batch(id, update, now)?;
+        self.tell_if_done::<std::convert::Infallible>(number, now)?;
+        Ok(batch)
+    }
+
+    pub(crate) fn update_batch(
+        &mut self,
+        id: BatchId,
+        update: BatchUpdate,
+        now: Now,
+    ) -> Done<Option<Batch>> {
+        let Some((number, entry)) = self.batch_by_id(id)? else {
+            return Ok(None);
+        };
+        if entry.batch.status != update.from {
+            return Ok(None);
+        }
+        entry.batch.status = update.to;
+        entry.batch.details = update.details;
+        entry.batch.changed_at = now.wall;
+        let (batch, stage) = (entry.batch.clone(), entry.stage);
+        self.index.dirty_batches.insert(number);
+        if update.from == BatchStatus::Validating && update.to.is_final() {
+            self.discard_stage::<std::convert::Infallible>(stage)?;
+        }
+        for file in update.files {
+            self.publish_file(file)?;
+        }
+        if let Some(event) = &update.event {
+            self.tell(event, now)?;
+        }
+        Ok(Some(batch))
+    }
+
+    pub(crate) fn cancel_members(&mut self, id: BatchId, max: usize, now: Now) -> Done<usize> {
+        let mut open = Vec::new();
+        self.each_member(id, 0, |row| {
+            if is_open(row.status) {
+                open.push(row);
+            }
+            open.len() < max
+        })?;
+        for row in &mut open {
+            self.move_row::<std::convert::Infallible>(row, Event::Cancelled, now)?;
+        }
+        Ok(open.len())
+    }
+
+    pub(crate) fn members(&self, id: BatchId, after_line: u32, limit: usize) -> Done<Vec<Job>> {
+        let mut rows = Vec::new();
+        self.each_member(id, after_line, |row| {
+            rows.push(row);
+            rows.len() < limit
+        })?;
+        let jobs = rows.iter().map(|row| self.job(row));
+        Ok(jobs.collect::<Result<_, _>>()?)
+    }
+
+    /// Visible members by line, until `more` says that it has enough.
+    fn each_member(
+        &self,
+        id: BatchId,
+        after_line: u32,
+        mut more: impl FnMut(JobRow) -> bool,
+    ) -> Done<()> {
+        let mut query = self.connection.prepare_cached(select_jobs!(
+            "WHERE batch = (SELECT number FROM batches WHERE id = ?1) AND line > ?2 ORDER BY line"
+        ))?;
+        let mut rows = query.query(params![id.as_uuid().as_bytes(), after_line])?;
+        while let Some(row) = rows.next()? {
+            let mut row = JobRow::read(row)??;
+            if self.index.settle(&mut row) && !more(row) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn batch(&mut self, id: BatchId) -> Done<Option<Batch>> {
+        let entry = self.batch_by_id(id)?;
+        Ok(entry.map(|(_, entry)| entry.batch.clone()))
+    }
+
+    pub(crate) fn batches(
+        &mut self,
+        tenant: Option<&str>,
+        after: Option<BatchId>,
+        limit: usize,
+    ) -> Done<Vec<Batch>> {
+        // What this transaction has counted so far is not in the rows yet.
+        self.flush_batches()?;
+        let before = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut query = self.connection.prepare_cached(
+            "SELECT data FROM batches WHERE id < ?1 AND (?2 IS NULL OR tenant = ?2)
+             ORDER BY id DESC LIMIT ?3",
+        )?;
+        let rows = query.query_map(params![before, tenant, limit], |row| {
+            parsed(&row.get::<_, String>(0)?)
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    pub(crate) fn tell_if_done<E>(&mut self, number: i64, now: Now) -> Done<(), E> {
+        let Some(entry) = self.batch_by_number(number)? else {
+            return Ok(());
+        };
+        if !entry.batch.counts.all_ended() {
+            return Ok(());
+        }
+        let event = NewEvent {
+            kind: EventKind::BATCH_WORK_DONE.to_owned(),
+            tenant: Some(entry.batch.tenant.clone()),
+            subject: Subject::Batch(entry.batch.id),
+            data: serde_json::Value::Null,
+        };
+        self.tell(&event, now)
+    }
+
+    fn batch_by_id<E>(&mut self, id: BatchId) -> Done<Option<(i64, &mut BatchEntry)>, E> {
+        let mut query = self
+            .connection
+            .prepare_cached("SELECT number FROM batches WHERE id = ?1")?;
+        let number = query.query_row([id.as_uuid().as_bytes()], |row| row.get(0));
+        match number.optional()? {
+            Some(number) => {
+                let entry = self.batch_by_number(number)?;
+                Ok(entry.map(|entry| (number, entry)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn batch_by_number<E>(&mut self, number: i64) -> Done<Option<&mut BatchEntry>, E> {
+        if !self.index.batches.contains_key(&number) {
+            let mut query = self
+                .connection
+                .prepare_cached("SELECT data, stage FROM batches WHERE number = ?1")?;
+            let found = query.query_row([number], |row| {
+                Ok((parsed(&row.get::<_, String>(0)?)?, row.get(1)?))
+            });
+            if let Some((batch, stage)) = found.optional()? {
+                self.keep_batch(number, batch, stage);
+            }
+        }
+        Ok(self.index.batches.get_mut(&number))
+    }
+
+    fn keep_batch(&mut self, number: i64, batch: Batch, stage: i64) {
+        if self.index.batches.len() >= BATCHES_MAX {
+            let dirty = &self.index.dirty_batches;
+            self.index
+                .batches
+                .retain(|number, entry| dirty.contains(number) || !entry.batch.status.is_final());
+        }
+        let entry = BatchEntry { batch, stage };
+        self.index.batches.insert(number, entry);
+    }
+
+    pub(crate) fn flush_batches(&mut self) -> rusqlite::Result<()> {
+        let mut update = self
+            .connection
+            .prepare_cached("UPDATE batches SET data = ?2, ended = ?3 WHERE number = ?1")?;
+        while let Some(number) = self.index.dirty_batches.pop_first() {
+            if let Some(entry) = self.index.batches.get(&number) {
+                let batch = &entry.batch;
+                let ended = batch
+                    .status
+                    .is_final()
+                    .then(|| batch.changed_at.as_micros());
+                update.execute(params![number, written(batch)?, ended])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn create_file(&self, file: StoredFile) -> Done<()> {
+        let file = StoredFile { bytes: 0, ..file };
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO files (id, tenant, state, expires_at, data) VALUES (?1, ?2, 0, ?3, ?4)",
+        )?;
+        let id = file.id.as_uuid();
+        let expires_at = file.expires_at.map(WallTime::as_micros);
+        insert.execute(params![
+            id.as_bytes(),
+            file.tenant,
+            expires_at,
+            written(&file)?
+        ])?;
+        Ok(())
+    }
+
+    pub(crate) fn append_file(&mut self, id: FileId, chunk: &Bytes) -> Done<Option<u64>> {
+        let Some(mut file) = self.file_in_state(id, 0)? else {
+            return Ok(None);
+        };
+        file.bytes += chunk.len() as u64;
+        self.index.last_blob += 1;
+        blobs::put(self.connection, self.index.last_blob, chunk)?;
+        let bytes = *id.as_uuid().as_bytes();
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO file_chunks (file, chunk, blob) VALUES (?1,
+               (SELECT coalesce(max(chunk) + 1, 0) FROM file_chunks WHERE file = ?1), ?2)",
+        )?;
+        insert.execute(params![bytes, self.index.last_blob])?;
+        let update = "UPDATE files SET data = ?2 WHERE id = ?1";
+        let mut update = self.connection.prepare_cached(update)?;
+        update.execute(params![bytes, written(&file)?])?;
+        Ok(Some(file.bytes))
+    }
+
+    pub(crate) fn publish_file(&self, id: FileId) -> Done<Option<StoredFile>> {
+        let file = self.file_in_state(id, 0)?;
+        self.set_file(id, 0, 1)?;
+        Ok(file)
+    }
+
+    pub(crate) fn file(&self, id: FileId) -> Done<Option<StoredFile>> {
+        Ok(self.file_in_state(id, 1)?)
+    }
+
+    fn file_in_state(&self, id: FileId, state: i64) -> rusqlite::Result<Option<StoredFile>> {
+        let mut query = self
+            .connection
+            .prepare_cached("SELECT data FROM files WHERE id = ?1 AND state = ?2")?;
+        let found = query.query_row(params![id.as_uuid().as_bytes(), state], |row| {
+            parsed(&row.get::<_, String>(0)?)
+        });
+        found.optional()
+    }
+
+    fn set_file(&self, id: FileId, from: i64, to: i64) -> rusqlite::Result<usize> {
+        let update = "UPDATE files SET state = ?3 WHERE id = ?1 AND state = ?2";
+        let mut update = self.connection.prepare_cached(update)?;
+        update.execute(params![id.as_uuid().as_bytes(), from, to])
+    }
+
+    pub(crate) fn read_file(&self, id: FileId, chunk: u32) -> Done<Option<Bytes>> {
+        let mut query = self.connection.prepare_cached(
+            "SELECT blob FROM file_chunks JOIN files ON files.id = file
+             WHERE file = ?1 AND chunk = ?2 AND state = 1",
+        )?;
+        let blob = query.query_row(params![id.as_uuid().as_bytes(), chunk], |row| row.get(0));
+        match blob.optional()? {
+            Some(blob) => Ok(Some(blobs::get(self.connection, blob)??)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn files(
+        &self,
+        tenant: Option<&str>,
+        after: Option<FileId>,
+        limit: usize,
+    ) -> Done<Vec<StoredFile>> {
+        let before = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut query = self.connection.prepare_cached(
+            "SELECT data FROM files WHERE id < ?1 AND state = 1 AND (?2 IS NULL OR tenant = ?2)
+             ORDER BY id DESC LIMIT ?3",
+        )?;
+        let rows = query.query_map(params![before, tenant, limit], |row| {
+            parsed(&row.get::<_, String>(0)?)
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// What it holds is removed by and by.
+    pub(crate) fn delete_file(&self, id: FileId) -> Done<bool> {
+        Ok(self.set_file(id, 0, 2)? + self.set_file(id, 1, 2)? > 0)
+    }
+}

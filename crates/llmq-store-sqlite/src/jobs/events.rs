@@ -1,0 +1,241 @@
+//! The log of events. Those of one transaction are one row, and an event of a job takes 43 bytes
+//! of it: at full speed there are three for each job.
+
+use llmq_core::{Status, WallTime};
+use llmq_store::{
+    EventId, EventKind, EventPage, JobId, NewEvent, StoreError, StoredEvent, Subject,
+};
+use rusqlite::{Connection, params};
+use uuid::Uuid;
+
+use super::blobs::sum;
+use super::index::Index;
+use super::names::Names;
+use super::row::{JobRow, status_number, status_of};
+
+/// Events on their way into the log.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+/// The events of jobs, by their number in the log.
+const JOB_KINDS: [&str; 7] = [
+    EventKind::QUEUED,
+    EventKind::STARTED,
+    EventKind::REQUEUED,
+    "request.completed",
+    "request.failed",
+    "request.expired",
+    "request.cancelled",
+];
+
+/// Marks an event that is kept as JSON.
+const AS_JSON: u8 = 255;
+
+/// The event of where a job stands now, by its number.
+pub(crate) fn kind_of(row: &JobRow) -> usize {
+    match row.status {
+        Status::Queued if row.started_at.is_none() => 0,
+        Status::Queued => 2,
+        Status::Processing => 1,
+        Status::Completed => 3,
+        Status::Failed => 4,
+        Status::Expired => 5,
+        Status::Cancelled => 6,
+    }
+}
+
+/// An event of a job, as it is packed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JobEvent {
+    pub(crate) kind: usize,
+    pub(crate) status: Status,
+    pub(crate) attempts: u32,
+    pub(crate) queue: i64,
+    pub(crate) tenant: i64,
+    pub(crate) id: JobId,
+}
+
+impl From<&JobRow> for JobEvent {
+    fn from(row: &JobRow) -> Self {
+        Self {
+            kind: kind_of(row),
+            status: row.status,
+            attempts: row.attempts,
+            queue: row.queue,
+            tenant: row.tenant,
+            id: row.id,
+        }
+    }
+}
+
+impl JobEvent {
+    pub(crate) fn unpacked(self, names: &Names) -> NewEvent {
+        NewEvent {
+            kind: JOB_KINDS
+                .get(self.kind)
+                .copied()
+                .unwrap_or_default()
+                .to_owned(),
+            tenant: Some(names.name(self.tenant).to_string()),
+            subject: Subject::Job {
+                id: self.id,
+                queue: names.name(self.queue).to_string(),
+                status: self.status,
+                attempts: self.attempts,
+            },
+            data: serde_json::Value::Null,
+        }
+    }
+}
+
+impl Packed {
+    pub(crate) fn push_job(&mut self, event: JobEvent, at: WallTime) {
+        let kind = u8::try_from(event.kind).unwrap_or(AS_JSON);
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(&at.as_micros().to_le_bytes());
+        self.bytes.push(status_number(event.status));
+        self.bytes.extend_from_slice(&event.attempts.to_le_bytes());
+        self.bytes.extend_from_slice(&event.queue.to_le_bytes());
+        self.bytes.extend_from_slice(&event.tenant.to_le_bytes());
+        self.bytes.extend_from_slice(event.id.as_uuid().as_bytes());
+        self.count += 1;
+    }
+
+    pub(crate) fn push(&mut self, event: &NewEvent, at: WallTime) {
+        let json = serde_json::to_vec(event).unwrap_or_default();
+        let length = u32::try_from(json.len()).unwrap_or(0);
+        self.bytes.push(AS_JSON);
+        self.bytes.extend_from_slice(&at.as_micros().to_le_bytes());
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(&json);
+        self.count += 1;
+    }
+
+    /// Writes them as one row that ends with event `last`.
+    pub(crate) fn write(
+        &mut self,
+        connection: &Connection,
+        last: u64,
+        at: WallTime,
+    ) -> rusqlite::Result<()> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        let last = last.cast_signed();
+        let mut insert = connection.prepare_cached(
+            "INSERT INTO event_log (last, count, at, packed, sum) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        insert.execute(params![
+            last,
+            self.count.cast_signed(),
+            at.as_micros(),
+            self.bytes,
+            sum(last, &self.bytes)
+        ])?;
+        self.bytes.clear();
+        self.count = 0;
+        Ok(())
+    }
+}
+
+/// The first `max` events behind `after`.
+pub(crate) fn read(
+    connection: &Connection,
+    index: &Index,
+    after: EventId,
+    max: usize,
+) -> rusqlite::Result<Result<EventPage, StoreError>> {
+    if after.0 + 1 < index.oldest_event {
+        let oldest = EventId(index.oldest_event);
+        return Ok(Ok(EventPage::Gap { oldest }));
+    }
+    let mut events = Vec::new();
+    let mut query = connection.prepare_cached(
+        "SELECT last, count, packed, sum FROM event_log WHERE last > ?1 ORDER BY last",
+    )?;
+    let mut rows = query.query([after.0.cast_signed()])?;
+    while events.len() < max
+        && let Some(row) = rows.next()?
+    {
+        let last: i64 = row.get(0)?;
+        let first = (last - row.get::<_, i64>(1)? + 1).cast_unsigned();
+        let packed = row.get_ref(2)?.as_blob()?;
+        let damaged = || StoreError::damaged(format!("events up to {last}: the checksum is wrong"));
+        if row.get::<_, i64>(3)? != sum(last, packed) {
+            return Ok(Err(damaged()));
+        }
+        let Some(unpacked) = unpack(packed, first, &index.names) else {
+            return Ok(Err(damaged()));
+        };
+        events.extend(unpacked.into_iter().filter(|event| event.id > after));
+    }
+    events.truncate(max);
+    Ok(Ok(EventPage::Events(events)))
+}
+
+fn unpack(mut packed: &[u8], first: u64, names: &Names) -> Option<Vec<StoredEvent>> {
+    let mut events = Vec::new();
+    while !packed.is_empty() {
+        let kind = take::<1>(&mut packed)?[0];
+        let at = WallTime::from_micros(i64::from_le_bytes(take(&mut packed)?));
+        let event = if kind == AS_JSON {
+            let length = u32::from_le_bytes(take(&mut packed)?);
+            let (json, rest) = packed.split_at_checked(usize::try_from(length).ok()?)?;
+            packed = rest;
+            serde_json::from_slice(json).ok()?
+        } else {
+            let event = JobEvent {
+                kind: usize::from(kind),
+                status: status_of(take::<1>(&mut packed)?[0])?,
+                attempts: u32::from_le_bytes(take(&mut packed)?),
+                queue: i64::from_le_bytes(take(&mut packed)?),
+                tenant: i64::from_le_bytes(take(&mut packed)?),
+                id: JobId::from_uuid(Uuid::from_bytes(take(&mut packed)?)),
+            };
+            event.unpacked(names)
+        };
+        let id = EventId(first + events.len() as u64);
+        events.push(StoredEvent { id, at, event });
+    }
+    Some(events)
+}
+
+fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = from.split_first_chunk()?;
+    *from = rest;
+    Some(*taken)
+}
+
+/// Lets go of events that were kept long enough, but for the newest row: it says how far the
+/// numbers have come.
+pub(crate) fn let_go(
+    connection: &Connection,
+    index: &mut Index,
+    before: WallTime,
+    rows_max: usize,
+) -> rusqlite::Result<()> {
+    let surplus = index.last_event.saturating_sub(index.settings.max_events);
+    let mut query = connection
+        .prepare_cached("SELECT last, count, at FROM event_log ORDER BY last LIMIT ?1")?;
+    let mut rows = query.query([rows_max as i64 + 1])?;
+    let mut let_go = None;
+    while let Some(row) = rows.next()? {
+        let last: i64 = row.get(0)?;
+        let at: i64 = row.get(2)?;
+        let is_old = at <= before.as_micros() || last.cast_unsigned() <= surplus;
+        if !is_old || last.cast_unsigned() == index.last_event {
+            index.oldest_event = (last - row.get::<_, i64>(1)? + 1).cast_unsigned();
+            break;
+        }
+        let_go = Some(last);
+        index.oldest_event = last.cast_unsigned() + 1;
+    }
+    if let Some(last) = let_go {
+        let mut delete = connection.prepare_cached("DELETE FROM event_log WHERE last <= ?1")?;
+        delete.execute([last])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! What the writer knows without asking the file: the order of waiting jobs, leases, counts.
+//!
+//! All of it follows from the file and is rebuilt from it when the store is opened, and when a
+//! transaction failed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use llmq_core::{Now, Status, Timestamp, WallTime};
+use llmq_store::{
+    Batch, BatchCounts, Capacity, Counts, DueAt, Endpoint, EndpointId, Health, JobId, Lane,
+    LeaseToken, Order, QueueState, Settings, Steady, Stood, Worker,
+};
+
+use super::names::Names;
+use super::row::{Instants, JobRow};
+
+/// How long a lease lasts that was out when the store was opened, unless its node takes it back.
+const LEASE_AFTER_OPEN: Duration = Duration::from_secs(60);
+
+/// A waiting job, in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) number: i64,
+    /// The whole second in which its time ends, in its queue's time; [`NEVER`] without an end.
+    pub(crate) ends: u32,
+}
+
+/// Of a job without a time to live.
+pub(crate) const NEVER: u32 = u32::MAX;
+
+#[derive(Debug, Default)]
+pub(crate) struct QueueEntry {
+    pub(crate) state: QueueState,
+    pub(crate) stood: Stood,
+    pub(crate) counts: Counts,
+    /// No waiting job's time ends before this second.
+    pub(crate) earliest_end: u32,
+    pub(crate) is_dirty: bool,
+}
+
+/// A lease that is out.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) token: LeaseToken,
+    /// `None`: it was out when the store was opened.
+    pub(crate) worker: Option<Worker>,
+    pub(crate) length: Duration,
+    pub(crate) alive_at: Timestamp,
+}
+
+/// Rows that were written as one insert in several transactions.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    pub(crate) is_published: bool,
+    /// Added to the deadlines of its rows, in microseconds.
+    pub(crate) shift: i64,
+    /// When it began, in steady time: what the deadlines of its rows were counted from.
+    pub(crate) began_at: i64,
+    /// Rows that still name it.
+    pub(crate) rows: u64,
+    /// What comes into the order when it is published.
+    pub(crate) waiting: Vec<Staged>,
+}
+
+/// A staged row.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) number: i64,
+    pub(crate) id: JobId,
+    pub(crate) lane: Lane,
+    pub(crate) place: llmq_store::Place,
+    pub(crate) due: DueAt,
+    pub(crate) deadline: Option<i64>,
+    pub(crate) bytes: u64,
+    pub(crate) body: i64,
+}
+
+#[derive(Debug)]
+pub(crate) struct BatchEntry {
+    pub(crate) batch: Batch,
+    pub(crate) stage: i64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) settings: Settings,
+    pub(crate) health: Option<Health>,
+    pub(crate) steady: Option<Steady>,
+    pub(crate) names: Names,
+    pub(crate) order: Order<Entry>,
+    pub(crate) queues: HashMap<i64, QueueEntry>,
+    pub(crate) capacity: Capacity,
+    pub(crate) leases: HashMap<JobId, Held>,
+    pub(crate) stages: HashMap<i64, Stage>,
+    pub(crate) endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// By number; those that were looked at since the store was opened.
+    pub(crate) batches: HashMap<i64, BatchEntry>,
+    pub(crate) dirty_batches: BTreeSet<i64>,
+    pub(crate) last_number: i64,
+    pub(crate) last_blob: i64,
+    pub(crate) last_place: u64,
+    pub(crate) last_token: u64,
+    pub(crate) last_stage: i64,
+    pub(crate) last_event: u64,
+    pub(crate) oldest_event: u64,
+    /// Events of the transaction that is being made.
+    pub(crate) told: super::events::Packed,
+    /// Large inserts that begin in this transaction.
+    pub(crate) bulks: Vec<super::bulk::Bulk>,
+    /// The last row that the purge looked at.
+    pub(crate) purged_to: i64,
+    pub(crate) now: Now,
+}
+
+impl Index {
+    /// The store's clock begins with the first thing that is asked of it.
+    pub(crate) fn comes_to(&mut self, now: Now) {
+        self.now = now;
+        if self.steady.is_none() {
+            self.steady = Some(Steady::new(now));
+            for held in self.leases.values_mut() {
+                held.alive_at = now.mono;
+            }
+        }
+    }
+
+    pub(crate) fn clock(&self) -> Steady {
+        self.steady.unwrap_or_else(|| Steady::new(self.now))
+    }
+
+    /// Keeps what does not follow from the file.
+    pub(crate) fn survive(&mut self, before: &mut Self) {
+        self.steady = before.steady;
+        self.now = before.now;
+        self.settings = before.settings.clone();
+        self.health = before.health.take();
+        for (job, held) in &mut self.leases {
+            if let Some(known) = before.leases.remove(job) {
+                *held = known;
+            }
+        }
+        for (number, stage) in &mut self.stages {
+            if let Some(known) = before.stages.get(number) {
+                stage.began_at = known.began_at;
+            }
+        }
+        for (number, queue) in &mut self.queues {
+            if let Some(known) = before.queues.get(number) {
+                queue.state.parked = known.state.parked;
+            }
+        }
+    }
+
+    /// The store's time at `now`.
+    pub(crate) fn steady(&self, now: Now) -> WallTime {
+        self.clock().at(now)
+    }
+
+    pub(crate) fn queue(&mut self, queue: i64) -> &mut QueueEntry {
+        let fresh = || QueueEntry {
+            earliest_end: NEVER,
+            ..QueueEntry::default()
+        };
+        self.queues.entry(queue).or_insert_with(fresh)
+    }
+
+    pub(crate) fn stood(&self, queue: i64) -> Stood {
+        self.queues
+            .get(&queue)
+            .map(|queue| queue.stood)
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn lane(&self, row: &JobRow) -> Lane {
+        Lane {
+            queue: self.names.name(row.queue).to_string(),
+            priority: row.priority,
+            tenant: self.names.name(row.tenant).to_string(),
+        }
+    }
+
+    /// A job comes to wait.
+    pub(crate) fn wait(&mut self, row: &JobRow) {
+        let lane = self.lane(row);
+        let ends = row.deadline.map_or(NEVER, second_of);
+        self.wait_in(&lane, row.queue, row.place, row.number, ends, row.due());
+    }
+
+    pub(crate) fn wait_in(
+        &mut self,
+        lane: &Lane,
+        queue: i64,
+        place: llmq_store::Place,
+        number: i64,
+        ends: u32,
+        due: DueAt,
+    ) {
+        let entry = Entry { number, ends };
+        self.order.insert(lane, place, entry, due);
+        let queue = self.queue(queue);
+        queue.earliest_end = queue.earliest_end.min(ends);
+    }
+
+    /// A job waits no more.
+    pub(crate) fn leave(&mut self, row: &JobRow) {
+        let lane = self.lane(row);
+        self.order.remove(&lane, row.place, row.due());
+    }
+
+    /// A lease that was out when the store was opened.
+    pub(crate) fn found_leased(&mut self, row: &JobRow) {
+        let held = Held {
+            token: LeaseToken(row.token.cast_unsigned()),
+            worker: None,
+            length: LEASE_AFTER_OPEN,
+            alive_at: self.now.mono,
+        };
+        self.leases.insert(row.id, held);
+    }
+
+    /// A queue's counts change.
+    pub(crate) fn count(&mut self, queue: i64, change: impl FnOnce(&mut Counts)) {
+        let queue = self.queue(queue);
+        queue.is_dirty = true;
+        change(&mut queue.counts);
+    }
+
+    /// Whether a row may be seen. Then it is brought to how it would be if it had not been staged.
+    pub(crate) fn settle(&self, row: &mut JobRow) -> bool {
+        let Some(number) = row.stage else {
+            return true;
+        };
+        match self.stages.get(&number) {
+            Some(stage) if stage.is_published => {
+                row.deadline = row.deadline.map(|deadline| deadline + stage.shift);
+                row.stage = None;
+                true
+            }
+            Some(_) => false,
+            // A stage that nobody remembers was published long ago.
+            None => true,
+        }
+    }
+
+    /// Instants of a row as they are shown now.
+    pub(crate) fn instants(&self, row: &JobRow) -> Instants {
+        let (clock, now) = (self.clock(), self.now);
+        let stood = self.stood(row.queue).until(clock.at(now));
+        Instants {
+            not_before: match row.due() {
+                DueAt::Now => None,
+                DueAt::After(at) => Some(clock.on_the_wall(at, now)),
+                DueAt::On(at) => Some(at),
+            },
+            expires_at: row
+                .deadline
+                .map(|deadline| clock.on_the_wall(WallTime::from_micros(deadline) + stood, now)),
+        }
+    }
+
+    pub(crate) fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        for counts in self.queues.values().map(|queue| &queue.counts) {
+            total.queued += counts.queued;
+            total.processing += counts.processing;
+            total.completed += counts.completed;
+            total.failed += counts.failed;
+            total.expired += counts.expired;
+            total.cancelled += counts.cancelled;
+            total.bytes += counts.bytes;
+        }
+        total
+    }
+}
+
+/// The second in which an instant lies; instants before 1970 count as its first.
+pub(crate) fn second_of(micros: i64) -> u32 {
+    let seconds = micros.div_euclid(1_000_000).max(0);
+    u32::try_from(seconds).map_or(NEVER - 1, |seconds| seconds.min(NEVER - 1))
+}
+
+pub(crate) fn of_status(counts: &mut Counts, status: Status) -> &mut u64 {
+    match status {
+        Status::Queued => &mut counts.queued,
+        Status::Processing => &mut counts.processing,
+        Status::Completed => &mut counts.completed,
+        Status::Failed => &mut counts.failed,
+        Status::Expired => &mut counts.expired,
+        Status::Cancelled => &mut counts.cancelled,
+    }
+}
+
+pub(crate) fn of_end(counts: &mut BatchCounts, status: Status) -> Option<&mut u32> {
+    match status {
+        Status::Completed => Some(&mut counts.completed),
+        Status::Failed => Some(&mut counts.failed),
+        Status::Expired => Some(&mut counts.expired),
+        Status::Cancelled => Some(&mut counts.cancelled),
+        Status::Queued | Status::Processing => None,
+    }
+}

@@ -1,0 +1,148 @@
+//! Looking at jobs: the lines of those that wait, lists, and single ones.
+
+use bytes::Bytes;
+use llmq_core::{Now, Status, WallTime};
+use llmq_store::{
+    EXAMINED_MAX, Filter, Job, JobId, Lane, PAGE_MAX, Page, Place, Position, StoreError,
+    StoredAnswer, Waiting, Window,
+};
+use rusqlite::params;
+
+use super::blobs;
+use super::desk::{Desk, Done};
+use super::row::{self, JobRow, select_jobs};
+
+impl Desk<'_> {
+    pub(crate) fn next(
+        &mut self,
+        lane: &Lane,
+        after: Option<Place>,
+        n: usize,
+        now: Now,
+    ) -> Done<Window> {
+        let clock = self.index.clock();
+        let (first, due_at) = self.index.order.next(lane, after, n, clock, now);
+        let mut jobs = Vec::with_capacity(first.len());
+        for (place, entry) in first {
+            match row::by_number(self.connection, entry.number)? {
+                Some(Ok(mut row)) => {
+                    self.index.settle(&mut row);
+                    jobs.push(self.waiting(&row, now));
+                }
+                // It cannot be started, and must not be met again each time. Whoever reads it is
+                // told; `llmq store check` finds it.
+                Some(Err(_)) | None => {
+                    self.index.order.remove(lane, place, llmq_store::DueAt::Now);
+                }
+            }
+        }
+        Ok(Window { jobs, due_at })
+    }
+
+    fn waiting(&self, row: &JobRow, now: Now) -> Waiting {
+        let time = self
+            .index
+            .stood(row.queue)
+            .queue_time(self.index.steady(now));
+        let left = |deadline| WallTime::from_micros(deadline).since(time);
+        Waiting {
+            job: row.id,
+            place: row.place,
+            size: row.size,
+            attempts: row.attempts,
+            max_attempts: row.max_attempts,
+            throttles: row.throttles,
+            expires_at: row.deadline.map(|deadline| now.mono + left(deadline)),
+        }
+    }
+
+    pub(crate) fn position(&self, job: JobId) -> Done<Option<Position>> {
+        let row = self.find(job)?;
+        let waiting = row.filter(|row| row.status == Status::Queued);
+        Ok(waiting.map(|row| self.index.order.position(&self.index.lane(&row), row.place)))
+    }
+
+    pub(crate) fn read_job(&self, job: JobId) -> Done<Option<Job>> {
+        match self.find(job)? {
+            Some(row) => Ok(Some(self.job(&row)?)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn read_body(&self, job: JobId) -> Done<Option<Bytes>> {
+        match self.find(job)? {
+            Some(row) => Ok(Some(blobs::get(self.connection, row.body)??)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn read_answer(&self, job: JobId) -> Done<Option<StoredAnswer>> {
+        let row = self.find(job)?;
+        let Some(number) = row.and_then(|row| row.answer) else {
+            return Ok(None);
+        };
+        let packed = blobs::get(self.connection, number)??;
+        let answer = blobs::unpack(&packed);
+        let damaged = || StoreError::damaged(format!("blob {number} holds no answer"));
+        Ok(Some(answer.ok_or_else(damaged)?))
+    }
+
+    pub(crate) fn list(
+        &self,
+        filter: &Filter,
+        after: Option<JobId>,
+        limit: usize,
+    ) -> Done<Page<Job>> {
+        let limit = limit.min(PAGE_MAX);
+        let mut query = match filter.batch {
+            None => self
+                .connection
+                .prepare_cached(select_jobs!("WHERE id < ?1 ORDER BY id DESC LIMIT ?2"))?,
+            Some(_) => self.connection.prepare_cached(select_jobs!(
+                "WHERE id < ?1 AND batch = (SELECT number FROM batches WHERE id = ?3)
+                 ORDER BY id DESC LIMIT ?2"
+            ))?,
+        };
+        // No id is above this one; version 7 has fewer bits set.
+        let after = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
+        let examined_max = EXAMINED_MAX as i64 + 1;
+        let mut rows = match filter.batch {
+            None => query.query(params![after, examined_max])?,
+            Some(batch) => query.query(params![after, examined_max, batch.as_uuid().as_bytes()])?,
+        };
+        let mut items = Vec::new();
+        let mut examined = 0;
+        let mut last = None;
+        while let Some(row) = rows.next()? {
+            if items.len() == limit || examined == EXAMINED_MAX {
+                return Ok(Page { items, next: last });
+            }
+            examined += 1;
+            let mut row = JobRow::read(row)??;
+            last = Some(row.id);
+            if !self.index.settle(&mut row) || !self.may_pass(filter, &row) {
+                continue;
+            }
+            let job = self.job(&row)?;
+            if filter.passes(&job) {
+                items.push(job);
+            }
+        }
+        Ok(Page { items, next: None })
+    }
+
+    /// Whether a row is worth turning into a job for this filter.
+    fn may_pass(&self, filter: &Filter, row: &JobRow) -> bool {
+        let is = |wanted: &Option<String>, number| {
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| self.index.names.find(wanted) == Some(number))
+        };
+        filter.status.is_none_or(|status| status == row.status)
+            && is(&filter.queue, row.queue)
+            && is(&filter.tenant, row.tenant)
+            && filter
+                .priority
+                .is_none_or(|priority| priority == row.priority)
+    }
+}

@@ -1,0 +1,277 @@
+//! What the writer knows, rebuilt from the file.
+
+use llmq_core::{Status, WallTime};
+use llmq_store::Settings;
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::index::{Index, Stage, Staged, of_status};
+use super::names::Names;
+use super::row::{JobRow, select_jobs};
+use super::{blobs, outbox, queues};
+
+/// What was found when a store was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Opened {
+    /// Jobs that wait.
+    pub queued: u64,
+    /// Jobs that ran when the store was last used.
+    pub processing: u64,
+    /// Rows of inserts that were never finished, and were removed.
+    pub unpublished: u64,
+    /// What is wrong with the file, in words for people, each with what follows from it.
+    pub findings: Vec<String>,
+}
+
+/// How many findings are kept word for word.
+const FINDINGS_MAX: usize = 20;
+
+impl Opened {
+    pub(crate) fn find(&mut self, finding: String) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        } else if self.findings.len() == FINDINGS_MAX {
+            self.findings
+                .push("and more: run `llmq store check`".to_owned());
+        }
+    }
+}
+
+impl Index {
+    /// Reads all that has not ended, checks each row of it, and removes what was never published.
+    ///
+    /// `before` is what was known until a transaction failed, `None` when the store is opened: the
+    /// staged members of batches are kept as long as their process lives.
+    pub(crate) fn load(
+        connection: &Connection,
+        settings: Settings,
+        before: Option<&Self>,
+        now: WallTime,
+    ) -> rusqlite::Result<(Self, Opened)> {
+        let transaction = connection.unchecked_transaction()?;
+        let loaded = Self::load_within(connection, settings, before.is_none(), now)?;
+        transaction.commit()?;
+        Ok(loaded)
+    }
+
+    fn load_within(
+        connection: &Connection,
+        settings: Settings,
+        is_opening: bool,
+        now: WallTime,
+    ) -> rusqlite::Result<(Self, Opened)> {
+        let mut index = Self {
+            settings,
+            names: Names::load(connection)?,
+            ..Self::default()
+        };
+        let mut opened = Opened::default();
+        for (number, queue) in queues::load(connection, now)? {
+            index.queues.insert(number, queue);
+        }
+        for endpoint in outbox::load(connection)? {
+            index.endpoints.insert(endpoint.id, endpoint);
+        }
+        index.load_stages(connection, now)?;
+        index.load_numbers(connection)?;
+        let unpublished = index.load_jobs(connection, &mut opened)?;
+        let unpublished = index.keep_staged(unpublished, is_opening);
+        index.remove_unpublished(connection, &unpublished)?;
+        if is_opening {
+            // Parts of files that nobody finished; batches write theirs again.
+            connection.execute("UPDATE files SET state = 2 WHERE state = 0", [])?;
+        }
+        opened.unpublished = unpublished.len() as u64;
+        index.count_again(connection, &mut opened)?;
+        Ok((index, opened))
+    }
+
+    fn load_stages(&mut self, connection: &Connection, now: WallTime) -> rusqlite::Result<()> {
+        let mut query = connection.prepare("SELECT number, published_at, shift FROM stages")?;
+        let rows = query.query_map([], |row| {
+            let stage = Stage {
+                is_published: row.get::<_, Option<i64>>(1)?.is_some(),
+                shift: row.get(2)?,
+                began_at: now.as_micros(),
+                ..Stage::default()
+            };
+            Ok((row.get(0)?, stage))
+        })?;
+        for row in rows {
+            let (number, stage) = row?;
+            self.last_stage = self.last_stage.max(number);
+            self.stages.insert(number, stage);
+        }
+        Ok(())
+    }
+
+    /// The numbers that were given last.
+    fn load_numbers(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let last = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0));
+        self.last_number = last("SELECT coalesce(max(number), 0) FROM jobs")?;
+        self.last_blob = last("SELECT coalesce(max(number), 0) FROM blobs")?;
+        self.last_event = last("SELECT coalesce(max(last), 0) FROM event_log")?.cast_unsigned();
+        let oldest = connection
+            .query_row(
+                "SELECT last - count + 1 FROM event_log ORDER BY last LIMIT 1",
+                [],
+                |row| row.get::<_, i64>(0),
+            )
+            .optional()?;
+        self.oldest_event = oldest.map_or(self.last_event + 1, i64::cast_unsigned);
+        Ok(())
+    }
+
+    /// Puts each job that has not ended where it belongs. Answers those never published.
+    fn load_jobs(
+        &mut self,
+        connection: &Connection,
+        opened: &mut Opened,
+    ) -> rusqlite::Result<Vec<JobRow>> {
+        let mut unpublished = Vec::new();
+        let mut query = connection.prepare(select_jobs!("WHERE status < 2 ORDER BY place"))?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let mut row = match JobRow::read(row)? {
+                Ok(row) => row,
+                Err(damage) => {
+                    opened.find(format!(
+                        "row {} of jobs is damaged ({}): its job is not started, and whoever asks \
+                         for it is told",
+                        damage.number, damage.what
+                    ));
+                    continue;
+                }
+            };
+            self.last_place = self.last_place.max(row.place.0);
+            self.last_token = self.last_token.max(row.token.cast_unsigned());
+            if let Some(stage) = row.stage.and_then(|stage| self.stages.get_mut(&stage)) {
+                stage.rows += 1;
+            }
+            if !self.settle(&mut row) {
+                unpublished.push(row);
+                continue;
+            }
+            self.capacity.holds(1, row.bytes.cast_unsigned());
+            if row.status == Status::Queued {
+                opened.queued += 1;
+                self.wait(&row);
+            } else {
+                opened.processing += 1;
+                self.found_leased(&row);
+            }
+        }
+        Ok(unpublished)
+    }
+
+    fn remove_unpublished(
+        &mut self,
+        connection: &Connection,
+        rows: &[JobRow],
+    ) -> rusqlite::Result<()> {
+        for row in rows {
+            blobs::delete(connection, row.body)?;
+            let delete = "DELETE FROM jobs WHERE number = ?1";
+            connection.prepare_cached(delete)?.execute([row.number])?;
+            if let Some(stage) = row.stage.and_then(|stage| self.stages.get_mut(&stage)) {
+                stage.rows = 0;
+            }
+        }
+        // The stage of a batch that is still being read is used again.
+        connection.execute(
+            "DELETE FROM stages WHERE published_at IS NULL AND number NOT IN
+               (SELECT stage FROM batches WHERE ended IS NULL)",
+            [],
+        )?;
+        let mut kept = connection.prepare("SELECT number FROM stages")?;
+        let kept = kept.query_map([], |row| row.get(0))?;
+        let kept = kept.collect::<rusqlite::Result<Vec<i64>>>()?;
+        self.stages.retain(|number, stage| {
+            kept.contains(number) && (!stage.is_published || stage.rows > 0)
+        });
+        for number in kept {
+            if !self.stages.contains_key(&number) {
+                connection.execute("DELETE FROM stages WHERE number = ?1", [number])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the staged members of batches, unless the store is being opened. Answers the rest.
+    fn keep_staged(&mut self, rows: Vec<JobRow>, is_opening: bool) -> Vec<JobRow> {
+        if is_opening {
+            return rows;
+        }
+        let (kept, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.batch.is_some());
+        for row in kept {
+            let staged = Staged {
+                number: row.number,
+                id: row.id,
+                lane: self.lane(&row),
+                place: row.place,
+                due: row.due(),
+                deadline: row.deadline,
+                bytes: row.bytes.cast_unsigned(),
+                body: row.body,
+            };
+            self.capacity.holds(1, staged.bytes);
+            if let Some(stage) = row.stage.and_then(|stage| self.stages.get_mut(&stage)) {
+                stage.waiting.push(staged);
+            }
+        }
+        rest
+    }
+
+    /// Compares the counters with what was found, and says where they differ.
+    fn count_again(
+        &mut self,
+        connection: &Connection,
+        opened: &mut Opened,
+    ) -> rusqlite::Result<()> {
+        let mut found = std::collections::HashMap::new();
+        let mut query = connection.prepare(
+            "SELECT queue, status, count(*), sum(bytes) FROM jobs WHERE status < 2
+             GROUP BY queue, status",
+        )?;
+        let rows = query.query_map([], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?;
+        for row in rows {
+            let (queue, status, count, bytes): (i64, u8, i64, i64) = row?;
+            let counts: &mut llmq_store::Counts = found.entry(queue).or_default();
+            if let Some(status) = super::row::status_of(status) {
+                *of_status(counts, status) += count.cast_unsigned();
+            }
+            counts.bytes += bytes.cast_unsigned();
+        }
+        for (number, queue) in &mut self.queues {
+            let counted = found.remove(number).unwrap_or_default();
+            let (waiting, running) = (queue.counts.queued, queue.counts.processing);
+            if (waiting, running) != (counted.queued, counted.processing) {
+                opened.find(format!(
+                    "queue {}: {waiting} waiting and {running} running jobs were counted, and {} \
+                     and {} are there",
+                    self.names.name(*number),
+                    counted.queued,
+                    counted.processing
+                ));
+                queue.is_dirty = true;
+            }
+            queue.counts.queued = counted.queued;
+            queue.counts.processing = counted.processing;
+            queue.counts.bytes = counted.bytes;
+        }
+        Ok(())
+    }
+}
+
+/// The store's own id, drawn the first time.
+pub(crate) fn id(connection: &Connection) -> rusqlite::Result<Uuid> {
+    let fresh = Uuid::new_v4();
+    connection.execute(
+        "INSERT INTO store_facts (name, value) VALUES ('id', ?1) ON CONFLICT DO NOTHING",
+        params![fresh.as_bytes()],
+    )?;
+    let query = "SELECT value FROM store_facts WHERE name = 'id'";
+    connection.query_row(query, [], |row| row.get(0).map(Uuid::from_bytes))
+}

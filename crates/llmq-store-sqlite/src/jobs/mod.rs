@@ -1,0 +1,31 @@
+//! Jobs: their tables, and all that can happen to them.
+//!
+//! Read `desk` first: work on jobs happens at a desk, which is the file and what the writer knows
+//! of it (`index`), in one transaction. `accept`, `attempts` and `tend` are the transitions, each
+//! checked before anything is written; `bulk` and `batches` are inserts of several transactions;
+//! `lines` looks; `row`, `blobs`, `names`, `queues`, `events` and `outbox` are the tables, and
+//! `load` reads them when the store is opened. `api` is the [`Store`](llmq_store::Store) of it.
+
+mod accept;
+mod api;
+mod attempts;
+mod batches;
+mod blobs;
+mod bulk;
+mod desk;
+mod events;
+mod index;
+mod lines;
+mod load;
+mod names;
+mod outbox;
+mod queues;
+mod row;
+mod tend;
+
+pub(crate) use bulk::{Bulk, Slice};
+pub(crate) use desk::{Desk, Done, Fault};
+pub(crate) use index::Index;
+pub use load::Opened;
+pub(crate) use load::id;
+pub(crate) use outbox::is_of_value;
