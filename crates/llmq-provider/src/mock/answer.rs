@@ -5,6 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use super::call::{Call, Dialect};
 use super::prose::Prose;
 use super::text::Fnv;
+use super::tools::{self, ToolCall, escaped};
 use super::{anthropic, openai};
 
 /// The most pieces that a streamed text is cut into, so that a long answer stays cheap.
@@ -105,14 +106,33 @@ impl Draft<'_> {
 
     /// The text of answer number `choice`.
     pub(super) fn text(&self, choice: u32) -> String {
+        if let Some(said) = &self.call.structured {
+            return escaped(said);
+        }
         let words = self.output_tokens();
         let mut text = String::with_capacity(usize::try_from(words).unwrap_or(0).min(1 << 20) * 8);
         self.prose(choice).push(words, &mut text);
         text
     }
 
+    /// What the answer calls; nothing where its cap would have cut the call off.
+    pub(super) fn tool(&self) -> Option<&ToolCall> {
+        self.call.tool.as_ref().filter(|_| !self.is_cut())
+    }
+
     /// The same text in pieces, each with its number of tokens.
-    pub(super) fn pieces(&self, choice: u32) -> impl Iterator<Item = (String, u64)> + use<> {
+    pub(super) fn pieces(&self, choice: u32) -> Vec<(String, u64)> {
+        if let Some(said) = &self.call.structured {
+            let mut tokens = self.output_tokens();
+            let parts = tools::parts(said).into_iter();
+            return parts
+                .map(|part| (escaped(&part), std::mem::take(&mut tokens)))
+                .collect();
+        }
+        self.prose_pieces(choice).collect()
+    }
+
+    fn prose_pieces(&self, choice: u32) -> impl Iterator<Item = (String, u64)> + use<> {
         let mut left = self.output_tokens();
         let size = left.div_ceil(PIECES_MAX).max(1);
         let mut prose = self.prose(choice);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Draft, Event};
 use super::call::Endpoint;
+use super::tools::{self, ToolCall, escaped};
 
 pub(super) fn write(draft: &Draft<'_>) -> Answer {
     if draft.call.endpoint == Endpoint::CountTokens {
@@ -15,7 +16,10 @@ pub(super) fn write(draft: &Draft<'_>) -> Answer {
     if draft.call.stream {
         return Answer::events(events(draft));
     }
-    let content = format!(r#"{{"type":"text","text":"{}"}}"#, draft.text(0));
+    let content = match draft.tool() {
+        Some(tool) => tool_block(draft, tool, &tool.arguments),
+        None => format!(r#"{{"type":"text","text":"{}"}}"#, draft.text(0)),
+    };
     let reason = format!("\"{}\"", stop_reason(draft));
     let body = message(draft, &content, &reason, draft.output_tokens());
     Answer::json(StatusCode::OK, body)
@@ -45,9 +49,19 @@ fn model_object(name: &str) -> Value {
 fn stop_reason(draft: &Draft<'_>) -> &'static str {
     if draft.is_cut() {
         "max_tokens"
+    } else if draft.tool().is_some() {
+        "tool_use"
     } else {
         "end_turn"
     }
+}
+
+fn tool_block(draft: &Draft<'_>, tool: &ToolCall, input: &str) -> String {
+    format!(
+        r#"{{"type":"tool_use","id":"toolu_{:08x}","name":"{}","input":{input}}}"#,
+        draft.number,
+        escaped(&tool.name),
+    )
 }
 
 fn message(draft: &Draft<'_>, content: &str, stop_reason: &str, output: u64) -> String {
@@ -72,12 +86,43 @@ fn events(draft: &Draft<'_>) -> Vec<Event> {
     };
     let begun = format!(r#","message":{}"#, message(draft, "", "null", 0));
     push("message_start", &begun, 0);
-    let block = r#","index":0,"content_block":{"type":"text","text":""}"#;
-    push("content_block_start", block, 0);
+    let block = match draft.tool() {
+        Some(tool) => tool_block(draft, tool, "{}"),
+        None => r#"{"type":"text","text":""}"#.to_owned(),
+    };
+    push(
+        "content_block_start",
+        &format!(r#","index":0,"content_block":{block}"#),
+        0,
+    );
     push("ping", "", 0);
-    for (piece, tokens) in draft.pieces(0) {
-        let delta = format!(r#","index":0,"delta":{{"type":"text_delta","text":"{piece}"}}"#);
-        push("content_block_delta", &delta, tokens);
+    let deltas: Vec<(String, u64)> = match draft.tool() {
+        Some(tool) => {
+            let mut tokens = draft.output_tokens();
+            let parts = tools::parts(&tool.arguments).into_iter();
+            let delta = |part: String| {
+                let part = escaped(&part);
+                format!(r#"{{"type":"input_json_delta","partial_json":"{part}"}}"#)
+            };
+            parts
+                .map(|part| (delta(part), std::mem::take(&mut tokens)))
+                .collect()
+        }
+        None => {
+            let delta = |text| format!(r#"{{"type":"text_delta","text":"{text}"}}"#);
+            draft
+                .pieces(0)
+                .into_iter()
+                .map(|(text, tokens)| (delta(text), tokens))
+                .collect()
+        }
+    };
+    for (delta, tokens) in deltas {
+        push(
+            "content_block_delta",
+            &format!(r#","index":0,"delta":{delta}"#),
+            tokens,
+        );
     }
     push("content_block_stop", r#","index":0"#, 0);
     let end = format!(

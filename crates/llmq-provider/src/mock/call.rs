@@ -2,8 +2,11 @@ use std::borrow::Cow;
 
 use llmq_strict::Arrival;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::text::{Inputs, Text};
+use super::tools::{self, ToolCall};
 
 /// The most inputs that one embeddings call may hold (OpenAI's documented bound).
 const INPUTS_MAX: usize = 2_048;
@@ -67,6 +70,10 @@ pub(super) struct Call<'a> {
     pub(super) embeddings: Vec<Text>,
     pub(super) base64: bool,
     pub(super) dimensions: u32,
+    /// What the answer calls instead of saying something.
+    pub(super) tool: Option<ToolCall>,
+    /// What the answer says where it has to keep to a schema.
+    pub(super) structured: Option<String>,
 }
 
 /// The fields of all endpoints together; each takes those it knows.
@@ -88,6 +95,9 @@ struct Body<'a> {
     #[serde(borrow)]
     encoding_format: Option<Cow<'a, str>>,
     dimensions: Option<u32>,
+    tools: Option<IgnoredAny>,
+    response_format: Option<IgnoredAny>,
+    output_config: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -118,8 +128,8 @@ fn out_of_range(name: &'static str, most: u64) -> BadBody {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn read(endpoint: Endpoint, body: &'a [u8]) -> Result<Self, BadBody> {
-        let body: Body<'a> = serde_json::from_slice(body).map_err(|error| BadBody {
+    pub(super) fn read(endpoint: Endpoint, bytes: &'a [u8]) -> Result<Self, BadBody> {
+        let body: Body<'a> = serde_json::from_slice(bytes).map_err(|error| BadBody {
             message: format!("We could not parse the JSON body of your request: {error}."),
             param: None,
         })?;
@@ -140,6 +150,7 @@ impl<'a> Call<'a> {
             Endpoint::Embeddings | Endpoint::CountTokens => Some(0),
             Endpoint::Messages => Some(body.max_tokens.ok_or_else(|| missing("max_tokens"))?),
         };
+        let (tool, structured) = shaped(endpoint, &body, bytes);
         let embeddings = match (endpoint, body.input) {
             (Endpoint::Embeddings, Some(inputs)) => inputs.0,
             _ => Vec::new(),
@@ -163,6 +174,8 @@ impl<'a> Call<'a> {
             embeddings,
             base64: body.encoding_format.as_deref() == Some("base64"),
             dimensions,
+            tool,
+            structured,
         })
     }
 
@@ -184,6 +197,22 @@ impl<'a> Call<'a> {
     pub(super) fn is_cut(&self, wanted: u32) -> bool {
         self.cap.is_some_and(|cap| cap < u64::from(wanted))
     }
+}
+
+/// What is called, and what is said by a schema. Few calls ask for either, so only they are read
+/// a second time.
+fn shaped(endpoint: Endpoint, body: &Body<'_>, bytes: &[u8]) -> (Option<ToolCall>, Option<String>) {
+    let asks =
+        body.tools.is_some() || body.response_format.is_some() || body.output_config.is_some();
+    if !asks || !matches!(endpoint, Endpoint::Chat | Endpoint::Messages) {
+        return (None, None);
+    }
+    let whole: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let dialect = endpoint.dialect();
+    (
+        tools::called(dialect, &whole),
+        tools::structured(dialect, &whole),
+    )
 }
 
 fn prompt_of(endpoint: Endpoint, body: &Body<'_>) -> Result<Text, BadBody> {

@@ -8,7 +8,8 @@
 //!
 //! An answer's text follows from the prompt and the seed. Input is counted as a quarter of the
 //! characters of all message texts, rounded up, and output as configured, cut off at the
-//! call's cap.
+//! call's cap. A call that offers tools gets a call of one, and one with a schema an answer that
+//! keeps to it, both with sample values.
 
 mod config;
 mod server;
@@ -19,6 +20,7 @@ mod state;
 
 mod call;
 mod text;
+mod tools;
 
 mod answer;
 mod anthropic;

@@ -6,6 +6,7 @@ use http::StatusCode;
 use super::answer::{Answer, Draft, Event};
 use super::call::Endpoint;
 use super::text::Text;
+use super::tools::{self, ToolCall, escaped};
 
 pub(super) fn write(draft: &Draft<'_>) -> Answer {
     match (draft.call.endpoint, draft.call.stream) {
@@ -63,8 +64,23 @@ fn kind(draft: &Draft<'_>) -> Kind {
     }
 }
 
+/// A call that was demanded by its name ends with `stop` ("Function calling", OpenAI's guides).
 fn finish_reason(draft: &Draft<'_>) -> &'static str {
-    if draft.is_cut() { "length" } else { "stop" }
+    match draft.tool() {
+        _ if draft.is_cut() => "length",
+        Some(tool) if !tool.forced => "tool_calls",
+        _ => "stop",
+    }
+}
+
+/// The parts of a call that its first chunk tells, and a whole answer too.
+fn tool_call(draft: &Draft<'_>, index: u32, tool: &ToolCall, arguments: &str) -> String {
+    format!(
+        r#""id":"call_{:08x}_{index}","type":"function","function":{{"name":"{}","arguments":"{}"}}"#,
+        draft.number,
+        escaped(&tool.name),
+        escaped(arguments),
+    )
 }
 
 fn completion(draft: &Draft<'_>) -> Answer {
@@ -75,12 +91,19 @@ fn completion(draft: &Draft<'_>) -> Answer {
         if index > 0 {
             choices.push(',');
         }
-        let text = draft.text(index);
         choices.push_str(&if kind.is_chat {
+            let said = match draft.tool() {
+                Some(tool) => {
+                    let call = tool_call(draft, index, tool, &tool.arguments);
+                    format!(r#""content":null,"tool_calls":[{{{call}}}]"#)
+                }
+                None => format!(r#""content":"{}""#, draft.text(index)),
+            };
             format!(
-                r#"{{"index":{index},"message":{{"role":"assistant","content":"{text}","refusal":null,"annotations":[]}},"logprobs":null,"finish_reason":"{reason}"}}"#
+                r#"{{"index":{index},"message":{{"role":"assistant",{said},"refusal":null,"annotations":[]}},"logprobs":null,"finish_reason":"{reason}"}}"#
             )
         } else {
+            let text = draft.text(index);
             format!(r#"{{"index":{index},"text":"{text}","logprobs":null,"finish_reason":"{reason}"}}"#)
         });
     }
@@ -129,16 +152,7 @@ fn completion_events(draft: &Draft<'_>) -> Vec<Event> {
     };
     let mut events = Vec::new();
     for index in 0..draft.call.choices {
-        if kind.is_chat {
-            let role = r#""delta":{"role":"assistant","content":"","refusal":null}"#;
-            events.push(event(chunk(index, role, "null"), 0));
-        }
-        for (piece, tokens) in draft.pieces(index) {
-            let delta = if kind.is_chat {
-                format!(r#""delta":{{"content":"{piece}"}}"#)
-            } else {
-                format!(r#""text":"{piece}""#)
-            };
+        for (delta, tokens) in deltas(draft, &kind, index) {
             events.push(event(chunk(index, &delta, "null"), tokens));
         }
         let delta = if kind.is_chat {
@@ -155,6 +169,35 @@ fn completion_events(draft: &Draft<'_>) -> Vec<Event> {
     }
     events.push(event("data: [DONE]\n\n".to_owned(), 0));
     events
+}
+
+/// What the chunks of one answer say, but for its end.
+fn deltas(draft: &Draft<'_>, kind: &Kind, index: u32) -> Vec<(String, u64)> {
+    let pieces = || draft.pieces(index).into_iter();
+    if !kind.is_chat {
+        let text = |(piece, tokens)| (format!(r#""text":"{piece}""#), tokens);
+        return pieces().map(text).collect();
+    }
+    let Some(tool) = draft.tool() else {
+        let role = r#""delta":{"role":"assistant","content":"","refusal":null}"#.to_owned();
+        let text = |(piece, tokens)| (format!(r#""delta":{{"content":"{piece}"}}"#), tokens);
+        return std::iter::once((role, 0))
+            .chain(pieces().map(text))
+            .collect();
+    };
+    let begun = tool_call(draft, index, tool, "");
+    let begun = format!(
+        r#""delta":{{"role":"assistant","content":null,"tool_calls":[{{"index":0,{begun}}}],"refusal":null}}"#
+    );
+    let part = |part: String| {
+        let part = escaped(&part);
+        let call = format!(r#"{{"index":0,"function":{{"arguments":"{part}"}}}}"#);
+        (format!(r#""delta":{{"tool_calls":[{call}]}}"#), 0)
+    };
+    let begun = std::iter::once((begun, draft.output_tokens()));
+    begun
+        .chain(tools::parts(&tool.arguments).into_iter().map(part))
+        .collect()
 }
 
 fn event(text: String, tokens: u64) -> Event {
