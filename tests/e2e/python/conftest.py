@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import anthropic
 import openai
 import pytest
 
-from harness import SERVERS, Server, running
+from harness import SERVERS, Server, crossed, gateway, running
+from harness import stand_in as mocked
 
 
 @pytest.fixture(scope="session", params=SERVERS)
@@ -28,6 +30,33 @@ def stand_in() -> Iterator[Callable[..., Server]]:
     """Starts the stand-in with further flags, such as ``--limit requests=1/1s``."""
     with ExitStack() as stack:
         yield lambda *flags: stack.enter_context(running(*SERVERS["mock"], *flags))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gateway and the stand-in behind it."""
+
+    gateway: Server
+    upstream: Server
+
+
+@pytest.fixture
+def over() -> Iterator[Callable[..., Pair]]:
+    """Starts a gateway over the stand-in: the form of its configuration, the stand-in's flags."""
+    with ExitStack() as stack:
+
+        def start(form: Callable[..., str], *flags: str, **parts: str) -> Pair:
+            upstream = stack.enter_context(running(*mocked(*flags)))
+            return Pair(stack.enter_context(gateway(form(upstream, **parts))), upstream)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def translating() -> Iterator[Pair]:
+    """A gateway whose upstreams speak the other dialect, without limits and faults."""
+    with running(*SERVERS["mock"]) as upstream, gateway(crossed(upstream)) as front:
+        yield Pair(front, upstream)
 
 
 def openai_client(server: Server, *, strict: bool = True, **settings) -> openai.OpenAI:

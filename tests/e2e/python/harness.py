@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -77,6 +78,58 @@ def running(*arguments: str) -> Iterator[Server]:
                 process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def stand_in(*flags: str) -> list[str]:
+    """The arguments that start a stand-in; it answers at once unless a flag says otherwise."""
+    at_once = [] if "--latency" in flags else ["--latency", "0ms"]
+    return ["mock", "--listen", "127.0.0.1:0", *at_once, *flags]
+
+
+@contextmanager
+def gateway(config: str) -> Iterator[Server]:
+    """Runs a gateway with this configuration."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(config)
+        file.flush()
+        flags = ["--config", file.name, "--listen", "127.0.0.1:0", "--store", "memory:"]
+        with running("serve", *flags) as server:
+            yield server
+
+
+_OVER = """
+[upstreams.openai]
+provider = "openai"
+base_url = "{upstream.openai}"
+{settings}
+[upstreams.anthropic]
+provider = "anthropic"
+base_url = "{upstream.anthropic}"
+{settings}
+[models."gpt-5-mini"]
+upstreams = [{{ {gpt}, limits = {{ {limits} }} }}]
+[models."claude-haiku-4-5"]
+upstreams = [{{ {claude}, limits = {{ {limits} }} }}]
+[retry]
+max_attempts = 2
+server = {{ base = "10ms", max = "20ms" }}
+"""
+_GPT = 'upstream = "openai", model = "gpt-5-mini"'
+_CLAUDE = 'upstream = "anthropic", model = "claude-haiku-4-5"'
+
+
+def straight(upstream: Server, limits: str = "", settings: str = "") -> str:
+    """A configuration in which each provider's model is served by its own API."""
+    return _OVER.format(
+        upstream=upstream, gpt=_GPT, claude=_CLAUDE, limits=limits, settings=settings
+    )
+
+
+def crossed(upstream: Server, limits: str = "", settings: str = "") -> str:
+    """A configuration in which each provider's model is served by the other one's API."""
+    return _OVER.format(
+        upstream=upstream, gpt=_CLAUDE, claude=_GPT, limits=limits, settings=settings
+    )
 
 
 def _wait_until_ready(process: subprocess.Popen) -> str:
