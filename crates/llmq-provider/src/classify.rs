@@ -8,7 +8,7 @@ use crate::answer::NoAnswer;
 use crate::codes::{CodeMeaning, implied_status, meaning};
 use crate::error_body::ErrorBody;
 use crate::midnight::until_pacific_midnight;
-use crate::{AnswerFacts, CallError, Dialect, StreamEnd, WholeAnswer};
+use crate::{AnswerFacts, CallError, Cause, Dialect, StreamEnd, WholeAnswer};
 
 /// A wait above it cannot be that of a minute's window.
 const WINDOW_WAIT_MAX: Duration = Duration::from_secs(600);
@@ -52,9 +52,20 @@ impl From<&CallError> for Verdict {
             pause: class.rule().pause,
             status: None,
             code: None,
-            message: error.to_string(),
+            message: match error.cause() {
+                // Time does not heal it, so whoever reads it should know what does.
+                Some(cause) if cause.is_lasting() => with_remedy(error, cause),
+                _ => error.to_string(),
+            },
             limit: None,
         }
+    }
+}
+
+fn with_remedy(error: &CallError, cause: &Cause) -> String {
+    match cause.remedy() {
+        Some(remedy) => format!("{error}; {remedy}"),
+        None => error.to_string(),
     }
 }
 
@@ -267,9 +278,24 @@ impl Failure<'_> {
             408 | 409 | 425 => C::Transient,
             498 | 503 | 529 => C::Overload,
             400 if self.is_out_of_money() => C::Money,
+            400 if self.is_wrong_scheme() => C::NoAccess,
             400..=499 => C::RowFault,
             _ => C::Transient,
         }
+    }
+
+    /// What nginx, Apache and Go's servers answer to `http://` at a port that is for `https://`:
+    /// every call would get that.
+    fn is_wrong_scheme(&self) -> bool {
+        let texts = [
+            "http request to an https server",
+            "sent to https port",
+            "speaking plain http",
+        ];
+        !self.is_json
+            && texts
+                .into_iter()
+                .any(|text| mentions(&self.error.message, text))
     }
 
     /// OpenRouter refuses calls in flight beyond a small balance, and takes them a moment later.

@@ -26,6 +26,7 @@ mod response;
 mod sent;
 
 mod call_error;
+mod cause;
 
 mod connect;
 mod resolve;
@@ -54,7 +55,8 @@ pub mod translate;
 
 pub use answer::{AnswerFacts, answer_text};
 pub use body_edit::{NotAnObject, with_model, with_stream_usage};
-pub use call_error::{CallError, Cause};
+pub use call_error::CallError;
+pub use cause::{Cause, TlsFault};
 pub use classify::{Source, Verdict, check_answer, check_stream, classify};
 pub use client::{Provider, Request};
 pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig};

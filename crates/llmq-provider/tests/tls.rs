@@ -51,7 +51,8 @@ async fn outcome(provider: &Provider) -> String {
 fn refusal(error: &CallError) -> String {
     let is_tls = matches!(error.cause(), Some(Cause::Tls(_)));
     let fields: [&dyn Debug; 3] = [&error.class(), &error.may_have_been_sent(), &is_tls];
-    format!("{fields:?} {error}")
+    let remedy = error.cause().and_then(Cause::remedy);
+    format!("{fields:?} {error} {remedy:?}")
 }
 
 /// How a refusal begins: the call never left, and may go well later. No row is at fault.

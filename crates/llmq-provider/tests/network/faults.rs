@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use llmq_core::FailureClass;
-use llmq_provider::{CallError, Cause, Dialect, Provider, ProviderConfig};
+use llmq_provider::{CallError, Cause, Dialect, Provider, ProviderConfig, TlsFault};
 use llmq_testkit::{FakeClock, ScriptedServer};
 use tokio::net::TcpListener;
 
@@ -79,7 +79,7 @@ async fn a_server_without_tls_was_never_sent_a_call() {
         matches!(
             error,
             CallError::NotSent {
-                cause: Cause::Tls(_),
+                cause: Cause::Tls(TlsFault::NotTls),
                 ..
             }
         ),

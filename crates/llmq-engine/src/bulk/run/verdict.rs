@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use llmq_core::{FailureClass, Now, Timestamp, WallTime};
 
+use super::fault::Fault;
 use super::progress::Paused;
 
 /// How a run ended.
@@ -20,11 +21,22 @@ pub enum Ended {
     },
     /// The provider cannot be reached.
     ProviderLost {
-        /// For how long it has not answered.
+        /// For how long it has not answered, why, and what can be done.
         reason: String,
     },
     /// It was told to stop.
     Interrupted,
+}
+
+impl Ended {
+    /// Why it stopped before the end, if the account or the provider was the reason.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::StoppedByAccount { reason } | Self::ProviderLost { reason } => Some(reason),
+            Self::Done | Self::SomeFailed | Self::Interrupted => None,
+        }
+    }
 }
 
 /// A provider that never answered is given this long.
@@ -57,6 +69,8 @@ pub(super) struct RouteState {
     pub(super) quota: Option<(String, WallTime)>,
     /// Since when its breaker is open.
     pub(super) down_since: Option<Timestamp>,
+    /// What last went wrong there.
+    pub(super) fault: Option<Fault>,
 }
 
 impl Standing {
@@ -102,7 +116,12 @@ impl Standing {
         let account = |reason: String| Some(Ended::StoppedByAccount { reason });
         match route.closed {
             Some((FailureClass::NoAccess, _)) => {
-                return account(format!("{name} refuses the key or the model"));
+                let said = route
+                    .fault
+                    .as_ref()
+                    .map(|fault| format!(" ({})", fault.told()));
+                let said = said.unwrap_or_default();
+                return account(format!("{name} refuses the key or the model{said}"));
             }
             // Nobody knows when money comes, so for it every wait is too long.
             Some((class, until))
@@ -125,14 +144,19 @@ impl Standing {
             return account(format!("{name}: {reason}; it goes on at {}", shown(*until)));
         }
         let patience = match (self.answered, self.no_wait) {
+            (false, _) if route.fault.as_ref().is_some_and(|fault| fault.lasting) => Duration::ZERO,
             (false, _) => PATIENCE_FIRST,
             (true, true) => NO_WAIT,
             (true, false) => PATIENCE,
         };
         let down = now.mono - route.down_since?;
-        (down >= patience).then(|| Ended::ProviderLost {
-            reason: format!("{name} has not answered for {} s", down.as_secs()),
-        })
+        let seconds = down.as_secs();
+        let reason = match &route.fault {
+            Some(fault) if patience.is_zero() => format!("{name}: {}", fault.told()),
+            Some(fault) => format!("{name} has not answered for {seconds} s: {}", fault.told()),
+            None => format!("{name} has not answered for {seconds} s"),
+        };
+        (down >= patience).then_some(Ended::ProviderLost { reason })
     }
 }
 
@@ -151,7 +175,10 @@ impl RouteState {
                 until: until.map(|until| now.wall_at(until)),
             }),
             (_, None) => self.down_since.map(|_| Paused {
-                reason: format!("{}: not answering", self.name),
+                reason: match &self.fault {
+                    Some(fault) => format!("{}: not answering ({})", self.name, fault.said),
+                    None => format!("{}: not answering", self.name),
+                },
                 until: None,
             }),
         }

@@ -7,6 +7,7 @@ use llmq_dispatch::{Notice, QueueId, Surroundings, UpstreamId};
 use llmq_limit::QuotaEvent;
 use tokio::sync::Notify;
 
+use super::fault::Faults;
 use super::progress::Counters;
 use super::saver::Save;
 use super::verdict::{Ended, RouteState, Standing, shown};
@@ -21,6 +22,7 @@ pub(super) struct Watch {
     hub: Arc<Hub>,
     names: Vec<(UpstreamId, String)>,
     counters: Arc<Counters>,
+    faults: Arc<Faults>,
     no_wait: bool,
     queue: QueueId,
     /// Since when the breakers that are open are so.
@@ -34,6 +36,7 @@ impl Watch {
         hub: Arc<Hub>,
         names: &[(UpstreamId, String)],
         counters: Arc<Counters>,
+        faults: Arc<Faults>,
         no_wait: bool,
         queue: QueueId,
     ) -> Self {
@@ -41,6 +44,7 @@ impl Watch {
             hub,
             names: names.to_vec(),
             counters,
+            faults,
             no_wait,
             queue,
             down_since: Mutex::default(),
@@ -119,11 +123,7 @@ impl Watch {
                 );
             }
             Notice::BreakerOpened(upstream) => {
-                tracing::warn!(upstream = self.name(upstream), "breaker_opened");
-                let mut down = self.down_since();
-                if down.iter().all(|(other, _)| *other != upstream) {
-                    down.push((upstream, now.mono));
-                }
+                self.breaker_opened(upstream, now);
             }
             Notice::BreakerClosed(upstream) => {
                 tracing::info!(upstream = self.name(upstream), "breaker_closed");
@@ -153,6 +153,18 @@ impl Watch {
             other => tracing::debug!(?other, "notice"),
         }
         self.look(now);
+    }
+
+    /// Told once per outage: each probe that finds it going on opens the breaker again.
+    fn breaker_opened(&self, upstream: UpstreamId, now: Now) {
+        let mut down = self.down_since();
+        if down.iter().any(|(other, _)| *other == upstream) {
+            return;
+        }
+        down.push((upstream, now.mono));
+        drop(down);
+        let reason = self.faults.last(upstream).map(|fault| fault.told());
+        tracing::warn!(upstream = self.name(upstream), reason, "breaker_opened");
     }
 
     fn quota(&self, id: UpstreamId, event: &QuotaEvent, now: Now) {
@@ -219,6 +231,7 @@ impl Watch {
                     .iter()
                     .find(|(other, _)| other == id)
                     .map(|(_, since)| *since),
+                fault: self.faults.last(*id),
             });
             (routes.collect(), dispatcher.stands_until(self.queue))
         });
