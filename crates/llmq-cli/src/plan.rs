@@ -286,10 +286,26 @@ impl Answer {
         if let Some((time, need)) = &self.need {
             rows.push(row(
                 &format!("to finish in {}", span(*time)),
-                need_text(need.as_ref()),
+                pace_text(need.as_ref()),
             ));
+            if let Some(need) = need {
+                rows.push(row("limits for that", self.need_text(need)));
+            }
         }
         columns(&rows)
+    }
+
+    /// The limits as they are, if they are enough, or as they would have to be.
+    fn need_text(&self, need: &PlanNeed) -> String {
+        if need.report.elapsed == self.report.elapsed {
+            return "these are enough".to_owned();
+        }
+        format!(
+            "{} (then {}, at most {} calls in flight)",
+            texts(&need.limits).join(", "),
+            span(need.report.elapsed),
+            grouped(need.report.in_flight_max)
+        )
     }
 
     fn rows_text(&self) -> String {
@@ -342,18 +358,23 @@ impl Answer {
                 "limits": need.as_ref().map(|need| texts(&need.limits)),
                 "elapsed_s": need.as_ref().map(|need| need.report.elapsed.as_secs_f64()),
                 "in_flight_max": need.as_ref().map(|need| need.report.in_flight_max),
+                "pace": need.as_ref().map(|need| json!({
+                    "requests_per_minute": need.pace.requests_per_minute,
+                    "tokens_per_minute": need.pace.tokens_per_minute,
+                    "calls_at_once": need.pace.calls_at_once,
+                })),
             })),
         })
     }
 }
 
-fn need_text(need: Option<&PlanNeed>) -> String {
+fn pace_text(need: Option<&PlanNeed>) -> String {
     match need {
-        Some(need) => format!(
-            "{} (then {}, at most {} calls in flight)",
-            texts(&need.limits).join(", "),
-            span(need.report.elapsed),
-            grouped(need.report.in_flight_max)
+        Some(PlanNeed { pace, .. }) => format!(
+            "{} requests and {} tokens a minute, {} calls at once",
+            grouped(pace.requests_per_minute),
+            grouped(pace.tokens_per_minute),
+            grouped(pace.calls_at_once)
         ),
         None => "no limit is high enough: one answer takes longer".to_owned(),
     }

@@ -29,7 +29,7 @@ mod world;
 mod plan;
 
 pub use families::Family;
-pub use plan::{Binding, PlanNeed, PlanReport, PlanRow, PlanSetup, finish_in, plan};
+pub use plan::{Binding, Pace, PlanNeed, PlanReport, PlanRow, PlanSetup, finish_in, plan};
 pub use report::Report;
 pub use scenario::{
     Account, Arrivals, Estimates, Foreign, HeaderStyle, Knowledge, Outage, OutageKind, QueuePlan,

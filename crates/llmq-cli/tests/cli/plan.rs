@@ -39,12 +39,30 @@ fn finishing_in_time_says_what_it_takes() {
     let plan = plan(&world, "--limit requests=10/1m --latency 1s --finish-in 2m");
     assert!(plan["finish_in"]["elapsed_s"].as_f64().unwrap() <= 120.0);
     assert_ne!(plan["finish_in"]["limits"][0], "requests=10/1m");
+    assert_eq!(plan["finish_in"]["pace"]["requests_per_minute"], 51);
+    assert_eq!(plan["finish_in"]["pace"]["calls_at_once"], 1);
     let never = world.run("plan in.csv --template x --model m --latency 1m --finish-in 1s");
     assert_eq!(never.code, 1, "{never:?}");
     assert!(
         never.stdout.contains("no limit is high enough"),
         "{never:?}"
     );
+}
+
+#[test]
+fn who_has_no_limits_yet_learns_which_to_ask_for() {
+    let world = World::new().with_rows(1_000);
+    let outcome = world.run(
+        "plan in.csv --template {{name}} --model m --latency 5s --output-tokens 100 --finish-in 1h",
+    );
+    outcome.says(0, &[]);
+    for part in [
+        "to finish in 1 h   17 requests and ",
+        " tokens a minute, 2 calls at once",
+        "limits for that    these are enough",
+    ] {
+        assert!(outcome.stdout.contains(part), "{part}: {}", outcome.stdout);
+    }
 }
 
 #[test]
