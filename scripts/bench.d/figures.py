@@ -60,10 +60,14 @@ def goal(entry):
 
 
 def show(part, figures, committed):
-    """Prints figures, each beside the committed one if there is any."""
+    """Prints figures below the commands that measured them, each beside the committed one."""
     print(f"\n{part}")
+    said = None
     before = {entry["id"]: entry for entry in (committed or {}).get("figures", [])}
     for entry in figures:
+        if entry["command"] != said:
+            said = entry["command"]
+            print(f"  $ {said}")
         line = f"  {entry['what']:<62} {number(entry['median'], entry['unit']):>14}"
         if old := before.get(entry["id"]):
             line += f"   committed {number(old['median'], old['unit']):>14}{change(old, entry)}"

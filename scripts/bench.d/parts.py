@@ -200,6 +200,7 @@ def memory(bench):
             figure(f"in flight of {rows}", f"in flight at most, {rows:,} rows, no limit",
                    [result["mock"]["in_flight_max"] for result in results], "count", command)
         )
+    measured += many_in_flight(bench)
     for name, words, _, _ in LIMITED:
         if name in bench.kept:
             results, command, _ = bench.kept[name]
@@ -209,6 +210,25 @@ def memory(bench):
                        ("<", round(64 + 12 * results[0]["rows"] / 1e6, 1)))
             )
     return measured
+
+
+def many_in_flight(bench):
+    """The same while as many calls as a run allows itself wait for their answers."""
+    rows = 6_000 if bench.quick else ROWS
+    slow = ["--latency", "200ms", "--jitter", "0", "--output-tokens", "20"]
+    run = [*CALLS, "--limit-rows", str(rows), "--concurrency", "2048"]
+    results = []
+    for _ in range(bench.rounds):
+        with bench.mock(*slow) as mock:
+            results.append(checked(bench.run(mock, *run), rows))
+    command = f"llmq mock {shown(*slow)}; llmq run {shown(*run)}"
+    words = f"{rows:,} rows, 2,048 in flight, answers in 200 ms"
+    return [
+        figure("peak of 2048 in flight", f"peak resident memory, {words}",
+               [result["peak_mb"] for result in results], "MB", command,
+               ("<", round(64 + 12 * rows / 1e6, 1)),
+               others=[round(result["others"], 3) for result in results])
+    ]
 
 
 def many(bench, times):
