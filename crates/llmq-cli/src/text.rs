@@ -19,6 +19,14 @@ pub(crate) fn grouped(count: u64) -> String {
     text
 }
 
+/// A number of rows: `1 row`, `42,888 rows`.
+pub(crate) fn rows(count: u64) -> String {
+    match count {
+        1 => "1 row".to_owned(),
+        _ => format!("{} rows", grouped(count)),
+    }
+}
+
 /// About how much: `812`, `12.3k`, `1.2M`.
 pub(crate) fn about(amount: f64) -> String {
     match amount {

@@ -94,6 +94,7 @@ impl Scene {
             shared: Vec::new(),
             adaptive: Some(AdaptiveConfig::Latency(LatencyPolicy::default())),
             learn: true,
+            headers: http::HeaderMap::new(),
             credential: None,
         }
     }

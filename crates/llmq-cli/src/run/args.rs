@@ -43,6 +43,14 @@ pub(crate) struct RunArgs {
     pub(crate) prompt: PromptArgs,
     #[command(flatten)]
     pub(crate) provider: ProviderArgs,
+    /// Send the calls through this llmq server, which keeps the limits; its key is LLMQ_API_KEY
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with_all = ["base_url", "api_key_env"],
+        help_heading = "Provider"
+    )]
+    pub(crate) server: Option<String>,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
     #[command(flatten)]

@@ -6,7 +6,7 @@ use crate::cli::{Format, Global};
 use crate::exit::Failure;
 use crate::output;
 use crate::prompt::Input;
-use crate::text::grouped;
+use crate::text::{grouped, rows};
 
 /// Calls that are shown.
 const SHOWN: usize = 3;
@@ -49,8 +49,8 @@ pub(super) fn dry_run(input: Input, calls: &CallMaker, global: &Global) -> Resul
     }
     if !global.quiet {
         say!(
-            "{} rows, about {} input tokens, {} bad rows; nothing was sent",
-            grouped(look.rows),
+            "{}, about {} input tokens; {} bad; nothing was sent",
+            rows(look.rows),
             grouped(look.input_tokens),
             grouped(look.bad)
         );

@@ -11,6 +11,7 @@ use crate::cli::{Format, Global};
 use crate::exit::{self, Failure};
 use crate::output;
 use crate::signals::Signals;
+use crate::text::rows;
 
 /// How often it is looked at where a run stands; its rates are made for this.
 const LOOK: Duration = Duration::from_secs(1);
@@ -97,8 +98,8 @@ fn tell(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failu
                 .map(|file| file.display().to_string())
                 .unwrap_or_default();
             let words = format!(
-                "{} rows failed for good; {file} says why. This sends them again:\n  {} --retry-failed",
-                report.summary.failed,
+                "{} failed for good; {file} says why. This sends what failed again:\n  {} --retry-failed",
+                rows(report.summary.failed),
                 command()
             );
             (exit::FAILED, words)

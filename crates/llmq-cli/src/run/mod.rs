@@ -32,7 +32,10 @@ pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
         return proof::verify(&input, &paths(&args)?, global);
     }
     let model = args.prompt.model.as_deref();
-    let chosen = upstream::choose(&args.provider, &args.limits, model, &settings)?;
+    let chosen = match &args.server {
+        Some(server) => upstream::through(server, &args.provider, &args.limits, model)?,
+        None => upstream::choose(&args.provider, &args.limits, model, &settings)?,
+    };
     let calls = prompt::calls(&args.prompt, &input, chosen.dialect, chosen.default_model())?;
     if args.dry_run {
         return dry_run::dry_run(input, &calls, global);

@@ -121,6 +121,7 @@ mod tests {
             paused_s: 0.0,
             resumed: 100,
             binding: Some("rpm mock".to_owned()),
+            stopped: None,
         };
         assert_eq!(
             table(&summary),

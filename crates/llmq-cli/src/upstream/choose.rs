@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hyper::HeaderMap;
 use llmq_core::{Host, LimitSpec};
 use llmq_engine::bulk::Price;
 use llmq_engine::config::{KeySource, ProviderKind, Settings, UpstreamSettings};
@@ -32,6 +33,10 @@ pub(crate) struct ChosenUpstream {
     pub(super) weight: f64,
     pub(crate) limits: Vec<LimitSpec>,
     pub(crate) shared: Vec<(String, Vec<LimitSpec>)>,
+    /// Sent with each call.
+    pub(super) headers: HeaderMap,
+    /// Whether to keep limits that its answers tell of.
+    pub(super) learn: bool,
 }
 
 /// Where the key is looked for.
@@ -121,6 +126,8 @@ fn by_the_flags(
         weight: 1.0,
         limits: limits.specs(host),
         shared: Vec::new(),
+        headers: HeaderMap::new(),
+        learn: true,
     };
     Ok(Chosen {
         upstreams: vec![chosen],
@@ -185,6 +192,8 @@ fn by_the_configuration(
             weight: route.weight,
             limits: limits.over(route.limits.specs(host), host),
             shared: shared.collect(),
+            headers: HeaderMap::new(),
+            learn: true,
             settings: upstream,
         });
     }
@@ -208,7 +217,7 @@ fn by_the_configuration(
 }
 
 /// Answers of a run come whole, so the first byte of one may take as long as all of it.
-fn timeouts(configured: Timeouts, total: Option<Duration>) -> Timeouts {
+pub(super) fn timeouts(configured: Timeouts, total: Option<Duration>) -> Timeouts {
     let total = total.unwrap_or(configured.total);
     Timeouts {
         connect: configured.connect.min(total),

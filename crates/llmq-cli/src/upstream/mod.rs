@@ -3,7 +3,9 @@
 mod args;
 mod choose;
 mod open;
+mod server;
 
 pub(crate) use args::ProviderArgs;
 pub(crate) use choose::{Chosen, choose};
 pub(crate) use open::open;
+pub(crate) use server::through;

@@ -68,7 +68,8 @@ fn route(
         limits,
         shared: upstream.shared.clone(),
         adaptive: settings.adaptive.filter(|_| !states_concurrency),
-        learn: true,
+        learn: upstream.learn,
+        headers: upstream.headers.clone(),
         credential: None,
     })
 }

@@ -125,7 +125,7 @@ fn a_row_above_the_whole_token_limit_fails_at_once_and_the_run_goes_on() {
     let flags = "--limit tokens=2000/1s --param max_tokens=10";
     world
         .run(&format!("run in.txt -o out.jsonl {MOCK} {flags}"))
-        .says(1, &["1 rows failed"]);
+        .says(1, &["1 row failed"]);
     let results = world.results("out.jsonl");
     assert_eq!(results.len(), 3);
     let failed = results.iter().find(|row| !row["error"].is_null()).unwrap();

@@ -71,7 +71,7 @@ fn a_row_of_broken_utf8_is_named_and_the_others_go_on() {
             .run(&format!("{line} --strict"))
             .says(2, &[name, "line 3", "UTF-8"]);
         assert_eq!(provider.prompts().len(), 0);
-        world.run(&line).says(1, &["1 rows failed"]);
+        world.run(&line).says(1, &["1 row failed"]);
         let failed: Vec<Value> = world
             .results("out.jsonl")
             .into_iter()

@@ -15,6 +15,8 @@ mod files;
 mod learned;
 mod limits;
 mod provider;
+mod server;
+mod unreachable;
 
 use std::net::SocketAddr;
 

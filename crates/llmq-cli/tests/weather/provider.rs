@@ -1,7 +1,5 @@
 //! A provider that is down, and answers that are none.
 
-use std::net::{SocketAddr, TcpListener};
-
 use llmq_provider::mock::{MockConfig, OutageStyle};
 use serde_json::Value;
 
@@ -32,25 +30,6 @@ fn a_provider_that_is_down_for_a_while_costs_no_row() {
         outcome.says(0, &["100 completed, 0 failed"]);
         is_whole(&world, 100);
     }
-}
-
-#[test]
-fn a_provider_that_is_not_there_ends_the_run_and_fails_no_row() {
-    let world = World::new().with_rows(5);
-    let gone = free_address();
-    let lost = run_at(&world, gone, "");
-    lost.says(3, &["the provider cannot be reached", "This continues:"]);
-    assert!(world.results("out.jsonl").is_empty());
-    let provider = Provider::start(|_| Reply::ok());
-    run_at(&world, provider.addr, "").says(0, &["5 completed"]);
-}
-
-/// Where nobody listens.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
 
 #[test]

@@ -114,7 +114,8 @@ pub struct ParseKindError {
 #[non_exhaustive]
 pub enum StrictError {
     /// Some rows are bad.
-    #[error("{input} has {count} bad rows, and --strict refuses it; the first: {}", first_message(.first))]
+    #[error("{input} has {count} bad {}, and --strict refuses it; the first: {}",
+        if *count == 1 { "row" } else { "rows" }, first_message(.first))]
     BadRows {
         /// The input.
         input: InputSource,

@@ -1,7 +1,8 @@
 //! Rows of a file, one at a time.
 //!
 //! [`source`](self) bytes, unpacked and without their byte-order mark, become records (`lines`,
-//! `csv`), numbered records (`records`), and rows with a prompt or a body (`rows`).
+//! `csv`), numbered records (`records`), and rows with a prompt or a body (`rows`),
+//! made by the shape that was chosen for the file (`shape`).
 
 mod csv;
 mod error;
@@ -9,6 +10,7 @@ mod kind;
 mod lines;
 mod records;
 mod rows;
+mod shape;
 mod source;
 
 pub(crate) use csv::{CsvReader, Fields};

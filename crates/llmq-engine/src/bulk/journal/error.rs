@@ -115,11 +115,11 @@ impl JournalError {
         let path_buf = path.to_owned();
         let directory = directory_of(path).to_owned();
         match source.kind() {
-            K::NotFound | K::NotADirectory => Self::MissingDirectory {
+            K::NotFound | K::NotADirectory if !directory.is_dir() => Self::MissingDirectory {
                 path: path_buf,
                 directory,
             },
-            K::PermissionDenied | K::ReadOnlyFilesystem => Self::NotWritable {
+            K::PermissionDenied | K::ReadOnlyFilesystem | K::NotFound => Self::NotWritable {
                 path: path_buf,
                 directory,
                 source,

@@ -1,3 +1,4 @@
+use http::HeaderMap;
 use llmq_core::LimitSpec;
 use llmq_dispatch::Rules;
 use llmq_limit::{AdaptiveConfig, QuotaConfig};
@@ -102,6 +103,8 @@ pub struct RouteOptions {
     pub adaptive: Option<AdaptiveConfig>,
     /// Whether limits that its headers tell of are kept too.
     pub learn: bool,
+    /// Sent with each call.
+    pub headers: HeaderMap,
     /// Routes with the same number use the same key: when money or access is refused to one, it
     /// is to all.
     pub credential: Option<u32>,

@@ -2,16 +2,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use llmq_core::{CallSize, Clock, FailureClass, Priority, Timestamp};
 use llmq_dispatch::{Call, CallKind, Event, NoGrant, QueueId, TenantId, UpstreamId};
 use llmq_provider::{
-    AnswerFacts, Operation, Provider, Request, Source, Verdict, WholeAnswer, check_answer,
-    processing_time, request_id, with_model,
+    AnswerFacts, CallError, Operation, Provider, Request, Source, Verdict, WholeAnswer,
+    check_answer, processing_time, request_id, with_model,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
+use super::fault::{Fault, Faults};
 use super::progress::Counters;
 use super::writer::{Finished, FinishedRow, SharedClock, Tries};
 use crate::{AfterFailure, Grant, Hub, outcome};
@@ -34,14 +36,25 @@ pub(super) struct Places {
     pub(super) alive: OwnedSemaphorePermit,
 }
 
+/// Where the dispatcher's grants lead.
+pub(super) struct Way {
+    pub(super) upstream: UpstreamId,
+    pub(super) provider: Provider,
+    /// What the provider calls the model, if not as the row does.
+    pub(super) model: Option<String>,
+    /// Sent with each call.
+    pub(super) headers: HeaderMap,
+}
+
 /// What every row's task shares.
 pub(super) struct Lane {
     pub(super) hub: Arc<Hub>,
     pub(super) clock: SharedClock,
     pub(super) queue: QueueId,
     pub(super) tenant: TenantId,
-    pub(super) upstreams: Vec<(UpstreamId, Provider, Option<String>)>,
+    pub(super) ways: Vec<Way>,
     pub(super) counters: Arc<Counters>,
+    pub(super) faults: Arc<Faults>,
     pub(super) results: Sender<Finished>,
     /// No new call is sent once this is cancelled.
     pub(super) stop: CancellationToken,
@@ -112,10 +125,9 @@ impl Lane {
             .in_flight
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let upstream = grant.start().upstream;
-        let route = self.upstreams.iter().find(|(id, ..)| *id == upstream);
-        let (_, provider, model) =
-            route.expect("the dispatcher starts calls at the run's own upstreams");
-        let attempted = self.send(row, provider, model.as_deref(), &grant).await;
+        let way = self.ways.iter().find(|way| way.upstream == upstream);
+        let way = way.expect("the dispatcher starts calls at the run's own upstreams");
+        let attempted = self.send(row, way, &grant).await;
         self.counters
             .in_flight
             .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
@@ -123,32 +135,28 @@ impl Lane {
             Attempted::Answered(..) => None,
             Attempted::Failed(verdict, _) => Some(verdict.class),
         };
-        (self.settle(provider, grant, attempted), class)
+        (self.settle(&way.provider, grant, attempted), class)
     }
 
-    async fn send(
-        &self,
-        row: &Prepared,
-        provider: &Provider,
-        model: Option<&str>,
-        grant: &Grant,
-    ) -> Attempted {
-        let body = match model {
+    async fn send(&self, row: &Prepared, way: &Way, grant: &Grant) -> Attempted {
+        let (provider, upstream) = (&way.provider, way.upstream);
+        let body = match way.model.as_deref() {
             // A body that was scanned is an object.
             Some(model) => with_model(&row.body, model).unwrap_or_else(|_| row.body.clone()),
             None => row.body.clone(),
         };
         let (hub, ticket) = (Arc::clone(&self.hub), grant.start().ticket);
-        let request =
+        let mut request =
             Request::new(row.operation, body).on_sent(move |_| hub.handle(Event::Sent(ticket)));
+        request.headers.clone_from(&way.headers);
         let answer = match provider.call(request).await {
             Ok(answer) => answer,
-            Err(error) => return Attempted::Failed(Box::new(Verdict::from(&error)), None),
+            Err(error) => return self.lost(upstream, &error),
         };
         grant.first_byte(processing_time(answer.headers()));
         let whole = match answer.collect().await {
             Ok(whole) => whole,
-            Err(error) => return Attempted::Failed(Box::new(Verdict::from(&error)), None),
+            Err(error) => return self.lost(upstream, &error),
         };
         let source = Source {
             host: provider.host(),
@@ -156,8 +164,17 @@ impl Lane {
         };
         match check_answer(source, &whole, self.clock.now()) {
             Ok(facts) => Attempted::Answered(whole, facts),
-            Err(verdict) => Attempted::Failed(verdict, Some(whole)),
+            Err(verdict) => {
+                self.faults.note(upstream, Fault::from(&*verdict));
+                Attempted::Failed(verdict, Some(whole))
+            }
         }
+    }
+
+    /// Noted before the dispatcher hears of it, so that what follows can be explained.
+    fn lost(&self, upstream: UpstreamId, error: &CallError) -> Attempted {
+        self.faults.note(upstream, Fault::from(error));
+        Attempted::Failed(Box::new(Verdict::from(error)), None)
     }
 
     fn settle(&self, provider: &Provider, grant: Grant, attempted: Attempted) -> Next {

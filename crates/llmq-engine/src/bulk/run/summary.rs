@@ -1,7 +1,12 @@
 use std::time::Duration;
 
-use llmq_core::{Algorithm, LimitKind, LimitSpec};
+use llmq_core::{Algorithm, LimitKind, LimitSpec, Now, Timestamp};
+use llmq_dispatch::LimitId;
 use serde::Serialize;
+
+use super::options::RunOptions;
+use super::progress::Counters;
+use crate::Hub;
 
 /// What a run did, at its end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -39,15 +44,68 @@ pub struct Summary {
     pub resumed: u64,
     /// The limit that decided the bound, if one did.
     pub binding: Option<String>,
+    /// Why it stopped before the end, if the account or the provider was the reason.
+    pub stopped: Option<String>,
+}
+
+/// What the run did between `started` and `ended`.
+pub(super) fn summarize(
+    hub: &Hub,
+    limits: &[(LimitId, String)],
+    counters: &Counters,
+    options: &RunOptions,
+    started: Now,
+    ended: Now,
+) -> Summary {
+    let calls = Counters::get(&counters.attempts);
+    let latency = counters.mean_latency();
+    let last = Timestamp::from_nanos(Counters::get(&counters.last_answer_ns)).max(started.mono);
+    let elapsed = last - started.mono;
+    let paused = counters.with_pause(|pause| pause.total(ended));
+    let bounds = limits.iter().map(|(id, name)| {
+        let (spec, charged) = hub.with(|dispatcher| {
+            let limit = dispatcher.limit_mut(*id);
+            (*limit.spec(), limit.charged())
+        });
+        (least_time(&spec, charged, calls, latency), name.clone())
+    });
+    let tightest = bounds
+        .max_by_key(|(time, _)| *time)
+        .filter(|(time, _)| !time.is_zero());
+    let bound = (Counters::get(&counters.answers) > 0)
+        .then(|| tightest.as_ref().map_or(Duration::ZERO, |(time, _)| *time) + latency);
+    let busy = elapsed.saturating_sub(paused);
+    let (input_tokens, output_tokens) = (
+        Counters::get(&counters.input_tokens),
+        Counters::get(&counters.output_tokens),
+    );
+    Summary {
+        rows: Counters::get(&counters.rows),
+        completed: Counters::get(&counters.completed) + Counters::get(&counters.resumed)
+            - Counters::get(&counters.resumed_failed),
+        failed: Counters::get(&counters.failed) + Counters::get(&counters.resumed_failed),
+        attempts: calls,
+        ambiguous_attempts: Counters::get(&counters.ambiguous_attempts),
+        rate_limited: Counters::get(&counters.rate_limited),
+        rate_limited_ours: Counters::get(&counters.rate_limited_ours),
+        input_tokens,
+        output_tokens,
+        cost_usd: options
+            .price
+            .map(|price| price.of(input_tokens, output_tokens)),
+        elapsed_s: elapsed.as_secs_f64(),
+        bound_s: bound.map(|bound| bound.as_secs_f64()),
+        efficiency: bound
+            .map(|bound| (bound.as_secs_f64() / busy.as_secs_f64().max(1e-9)).min(1.0)),
+        paused_s: paused.as_secs_f64(),
+        resumed: Counters::get(&counters.resumed),
+        binding: tightest.map(|(_, name)| name),
+        stopped: None,
+    }
 }
 
 /// The least time in which `charged` can be spent on a limit that is full at the start.
-pub(super) fn least_time(
-    spec: &LimitSpec,
-    charged: u64,
-    calls: u64,
-    latency: Duration,
-) -> Duration {
+fn least_time(spec: &LimitSpec, charged: u64, calls: u64, latency: Duration) -> Duration {
     let count = spec.count.max(1);
     match (spec.kind, spec.algorithm) {
         (LimitKind::Concurrency, _) => {

@@ -1,0 +1,98 @@
+use llmq_core::Clock;
+
+use super::error::RunError;
+use super::options::RunOptions;
+use crate::SystemClock;
+use crate::bulk::{
+    Holder, InputPrint, Output, OutputLock, PromptSettings, Resumed, RowReader, Side, compare,
+    forget_failed, refuse_bad_rows, set_aside,
+};
+
+/// Kept free on the disk for the results of calls in flight.
+const RESERVE_BYTES: u64 = 4 << 20;
+
+/// The files of a run, held and read.
+pub(super) struct Opened {
+    /// Dropped last, so that nobody else writes before everything here is closed.
+    pub(super) _locks: Vec<OutputLock>,
+    pub(super) output: Output,
+    pub(super) resumed: Resumed,
+    pub(super) side: Side,
+    pub(super) earlier: Option<Side>,
+    pub(super) reader: RowReader,
+}
+
+impl Opened {
+    pub(super) fn open(options: &RunOptions, clock: &SystemClock) -> Result<Self, RunError> {
+        let now = clock.now();
+        let paths = &options.paths;
+        // The input is looked at first: a mistyped name must not leave an empty output behind.
+        let reader = RowReader::open(&options.source, options.kind, options.read.clone())?;
+        if options.strict {
+            refuse_bad_rows(&options.source, options.kind, options.read.clone())?;
+        }
+        paths.check()?;
+        let holder = Holder::this_process(now.wall);
+        let mut locks = vec![OutputLock::acquire(&paths.output, &holder)?];
+        if let Some(errors) = &paths.errors {
+            locks.push(OutputLock::acquire(errors, &holder)?);
+        }
+        let earlier = Side::load(&paths.output)?;
+        let before = earlier.as_ref().and_then(|side| side.input);
+        let print = InputPrint::of(&options.source, before.as_ref())?;
+        let settings = settings(options);
+        if options.restart {
+            set_aside(&paths.output)?;
+            if let Some(errors) = &paths.errors {
+                set_aside(errors)?;
+            }
+        } else if let Some(earlier) = &earlier {
+            let changes = compare(earlier, print.as_ref(), &settings);
+            if !changes.is_empty() && !options.resume_anyway {
+                return Err(RunError::Changed {
+                    output: paths.output.display().to_string(),
+                    changes: changes.to_string(),
+                });
+            }
+        }
+        if options.retry_failed {
+            forget_failed(paths)?;
+        }
+        let (mut output, resumed) = Output::open(paths)?;
+        output.set_reserve(&paths.output, RESERVE_BYTES)?;
+        let side = match &earlier {
+            Some(earlier) => earlier.clone().restarted(print, settings),
+            None => Side::new(print, settings),
+        };
+        Ok(Self {
+            _locks: locks,
+            output,
+            resumed,
+            side,
+            earlier,
+            reader,
+        })
+    }
+}
+
+/// What prompts and answers depend on, beside the input.
+fn settings(options: &RunOptions) -> PromptSettings {
+    let mut settings = PromptSettings::default();
+    let calls = &options.calls;
+    if let Some(template) = &options.read.template {
+        settings.set("template", &template.to_string());
+    }
+    settings.set("operation", calls.operation.path());
+    settings.set("model", calls.model.as_deref().unwrap_or(""));
+    settings.set("system", calls.system.as_deref().unwrap_or(""));
+    settings.set(
+        "params",
+        &serde_json::Value::from(calls.params.clone()).to_string(),
+    );
+    settings.set("id", options.read.id.as_deref().unwrap_or(""));
+    settings.set(
+        "format",
+        &format!("{:?}", options.kind.format).to_lowercase(),
+    );
+    settings
+}
