@@ -95,18 +95,7 @@ fn by_the_flags(
     };
     let default = || provider.default_url().map(str::to_owned);
     let base_url = args.base_url.clone().or_else(from_env).or_else(default);
-    let mut upstream = UpstreamSettings {
-        provider,
-        base_url: base_url.unwrap_or_default(),
-        api_key: None,
-        http2: false,
-        timeouts: Timeouts::default(),
-        first_token: Timeouts::default().total,
-        adaptive: Some(AdaptiveConfig::default()),
-        shared_limits: Vec::new(),
-        pass_headers: Vec::new(),
-    };
-    upstream.timeouts = timeouts(upstream.timeouts, args.timeout);
+    let upstream = at(provider, base_url.unwrap_or_default(), args.timeout);
     let host = upstream.host();
     let key = match (&args.api_key_env, provider.key_variable()) {
         (Some(name), _) => Key::In(KeySource::Env(name.clone())),
@@ -134,6 +123,25 @@ fn by_the_flags(
         dialect: provider.dialect(),
         price: args.price.or_else(|| configured?.price),
     })
+}
+
+/// What is usual, at an address that a flag or a variable names.
+pub(super) fn at(
+    provider: ProviderKind,
+    base_url: String,
+    timeout: Option<Duration>,
+) -> UpstreamSettings {
+    UpstreamSettings {
+        provider,
+        base_url,
+        api_key: None,
+        pass_headers: Vec::new(),
+        http2: false,
+        timeouts: timeouts(Timeouts::default(), timeout),
+        first_token: Timeouts::default().total,
+        adaptive: Some(AdaptiveConfig::default()),
+        shared_limits: Vec::new(),
+    }
 }
 
 fn by_the_configuration(
@@ -217,7 +225,7 @@ fn by_the_configuration(
 }
 
 /// Answers of a run come whole, so the first byte of one may take as long as all of it.
-pub(super) fn timeouts(configured: Timeouts, total: Option<Duration>) -> Timeouts {
+fn timeouts(configured: Timeouts, total: Option<Duration>) -> Timeouts {
     let total = total.unwrap_or(configured.total);
     Timeouts {
         connect: configured.connect.min(total),

@@ -1,11 +1,10 @@
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use llmq_engine::config::{ProviderKind, UpstreamSettings};
-use llmq_limit::AdaptiveConfig;
+use llmq_engine::config::ProviderKind;
 use llmq_provider::Timeouts;
 
 use super::args::ProviderArgs;
-use super::choose::{Chosen, ChosenUpstream, Key, timeouts};
+use super::choose::{Chosen, ChosenUpstream, Key, at};
 use crate::exit::Failure;
 use crate::limits::LimitArgs;
 
@@ -24,16 +23,7 @@ pub(crate) fn through(
              API the calls are made in",
         ));
     }
-    let settings = UpstreamSettings {
-        provider,
-        base_url: base_url(server),
-        api_key: None,
-        http2: false,
-        timeouts: timeouts(Timeouts::default(), args.timeout),
-        first_token: Timeouts::default().total,
-        adaptive: Some(AdaptiveConfig::default()),
-        shared_limits: Vec::new(),
-    };
+    let settings = at(provider, base_url(server), args.timeout);
     let host = settings.host();
     let chosen = ChosenUpstream {
         name: match model {

@@ -87,10 +87,9 @@ fn sample(schema: &Value, root: &Value, depth: u32) -> Value {
     if let Some(referred) = place.and_then(|place| root.pointer(place)) {
         return deeper(referred);
     }
-    for only in [schema.get("const"), schema["enum"].get(0)] {
-        if let Some(value) = only {
-            return value.clone();
-        }
+    let only = schema.get("const").or_else(|| schema["enum"].get(0));
+    if let Some(value) = only {
+        return value.clone();
     }
     for several in ["anyOf", "oneOf", "allOf"] {
         if let Some(first) = schema[several].get(0) {
