@@ -136,6 +136,7 @@ impl SseSplitter {
         mut line: &[u8],
         on_event: &mut impl FnMut(SseEvent<'_>),
     ) -> Result<(), EventTooLarge> {
+        self.check(line.len())?;
         if std::mem::replace(&mut self.at_start, false) {
             line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
         }
@@ -269,6 +270,21 @@ mod tests {
         let mut splitter = SseSplitter::with_max(100);
         let lines = b"data: 0123456789\n".repeat(20);
         assert!(splitter.push(&lines, |_| {}).is_err());
+    }
+
+    /// Found by fuzzing: a long comment, name or id that came in one piece was taken, and the same
+    /// in two pieces refused.
+    #[test]
+    fn a_line_above_the_bound_is_refused_however_it_comes() {
+        for field in [": ", "event: ", "id: "] {
+            let line = format!("{field}{}\n", "x".repeat(100));
+            for cut in [0, 50] {
+                let (head, tail) = line.as_bytes().split_at(cut);
+                let mut splitter = SseSplitter::with_max(100);
+                let taken = splitter.push(head, |_| {});
+                assert!(taken.and_then(|()| splitter.push(tail, |_| {})).is_err());
+            }
+        }
     }
 
     fn stream() -> impl Strategy<Value = Vec<u8>> {

@@ -1,0 +1,151 @@
+//! The request scanner, against a tree of the same JSON.
+
+use llmq_provider::{RequestScan, TokenCounter, scan_request};
+
+use crate::tree::Tree;
+
+/// Members that decide where a call goes or what it costs; each may be there once.
+const SINGLE: [&str; 8] = [
+    "model",
+    "stream",
+    "stream_options",
+    "max_completion_tokens",
+    "max_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+];
+/// Members whose text is input.
+const PROMPTS: [&str; 5] = ["messages", "input", "prompt", "system", "instructions"];
+/// Members inside those whose text is input.
+const TEXTS: [&str; 6] = [
+    "content",
+    "text",
+    "output",
+    "tool_calls",
+    "function",
+    "arguments",
+];
+
+/// Any bytes are read or refused; what a JSON reader takes for an object the scanner takes, and
+/// says of it what the tree says, unless it calls it doubtful.
+pub fn check(body: &[u8]) {
+    let scan = scan_request(body, TokenCounter::Chars);
+    match serde_json::from_slice(body) {
+        // A choice that is made twice is none.
+        Ok(Tree::Object(members)) if members.iter().any(chooses_twice) => {}
+        Ok(Tree::Object(members)) => {
+            let scan = scan.expect("it is a JSON object");
+            assert!(scan.prompt_at.is_none_or(|at| at < body.len()));
+            agree(&scan, &members);
+        }
+        Ok(_) => assert!(scan.is_err(), "what is no object was taken"),
+        // The scanner passes over what it does not need, so it may take a little more.
+        Err(_) => {}
+    }
+}
+
+fn agree(scan: &RequestScan, members: &[(String, Tree)]) {
+    let twice = |name: &&str| members.iter().filter(|(key, _)| key == name).count() > 1;
+    if let Some(name) = SINGLE.iter().find(|name| twice(name)) {
+        assert!(scan.doubtful.is_some(), "{name} is there twice");
+    }
+    assert_eq!(scan.size.input_tokens, input_tokens(members));
+    if scan.doubtful.is_some() {
+        return;
+    }
+    let find = |name| {
+        members
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
+    };
+    assert_eq!(scan.model, find("model").and_then(text));
+    assert_eq!(scan.stream, is_true(find("stream")));
+    let usage = match find("stream_options") {
+        Some(Tree::Object(options)) => options.iter().find(|(key, _)| key == "include_usage"),
+        _ => None,
+    };
+    let usage = is_true(usage.map(|(_, value)| value));
+    assert_eq!(scan.include_usage == Some(true), usage);
+    let count = |name| find(name).and_then(whole).map(clamped);
+    let choices = [count("n"), count("best_of"), Some(1)];
+    assert_eq!(Some(scan.size.choices), choices.into_iter().flatten().max());
+    let caps = [
+        count("max_completion_tokens"),
+        count("max_output_tokens"),
+        count("max_tokens"),
+    ];
+    match (find("max_completion_tokens"), find("max_output_tokens")) {
+        // Two names for one thing: either may be believed.
+        (Some(_), Some(_)) => assert!(caps.contains(&scan.size.max_output_tokens)),
+        _ => assert_eq!(
+            scan.size.max_output_tokens,
+            caps.into_iter().flatten().next()
+        ),
+    }
+}
+
+fn chooses_twice((name, value): &(String, Tree)) -> bool {
+    let Tree::Object(options) = value else {
+        return false;
+    };
+    let choices = options.iter().filter(|(key, _)| key == "include_usage");
+    name == "stream_options" && choices.count() > 1
+}
+
+fn is_true(value: Option<&Tree>) -> bool {
+    matches!(value, Some(Tree::Bool(true)))
+}
+
+fn text(value: &Tree) -> Option<String> {
+    match value {
+        Tree::Text(text) => Some(text.clone()),
+        value => whole(value).map(|number| number.to_string()),
+    }
+}
+
+/// Up to 2^53 a number with a fraction of zero is whole.
+fn whole(value: &Tree) -> Option<u64> {
+    match value {
+        Tree::Whole(value) => Some(*value),
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "whole and in range"
+        )]
+        Tree::Number(value) if value.fract() == 0.0 && (0.0..9e15).contains(value) => {
+            Some(*value as u64)
+        }
+        _ => None,
+    }
+}
+
+fn clamped(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+fn input_tokens(members: &[(String, Tree)]) -> u32 {
+    let (mut chars, mut tokens) = (0, 0);
+    for (name, value) in members {
+        if PROMPTS.contains(&name.as_str()) {
+            add(value, &mut chars, &mut tokens);
+        }
+    }
+    clamped(chars.div_ceil(4) + tokens)
+}
+
+fn add(value: &Tree, chars: &mut u64, tokens: &mut u64) {
+    match value {
+        Tree::Text(text) => *chars += text.chars().count() as u64,
+        Tree::Whole(_) => *tokens += 1,
+        Tree::List(items) => items.iter().for_each(|item| add(item, chars, tokens)),
+        Tree::Object(members) => {
+            let texts = members
+                .iter()
+                .filter(|(name, _)| TEXTS.contains(&name.as_str()));
+            texts.for_each(|(_, value)| add(value, chars, tokens));
+        }
+        Tree::Null | Tree::Bool(_) | Tree::Number(_) => {}
+    }
+}
