@@ -14,6 +14,7 @@ use llmq_provider::{
 };
 
 use super::body::ReplyBody;
+use super::forward;
 use super::incoming::Incoming;
 use super::outgoing::{Outgoing, Said, refuses_stream_options};
 use super::progress::Progress;
@@ -188,6 +189,7 @@ impl Trial<'_> {
                     None => body,
                     Some(said) => {
                         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                        forward::translate_request_id(&mut headers, self.incoming.dialect);
                         said
                     }
                 };

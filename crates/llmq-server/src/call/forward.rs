@@ -4,6 +4,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, SERVER, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
+use llmq_provider::Dialect;
 
 /// What of a caller's headers is meant for every provider.
 const TO_PROVIDER: [HeaderName; 7] = [
@@ -66,6 +67,26 @@ pub(crate) fn for_caller(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
+/// The header in which SDKs of a dialect look for the name of a request.
+pub(crate) fn request_id_of(dialect: Dialect) -> HeaderName {
+    match dialect {
+        Dialect::OpenAi => HeaderName::from_static("x-request-id"),
+        Dialect::Anthropic => HeaderName::from_static("request-id"),
+    }
+}
+
+/// The provider's name for the request, where the SDKs of `dialect`, which is not the provider's,
+/// look for it.
+pub(crate) fn translate_request_id(headers: &mut HeaderMap, dialect: Dialect) {
+    let theirs = match dialect {
+        Dialect::OpenAi => Dialect::Anthropic,
+        Dialect::Anthropic => Dialect::OpenAi,
+    };
+    if let Some(id) = headers.remove(request_id_of(theirs)) {
+        headers.insert(request_id_of(dialect), id);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -92,6 +113,21 @@ mod tests {
         let mut names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["anthropic-beta", "traceparent"]);
+    }
+
+    /// Once the errors and answers of translated calls had no request id in any SDK.
+    #[test]
+    fn a_translated_answer_names_its_request_where_the_callers_sdk_looks() {
+        for (to, from) in [
+            (Dialect::OpenAi, Dialect::Anthropic),
+            (Dialect::Anthropic, Dialect::OpenAi),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(request_id_of(from), HeaderValue::from_static("req_1"));
+            translate_request_id(&mut headers, to);
+            assert_eq!(headers[request_id_of(to)], "req_1");
+            assert!(!headers.contains_key(request_id_of(from)));
+        }
     }
 
     #[test]

@@ -82,6 +82,7 @@ fn in_its_words(
     if dialect != incoming.dialect {
         body = translate::error(incoming.dialect, status.as_u16(), &body);
         headers.insert(CONTENT_TYPE, JSON);
+        forward::translate_request_id(&mut headers, incoming.dialect);
     }
     let mut reply = answered(
         status,
@@ -129,13 +130,8 @@ pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Pro
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-    // Where SDKs look for the name of a request that failed.
-    let theirs = match dialect {
-        Dialect::OpenAi => HeaderName::from_static("x-request-id"),
-        Dialect::Anthropic => HeaderName::from_static("request-id"),
-    };
     if let Ok(shown) = HeaderValue::from_str(&shown) {
-        headers.insert(theirs, shown);
+        headers.insert(forward::request_id_of(dialect), shown);
     }
     match progress {
         Some(progress) => sign(headers, progress.id, progress),

@@ -22,6 +22,7 @@ use llmq_provider::{
 
 use super::attempt::{Attempted, Trial};
 use super::body::{Broken, ReplyBody};
+use super::forward;
 use super::outgoing::Said;
 use super::progress::Progress;
 use super::reply;
@@ -54,7 +55,10 @@ pub(super) async fn open(trial: Trial<'_>, model: &Model, mut answer: Answer) ->
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
         Opened::Bad(verdict) => trial.failed(&verdict, None),
         Opened::Good(held, ended) => {
-            let (status, headers) = (answer.status(), answer.headers().clone());
+            let (status, mut headers) = (answer.status(), answer.headers().clone());
+            if trial.said != Said::AsItCame {
+                forward::translate_request_id(&mut headers, trial.incoming.dialect);
+            }
             let nothing = ReplyBody::Whole(None);
             let mut reply =
                 reply::answered(status, headers, nothing, trial.incoming.id, &trial.progress);
