@@ -36,6 +36,7 @@ def client(translating):
 def test_a_message_has_a_text_a_reason_and_usage(client):
     raw = client.messages.with_raw_response.create(**CALL)
     message = raw.parse()
+    assert message._request_id
     assert raw.headers["x-llmq-upstream"] == f"openai/{UPSTREAM_MODEL}"
     assert (message.type, message.role) == ("message", "assistant")
     assert message.model == UPSTREAM_MODEL
@@ -160,3 +161,4 @@ def test_an_upstreams_failure_is_the_sdks_own_error(over, flags, kind, status, w
             client.messages.create(**call)
     assert refused.value.status_code == status
     assert refused.value.body["error"]["type"] == word
+    assert refused.value.request_id

@@ -44,6 +44,7 @@ def client(translating):
 def test_a_chat_has_a_text_a_reason_and_usage_that_adds_up(client, translating):
     raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=HELLO)
     answer = raw.parse()
+    assert answer._request_id
     assert raw.headers["x-llmq-upstream"] == f"anthropic/{UPSTREAM_MODEL}"
     assert (answer.object, answer.model) == ("chat.completion", UPSTREAM_MODEL)
     [choice] = answer.choices
@@ -197,3 +198,4 @@ def test_an_upstreams_failure_is_the_sdks_own_error(over, flags, kind, status, c
         with pytest.raises(kind) as refused:
             client.chat.completions.create(**call)
     assert (refused.value.status_code, refused.value.code) == (status, code)
+    assert refused.value.request_id

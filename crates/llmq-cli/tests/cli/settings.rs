@@ -41,6 +41,18 @@ fn all_mistakes_of_a_file_are_told_at_once() {
 }
 
 #[test]
+fn two_upstreams_of_one_name_are_refused_with_their_line() {
+    let world = World::new();
+    let twice = "[upstreams.a]\nprovider = \"openai\"\n[upstreams.a]\nprovider = \"anthropic\"\n";
+    world.write("llmq.toml", twice);
+    for command in ["config check", "serve"] {
+        world
+            .run(&format!("{command} --config llmq.toml"))
+            .says(2, &["llmq.toml, line 3", "duplicate key"]);
+    }
+}
+
+#[test]
 fn show_tells_where_a_value_comes_from_and_hides_keys() {
     let world = World::new();
     world.write(

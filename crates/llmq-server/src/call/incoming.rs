@@ -138,15 +138,13 @@ async fn whole(
     }
     let expected = usize::try_from(stated.unwrap_or(0).min(max)).unwrap_or(0);
     let mut all = BytesMut::with_capacity(expected.max(first.len()));
-    all.extend_from_slice(&first);
-    while let Some(next) = piece(&mut body).await? {
-        if (all.len() + next.len()) as u64 > max {
+    let mut next = Some(first);
+    while let Some(part) = next {
+        if (all.len() + part.len()) as u64 > max {
             return Err(too_large(max));
         }
-        all.extend_from_slice(&next);
-    }
-    if all.len() as u64 > max {
-        return Err(too_large(max));
+        all.extend_from_slice(&part);
+        next = piece(&mut body).await?;
     }
     Ok(all.freeze())
 }

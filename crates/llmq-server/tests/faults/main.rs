@@ -9,6 +9,7 @@
 mod answers;
 mod world;
 
+mod bad_input;
 mod callers;
 mod passing;
 mod usage;

@@ -12,6 +12,7 @@ use llmq_engine::config::Config;
 use llmq_engine::{SystemClock, Tasks};
 use llmq_server::{Gateway, GatewayOptions, serve};
 use llmq_testkit::{Guest, PATIENCE, ScriptedServer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -157,7 +158,7 @@ impl World {
     /// The model `m` is served by `upstreams`, the first of them as good as always asked first,
     /// each with these timeouts. `more` is added to the table of the model.
     pub(crate) async fn new(upstreams: &[&Upstream], timeouts: &str, more: &str) -> Self {
-        let mut text = SHORT.to_owned();
+        let mut text = String::new();
         let mut routes = Vec::new();
         for (index, Upstream { name, url, .. }) in upstreams.iter().enumerate() {
             let weight = if index == 0 { 1e9 } else { 1e-9 };
@@ -188,8 +189,9 @@ impl World {
         Self::new(&[first], "", &more).await
     }
 
-    /// A gateway with this configuration.
+    /// A gateway with this configuration, short waits added.
     pub(crate) async fn with(text: &str) -> Self {
+        let text = &format!("{SHORT}{text}");
         let settings = Config::parse("llmq.toml", text).unwrap().check();
         let settings = settings.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let tasks = Tasks::new();
@@ -224,6 +226,24 @@ impl World {
         });
         let request = Request::post("/v1/chat/completions");
         self.send(request, headers, body.to_string()).await
+    }
+
+    /// What these bytes are answered, until the gateway closes the connection.
+    pub(crate) async fn raw(&self, bytes: &str) -> String {
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.addr).await.unwrap();
+            // It may be answered, and the connection closed, before all of it is read.
+            let _written = stream.write_all(bytes.as_bytes()).await;
+            let mut reply = Vec::new();
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut piece).await {
+                reply.extend_from_slice(&piece[..length]);
+            }
+            String::from_utf8_lossy(&reply).into_owned()
+        };
+        timeout(PATIENCE, exchange)
+            .await
+            .expect("the gateway closes the connection")
     }
 
     /// Any request, on a connection of its own.
