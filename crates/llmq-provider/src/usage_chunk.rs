@@ -180,7 +180,7 @@ mod tests {
         let mut filter = UsageChunkFilter::default();
         let mut passed = Vec::new();
         filter.push(Bytes::from("data: {}\n\ndata: {"), |bytes| {
-            passed.push(bytes)
+            passed.push(bytes);
         });
         assert_eq!(passed, ["data: {}\n\n"]);
         filter.push(Bytes::from("}\n"), |bytes| passed.push(bytes));
