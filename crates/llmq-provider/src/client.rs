@@ -1,5 +1,8 @@
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,24 +10,23 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST,
     HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
-use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use llmq_core::{Clock, Host, Timestamp};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
+use crate::alarm::Alarm;
 use crate::config::Addresses;
 use crate::connect::Connector;
-use crate::response::Deadlines;
+use crate::link::Link;
+use crate::pool::{IDLE_MAX, Pool};
+use crate::response::{BodySource, Deadlines};
 use crate::sent::{SentBody, SentMark};
 use crate::{
     Answer, CallError, Cause, ConfigError, Dialect, Operation, ProviderConfig, SentHook, Timeouts,
     Times,
 };
 
-/// Below the 60 s after which many servers close a quiet connection: a call sent on one that
-/// is just being closed is lost, and cannot be told from one that was billed.
-const POOL_IDLE: Duration = Duration::from_secs(50);
 /// How often a quiet HTTP/2 connection is asked whether it is still there.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 
@@ -45,8 +47,14 @@ struct Inner {
     config: ProviderConfig,
     addresses: Addresses,
     headers: HeaderMap,
-    client: Client<Connector, SentBody>,
+    transport: Transport,
     clock: Arc<dyn Clock>,
+}
+
+enum Transport {
+    Http1(Arc<Pool>),
+    /// All calls share one connection, which has a task of its own.
+    Http2(Box<Client<Connector, SentBody>>),
 }
 
 /// What one call sends.
@@ -107,15 +115,24 @@ impl Provider {
     /// [`ConfigError`] for an address or key that cannot be used.
     pub fn new(config: ProviderConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
         let addresses = Addresses::of(config.dialect, &config.base_url)?;
-        let headers = headers(&config)?;
+        let mut headers = headers(&config)?;
+        if !config.http2 {
+            let host = HeaderValue::from_str(addresses.host());
+            headers.insert(HOST, host.map_err(|_| ConfigError::NotAUrl)?);
+        }
         let connector = Connector::new(addresses.https, config.http2, config.timeouts.connect)?;
-        let client = client(&config, &addresses, connector);
+        let transport = if config.http2 {
+            Transport::Http2(Box::new(client(&config, &addresses, connector)))
+        } else {
+            let server = addresses.server.clone();
+            Transport::Http1(Arc::new(Pool::new(connector, server, nap(config.timeouts))))
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
                 addresses,
                 headers,
-                client,
+                transport,
                 clock,
             }),
         })
@@ -164,24 +181,116 @@ impl Provider {
         );
         let mut outgoing = http::Request::new(body);
         *outgoing.method_mut() = request.operation.method();
-        *outgoing.uri_mut() = inner.addresses.uri(request.operation).clone();
         *outgoing.headers_mut() = merged(&inner.headers, request.headers);
-
-        let timeouts = inner.config.timeouts;
-        let waiting = inner.client.request(outgoing);
-        let outcome = tokio::select! {
-            outcome = waiting => outcome.map_err(|error| self.read_error(&error, &mark)),
-            cause = too_late(started, timeouts, &mark, &inner.clock) => {
-                Err(self.without_answer(cause, &mark))
+        let addresses = &inner.addresses;
+        let outcome = match &inner.transport {
+            Transport::Http1(pool) => {
+                *outgoing.uri_mut() = addresses.target(request.operation).clone();
+                self.on_own_connection(pool, outgoing, &mark, started).await
+            }
+            Transport::Http2(client) => {
+                *outgoing.uri_mut() = addresses.uri(request.operation).clone();
+                let mut alarm = Alarm::new(nap(inner.config.timeouts));
+                let sending = client.request(outgoing);
+                let sent = self.in_time(sending, &mut alarm, &mark, started).await;
+                sent.and_then(|sent| sent.map_err(|error| self.read_error(&error, &mark)))
+                    .map(|response| response.map(|body| BodySource::shared(body, alarm)))
             }
         };
-        let head = self.inner.clock.now().mono;
+        let head = inner.clock.now().mono;
         Ok(self.answer(outcome?, started, head, &mark))
+    }
+
+    /// Sends a call on a connection that it has for itself.
+    async fn on_own_connection(
+        &self,
+        pool: &Arc<Pool>,
+        mut outgoing: http::Request<SentBody>,
+        mark: &SentMark,
+        started: Instant,
+    ) -> Result<http::Response<BodySource>, CallError> {
+        loop {
+            let (mut link, is_new) = match pool.take() {
+                Some(link) => (link, false),
+                None => (self.connect(pool, started).await?, true),
+            };
+            let mut alarm = std::mem::replace(&mut link.alarm, Alarm::new(IDLE_MAX));
+            let sent = self
+                .in_time(link.send(outgoing), &mut alarm, mark, started)
+                .await?;
+            link.alarm = alarm;
+            let mut error = match sent {
+                Ok(response) => {
+                    return Ok(response.map(|body| BodySource::own(body, link, Arc::clone(pool))));
+                }
+                Err(error) => error,
+            };
+            // It was closed while it was idle, before the call was begun: as if it had never
+            // been there.
+            match error.take_message() {
+                Some(unsent) if !is_new && !mark.touched() => outgoing = unsent,
+                _ => return Err(self.without_answer(Cause::of(error.error()), mark)),
+            }
+        }
+    }
+
+    async fn connect(&self, pool: &Pool, started: Instant) -> Result<Link, CallError> {
+        let total = self.inner.config.timeouts.total;
+        let cause = match timeout_at(started + total, pool.open()).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => Cause::of(&*error),
+            Err(_) => Cause::TotalTimeout(total),
+        };
+        Err(CallError::NotSent {
+            authority: self.authority().to_owned(),
+            cause,
+        })
+    }
+
+    /// What comes of `sending`, unless the head of the answer is overdue first. Connecting has
+    /// its own limit inside the connector, so this one counts from the moment the call was sent.
+    async fn in_time<T>(
+        &self,
+        sending: impl Future<Output = T>,
+        alarm: &mut Alarm,
+        mark: &SentMark,
+        started: Instant,
+    ) -> Result<T, CallError> {
+        let Timeouts {
+            total, first_byte, ..
+        } = self.inner.config.timeouts;
+        let end = started + total;
+        let mut look_again = (started + first_byte).min(end);
+        let mut sending = pin!(sending);
+        let sent = poll_fn(|context| {
+            if let Poll::Ready(sent) = sending.as_mut().poll(context) {
+                return Poll::Ready(Ok(sent));
+            }
+            loop {
+                let now = ready!(alarm.poll_passed(look_again, context));
+                if now >= end {
+                    return Poll::Ready(Err(Cause::TotalTimeout(total)));
+                }
+                let waited = mark
+                    .sent()
+                    .map(|sent| self.inner.clock.now().mono.since(sent));
+                let left = match waited {
+                    Some(waited) if waited >= first_byte => {
+                        return Poll::Ready(Err(Cause::FirstByteTimeout(first_byte)));
+                    }
+                    Some(waited) => first_byte - waited,
+                    None => first_byte,
+                };
+                // At least a millisecond: two clocks need not agree to the nanosecond.
+                look_again = (now + left.max(Duration::from_millis(1))).min(end);
+            }
+        });
+        sent.await.map_err(|cause| self.without_answer(cause, mark))
     }
 
     fn answer(
         &self,
-        response: http::Response<Incoming>,
+        response: http::Response<BodySource>,
         started: Instant,
         head: Timestamp,
         mark: &SentMark,
@@ -199,7 +308,7 @@ impl Provider {
             times,
             body,
             Deadlines::new(timeouts, started),
-            self.inner.addresses.authority.clone(),
+            Arc::clone(&self.inner.addresses.authority),
             self.inner.config.answer_bytes_max,
         )
     }
@@ -225,33 +334,9 @@ impl Provider {
     }
 }
 
-/// Ends when the head of the answer is overdue. Connecting has its own limit inside the
-/// connector, so this one counts from the moment the call was sent.
-async fn too_late(
-    started: Instant,
-    timeouts: Timeouts,
-    mark: &SentMark,
-    clock: &Arc<dyn Clock>,
-) -> Cause {
-    let end = started + timeouts.total;
-    let mut look_again = started + timeouts.first_byte;
-    loop {
-        sleep_until(look_again.min(end)).await;
-        let now = Instant::now();
-        if now >= end {
-            return Cause::TotalTimeout(timeouts.total);
-        }
-        let waited = mark.sent().map(|sent| clock.now().mono.since(sent));
-        let left = match waited {
-            Some(waited) if waited >= timeouts.first_byte => {
-                return Cause::FirstByteTimeout(timeouts.first_byte);
-            }
-            Some(waited) => timeouts.first_byte - waited,
-            None => timeouts.first_byte,
-        };
-        // At least a millisecond: two clocks need not agree to the nanosecond.
-        look_again = now + left.max(Duration::from_millis(1));
-    }
+/// No deadline of a call is closer than this when it is set, but perhaps that of the whole call.
+fn nap(timeouts: Timeouts) -> Duration {
+    timeouts.first_byte.min(timeouts.idle)
 }
 
 fn client(
@@ -263,16 +348,14 @@ fn client(
     builder
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(POOL_IDLE)
+        .pool_idle_timeout(IDLE_MAX)
         .pool_max_idle_per_host(usize::MAX);
-    if config.http2 {
-        builder
-            // Without TLS nobody can be asked, so both sides must know.
-            .http2_only(!addresses.https)
-            .http2_adaptive_window(true)
-            .http2_keep_alive_interval(HTTP2_PING)
-            .http2_keep_alive_timeout(config.timeouts.connect);
-    }
+    builder
+        // Without TLS nobody can be asked, so both sides must know.
+        .http2_only(!addresses.https)
+        .http2_adaptive_window(true)
+        .http2_keep_alive_interval(HTTP2_PING)
+        .http2_keep_alive_timeout(config.timeouts.connect);
     builder.build(connector)
 }
 

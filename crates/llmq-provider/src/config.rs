@@ -1,5 +1,7 @@
+use std::sync::Arc;
+
 use http::Uri;
-use http::uri::Scheme;
+use http::uri::{Parts, PathAndQuery, Scheme};
 use llmq_core::Host;
 
 use crate::{Dialect, Operation, Secret, Timeouts, host_of};
@@ -99,7 +101,11 @@ impl ProviderConfig {
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses {
     by_operation: Vec<Uri>,
-    pub(crate) authority: String,
+    /// The same without scheme and authority, as HTTP/1.1 asks servers (RFC 9112, 3.2.1).
+    targets: Vec<Uri>,
+    /// Scheme and authority.
+    pub(crate) server: Uri,
+    pub(crate) authority: Arc<str>,
     pub(crate) https: bool,
 }
 
@@ -132,20 +138,44 @@ impl Addresses {
             return Err(ConfigError::UserInfo);
         }
         let prefix = prefix(dialect, uri.path())?;
-        let by_operation = Operation::ALL
+        let by_operation: Vec<Uri> = Operation::ALL
             .into_iter()
             .map(|operation| address(&uri, &prefix, operation))
             .collect::<Result<_, _>>()?;
+        let targets = by_operation.iter().map(origin_form);
+        let mut server = Parts::default();
+        server.scheme = uri.scheme().cloned();
+        server.authority = Some(authority.clone());
+        server.path_and_query = Some(PathAndQuery::from_static("/"));
         Ok(Self {
+            targets: targets.collect(),
             by_operation,
-            authority: authority.to_string(),
+            server: Uri::from_parts(server).map_err(|_| ConfigError::NotAUrl)?,
+            authority: authority.as_str().into(),
             https,
         })
+    }
+
+    /// What stands in the `Host` header: the scheme's own port is left out (RFC 9110, 4.2.3).
+    pub(crate) fn host(&self) -> &str {
+        let own_port = if self.https { ":443" } else { ":80" };
+        self.authority
+            .strip_suffix(own_port)
+            .unwrap_or(&self.authority)
+    }
+
+    pub(crate) fn target(&self, operation: Operation) -> &Uri {
+        &self.targets[operation.index()]
     }
 
     pub(crate) fn uri(&self, operation: Operation) -> &Uri {
         &self.by_operation[operation.index()]
     }
+}
+
+fn origin_form(uri: &Uri) -> Uri {
+    let target = uri.path_and_query().cloned();
+    target.map(Uri::from).unwrap_or_default()
 }
 
 /// The path before the operation. Anthropic's own SDKs add `/v1` themselves, so both ways of

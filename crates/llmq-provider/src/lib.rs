@@ -28,7 +28,10 @@ mod sent;
 mod call_error;
 mod cause;
 
+mod alarm;
 mod connect;
+mod link;
+mod pool;
 mod resolve;
 
 mod classify;

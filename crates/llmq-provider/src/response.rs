@@ -1,14 +1,18 @@
-use std::future::Future;
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use llmq_core::Timestamp;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+use crate::alarm::Alarm;
+use crate::link::Link;
+use crate::pool::{IDLE_MAX, Pool};
 use crate::{CallError, Cause, Timeouts};
 
 /// When the two ends of a call's way to the provider were passed.
@@ -30,10 +34,10 @@ pub struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     times: Times,
-    body: Incoming,
+    body: BodySource,
     deadlines: Deadlines,
     received_bytes: u64,
-    authority: String,
+    authority: Arc<str>,
     answer_bytes_max: usize,
 }
 
@@ -55,9 +59,9 @@ impl Answer {
         status: StatusCode,
         headers: HeaderMap,
         times: Times,
-        body: Incoming,
+        body: BodySource,
         deadlines: Deadlines,
-        authority: String,
+        authority: Arc<str>,
         answer_bytes_max: usize,
     ) -> Self {
         Self {
@@ -127,7 +131,7 @@ impl Answer {
     /// As [`Answer::chunk`].
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
         loop {
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            match self.body.poll_frame(cx) {
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Some(Ok(frame))) => {
                     self.deadlines.heard_something();
@@ -145,7 +149,7 @@ impl Answer {
                     return Poll::Ready(Err(self.cut_off(Cause::of(&error))));
                 }
                 Poll::Pending => {
-                    let cause = ready!(self.deadlines.poll_passed(cx));
+                    let cause = ready!(self.deadlines.poll_passed(self.body.alarm(), cx));
                     return Poll::Ready(Err(self.cut_off(cause)));
                 }
             }
@@ -188,7 +192,7 @@ impl Answer {
     }
 
     fn expected_len(&self, at_least: usize) -> usize {
-        let left = usize::try_from(self.body.size_hint().lower()).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.body.bytes_left()).unwrap_or(usize::MAX);
         at_least.saturating_add(left).min(self.answer_bytes_max)
     }
 
@@ -197,30 +201,105 @@ impl Answer {
             return Ok(());
         }
         Err(CallError::AnswerTooLarge {
-            authority: self.authority.clone(),
+            authority: self.authority.to_string(),
             max_bytes: self.answer_bytes_max,
         })
     }
 
     fn cut_off(&self, cause: Cause) -> CallError {
         CallError::CutOff {
-            authority: self.authority.clone(),
+            authority: self.authority.to_string(),
             received_bytes: self.received_bytes,
             cause,
         }
     }
 }
 
+/// Where the bytes of an answer come from.
+pub(crate) struct BodySource {
+    incoming: Incoming,
+    way: Way,
+}
+
+enum Way {
+    /// A connection that this answer has for itself, driven as it is read.
+    Own(Link, Arc<Pool>),
+    /// One that has its own task; or the answer has come to its end.
+    Elsewhere(Alarm),
+}
+
+impl BodySource {
+    pub(crate) fn own(incoming: Incoming, link: Link, pool: Arc<Pool>) -> Self {
+        let way = Way::Own(link, pool);
+        let mut source = Self { incoming, way };
+        source.let_go_at_end();
+        source
+    }
+
+    pub(crate) fn shared(incoming: Incoming, alarm: Alarm) -> Self {
+        let way = Way::Elsewhere(alarm);
+        Self { incoming, way }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.way {
+            Way::Own(link, _) => {
+                let polled = ready!(link.poll_body(&mut self.incoming, cx));
+                match &polled {
+                    Some(Ok(_)) => self.let_go_at_end(),
+                    None => self.let_go(),
+                    // It has broken, and goes with the answer.
+                    Some(Err(_)) => {}
+                }
+                Poll::Ready(polled)
+            }
+            Way::Elsewhere(_) => Pin::new(&mut self.incoming).poll_frame(cx),
+        }
+    }
+
+    /// Where an answer said how long it is, its last byte is its end.
+    fn let_go_at_end(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.let_go();
+        }
+    }
+
+    /// The connection is free for the next call before this one is through with its answer.
+    fn let_go(&mut self) {
+        let nothing = Way::Elsewhere(Alarm::new(IDLE_MAX));
+        if let Way::Own(link, pool) = std::mem::replace(&mut self.way, nothing) {
+            pool.give_back(link);
+        }
+    }
+
+    fn bytes_left(&self) -> u64 {
+        self.incoming.size_hint().lower()
+    }
+
+    fn alarm(&mut self) -> &mut Alarm {
+        match &mut self.way {
+            Way::Own(link, _) => &mut link.alarm,
+            Way::Elsewhere(alarm) => alarm,
+        }
+    }
+}
+
+impl fmt::Debug for BodySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.incoming.fmt(f)
+    }
+}
+
 /// The two deadlines of a body: silence, and the end of the whole call.
-///
-/// One timer serves both. It is moved only when it fires, not with every piece that comes.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     idle: Duration,
     total: Duration,
     end: Instant,
     waiting_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Deadlines {
@@ -230,7 +309,6 @@ impl Deadlines {
             total: timeouts.total,
             end: started + timeouts.total,
             waiting_since: None,
-            timer: None,
         }
     }
 
@@ -245,21 +323,12 @@ impl Deadlines {
         (since + self.idle).min(self.end)
     }
 
-    fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
-        let next = self.next();
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(next)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            let now = Instant::now();
-            if now >= self.end {
-                return Poll::Ready(Cause::TotalTimeout(self.total));
-            }
-            if now >= next {
-                return Poll::Ready(Cause::IdleTimeout(self.idle));
-            }
-            timer.as_mut().reset(next);
-        }
+    fn poll_passed(&mut self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<Cause> {
+        let now = ready!(alarm.poll_passed(self.next(), cx));
+        Poll::Ready(if now >= self.end {
+            Cause::TotalTimeout(self.total)
+        } else {
+            Cause::IdleTimeout(self.idle)
+        })
     }
 }

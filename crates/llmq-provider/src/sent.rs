@@ -15,7 +15,7 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// Called once, at the moment the last byte of a request is handed to its connection.
 ///
-/// It runs on the connection's own task, so it must be short: take a lock, note the time. It is
+/// It runs while the connection is driven, so it must be short: take a lock, note the time. It is
 /// called before the bytes are on the wire, by microseconds for small bodies; at most about
 /// 400 KiB of a large one are still on their way then. A call without a body does not call it.
 pub type SentHook = Box<dyn FnOnce(Timestamp) + Send>;

@@ -104,26 +104,6 @@ async fn a_large_call_is_not_told_as_sent_while_the_server_does_not_read() {
 }
 
 #[tokio::test]
-async fn a_connection_serves_one_call_after_the_other() {
-    let server = ScriptedServer::start().await;
-    let provider = server.provider();
-    let serve = async {
-        let mut guest = server.accept().await;
-        for body in ["1", "2", "3"] {
-            guest.read_call().await;
-            guest.answer(body).await;
-        }
-    };
-    let call = async {
-        for expected in ["1", "2", "3"] {
-            let answer = provider.call(chat("{}")).await.unwrap();
-            assert_eq!(answer.collect().await.unwrap().body, expected);
-        }
-    };
-    tokio::join!(serve, call);
-}
-
-#[tokio::test]
 async fn redirects_are_not_followed() {
     let server = ScriptedServer::start().await;
     let provider = server.provider();
