@@ -4,6 +4,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use crate::Dialect;
 use crate::lenient::{First, FromAny, Lenient, Object, Present};
+use crate::plain::{Once, Plain};
 use crate::usage::RawUsage;
 
 type Text = Lenient<Option<String>>;
@@ -30,7 +31,7 @@ pub(crate) enum NoAnswer {
     Failed,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Body {
     id: Text,
@@ -45,13 +46,13 @@ struct Body {
     error: Lenient<Present>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Choice {
     finish_reason: Text,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Incomplete {
     reason: Text,
@@ -65,7 +66,61 @@ impl AnswerFacts {
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(NoAnswer::NotJson);
         }
-        let body: Body = serde_json::from_slice(body).map_err(|_| NoAnswer::NotJson)?;
+        match Body::read_plain(body) {
+            Some(body) => body.facts(dialect),
+            None => serde_json::from_slice::<Body>(body)
+                .map_err(|_| NoAnswer::NotJson)?
+                .facts(dialect),
+        }
+    }
+}
+
+impl Body {
+    /// A body that is plain.
+    fn read_plain(body: &[u8]) -> Option<Self> {
+        let mut json = Plain::new(body);
+        let mut read = Self::default();
+        let mut once = Once::default();
+        json.object(|json, name| {
+            let (place, text) = match name {
+                b"id" => (0, &mut read.id),
+                b"model" => (1, &mut read.model),
+                b"stop_reason" => (2, &mut read.stop_reason),
+                b"status" => (3, &mut read.status),
+                b"type" => (4, &mut read.kind),
+                b"usage" => {
+                    once.note(5)?;
+                    let usage = json.unless_null(RawUsage::read_plain)?;
+                    read.usage = Lenient(Object(usage.unwrap_or_default()));
+                    return Some(());
+                }
+                b"choices" => {
+                    once.note(6)?;
+                    return json.array(|json| match read.choices.0.0 {
+                        None => {
+                            read.choices = Lenient(First(Some(Choice::read_plain(json)?)));
+                            Some(())
+                        }
+                        Some(_) => json.skip(),
+                    });
+                }
+                // They matter where they say something, and then they are read with care.
+                b"error" | b"incomplete_details" => {
+                    once.note(7 + u32::from(name[0] == b'e'))?;
+                    return json.unless_null(|_| None::<()>).map(drop);
+                }
+                _ => return json.skip(),
+            };
+            once.note(place)?;
+            *text = plain_text(json)?;
+            Some(())
+        })?;
+        json.end()?;
+        Some(read)
+    }
+
+    fn facts(self, dialect: Dialect) -> Result<AnswerFacts, NoAnswer> {
+        let body = self;
         let finish_reason = body
             .choices
             .0
@@ -81,13 +136,35 @@ impl AnswerFacts {
         if failed {
             return Err(NoAnswer::Failed);
         }
-        Ok(Self {
+        Ok(AnswerFacts {
             usage: body.usage.0.0.usage(dialect),
             finish_reason,
             model: body.model.0,
             id: body.id.0,
         })
     }
+}
+
+impl Choice {
+    /// One that is plain.
+    fn read_plain(json: &mut Plain<'_>) -> Option<Self> {
+        let mut choice = Self::default();
+        let mut once = Once::default();
+        json.object(|json, name| {
+            if name != b"finish_reason" {
+                return json.skip();
+            }
+            once.note(0)?;
+            choice.finish_reason = plain_text(json)?;
+            Some(())
+        })?;
+        Some(choice)
+    }
+}
+
+fn plain_text(json: &mut Plain<'_>) -> Option<Text> {
+    let text = json.unless_null(|json| json.text()?.said())?;
+    Some(Lenient(text.map(str::to_owned)))
 }
 
 /// The text of an answer, for people and tables: the first choice's message, or all text
@@ -176,7 +253,50 @@ impl<'de> FromAny<'de> for Content {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::plain::tests::nearly_json;
+
+    const NAMES: [&str; 16] = [
+        "id",
+        "model",
+        "stop_reason",
+        "status",
+        "type",
+        "usage",
+        "choices",
+        "error",
+        "finish_reason",
+        "prompt_tokens",
+        "completion_tokens",
+        "input_tokens",
+        "prompt_tokens_details",
+        "cached_tokens",
+        "message",
+        "content",
+    ];
+
+    proptest! {
+        #[test]
+        fn a_plain_answer_is_read_as_any_other(body in nearly_json(&NAMES)) {
+            if let Some(read) = Body::read_plain(&body) {
+                let any: Body = serde_json::from_slice(&body).unwrap();
+                prop_assert_eq!(read, any);
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_answer_is_plain() {
+        let chat = r#"{"id":"c-1","object":"chat.completion","created":1767225600,"model":"m-1","choices":[{"index":0,"message":{"role":"assistant","content":"It \"stands\".","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":210,"completion_tokens":29,"total_tokens":239,"prompt_tokens_details":{"cached_tokens":0}}}"#;
+        let read = Body::read_plain(chat.as_bytes());
+        assert_eq!(read, serde_json::from_str(chat).ok());
+        assert!(read.is_some());
+        for odd in [r#"{"error":{}}"#, r#"{"id":1}"#, r#"{"id":"a","id":"a"}"#] {
+            assert_eq!(Body::read_plain(odd.as_bytes()), None, "{odd}");
+        }
+    }
 
     #[test]
     fn the_text_is_found_in_every_shape() {

@@ -41,6 +41,7 @@ mod midnight;
 mod answer;
 mod error_body;
 mod lenient;
+mod plain;
 mod usage;
 
 mod sse;

@@ -8,6 +8,7 @@ use serde::de::{
 };
 
 use crate::lenient::{FromAny, Lenient, Object};
+use crate::plain::Plain;
 use crate::{TokenCounter, TokenTally};
 
 /// What has to be known of a request body before it is sent.
@@ -62,6 +63,15 @@ pub struct ScanError {
 /// # Ok::<(), llmq_provider::ScanError>(())
 /// ```
 pub fn scan_request(body: &[u8], counter: TokenCounter) -> Result<RequestScan, ScanError> {
+    if counter == TokenCounter::Chars
+        && let Some(scan) = scan_plain(body)
+    {
+        return Ok(scan);
+    }
+    scan_any(body, counter)
+}
+
+fn scan_any(body: &[u8], counter: TokenCounter) -> Result<RequestScan, ScanError> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let start = body.as_ptr().addr();
     TopSeed { counter, start }
@@ -72,6 +82,82 @@ pub fn scan_request(body: &[u8], counter: TokenCounter) -> Result<RequestScan, S
             line: error.line(),
             column: error.column(),
         })
+}
+
+/// The same for a body that is plain; `None` for others.
+fn scan_plain(body: &[u8]) -> Option<RequestScan> {
+    let mut json = Plain::new(body);
+    let mut scan = RequestScan::default();
+    let mut tally = TokenTally::new(TokenCounter::Chars);
+    let (mut newer_cap, mut older_cap) = (None, None);
+    let (mut system_at, mut prompt_at) = (None, None);
+    let mut seen = Seen::default();
+    json.object(|json, name| {
+        let at = name.as_ptr().addr() + name.len() - body.as_ptr().addr();
+        let mut once = |field: Field| match seen.note(&field, true) {
+            None => Some(()),
+            Some(_) => None,
+        };
+        match name {
+            b"model" => {
+                once(Field::Model)?;
+                scan.model = Some(json.text()?.said()?.to_owned());
+            }
+            b"stream" => {
+                once(Field::Stream)?;
+                scan.stream = json.peek()? == b't';
+                json.skip()?;
+            }
+            b"max_completion_tokens" => {
+                once(Field::MaxCompletionTokens)?;
+                newer_cap = json.unless_null(Plain::whole)?;
+            }
+            b"max_output_tokens" => {
+                once(Field::MaxOutputTokens)?;
+                newer_cap = json.unless_null(Plain::whole)?;
+            }
+            b"max_tokens" => {
+                once(Field::MaxTokens)?;
+                older_cap = json.unless_null(Plain::whole)?;
+            }
+            b"messages" | b"input" | b"prompt" => {
+                prompt_at = prompt_at.or(Some(at));
+                count_plain(json, &mut tally)?;
+            }
+            b"system" | b"instructions" => {
+                system_at = system_at.or(Some(at));
+                count_plain(json, &mut tally)?;
+            }
+            // Seldom there, and read with care.
+            b"stream_options" | b"n" | b"best_of" => return None,
+            _ => json.skip()?,
+        }
+        Some(())
+    })?;
+    json.end()?;
+    scan.prompt_at = system_at.or(prompt_at);
+    scan.size.choices = 1;
+    scan.size.max_output_tokens = newer_cap.or(older_cap).map(clamped);
+    scan.size.input_tokens = tally.tokens();
+    Some(scan)
+}
+
+/// Adds the text found in a plain value to a tally, as [`TextSeed`] does.
+fn count_plain(json: &mut Plain<'_>, tally: &mut TokenTally) -> Option<()> {
+    match json.peek()? {
+        b'"' => tally.add_chars(json.text()?.chars),
+        b'[' => json.array(|json| count_plain(json, tally))?,
+        b'{' => json.object(|json, name| match name {
+            b"content" | b"text" | b"output" | b"tool_calls" | b"function" | b"arguments" => {
+                count_plain(json, tally)
+            }
+            _ => json.skip(),
+        })?,
+        b't' | b'f' | b'n' => json.skip()?,
+        // A prompt may be given as the numbers of its tokens.
+        _ => return None,
+    }
+    Some(())
 }
 
 /// The parser's own text would quote what it found, and so the prompt.
@@ -371,6 +457,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plain::tests::nearly_json;
+
+    const NAMES: [&str; 12] = [
+        "model",
+        "stream",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "messages",
+        "prompt",
+        "system",
+        "content",
+        "text",
+        "role",
+        "other",
+    ];
+
+    #[test]
+    fn the_usual_body_is_plain() {
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"say \"é\"\n"}],"max_tokens":9,"stream":true,"temperature":0.5}"#;
+        let scan = scan_plain(body.as_bytes());
+        assert_eq!(scan, scan_any(body.as_bytes(), TokenCounter::Chars).ok());
+        assert!(scan.is_some());
+        let twice = r#"{"model":"m","model":"n"}"#;
+        assert_eq!(scan_plain(twice.as_bytes()), None);
+    }
 
     fn scan(body: &str) -> RequestScan {
         scan_request(body.as_bytes(), TokenCounter::Chars).unwrap()
@@ -508,6 +620,13 @@ mod tests {
             let chars: usize = texts.iter().map(|text| text.chars().count()).sum();
             let found = scan_request(&body, TokenCounter::Chars).unwrap();
             prop_assert_eq!(found.size.input_tokens as usize, chars.div_ceil(4));
+        }
+
+        #[test]
+        fn a_plain_body_is_read_as_any_other(body in nearly_json(&NAMES)) {
+            if let Some(scan) = scan_plain(&body) {
+                prop_assert_eq!(scan_any(&body, TokenCounter::Chars), Ok(scan));
+            }
         }
 
         #[test]

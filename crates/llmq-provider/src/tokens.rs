@@ -86,6 +86,12 @@ impl TokenTally {
         }
     }
 
+    /// Adds a text of which only the number of characters is known; none where tokens are counted
+    /// by a tokenizer.
+    pub(crate) fn add_chars(&mut self, chars: u64) {
+        self.chars = self.chars.saturating_add(chars);
+    }
+
     /// Adds tokens that need no counting, as in a prompt that is given as token numbers.
     pub fn add_tokens(&mut self, tokens: u64) {
         self.tokens = self.tokens.saturating_add(tokens);

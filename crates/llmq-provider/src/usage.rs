@@ -3,6 +3,7 @@ use serde::Deserialize;
 
 use crate::Dialect;
 use crate::lenient::{Lenient, Object};
+use crate::plain::{Once, Plain};
 
 type Count = Lenient<Option<u64>>;
 
@@ -31,6 +32,38 @@ struct Details {
 }
 
 impl RawUsage {
+    /// One that is plain.
+    pub(crate) fn read_plain(json: &mut Plain<'_>) -> Option<Self> {
+        let mut usage = Self::default();
+        let mut once = Once::default();
+        json.object(|json, name| {
+            let (place, count) = match name {
+                b"prompt_tokens" => (0, &mut usage.prompt_tokens),
+                b"completion_tokens" => (1, &mut usage.completion_tokens),
+                b"input_tokens" => (2, &mut usage.input_tokens),
+                b"output_tokens" => (3, &mut usage.output_tokens),
+                b"prompt_cache_hit_tokens" => (4, &mut usage.prompt_cache_hit_tokens),
+                b"cache_creation_input_tokens" => (5, &mut usage.cache_creation_input_tokens),
+                b"cache_read_input_tokens" => (6, &mut usage.cache_read_input_tokens),
+                b"prompt_tokens_details" => {
+                    once.note(7)?;
+                    usage.prompt_tokens_details = Details::read_plain(json)?;
+                    return Some(());
+                }
+                b"input_tokens_details" => {
+                    once.note(8)?;
+                    usage.input_tokens_details = Details::read_plain(json)?;
+                    return Some(());
+                }
+                _ => return json.skip(),
+            };
+            once.note(place)?;
+            *count = Lenient(json.unless_null(Plain::whole)?);
+            Some(())
+        })?;
+        Some(usage)
+    }
+
     /// The members of `later` that are there, the own ones elsewhere: Anthropic's stream
     /// repeats only what has changed, always as a total.
     pub(crate) fn overlaid(self, later: Self) -> Self {
@@ -109,6 +142,27 @@ impl RawUsage {
             cache_read_tokens: read,
             cache_write_tokens: written,
         })
+    }
+}
+
+impl Details {
+    /// Those that are plain.
+    fn read_plain(json: &mut Plain<'_>) -> Option<Lenient<Object<Self>>> {
+        let mut details = Self::default();
+        let mut once = Once::default();
+        json.unless_null(|json| {
+            json.object(|json, name| {
+                let (place, count) = match name {
+                    b"cached_tokens" => (0, &mut details.cached_tokens),
+                    b"cache_write_tokens" => (1, &mut details.cache_write_tokens),
+                    _ => return json.skip(),
+                };
+                once.note(place)?;
+                *count = Lenient(json.unless_null(Plain::whole)?);
+                Some(())
+            })
+        })?;
+        Some(Lenient(Object(details)))
     }
 }
 
