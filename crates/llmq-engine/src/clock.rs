@@ -47,16 +47,22 @@ impl Clock for SystemClock {
     fn now(&self) -> Now {
         let now = Instant::now();
         let start = Timestamp::ZERO + HEAD_START;
-        // A test's paused time may lie before that of another, which set the epoch.
-        let mono = start.before(self.epoch.saturating_duration_since(now))
-            + now.saturating_duration_since(self.epoch);
+        let mono = match now.checked_duration_since(self.epoch) {
+            Some(since) => start + since,
+            // A test's paused time may lie before that of another, which set the epoch.
+            None => start.before(self.epoch.saturating_duration_since(now)),
+        };
         Now { mono, wall: wall() }
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where the clock is read")]
 fn wall() -> WallTime {
-    let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+    let micros = |span: Duration| {
+        let seconds = i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        let rest = i64::from(span.subsec_micros());
+        seconds.saturating_mul(1_000_000).saturating_add(rest)
+    };
     WallTime::from_micros(
         match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
             Ok(since) => micros(since),

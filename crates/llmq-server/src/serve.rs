@@ -1,8 +1,11 @@
 //! Connections in, requests to where they belong, and an end that lets calls finish.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,11 +14,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::GracefulConnection;
 use llmq_engine::Tasks;
 use llmq_provider::{Dialect, Operation};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
 use tower_service::Service as _;
 
 use crate::Gateway;
@@ -69,6 +73,7 @@ pub fn serve(
     let front = Arc::new(Front {
         pages: pages::router(&gateway),
         gateway,
+        closing: Closing::default(),
     });
     let done = tasks.spawn(accept(front, listener, tasks.clone()));
     Ok(Served { addr, done })
@@ -78,10 +83,48 @@ pub fn serve(
 struct Front {
     gateway: Arc<Gateway>,
     pages: Router,
+    closing: Closing,
+}
+
+/// Tells connections that no more calls are wanted.
+#[derive(Default)]
+struct Closing {
+    begun: AtomicBool,
+    news: Notify,
+}
+
+impl Closing {
+    fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+        self.news.notify_waiters();
+    }
+
+    /// Carries a connection to its end: after its call in flight once closing has begun.
+    async fn carry(&self, connection: impl GracefulConnection) {
+        let mut connection = pin!(connection);
+        let mut news = pin!(self.news.notified());
+        let (mut listens, mut told) = (false, false);
+        let end = poll_fn(|context| {
+            // Once is enough: a task keeps its waker. Asking again takes a lock that all
+            // connections share, with every piece of every call.
+            if !listens {
+                listens = true;
+                let _ = news.as_mut().poll(context);
+            }
+            if !told && self.begun.load(Ordering::Acquire) {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(context)
+        });
+        // How a connection ends is its caller's affair.
+        let _ = end.await;
+    }
 }
 
 async fn accept(front: Arc<Front>, listener: TcpListener, tasks: Tasks) {
-    let graceful = GracefulShutdown::new();
+    // Each connection holds one; the last that ends is heard of.
+    let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -105,11 +148,12 @@ async fn accept(front: Arc<Front>, listener: TcpListener, tasks: Tasks) {
             },
             () = tasks.cancelled() => break,
         };
-        connect(&front, &builder, &graceful, stream, &tasks);
+        connect(&front, &builder, open.clone(), stream, &tasks);
     }
-    drop(listener);
+    drop((listener, open));
     front.gateway.observed.drain();
-    if tokio::time::timeout(GRACE, graceful.shutdown())
+    front.closing.begin();
+    if tokio::time::timeout(GRACE, all_closed.recv())
         .await
         .is_err()
     {
@@ -120,7 +164,7 @@ async fn accept(front: Arc<Front>, listener: TcpListener, tasks: Tasks) {
 fn connect(
     front: &Arc<Front>,
     builder: &Builder<TokioExecutor>,
-    graceful: &GracefulShutdown,
+    open: mpsc::Sender<Infallible>,
     stream: TcpStream,
     tasks: &Tasks,
 ) {
@@ -130,17 +174,17 @@ fn connect(
         return;
     }
     let front = Arc::clone(front);
+    let serving = Arc::clone(&front);
     let service = service_fn(move |request| {
-        let front = Arc::clone(&front);
+        let front = Arc::clone(&serving);
         async move { Ok::<_, Infallible>(route(&front, request).await) }
     });
     let connection = builder
         .serve_connection(TokioIo::new(stream), service)
         .into_owned();
-    let watched = graceful.watch(connection);
     tasks.spawn(async move {
-        // How a connection ends is its caller's affair.
-        let _ = watched.await;
+        front.closing.carry(connection).await;
+        drop(open);
     });
 }
 

@@ -1,7 +1,6 @@
 //! A call's place in line: its way in, its wait, and what is said when that was in vain.
 
 use std::fmt::Write as _;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -52,14 +51,13 @@ pub(crate) async fn wait(
     mut ticket: Ticket,
     progress: &mut Progress,
 ) -> Result<Grant, NoGrant> {
-    let from = gateway.clock.now().mono;
-    let mut asked_why = false;
+    // Most calls never wait: they are not asked why, and no clock is read for them.
+    let mut since = None;
     let mut noted = None;
     let granted = std::future::poll_fn(|context| {
         let polled = ticket.poll_granted(context);
-        // Most calls never wait, and are not asked why.
-        if polled.is_pending() && !asked_why {
-            asked_why = true;
+        if polled.is_pending() && since.is_none() {
+            since = Some(gateway.clock.now().mono);
             progress.waited_for = waiting_for(gateway, &ticket);
             let call = WaitingCall {
                 ticket: ticket.id(),
@@ -69,19 +67,13 @@ pub(crate) async fn wait(
             };
             noted = Some(gateway.observed.waiting.enter(incoming.id, call));
         }
-        match polled {
-            Poll::Ready(granted) => Poll::Ready(granted),
-            Poll::Pending => Poll::Pending,
-        }
+        polled
     })
     .await;
     drop(noted);
-    let now = gateway.clock.now().mono;
-    progress.queued += if asked_why {
-        now - from
-    } else {
-        Duration::ZERO
-    };
+    if let Some(since) = since {
+        progress.queued += gateway.clock.now().mono - since;
+    }
     granted
 }
 
