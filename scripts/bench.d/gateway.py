@@ -40,6 +40,12 @@ upstreams = [ {{ upstream = "bench", model = "bench", limits = {{ {limits} }} }}
 """
 # Limits that no call ever waits for: what is measured is the looking.
 WIDE = 'concurrency = 10000, custom = ["requests=1000M/1m", "tokens=1000000M/1m"]'
+KEY = {
+    "name": "bench",
+    "scopes": ["call", "read", "manage"],
+    "limits": ["requests=1000M/1m"],
+    "budget": {"tokens_per_day": 10**12},
+}
 
 
 def gateway(bench):
@@ -211,6 +217,17 @@ class Server:
         connection.request("GET", path)
         return json.load(connection.getresponse())
 
+    def post(self, path, document):
+        """What comes back for a document."""
+        connection = http.client.HTTPConnection(self.address, timeout=10)
+        head = {"Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(document), head)
+        answer = connection.getresponse()
+        said = answer.read().decode()
+        if answer.status >= 400:
+            sys.exit(f"scripts/bench: {path} of {self.address}: {said}")
+        return json.loads(said)
+
     def memory_mb(self):
         """Resident now."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
@@ -311,7 +328,8 @@ def latency(site):
 
 
 def features(site):
-    """What limits and a log take off; counting for the metrics is never off."""
+    """What a key with a limit and a budget, an upstream's limits and a log take off; counting
+    for the metrics is never off."""
     if site.bench.noise:
         full = site.plain
     else:
@@ -326,15 +344,19 @@ def features(site):
         before = after
     command = said(f"wrk -t1 -c64 -d{site.seconds}s -s {LUA} http://ADDRESS")
     return [
-        figure("every feature", "with limits and a log to a file, over the plain gateway, "
-               "64 connections", rounds, "x", command, (">=", 0.85)),
+        figure("every feature", "with a key, its limit and budget, the upstream's limits and a log "
+               "to a file, over the plain gateway, 64 connections", rounds, "x", command,
+               (">=", 0.85)),
     ]
 
 
 def with_everything(site):
-    """A gateway that looks at limits and writes a log."""
+    """A gateway that asks for a key, counts its limit and budget and the upstream's limits, and
+    writes a log."""
     log = site.bench.directory / "calls.log"
-    return site.llmq(site.upstream.address, limits=WIDE, flags=["--log", log])
+    server = site.llmq(site.upstream.address, limits=WIDE, auth="auto", flags=["--call-log", log])
+    server.key = server.post("/api/keys", KEY)["key"]
+    return server
 
 
 def streams(site):
