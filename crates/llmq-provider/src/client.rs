@@ -212,7 +212,8 @@ impl Provider {
         loop {
             let (mut link, is_new) = match pool.take() {
                 Some(link) => (link, false),
-                None => (self.connect(pool, started).await?, true),
+                // Boxed: most calls find a connection, and need no room for opening one.
+                None => (Box::pin(self.connect(pool, started)).await?, true),
             };
             let mut alarm = std::mem::replace(&mut link.alarm, Alarm::new(IDLE_MAX));
             let sent = self

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use llmq_core::{CallSize, Now, Priority, parse_duration};
@@ -20,6 +20,11 @@ use crate::keys::{Caller, Forbidden, KeyScope};
 const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Nobody may ask for a longer wait.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+const TENANT: HeaderName = HeaderName::from_static("x-llmq-tenant");
+const PRIORITY: HeaderName = HeaderName::from_static("x-llmq-priority");
+const MAX_WAIT: HeaderName = HeaderName::from_static("x-llmq-max-wait");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// A call that can stand in line.
 pub(crate) struct Incoming {
@@ -65,7 +70,7 @@ impl Incoming {
         caller
             .may(KeyScope::Call)
             .map_err(|error| forbidden(&error))?;
-        let asked = parts.headers.get("x-llmq-tenant");
+        let asked = parts.headers.get(TENANT);
         let asked = asked.and_then(|value| value.to_str().ok());
         let tenant_name = caller
             .tenant_for(asked)
@@ -188,15 +193,15 @@ struct Wishes {
 
 impl Wishes {
     fn read(headers: &HeaderMap, default_wait: Duration) -> Result<Self, Refusal> {
-        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(""));
-        let priority = match text("x-llmq-priority") {
+        let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+        let priority = match text(PRIORITY) {
             None => Priority::HIGH,
             Some(text) => text
                 .trim()
                 .parse()
                 .map_err(|error| bad("X-LLMQ-Priority", &error))?,
         };
-        let max_wait = match text("x-llmq-max-wait") {
+        let max_wait = match text(MAX_WAIT) {
             Some(text) => {
                 let help = "use a number and a unit, such as 30s or 2m";
                 parse_duration(text.trim()).ok_or_else(|| bad("X-LLMQ-Max-Wait", &help))?
@@ -219,7 +224,7 @@ fn bad(header: &str, error: &dyn std::fmt::Display) -> Refusal {
 
 /// The value of a preference (RFC 7240, section 2); unknown ones are passed over.
 fn prefers<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let fields = headers.get_all("prefer").iter();
+    let fields = headers.get_all(PREFER).iter();
     fields
         .filter_map(|value| value.to_str().ok())
         .flat_map(|text| text.split([',', ';']))

@@ -107,7 +107,9 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
                 return reply::too_late(&refusal, incoming.dialect, retry_after, &progress);
             }
         };
-        match attempt::attempt(gateway, incoming, model, grant, progress).await {
+        // Boxed, so that thousands who wait do not hold room for what comes after.
+        let attempt = Box::pin(attempt::attempt(gateway, incoming, model, grant, progress));
+        match attempt.await {
             Attempted::Answered(reply) => return *reply,
             Attempted::Again(next, failed, back) => {
                 failure = Some(attempt::telling(failure, failed));

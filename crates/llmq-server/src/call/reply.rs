@@ -154,11 +154,20 @@ fn name(headers: &mut HeaderMap, id: Uuid) {
     }
 }
 
+/// Nearly every call waits for nothing and is sent once.
+fn number(number: u64) -> HeaderValue {
+    match number {
+        0 => HeaderValue::from_static("0"),
+        1 => HeaderValue::from_static("1"),
+        more => HeaderValue::from(more),
+    }
+}
+
 fn sign(headers: &mut HeaderMap, id: Uuid, progress: &Progress) {
     name(headers, id);
     let queued = u64::try_from(progress.queued.as_millis()).unwrap_or(u64::MAX);
-    headers.insert(QUEUED_MS, HeaderValue::from(queued));
-    headers.insert(ATTEMPTS, HeaderValue::from(progress.attempts));
+    headers.insert(QUEUED_MS, number(queued));
+    headers.insert(ATTEMPTS, number(u64::from(progress.attempts)));
     let named = [
         (UPSTREAM, progress.upstream.as_deref()),
         (WAIT, progress.waited_for.as_deref()),
