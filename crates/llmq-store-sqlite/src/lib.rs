@@ -38,10 +38,13 @@ mod learned;
 
 mod jobs;
 
+mod care;
+
 mod migrate;
 mod owner;
 
 pub use books::{LimitBooks, UsedPart};
+pub use care::{Checked, backup, check, compact};
 pub use error::OpenError;
 pub use jobs::Opened;
 pub use keys::{Budget, InsertedKey, KeyRecord, RevokedKey};

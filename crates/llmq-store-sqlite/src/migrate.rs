@@ -22,20 +22,18 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
     migrate_with(connection, path, MIGRATIONS)
 }
 
-fn migrate_with(
-    connection: &mut Connection,
-    path: &Path,
-    migrations: &[&str],
-) -> Result<(), OpenError> {
-    let failed = |source: rusqlite::Error| OpenError::Database {
-        path: path.to_owned(),
-        source: Arc::new(source),
-    };
-    let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
-    let found = identify(connection).map_err(failed)?;
+/// That the database is one of ours, and of no newer layout than this build knows.
+pub(crate) fn expect_known(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    version_of(connection, path, MIGRATIONS.len()).map(|_| ())
+}
+
+/// The version of our database at `path`, of which `known` are known.
+fn version_of(connection: &Connection, path: &Path, known: usize) -> Result<u32, OpenError> {
+    let found = identify(connection).map_err(|source| failed(path, source))?;
     let found = found.ok_or_else(|| OpenError::Foreign {
         path: path.to_owned(),
     })?;
+    let known = u32::try_from(known).unwrap_or(u32::MAX);
     if found > known {
         return Err(OpenError::Newer {
             path: path.to_owned(),
@@ -43,9 +41,24 @@ fn migrate_with(
             known,
         });
     }
-    for version in found + 1..=known {
-        let step = migrations[version as usize - 1];
-        apply(connection, step, version).map_err(failed)?;
+    Ok(found)
+}
+
+fn failed(path: &Path, source: rusqlite::Error) -> OpenError {
+    OpenError::Database {
+        path: path.to_owned(),
+        source: Arc::new(source),
+    }
+}
+
+fn migrate_with(
+    connection: &mut Connection,
+    path: &Path,
+    migrations: &[&str],
+) -> Result<(), OpenError> {
+    let found = version_of(connection, path, migrations.len())?;
+    for (version, step) in (1..).zip(migrations).skip(found as usize) {
+        apply(connection, step, version).map_err(|source| failed(path, source))?;
     }
     Ok(())
 }

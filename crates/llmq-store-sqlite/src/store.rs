@@ -24,6 +24,9 @@ const WAITING_MAX: usize = 1024;
 /// the copying is what callers notice, and each page is copied once however often it changed.
 const LOG_BYTES: u32 = 64 << 20;
 
+/// How much of the file is kept in memory, in KiB: the pages that every life of a job touches.
+const CACHE_KIB: i64 = 8192;
+
 /// How long another program (a shell that looks at the file) may hold us up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -351,6 +354,7 @@ fn use_log(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     // On macOS a plain fsync leaves data in the drive's cache; elsewhere these do nothing.
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
@@ -370,7 +374,7 @@ fn prepare(mut connection: Connection, path: &Path) -> Result<Connection, OpenEr
     Ok(connection)
 }
 
-fn unusable(path: &Path, source: rusqlite::Error) -> OpenError {
+pub(crate) fn unusable(path: &Path, source: rusqlite::Error) -> OpenError {
     OpenError::Database {
         path: path.to_owned(),
         source: Arc::new(source),

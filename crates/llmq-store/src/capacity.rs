@@ -2,7 +2,7 @@ use crate::{EnqueueError, FullOf, NewJob, Settings};
 
 /// What a job costs beside its body, its notes and its names: its row, its place in the indexes
 /// and in the order.
-const ROW_BYTES: u64 = 400;
+const ROW_BYTES: u64 = 520;
 
 /// How much of a store's capacity is used, and whether it refuses.
 #[derive(Debug, Clone, Default)]

@@ -56,6 +56,8 @@ mod error;
 
 mod memory;
 
+mod history;
+
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
@@ -66,6 +68,7 @@ pub use capacity::Capacity;
 pub use enqueue::{EnqueueError, Enqueued, FullOf, Settings};
 pub use error::StoreError;
 pub use events::{EventId, EventKind, EventPage, Events, NewEvent, StoredEvent, Subject};
+pub use history::{Entry, HistoryOptions, Rule, Violation, check_history};
 pub use ids::{BatchId, EndpointId, FileId, JobId};
 pub use job::{Callback, Details, Idempotency, Job, JobError, Member, NewJob, StoredAnswer};
 pub use jobs::{ENQUEUE_MAX, Jobs, Tended};

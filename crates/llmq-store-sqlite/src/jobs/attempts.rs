@@ -55,13 +55,15 @@ impl Desk<'_> {
             worker: Some(start.worker.clone()),
             length: start.lease,
             alive_at: now.mono,
+            row,
+        };
+        let started = Started {
+            lease: Lease { job, token },
+            job: self.job(&held.row)?,
+            body,
         };
         self.index.leases.insert(job, held);
-        Ok(Started {
-            lease: Lease { job, token },
-            job: self.job(&row)?,
-            body,
-        })
+        Ok(started)
     }
 
     pub(crate) fn extend(&mut self, leases: Vec<Lease>, now: Now) -> Vec<Lease> {
@@ -77,10 +79,10 @@ impl Desk<'_> {
 
     pub(crate) fn report(&mut self, lease: Lease, report: Report, now: Now) -> Done<Job, Lost> {
         let held = self.index.leases.get(&lease.job);
-        if held.is_none_or(|held| held.token != lease.token) {
-            return Err(Fault::Refused(Lost));
-        }
-        let mut row = self.find(lease.job)?.ok_or(Fault::Refused(Lost))?;
+        let held = held.filter(|held| held.token == lease.token);
+        let mut row = held
+            .map(|held| held.row.clone())
+            .ok_or(Fault::Refused(Lost))?;
         let event = match report {
             Report::Completed {
                 answer,

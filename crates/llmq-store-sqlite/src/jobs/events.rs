@@ -176,6 +176,28 @@ pub(crate) fn read(
     Ok(Ok(EventPage::Events(events)))
 }
 
+/// All events that are kept, oldest first; of a row that is not what was written, its number.
+pub(crate) fn all(
+    connection: &Connection,
+    names: &Names,
+) -> rusqlite::Result<Vec<Result<StoredEvent, i64>>> {
+    let mut events = Vec::new();
+    let mut query =
+        connection.prepare("SELECT last, count, packed, sum FROM event_log ORDER BY last")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let last: i64 = row.get(0)?;
+        let first = (last - row.get::<_, i64>(1)? + 1).cast_unsigned();
+        let packed = row.get_ref(2)?.as_blob()?;
+        let is_whole = row.get::<_, i64>(3)? == sum(last, packed);
+        match is_whole.then(|| unpack(packed, first, names)).flatten() {
+            Some(unpacked) => events.extend(unpacked.into_iter().map(Ok)),
+            None => events.push(Err(last)),
+        }
+    }
+    Ok(events)
+}
+
 fn unpack(mut packed: &[u8], first: u64, names: &Names) -> Option<Vec<StoredEvent>> {
     let mut events = Vec::new();
     while !packed.is_empty() {

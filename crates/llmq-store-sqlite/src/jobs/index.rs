@@ -47,6 +47,8 @@ pub(crate) struct Held {
     pub(crate) worker: Option<Worker>,
     pub(crate) length: Duration,
     pub(crate) alive_at: Timestamp,
+    /// The job's row as it is: nothing changes it while the lease is out.
+    pub(crate) row: JobRow,
 }
 
 /// Rows that were written as one insert in several transactions.
@@ -210,14 +212,16 @@ impl Index {
     }
 
     /// A lease that was out when the store was opened.
-    pub(crate) fn found_leased(&mut self, row: &JobRow) {
+    pub(crate) fn found_leased(&mut self, row: JobRow) {
+        let job = row.id;
         let held = Held {
             token: LeaseToken(row.token.cast_unsigned()),
             worker: None,
             length: LEASE_AFTER_OPEN,
             alive_at: self.now.mono,
+            row,
         };
-        self.leases.insert(row.id, held);
+        self.leases.insert(job, held);
     }
 
     /// A queue's counts change.

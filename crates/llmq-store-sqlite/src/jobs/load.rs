@@ -1,11 +1,13 @@
 //! What the writer knows, rebuilt from the file.
 
-use llmq_core::{Status, WallTime};
-use llmq_store::Settings;
+use std::collections::HashMap;
+
+use llmq_core::{Priority, Status, WallTime};
+use llmq_store::{Counts, Lane, Settings};
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::index::{Index, Stage, Staged, of_status};
+use super::index::{Index, NEVER, Stage, Staged, of_status, second_of};
 use super::names::Names;
 use super::row::{JobRow, select_jobs};
 use super::{blobs, outbox, queues};
@@ -74,7 +76,9 @@ impl Index {
         }
         index.load_stages(connection, now)?;
         index.load_numbers(connection)?;
-        let unpublished = index.load_jobs(connection, &mut opened)?;
+        let mut counts = HashMap::new();
+        let unpublished = index.load_jobs(connection, &mut counts, &mut opened)?;
+        index.compare(counts, &mut opened);
         let unpublished = index.keep_staged(unpublished, is_opening);
         index.remove_unpublished(connection, &unpublished)?;
         if is_opening {
@@ -82,7 +86,6 @@ impl Index {
             connection.execute("UPDATE files SET state = 2 WHERE state = 0", [])?;
         }
         opened.unpublished = unpublished.len() as u64;
-        index.count_again(connection, &mut opened)?;
         Ok((index, opened))
     }
 
@@ -126,9 +129,12 @@ impl Index {
     fn load_jobs(
         &mut self,
         connection: &Connection,
+        counts: &mut HashMap<i64, Counts>,
         opened: &mut Opened,
     ) -> rusqlite::Result<Vec<JobRow>> {
         let mut unpublished = Vec::new();
+        // Neighbours are mostly of one lane, and a name is not looked up a million times.
+        let mut lane: Option<((i64, i64, Priority), Lane)> = None;
         let mut query = connection.prepare(select_jobs!("WHERE status < 2 ORDER BY place"))?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
@@ -153,12 +159,22 @@ impl Index {
                 continue;
             }
             self.capacity.holds(1, row.bytes.cast_unsigned());
-            if row.status == Status::Queued {
-                opened.queued += 1;
-                self.wait(&row);
-            } else {
+            let counts: &mut Counts = counts.entry(row.queue).or_default();
+            *of_status(counts, row.status) += 1;
+            counts.bytes += row.bytes.cast_unsigned();
+            if row.status == Status::Processing {
                 opened.processing += 1;
-                self.found_leased(&row);
+                self.found_leased(row);
+                continue;
+            }
+            opened.queued += 1;
+            let of = (row.queue, row.tenant, row.priority);
+            if lane.as_ref().is_none_or(|(found, _)| *found != of) {
+                lane = Some((of, self.lane(&row)));
+            }
+            if let Some((_, lane)) = &lane {
+                let ends = row.deadline.map_or(NEVER, second_of);
+                self.wait_in(lane, row.queue, row.place, row.number, ends, row.due());
             }
         }
         Ok(unpublished)
@@ -215,6 +231,8 @@ impl Index {
                 body: row.body,
             };
             self.capacity.holds(1, staged.bytes);
+            let queue = self.queue(row.queue);
+            queue.counts.bytes += staged.bytes;
             if let Some(stage) = row.stage.and_then(|stage| self.stages.get_mut(&stage)) {
                 stage.waiting.push(staged);
             }
@@ -223,27 +241,7 @@ impl Index {
     }
 
     /// Compares the counters with what was found, and says where they differ.
-    fn count_again(
-        &mut self,
-        connection: &Connection,
-        opened: &mut Opened,
-    ) -> rusqlite::Result<()> {
-        let mut found = std::collections::HashMap::new();
-        let mut query = connection.prepare(
-            "SELECT queue, status, count(*), sum(bytes) FROM jobs WHERE status < 2
-             GROUP BY queue, status",
-        )?;
-        let rows = query.query_map([], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?;
-        for row in rows {
-            let (queue, status, count, bytes): (i64, u8, i64, i64) = row?;
-            let counts: &mut llmq_store::Counts = found.entry(queue).or_default();
-            if let Some(status) = super::row::status_of(status) {
-                *of_status(counts, status) += count.cast_unsigned();
-            }
-            counts.bytes += bytes.cast_unsigned();
-        }
+    fn compare(&mut self, mut found: HashMap<i64, Counts>, opened: &mut Opened) {
         for (number, queue) in &mut self.queues {
             let counted = found.remove(number).unwrap_or_default();
             let (waiting, running) = (queue.counts.queued, queue.counts.processing);
@@ -261,7 +259,6 @@ impl Index {
             queue.counts.processing = counted.processing;
             queue.counts.bytes = counted.bytes;
         }
-        Ok(())
     }
 }
 

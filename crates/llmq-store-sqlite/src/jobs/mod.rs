@@ -4,11 +4,12 @@
 //! of it (`index`), in one transaction. `accept`, `attempts` and `tend` are the transitions, each
 //! checked before anything is written; `bulk` and `batches` are inserts of several transactions;
 //! `lines` looks; `row`, `blobs`, `names`, `queues`, `events` and `outbox` are the tables, and
-//! `load` reads them when the store is opened. `api` is the [`Store`](llmq_store::Store) of it.
+//! `load` reads them when the store is opened. `audit` reads all of them to say what is wrong. `api` is the [`Store`](llmq_store::Store) of it.
 
 mod accept;
 mod api;
 mod attempts;
+pub(crate) mod audit;
 mod batches;
 mod blobs;
 mod bulk;

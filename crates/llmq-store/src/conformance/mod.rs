@@ -23,6 +23,7 @@ pub mod accepting;
 pub mod batches;
 pub mod lines;
 pub mod looking;
+pub mod model;
 pub mod running;
 pub mod telling;
 pub mod waiting;
@@ -30,11 +31,23 @@ mod world;
 
 pub use world::World;
 
-/// Makes a test of each law. `$fresh` is a closure from [`Settings`](crate::Settings) to a future
-/// of an empty `Arc<dyn Store>`.
+/// Makes a test of each law, and one of cases drawn at random against a model of a store
+/// ([`model::agrees`]): 40 of them, times `LLMQ_TEST_SCALE` (2,000 when it is 50).
+///
+/// `$fresh` is a closure from [`Settings`](crate::Settings) to a future of an empty
+/// `Arc<dyn Store>`.
 #[macro_export]
 macro_rules! conformance {
     ($fresh:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn the_model_agrees_whatever_is_done() {
+            let fresh = $fresh;
+            for seed in $crate::conformance::seeds() {
+                let world = $crate::conformance::World::new(&fresh).await;
+                $crate::conformance::model::agrees(world, seed).await;
+            }
+        }
+
         $crate::conformance_laws! { $fresh;
             accepting: one_key_makes_one_job, a_key_is_of_its_tenant_and_is_forgotten,
                 what_a_retry_cures_may_be_asked_for_again, many_are_accepted_whole_or_not_at_all,
@@ -60,6 +73,20 @@ macro_rules! conformance {
                 the_output_appears_with_the_end_of_its_batch;
         }
     };
+}
+
+/// The seeds of a run: `LLMQ_STORE_SEED` alone if it is set.
+///
+/// # Panics
+///
+/// When a variable holds something else than a number.
+#[must_use]
+pub fn seeds() -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse().unwrap());
+    match number("LLMQ_STORE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..40 * number("LLMQ_TEST_SCALE").unwrap_or(1),
+    }
 }
 
 /// The tests of [`conformance!`].

@@ -1,0 +1,273 @@
+//! A damaged file is refused, or what it held is refused when it is read, or `check` finds it:
+//! it never says something else than what was written.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use llmq_core::{Now, WallTime};
+use llmq_store::{
+    Endpoint, EndpointId, Filter, Job, JobId, Jobs, Lines, NewJob, Reads, Report, Start,
+    StoreError, StoredAnswer, Webhooks, Worker,
+};
+use llmq_store_sqlite::{OpenError, Place, Store, backup, check, compact};
+
+/// All that a store says of its jobs.
+type Said = Vec<(Job, Option<Bytes>, Option<StoredAnswer>)>;
+
+fn open(path: &Path) -> Result<Store, OpenError> {
+    Store::open(&Place::File(path.to_owned()), WallTime::default())
+}
+
+/// A store with a page of every kind: jobs in all statuses, requests from small to some pages
+/// long, events, an endpoint and what it is to be told.
+async fn fill(store: &Store) -> Vec<JobId> {
+    let now = Now::default();
+    let endpoint = Endpoint {
+        id: EndpointId::new(),
+        tenant: None,
+        url: "https://example.com".to_owned(),
+        events: Vec::new(),
+        disabled: false,
+        state: serde_json::Value::Null,
+        created_at: now.wall,
+    };
+    store.put_endpoint(endpoint, None, now).await.unwrap();
+    let mut ids = Vec::new();
+    for n in 0..24_u8 {
+        let body = vec![b'a' + n; 100 + usize::from(n) * 400];
+        let job = NewJob::new(["m", "n"][usize::from(n % 2)], "t", body);
+        let id = job.id;
+        store.enqueue(vec![job], now).await.unwrap();
+        ids.push(id);
+        if n % 3 != 0 {
+            let start = Start {
+                job: id,
+                worker: Worker::new("here"),
+                lease: Duration::from_secs(30),
+                upstream: None,
+            };
+            let lease = store
+                .start(vec![start], now)
+                .await
+                .unwrap()
+                .remove(0)
+                .unwrap()
+                .lease;
+            let answer = StoredAnswer {
+                status: 200,
+                headers: Vec::new(),
+                body: vec![b'A' + n; 2000].into(),
+            };
+            let report = Report::Completed {
+                answer,
+                usage: None,
+                cost_nano_usd: None,
+            };
+            if n % 3 == 1 {
+                store.report(lease, report, now).await.unwrap();
+            }
+        }
+    }
+    ids
+}
+
+/// What the store says of all of them, or that it refuses to.
+async fn said(store: &Store, ids: &[JobId]) -> Result<Said, StoreError> {
+    let mut said = Vec::new();
+    for id in ids {
+        let Some(job) = store.job(*id).await? else {
+            // One that is not there is not told from one that never was, so `check` must find it.
+            return Err(StoreError::damaged("a job is not there"));
+        };
+        said.push((job, store.body(*id).await?, store.answer(*id).await?));
+    }
+    store.list(&Filter::default(), None, 1000).await?;
+    store.queues().await?;
+    Ok(said)
+}
+
+/// A closed store's file and what it says, once it was opened and put in order.
+async fn whole(directory: &Path) -> (PathBuf, Vec<JobId>, Said) {
+    let path = directory.join("whole.db");
+    let store = open(&path).unwrap();
+    let ids = fill(&store).await;
+    let all = said(&store, &ids).await.unwrap();
+    store.close();
+    (path, ids, all)
+}
+
+#[tokio::test]
+async fn no_bit_changes_what_a_store_says_unseen() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, ids, all) = whole(directory.path()).await;
+    let bytes = std::fs::read(&path).unwrap();
+    let damaged = directory.path().join("damaged.db");
+    let (mut refused, mut found) = (0, 0);
+    for at in (0..bytes.len()).step_by(512) {
+        // Another place in each sector, so that headers, cells and free room all have their turn.
+        let at = (at + at / 512 * 37 % 512).min(bytes.len() - 1);
+        let mut copy = bytes.clone();
+        copy[at] ^= 1 << (at / 512 % 8);
+        std::fs::write(&damaged, copy).unwrap();
+        let sound = check(&damaged, true).is_ok_and(|checked| checked.is_sound());
+        found += u64::from(!sound);
+        let Ok(store) = open(&damaged) else {
+            refused += 1;
+            assert!(
+                !sound,
+                "byte {at}: it cannot be opened and check finds nothing"
+            );
+            continue;
+        };
+        // What it says is what was written, whatever it refuses to say.
+        match said(&store, &ids).await {
+            Ok(now) => assert!(now == all || !sound, "byte {at} changed what is said"),
+            Err(error) => assert!(!sound, "byte {at}: {error}, and check finds nothing"),
+        }
+        for (id, (_, body, answer)) in ids.iter().zip(&all) {
+            if let Ok(read @ Some(_)) = store.body(*id).await {
+                assert_eq!(read, *body, "byte {at} changed a request");
+            }
+            if let Ok(read @ Some(_)) = store.answer(*id).await {
+                assert_eq!(read, *answer, "byte {at} changed an answer");
+            }
+        }
+        store.close();
+    }
+    assert!(
+        found > 50 && refused > 0,
+        "{found} found, {refused} refused: too little was hit"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_off_is_refused_or_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, ids, all) = whole(directory.path()).await;
+    let bytes = std::fs::read(&path).unwrap();
+    let damaged = directory.path().join("damaged.db");
+    for length in (1..bytes.len()).step_by(4096 * 3 + 512) {
+        std::fs::write(&damaged, &bytes[..length]).unwrap();
+        let sound = check(&damaged, false).is_ok_and(|checked| checked.is_sound());
+        assert!(!sound, "{length} bytes pass for the whole");
+        if let Ok(store) = open(&damaged) {
+            let now = said(&store, &ids).await;
+            assert!(now.is_err() || now.unwrap() == all, "{length} bytes");
+            store.close();
+        }
+    }
+}
+
+/// Copies a store as a kill leaves it: the log is there, and nobody said goodbye.
+fn killed(path: &Path, to: &Path) -> PathBuf {
+    let log = |path: &Path| PathBuf::from(format!("{}-wal", path.display()));
+    std::fs::copy(path, to).unwrap();
+    std::fs::copy(log(path), log(to)).unwrap();
+    log(to)
+}
+
+#[tokio::test]
+async fn a_log_with_a_damaged_beginning_is_not_taken_for_an_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = open(&path).unwrap();
+    let ids = fill(&store).await;
+    let all = said(&store, &ids).await.unwrap();
+    let copy = directory.path().join("killed.db");
+    let log = killed(&path, &copy);
+    let opened = open(&copy).unwrap();
+    assert_eq!(opened.opened().findings, [] as [String; 0]);
+    assert_eq!(opened.opened().processing, 8);
+    assert_eq!(said(&opened, &ids).await.unwrap(), all);
+    opened.close();
+
+    for at in 0..32 {
+        killed(&path, &copy);
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes[at] ^= 0x10;
+        std::fs::write(&log, bytes).unwrap();
+        let refused = open(&copy).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::Damaged { .. }),
+            "byte {at}: {refused}"
+        );
+    }
+    // A page of the log: what is behind it cannot be followed, and that is said.
+    killed(&path, &copy);
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let opened = open(&copy).unwrap();
+    assert_eq!(opened.opened().findings.len(), 1, "{:?}", opened.opened());
+    opened.close();
+    store.close();
+}
+
+#[tokio::test]
+async fn a_backup_is_the_store_at_one_moment_and_a_compact_store_is_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = open(&path).unwrap();
+    let ids = fill(&store).await;
+    let all = said(&store, &ids).await.unwrap();
+    let copy = directory.path().join("copy.db");
+    backup(&path, &copy).unwrap();
+    assert!(
+        matches!(backup(&path, &copy), Err(OpenError::File { .. })),
+        "it was there"
+    );
+    let now = Now::default();
+    store
+        .enqueue(vec![NewJob::new("m", "t", "later")], now)
+        .await
+        .unwrap();
+    assert!(matches!(
+        compact(&path, now.wall),
+        Err(OpenError::Owned { .. })
+    ));
+    let checked = check(&copy, true).unwrap();
+    assert_eq!(
+        (checked.jobs, checked.findings, checked.broken),
+        (24, vec![], vec![])
+    );
+    let restored = open(&copy).unwrap();
+    assert_eq!(said(&restored, &ids).await.unwrap(), all);
+    assert_eq!(restored.counts().await.unwrap().queued, 8);
+    restored.close();
+    store.close();
+    let (before, after) = compact(&path, now.wall).unwrap();
+    assert!(after <= before);
+    let compacted = open(&path).unwrap();
+    assert_eq!(said(&compacted, &ids).await.unwrap(), all);
+    compacted.close();
+    assert!(check(&path, true).unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn what_waits_and_runs_is_there_again_in_its_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, ids, all) = whole(directory.path()).await;
+    let store = open(&path).unwrap();
+    assert_eq!((store.opened().queued, store.opened().processing), (8, 8));
+    assert_eq!(said(&store, &ids).await.unwrap(), all);
+    let now = Now::default();
+    let moved = store.recover(&Worker::new("anywhere"), now).await.unwrap();
+    assert_eq!(moved.len(), 8);
+    for lane in store.lanes(now).await.unwrap() {
+        let window = store.next(&lane.lane, None, 100, now).await.unwrap();
+        let found: Vec<_> = window.jobs.iter().map(|waiting| waiting.job).collect();
+        let of_lane = |id: &&JobId| {
+            let n = ids.iter().position(|other| other == *id).unwrap();
+            lane.lane.queue == ["m", "n"][n % 2] && n % 3 != 1
+        };
+        assert_eq!(
+            found,
+            ids.iter().filter(of_lane).copied().collect::<Vec<_>>()
+        );
+    }
+    store.close();
+    assert!(check(&path, true).unwrap().is_sound());
+}
