@@ -46,7 +46,7 @@ pub fn check(data: &[u8]) {
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     if let Ok(settings) = settings
-        && let Err(refused) = assemble(&settings, &clock, Now::default())
+        && let Err(refused) = assemble(&settings, None, &clock, Now::default())
     {
         assert!(!refused.to_string().contains(SECRET), "a key is shown");
     }

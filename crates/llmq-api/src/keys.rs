@@ -4,6 +4,7 @@ use uuid::Uuid;
 /// What a key may do. Each one stands for itself: `manage` does not bring the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum KeyScope {
     /// Call models and hand in work.
     Call,
@@ -43,6 +44,7 @@ impl KeyScope {
 /// How much a key may spend; absent or null: no bound.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyBudget {
     /// Input and output tokens a day.
     pub tokens_per_day: Option<u64>,
@@ -63,6 +65,7 @@ pub struct KeyBudget {
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreateKey {
     /// What people call it, 1 to 100 characters; no other key in use has the same.
     pub name: String,
@@ -92,6 +95,7 @@ fn usual_scopes() -> Vec<KeyScope> {
 
 /// What was used in one day or month.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UsedInPeriod {
     /// Input tokens.
     pub input_tokens: u64,
@@ -103,6 +107,7 @@ pub struct UsedInPeriod {
 
 /// What a key used until now.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyUse {
     /// Today.
     pub day: UsedInPeriod,
@@ -112,8 +117,10 @@ pub struct KeyUse {
 
 /// A key, as every answer but the first shows it: without the key itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyInfo {
     /// What it is revoked by.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub id: Uuid,
     /// What people call it.
     pub name: String,
@@ -141,6 +148,7 @@ pub struct KeyInfo {
 
 /// The answer to `POST /api/keys`: the only one that ever holds the key.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreatedKey {
     /// The key: 256 random bits behind `llmq_`.
     pub key: String,
@@ -160,6 +168,7 @@ impl std::fmt::Debug for CreatedKey {
 
 /// The answer to `GET /api/keys`: newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyList {
     /// One page, revoked ones included.
     pub keys: Vec<KeyInfo>,

@@ -9,6 +9,8 @@ use crate::config::ConfigArgs;
 use crate::keys::KeysArgs;
 use crate::mock::MockArgs;
 use crate::plan::PlanArgs;
+use crate::probe::ProbeArgs;
+use crate::queues::QueuesArgs;
 use crate::run::RunArgs;
 use crate::serve::ServeArgs;
 use crate::why::WhyArgs;
@@ -49,8 +51,12 @@ pub(crate) enum Command {
     Mock(MockArgs),
     /// What a waiting call waits for
     Why(WhyArgs),
+    /// Queues of a server: list, show, pause, resume, drain
+    Queues(QueuesArgs),
     /// Keys of a server: make one, list them, revoke one
     Keys(KeysArgs),
+    /// One tiny call per model: writes a configuration with the limits it learned
+    Probe(Box<ProbeArgs>),
     /// The configuration: check it, show it, print the default
     Config(ConfigArgs),
     /// Print completions for a shell

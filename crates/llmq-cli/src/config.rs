@@ -65,7 +65,9 @@ pub(crate) fn mistakes(errors: &ConfigErrors) -> Failure {
 }
 
 fn check(file: &ConfigFile, global: &Global) -> Result<(), Failure> {
-    load(file)?.check().map_err(|errors| mistakes(&errors))?;
+    let settings = load(file)?.check().map_err(|errors| mistakes(&errors))?;
+    let tls = settings.server.tls.as_ref().map(llmq_server::check_tls);
+    tls.transpose().map_err(|error| Failure::wrong(&error))?;
     if !global.quiet {
         match &file.path {
             Some(path) => say!("{} is right", path.display()),

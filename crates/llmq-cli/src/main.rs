@@ -11,6 +11,7 @@ macro_rules! say {
 }
 
 mod cli;
+mod descriptors;
 mod exit;
 
 mod run;
@@ -20,6 +21,8 @@ mod config;
 mod keys;
 mod mock;
 mod plan;
+mod probe;
+mod queues;
 mod serve;
 
 mod why;
@@ -82,7 +85,9 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::serve(&args, &global),
         Command::Mock(args) => mock::mock(&args, &global),
         Command::Why(args) => why::why(&args, &global),
+        Command::Queues(args) => queues::queues(&args, &global),
         Command::Keys(args) => keys::keys(args, &global),
+        Command::Probe(args) => probe::probe(&args, &global),
         Command::Config(args) => config::config(&args, &global),
         Command::Completions(args) => completions::completions(&args),
     }

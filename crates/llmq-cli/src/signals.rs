@@ -46,3 +46,42 @@ impl Signals {
         }
     }
 }
+
+/// The wish that settings are read again (SIGHUP, where there is such a thing).
+pub(crate) struct HangUp {
+    #[cfg(unix)]
+    signal: tokio::signal::unix::Signal,
+}
+
+impl HangUp {
+    /// From here on the signal no longer ends the process.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not let us listen.
+    pub(crate) fn listen() -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self {
+                signal: signal(SignalKind::hangup())?,
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// The next one.
+    ///
+    /// # Cancel safety
+    ///
+    /// None is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) {
+        #[cfg(unix)]
+        if self.signal.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        #[cfg(not(unix))]
+        std::future::pending::<()>().await;
+    }
+}

@@ -374,7 +374,7 @@ impl Dispatcher {
 
 impl LimitSetup {
     /// A limit of calls in flight to one upstream.
-    fn places(name: String, count: u64) -> Self {
+    pub(crate) fn places(name: String, count: u64) -> Self {
         let spec = llmq_core::LimitSpec::concurrency(count);
         let rule = llmq_limit::charge_rule(llmq_core::Host::Unknown, spec.kind);
         Self {

@@ -5,7 +5,7 @@
 //! [`QueueSetup`], [`UpstreamSetup`] and [`LimitSetup`] are what it knows. Then, in the order of a
 //! decision: `pump` picks the lane that is tried next, `admit` asks every limit on its way,
 //! `answers` settles what came of it (`hearing` learns from it, `learned` keeps limits nobody configured, `gates` shut what it shows to be
-//! closed), and `timers` does what falls due.
+//! closed), `timers` does what falls due, and `renew` takes another configuration over.
 //!
 //! [`Shared`] puts it behind a lock and hands out tickets that are guards.
 //!
@@ -32,6 +32,7 @@ mod gates;
 mod hearing;
 mod learned;
 mod pump;
+mod renew;
 mod timers;
 
 mod why;

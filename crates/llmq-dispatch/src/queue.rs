@@ -18,6 +18,8 @@ pub(crate) struct Queue {
     refusing: bool,
     pub(crate) paused: bool,
     pub(crate) draining: bool,
+    /// It is not configured any more.
+    pub(crate) retired: bool,
     /// Stands still by a quota: every route is closed until a day turns or a person acts.
     pub(crate) parked: bool,
     /// Time to live runs on the queue's own clock, which stands still while it does.
@@ -40,6 +42,7 @@ impl Queue {
             refusing: false,
             paused: false,
             draining: false,
+            retired: false,
             parked: false,
             stopped_total: Duration::ZERO,
             stopped_since: None,

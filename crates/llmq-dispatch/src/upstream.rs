@@ -36,6 +36,8 @@ pub(crate) struct Upstream {
     pub(crate) closures: u32,
     /// Concurrency that adapts, and the limit it moves.
     pub(crate) adaptive: Option<(Adaptive, LimitId)>,
+    /// By what it adapts.
+    pub(crate) adaptive_by: Option<AdaptiveConfig>,
     pub(crate) learn_as: Option<Host>,
     /// Limits that headers told of, with how often in a row.
     heard_of: Vec<(LimitKind, u64, Duration, u32)>,
@@ -44,6 +46,8 @@ pub(crate) struct Upstream {
     ask_before_betting: bool,
     answers: u32,
     mean: Mean,
+    /// It is not configured any more.
+    pub(crate) retired: bool,
 }
 
 /// Why and how long an upstream takes nothing.
@@ -84,6 +88,7 @@ impl Upstream {
         Self {
             name: setup.name,
             limits,
+            adaptive_by: adaptive.as_ref().map(|(_, config)| *config),
             adaptive: adaptive.map(|(limit, config)| (Adaptive::new(config), limit)),
             learn_as: setup.learn_as,
             heard_of: Vec::new(),
@@ -104,6 +109,7 @@ impl Upstream {
             ask_before_betting: setup.ask_before_betting,
             answers: 0,
             mean: Mean::default(),
+            retired: false,
         }
     }
 

@@ -10,7 +10,9 @@ use crate::dispatcher::Dispatcher;
 use crate::events::Effect;
 use crate::ids::{LimitId, QueueId, TicketId, UpstreamId};
 use crate::order::Spot;
+use crate::queue::Queue;
 use crate::ticket::State;
+use crate::upstream::Upstream;
 
 /// What a ticket waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,6 +212,12 @@ impl Dispatcher {
         }
     }
 
+    /// A limit's name, such as `tpm openai/gpt-4o-mini`.
+    #[must_use]
+    pub fn limit_name(&self, id: LimitId) -> &str {
+        &self.limits[id.index()].name
+    }
+
     /// A limit's books, for saving and restoring them.
     #[must_use]
     pub fn limit_mut(&mut self, id: LimitId) -> &mut Limit {
@@ -262,9 +270,12 @@ impl Dispatcher {
         first
     }
 
-    /// Every queue.
+    /// Every queue that is offered, or has calls to finish.
     pub fn queue_ids(&self) -> impl Iterator<Item = QueueId> + use<> {
-        (0..self.queues.len()).map(QueueId::at)
+        let shown = |(_, queue): &(usize, &Queue)| !queue.retired || queue.jobs > 0;
+        let shown = self.queues.iter().enumerate().filter(shown);
+        let ids: Vec<QueueId> = shown.map(|(index, _)| QueueId::at(index)).collect();
+        ids.into_iter()
     }
 
     /// The public model name of a queue.
@@ -273,12 +284,16 @@ impl Dispatcher {
         &self.queues[id.index()].setup.name
     }
 
-    /// Every upstream.
+    /// Every upstream that is offered, or has calls to finish.
     pub fn upstream_ids(&self) -> impl Iterator<Item = UpstreamId> + use<> {
-        (0..self.upstreams.len()).map(UpstreamId::at)
+        let shown =
+            |(_, upstream): &(usize, &Upstream)| !upstream.retired || upstream.in_flight > 0;
+        let shown = self.upstreams.iter().enumerate().filter(shown);
+        let ids: Vec<UpstreamId> = shown.map(|(index, _)| UpstreamId::at(index)).collect();
+        ids.into_iter()
     }
 
-    /// Every limit.
+    /// Every limit, also those that no upstream has any more.
     pub fn limit_ids(&self) -> impl Iterator<Item = LimitId> + use<> {
         (0..self.limits.len()).map(LimitId::at)
     }

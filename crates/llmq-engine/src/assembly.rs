@@ -11,11 +11,12 @@ use llmq_dispatch::{
     Dispatcher, LimitId, LimitSetup, QueueId, QueueSetup, Route, Rules, Scope, TenantId,
     UpstreamId, UpstreamSetup,
 };
-use llmq_limit::{QuotaConfigErrors, QuotaMonitor, charge_rule};
+use llmq_limit::{QuotaConfigErrors, QuotaEvent, QuotaMonitor, QuotaRules, charge_rule};
 use llmq_provider::{ConfigError, Provider, ProviderConfig, Secret, SecretError};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::FoundOut;
+use crate::books::{Memory, learner};
 use crate::config::{
     Ambiguous, KeySource, LimitTable, ModelSettings, RouteSettings, Settings, UpstreamSettings,
 };
@@ -34,7 +35,7 @@ pub struct Assembly {
     pub routes: Vec<AssembledRoute>,
     /// The public models, by name.
     pub models: BTreeMap<String, AssembledModel>,
-    /// How to make more of them.
+    /// How to make more of them, and to change them.
     pub accounts: Accounts,
 }
 
@@ -47,6 +48,8 @@ pub struct AssembledRoute {
     pub account: String,
     /// What people call it: account and provider model.
     pub name: Arc<str>,
+    /// What the books call it: see [`learner`].
+    pub learner: String,
     /// Its connections.
     pub provider: Provider,
     /// What the provider calls the model; `None`: as the caller does.
@@ -97,55 +100,62 @@ pub enum AssemblyError {
     Quota(QuotaConfigErrors),
 }
 
-/// The accounts of the configuration, with what it takes to add a model of one of them.
+/// The accounts of the configuration, with what it takes to make models of them, and to take
+/// another configuration over while a dispatcher runs.
 #[derive(Debug, Clone)]
 pub struct Accounts {
-    providers: BTreeMap<String, (UpstreamSettings, Provider, u32)>,
+    accounts: BTreeMap<String, Account>,
     limits: BTreeMap<String, LimitTable>,
-    quota: llmq_limit::QuotaConfig,
+    quota: QuotaRules,
     rules: Rules,
     max_attempts: u32,
     retry_ambiguous: bool,
+    /// None: nothing is kept from one process to the next.
+    memory: Option<Memory>,
+    known: Known,
+    /// By name, the limits of `[limits.NAME]` that this configuration has used so far.
     shared: FxHashMap<String, Vec<LimitId>>,
-    made: FxHashMap<(String, Option<String>), UpstreamId>,
+    /// By account and provider model, the upstreams that this configuration has used so far.
+    made: FxHashMap<(String, String), UpstreamId>,
+    news: Vec<(UpstreamId, QuotaEvent)>,
 }
 
-/// Sets up what `settings` say. Connects to nothing; `keys` gives a key where a setting names
-/// none.
+#[derive(Debug, Clone)]
+struct Account {
+    settings: UpstreamSettings,
+    provider: Provider,
+    credential: u32,
+}
+
+/// What the dispatcher holds, also of earlier configurations: it has a place there for ever, and
+/// is found again when it comes back.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// By name and, where they are an upstream's own, its server.
+    limits: FxHashMap<String, LimitId>,
+    /// By [`learner`].
+    upstreams: FxHashMap<String, UpstreamId>,
+    /// By the public model.
+    queues: FxHashMap<String, QueueId>,
+}
+
+/// Sets up what `settings` say. Connects to nothing. With a `memory` the books of limits are
+/// those of an earlier process, and long limits wait until theirs are written.
 ///
 /// # Errors
 ///
 /// [`AssemblyError`], which names the upstream.
 pub fn assemble(
     settings: &Settings,
+    memory: Option<Memory>,
     clock: &Arc<dyn Clock>,
     now: Now,
 ) -> Result<Assembly, AssemblyError> {
-    let mut accounts = Accounts::open(settings, clock)?;
+    let mut accounts = Accounts::open(settings, memory, Known::default(), clock)?;
     let mut dispatcher = Dispatcher::new(accounts.rules, fastrand::u64(..));
     let tenant = dispatcher.add_tenant(DEFAULT_WEIGHT, Vec::new());
     let mut routes = Vec::new();
-    let mut models = BTreeMap::new();
-    for (name, model) in &settings.models {
-        let setup = accounts.queue(&mut dispatcher, name, model, &mut routes, now)?;
-        let upstreams = setup.routes.iter().map(|route| route.upstream).collect();
-        let queue = dispatcher.add_queue(setup);
-        let model = AssembledModel {
-            queue,
-            upstreams,
-            settings: model.clone(),
-        };
-        models.insert(name.clone(), model);
-    }
-    for model in models.values() {
-        let fallback = |names: &[String]| -> Vec<QueueId> {
-            names
-                .iter()
-                .filter_map(|name| models.get(name).map(|model| model.queue))
-                .collect()
-        };
-        dispatcher.set_fallback(model.queue, fallback(&model.settings.fallback));
-    }
+    let models = accounts.models(&mut dispatcher, &settings.models, &mut routes, now);
     Ok(Assembly {
         dispatcher,
         tenant,
@@ -156,9 +166,13 @@ pub fn assemble(
 }
 
 impl Accounts {
-    fn open(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Self, AssemblyError> {
-        settings.quota.check().map_err(AssemblyError::Quota)?;
-        let mut providers: BTreeMap<String, (UpstreamSettings, Provider, u32)> = BTreeMap::new();
+    fn open(
+        settings: &Settings,
+        memory: Option<Memory>,
+        known: Known,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, AssemblyError> {
+        let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
         for (number, (name, upstream)) in settings.upstreams.iter().enumerate() {
             let key = key(name, upstream)?;
             let config = ProviderConfig {
@@ -174,66 +188,145 @@ impl Accounts {
                     source,
                 }
             })?;
-            let same = |(other, ..): &&(UpstreamSettings, Provider, u32)| {
-                other.api_key == upstream.api_key && other.base_url == upstream.base_url
+            let same = |other: &&Account| {
+                other.settings.api_key == upstream.api_key
+                    && other.settings.base_url == upstream.base_url
             };
-            let credential = providers
-                .values()
-                .find(same)
-                .map_or(u32::try_from(number).unwrap_or(u32::MAX), |(.., first)| {
-                    *first
-                });
-            providers.insert(name.clone(), (upstream.clone(), provider, credential));
+            let own = u32::try_from(number).unwrap_or(u32::MAX);
+            let credential = accounts.values().find(same);
+            let credential = credential.map_or(own, |first| first.credential);
+            let account = Account {
+                settings: upstream.clone(),
+                provider,
+                credential,
+            };
+            accounts.insert(name.clone(), account);
         }
         Ok(Self {
-            providers,
+            accounts,
             limits: settings.limits.clone(),
-            quota: settings.quota.clone(),
+            quota: settings.quota.check().map_err(AssemblyError::Quota)?,
             rules: Rules {
                 backoffs: settings.retry.backoffs,
                 ..Rules::default()
             },
             max_attempts: settings.retry.max_attempts,
             retry_ambiguous: settings.retry.ambiguous == Ambiguous::Retry,
+            memory,
+            known,
             shared: FxHashMap::default(),
             made: FxHashMap::default(),
+            news: Vec::new(),
         })
     }
 
-    /// The queue of a public model, with upstreams for each of its routes that has none yet;
-    /// those are added to `routes`.
+    /// The accounts of other settings, for the dispatcher of these. Changes nothing yet.
     ///
     /// # Errors
     ///
-    /// [`AssemblyError::Quota`].
-    pub fn queue(
+    /// [`AssemblyError`], which names the upstream.
+    pub fn renewed(
+        &self,
+        settings: &Settings,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, AssemblyError> {
+        Self::open(settings, self.memory.clone(), self.known.clone(), clock)
+    }
+
+    /// The public models, each with its queue and upstreams: those that are there already are
+    /// changed, the others made. What is new of upstreams, or has new connections, is added to
+    /// `routes`.
+    pub fn models(
+        &mut self,
+        dispatcher: &mut Dispatcher,
+        settings: &BTreeMap<String, ModelSettings>,
+        routes: &mut Vec<AssembledRoute>,
+        now: Now,
+    ) -> BTreeMap<String, AssembledModel> {
+        dispatcher.set_rules(self.rules);
+        let models: BTreeMap<String, AssembledModel> = settings
+            .iter()
+            .map(|(name, model)| {
+                (
+                    name.clone(),
+                    self.model(dispatcher, name, model, routes, now),
+                )
+            })
+            .collect();
+        for model in models.values() {
+            let fallback = model.settings.fallback.iter();
+            let fallback = fallback.filter_map(|name| models.get(name).map(|model| model.queue));
+            dispatcher.set_fallback(model.queue, fallback.collect());
+        }
+        models
+    }
+
+    /// One public model without its fallbacks, as [`Accounts::models`] makes it.
+    pub fn model(
         &mut self,
         dispatcher: &mut Dispatcher,
         name: &str,
-        model: &ModelSettings,
+        settings: &ModelSettings,
         routes: &mut Vec<AssembledRoute>,
         now: Now,
-    ) -> Result<QueueSetup, AssemblyError> {
+    ) -> AssembledModel {
         let mut ways = Vec::new();
-        for route in &model.upstreams {
-            let Some(upstream) = self.route(dispatcher, name, route, routes, now)? else {
-                continue;
-            };
-            ways.push(Route {
-                upstream,
-                weight: route.weight,
-            });
+        for route in &settings.upstreams {
+            if let Some(upstream) = self.route(dispatcher, name, route, routes, now) {
+                ways.push(Route {
+                    upstream,
+                    weight: route.weight,
+                });
+            }
         }
-        Ok(QueueSetup {
+        let upstreams = ways.iter().map(|way| way.upstream).collect();
+        let setup = QueueSetup {
             name: name.to_owned(),
             routes: ways,
             fallback: Vec::new(),
             limits: Vec::new(),
             capacity: llmq_dispatch::Capacity::default(),
-            reserve: model.reserve.clone(),
+            reserve: settings.reserve.clone(),
             max_attempts: self.max_attempts,
             retry_ambiguous: self.retry_ambiguous,
-        })
+        };
+        let queue = match self.known.queues.get(name) {
+            Some(queue) => {
+                dispatcher.change_queue(*queue, setup);
+                *queue
+            }
+            None => {
+                let queue = dispatcher.add_queue(setup);
+                self.known.queues.insert(name.to_owned(), queue);
+                queue
+            }
+        };
+        AssembledModel {
+            queue,
+            upstreams,
+            settings: settings.clone(),
+        }
+    }
+
+    /// Lets go of the queues and upstreams that are known and not used by this configuration,
+    /// whose models are all that `is_offered` says. Their calls come to their ends.
+    pub fn retire_others(&self, dispatcher: &mut Dispatcher, is_offered: impl Fn(&str) -> bool) {
+        for (name, queue) in &self.known.queues {
+            if !is_offered(name) {
+                dispatcher.retire_queue(*queue);
+            }
+        }
+        let used: FxHashSet<UpstreamId> = self.made.values().copied().collect();
+        for upstream in self.known.upstreams.values() {
+            if !used.contains(upstream) {
+                dispatcher.retire_upstream(*upstream);
+            }
+        }
+    }
+
+    /// What the quotas of upstreams had to tell when they were restored.
+    pub fn take_news(&mut self) -> Vec<(UpstreamId, QuotaEvent)> {
+        std::mem::take(&mut self.news)
     }
 
     fn route(
@@ -243,105 +336,214 @@ impl Accounts {
         route: &RouteSettings,
         routes: &mut Vec<AssembledRoute>,
         now: Now,
-    ) -> Result<Option<UpstreamId>, AssemblyError> {
-        let made = (
-            route.upstream.clone(),
-            Some(route.model.clone().unwrap_or_else(|| public.to_owned())),
-        );
+    ) -> Option<UpstreamId> {
+        let model = route.model.clone().unwrap_or_else(|| public.to_owned());
+        let made = (route.upstream.clone(), model.clone());
         if let Some(upstream) = self.made.get(&made) {
-            return Ok(Some(*upstream));
+            return Some(*upstream);
         }
-        let Some((account, provider, credential)) = self.providers.get(&route.upstream).cloned()
-        else {
-            return Ok(None);
-        };
-        let model = made.1.as_deref().unwrap_or(public);
+        let account = self.accounts.get(&route.upstream)?.clone();
+        let provider = account.provider;
         let name = format!("{}/{model}", route.upstream);
-        let host = provider.host();
-        let own = route.limits.specs(host);
-        let mut limits = Vec::new();
-        for spec in &own {
-            let full = format!("{} {name}", spec.name());
-            limits.push(limit(
-                dispatcher,
-                &provider,
-                *spec,
-                full,
-                Scope::Upstream,
-                now,
-            ));
-        }
-        let mut specs = own;
-        let accounts = route.shared_limits.iter().chain(&account.shared_limits);
-        for shared in accounts {
-            let stated = self.limits.get(shared).map(|table| table.specs(host));
-            let stated = stated.unwrap_or_default();
-            specs.extend(stated.iter().copied());
-            let ids = self.shared.entry(shared.clone()).or_insert_with(|| {
-                let made = stated.iter().map(|spec| {
-                    let full = format!("{} {shared}", spec.name());
-                    limit(dispatcher, &provider, *spec, full, Scope::Account, now)
-                });
-                made.collect()
-            });
-            limits.extend(ids.iter().copied());
-        }
-        let by_usage = |spec: &LimitSpec| charge_rule(host, spec.kind).heeds_usage();
-        let counts_usage = specs.iter().any(by_usage);
-        let states = |kinds: fn(LimitKind) -> bool| specs.iter().any(|spec| kinds(spec.kind));
-        let concurrency = states(|kind| kind == LimitKind::Concurrency);
-        let rules = self.quota.check().map_err(AssemblyError::Quota)?;
+        let learner = learner(&name, provider.authority());
+        let known = self.known.upstreams.get(&learner).copied();
+        let (limits, stated) = {
+            let shared = route.shared_limits.iter();
+            let shared = shared.chain(&account.settings.shared_limits);
+            self.limits_of(dispatcher, &provider, &name, known, route, shared, now)
+        };
+        let concurrency = stated
+            .iter()
+            .any(|spec| spec.kind == LimitKind::Concurrency);
+        let by_usage = |spec: &LimitSpec| charge_rule(provider.host(), spec.kind).heeds_usage();
+        let counts_usage = stated.iter().any(by_usage);
+        let (quota, news) = self.quota(dispatcher, known, &name, now);
         let setup = UpstreamSetup {
             name: name.clone(),
             limits,
-            adaptive: account.adaptive.filter(|_| !concurrency),
-            quota: Some(QuotaMonitor::new(rules, now)),
-            credential: Some(credential),
-            learn_as: Some(host),
+            adaptive: account.settings.adaptive.filter(|_| !concurrency),
+            quota: Some(quota),
+            quota_is_saved: self.memory.is_some(),
+            credential: Some(account.credential),
+            learn_as: Some(provider.host()),
             ..UpstreamSetup::default()
         };
-        let upstream = dispatcher.add_upstream(setup, now);
+        let upstream = match known {
+            Some(upstream) => {
+                dispatcher.change_upstream(upstream, setup, now);
+                upstream
+            }
+            None => {
+                let upstream = dispatcher.add_upstream(setup, now);
+                self.remember(
+                    dispatcher, upstream, &learner, &name, &provider, &stated, now,
+                );
+                self.known.upstreams.insert(learner.clone(), upstream);
+                upstream
+            }
+        };
+        self.news
+            .extend(news.into_iter().map(|event| (upstream, event)));
         routes.push(AssembledRoute {
             upstream,
             account: route.upstream.clone(),
             name: name.into(),
+            learner,
             provider,
             // Named even where it is as people call it: a call that comes as another model's
             // fallback names that one.
-            model: made.1.clone(),
-            first_token: account.first_token,
+            model: Some(model),
+            first_token: account.settings.first_token,
             counts_usage,
-            pass_headers: account.pass_headers.into(),
+            pass_headers: account.settings.pass_headers.into(),
             found_out: Arc::default(),
         });
         self.made.insert(made, upstream);
-        Ok(Some(upstream))
+        Some(upstream)
+    }
+
+    /// The limits that a route states, its own and those that it shares, and what they are.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of it says what one route is"
+    )]
+    fn limits_of<'a>(
+        &mut self,
+        dispatcher: &mut Dispatcher,
+        provider: &Provider,
+        name: &str,
+        known: Option<UpstreamId>,
+        route: &RouteSettings,
+        shared: impl Iterator<Item = &'a String>,
+        now: Now,
+    ) -> (Vec<LimitId>, Vec<LimitSpec>) {
+        let host = provider.host();
+        let mut stated = route.limits.specs(host);
+        let mut limits = Vec::new();
+        for spec in &stated {
+            let setup = limit(provider, *spec, name, Scope::Upstream);
+            let key = format!("{} at {}", setup.name, provider.authority());
+            let learned = known.and_then(|known| learned_as(dispatcher, known, spec));
+            limits.push(self.limit(dispatcher, key, setup, learned, now));
+        }
+        for shared in shared {
+            let specs = self.limits.get(shared).map(|table| table.specs(host));
+            let specs = specs.unwrap_or_default();
+            stated.extend(specs.iter().copied());
+            let ids = match self.shared.get(shared) {
+                Some(ids) => ids.clone(),
+                None => {
+                    let made = specs.iter().map(|spec| {
+                        let setup = limit(provider, *spec, shared, Scope::Account);
+                        self.limit(dispatcher, setup.name.clone(), setup, None, now)
+                    });
+                    let made: Vec<LimitId> = made.collect();
+                    self.shared.insert(shared.clone(), made.clone());
+                    made
+                }
+            };
+            // A call meets a limit once, however often it is referred to.
+            let new = ids.into_iter().filter(|id| !limits.contains(id));
+            limits.extend(new.collect::<Vec<_>>());
+        }
+        (limits, stated)
+    }
+
+    /// A limit: the one that is known by `key`, or `learned`, with its books; else a new one.
+    fn limit(
+        &mut self,
+        dispatcher: &mut Dispatcher,
+        key: String,
+        setup: LimitSetup,
+        learned: Option<LimitId>,
+        now: Now,
+    ) -> LimitId {
+        let known = self.known.limits.get(&key).copied().or(learned);
+        if let Some(id) = known
+            && dispatcher.restate_limit(id, &setup, now)
+        {
+            self.known.limits.insert(key, id);
+            return id;
+        }
+        let id = dispatcher.add_limit(setup, now);
+        if let Some(memory) = &self.memory {
+            memory.open(dispatcher, id, now);
+        }
+        self.known.limits.insert(key, id);
+        id
+    }
+
+    /// The quota of an upstream: what was counted goes on under the rules of now.
+    fn quota(
+        &self,
+        dispatcher: &Dispatcher,
+        known: Option<UpstreamId>,
+        name: &str,
+        now: Now,
+    ) -> (QuotaMonitor, Vec<QuotaEvent>) {
+        let rules = self.quota.clone();
+        let before = known.and_then(|known| dispatcher.quota(known));
+        if let Some(before) = before {
+            let state = serde_json::to_string(&before.to_final_state());
+            return QuotaMonitor::restore(rules, state.ok().as_deref(), now);
+        }
+        match &self.memory {
+            Some(memory) => memory.earlier().quota(name, rules, now),
+            None => (QuotaMonitor::new(rules, now), Vec::new()),
+        }
+    }
+
+    /// Gives a new upstream what an earlier process learned of its limits.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of it says what one upstream is"
+    )]
+    fn remember(
+        &self,
+        dispatcher: &mut Dispatcher,
+        upstream: UpstreamId,
+        learner: &str,
+        name: &str,
+        provider: &Provider,
+        stated: &[LimitSpec],
+        now: Now,
+    ) {
+        let Some(memory) = &self.memory else { return };
+        for spec in memory.earlier().learned(learner, provider.host(), stated) {
+            let setup = limit(provider, spec, name, Scope::Upstream);
+            let id = dispatcher.add_learned_limit(upstream, setup, now);
+            memory.open(dispatcher, id, now);
+        }
     }
 
     /// The names of the accounts with their providers.
     pub fn providers(&self) -> impl Iterator<Item = (&str, &Provider)> {
-        self.providers
+        self.accounts
             .iter()
-            .map(|(name, (_, provider, _))| (name.as_str(), provider))
+            .map(|(name, account)| (name.as_str(), &account.provider))
     }
 }
 
-fn limit(
+/// The limit of an upstream that headers told of, if it is of the kind and period of `spec`.
+fn learned_as(
     dispatcher: &mut Dispatcher,
-    provider: &Provider,
-    spec: LimitSpec,
-    name: String,
-    scope: Scope,
-    now: Now,
-) -> LimitId {
-    let rule = charge_rule(provider.host(), spec.kind);
-    let setup = LimitSetup {
-        name,
+    upstream: UpstreamId,
+    spec: &LimitSpec,
+) -> Option<LimitId> {
+    let mut learned = dispatcher.learned_limits(upstream).into_iter();
+    learned.find(|id| {
+        let learned = dispatcher.limit_mut(*id).spec();
+        (learned.kind, learned.period) == (spec.kind, spec.period)
+    })
+}
+
+fn limit(provider: &Provider, spec: LimitSpec, whose: &str, scope: Scope) -> LimitSetup {
+    LimitSetup {
+        name: format!("{} {whose}", spec.name()),
         spec,
-        rule,
+        rule: charge_rule(provider.host(), spec.kind),
         scope,
-    };
-    dispatcher.add_limit(setup, now)
+    }
 }
 
 fn key(name: &str, upstream: &UpstreamSettings) -> Result<Option<Secret>, AssemblyError> {
@@ -364,7 +566,7 @@ mod tests {
         let clock = SystemClock::new();
         let now = clock.now();
         let clock: Arc<dyn Clock> = Arc::new(clock);
-        assemble(&settings, &clock, now).unwrap()
+        assemble(&settings, None, &clock, now).unwrap()
     }
 
     const TWO_MODELS: &str = r#"
@@ -401,5 +603,74 @@ mod tests {
             .filter(|limit| limits(1).contains(limit))
             .collect();
         assert_eq!(common.len(), 1);
+    }
+
+    /// The same accounts under another configuration, in the same dispatcher.
+    fn renew(assembly: &mut Assembly, toml: &str) -> (Vec<AssembledRoute>, Vec<String>) {
+        let settings = Config::parse("test.toml", toml).unwrap().check().unwrap();
+        let clock = SystemClock::new();
+        let now = clock.now();
+        let clock: Arc<dyn Clock> = Arc::new(clock);
+        let mut accounts = assembly.accounts.renewed(&settings, &clock).unwrap();
+        let mut routes = Vec::new();
+        let dispatcher = &mut assembly.dispatcher;
+        let models = accounts.models(dispatcher, &settings.models, &mut routes, now);
+        accounts.retire_others(dispatcher, |name| models.contains_key(name));
+        assembly.accounts = accounts;
+        let names = assembly.dispatcher.queue_ids();
+        let names = names.map(|id| assembly.dispatcher.queue_name(id).to_owned());
+        (routes, names.collect())
+    }
+
+    fn limits(assembly: &mut Assembly, route: &AssembledRoute) -> Vec<String> {
+        let ids = assembly.dispatcher.upstream_view(route.upstream).limits;
+        let specs = ids.into_iter().map(|id| {
+            let limit = assembly.dispatcher.limit_mut(id);
+            format!("{} used {}", limit.spec(), limit.charged())
+        });
+        specs
+            .filter(|text| !text.starts_with("concurrency"))
+            .collect()
+    }
+
+    #[test]
+    fn another_configuration_keeps_the_books_of_what_stays() {
+        let mut assembly = assembled(TWO_MODELS);
+        let [one, _] = [&assembly.routes[0], &assembly.routes[1]].map(Clone::clone);
+        let ids = assembly.dispatcher.upstream_view(one.upstream).limits;
+        for id in ids {
+            let limit = assembly.dispatcher.limit_mut(id);
+            limit.start_with(limit.spec().count - 7, Now::default().mono);
+        }
+        let changed = TWO_MODELS.replace("rpm = 10 }", "rpm = 20 }");
+        let (routes, models) = renew(&mut assembly, &changed);
+        assert_eq!(routes[0].upstream, one.upstream);
+        assert_eq!(models, ["a", "b"]);
+        let kept = ["requests=20/1m used 7", "requests=100/1m used 7"];
+        assert_eq!(limits(&mut assembly, &routes[0]), kept);
+    }
+
+    #[test]
+    fn what_goes_is_not_shown_and_is_found_again_when_it_comes_back() {
+        let mut assembly = assembled(TWO_MODELS);
+        let before = assembly.models["b"].queue;
+        let without = TWO_MODELS.split("[models.b]").next().unwrap();
+        let without = without.replace("fallback = [\"b\"]", "");
+        let without = format!("{without}\n[limits.account]\nrpm = 100");
+        let (routes, models) = renew(&mut assembly, &without);
+        assert_eq!(models, ["a"]);
+        assert_eq!(routes.len(), 1);
+        assert_eq!(assembly.dispatcher.upstream_ids().count(), 1);
+        let (routes, models) = renew(&mut assembly, TWO_MODELS);
+        assert_eq!((routes.len(), models.len()), (2, 2));
+        assert_eq!(assembly.accounts.known.queues["b"], before);
+    }
+
+    #[test]
+    fn another_server_under_the_same_name_has_limits_of_its_own() {
+        let mut assembly = assembled(TWO_MODELS);
+        let one = assembly.routes[0].upstream;
+        let (routes, _) = renew(&mut assembly, &TWO_MODELS.replace(":9/", ":10/"));
+        assert_ne!(routes[0].upstream, one);
     }
 }

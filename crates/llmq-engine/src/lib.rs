@@ -14,6 +14,8 @@ mod tasks;
 
 mod hub;
 
+pub mod books;
+
 mod assembly;
 mod found_out;
 pub mod outcome;

@@ -3,16 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use jiff::tz::TimeZone;
 use llmq_core::Clock;
-use llmq_engine::config::{ServerSettings, Settings};
+use llmq_dispatch::Notice;
+use llmq_engine::books::{Memory, Wanted};
+use llmq_engine::config::{ServerSettings, Settings, StoreSettings};
 use llmq_engine::{AssemblyError, Hub, SystemClock, Tasks, assemble};
 use llmq_store_sqlite::{OpenError, Place, Store, StoreError};
+use tokio_rustls::TlsAcceptor;
 
+use crate::books::{self, Keeping, StoreShelf};
 use crate::keys::{AuthPolicy, KeyRing, KeyRingError, KeyRingOptions};
 use crate::models::Models;
 use crate::observe::{CallLog, Observed, Parts};
 use crate::tenants::Tenants;
+use crate::{Bounds, TlsError, tls};
 
 /// How a gateway is to run, beside its settings.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub struct GatewayOptions {
     pub store: Store,
     /// Where a line is written for each call.
     pub log: CallLog,
+    /// How much patience and room there is for those who connect.
+    pub bounds: Bounds,
 }
 
 impl GatewayOptions {
@@ -36,6 +44,7 @@ impl GatewayOptions {
             any_model: false,
             store: Store::open(&Place::Memory, clock.now().wall)?,
             log: CallLog::off(),
+            bounds: Bounds::default(),
         })
     }
 }
@@ -50,6 +59,12 @@ pub enum GatewayError {
     /// The keys cannot be read.
     #[error(transparent)]
     Keys(#[from] KeyRingError),
+    /// What was spent of limits cannot be read or written.
+    #[error("the books of limits cannot be read or written")]
+    Books(#[from] StoreError),
+    /// The files for https cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Anybody who reaches the address could spend the accounts' money.
     #[error(
         "server.auth = \"none\" is only accepted on a loopback address, and {0} is none: use \
@@ -62,14 +77,60 @@ pub enum GatewayError {
 pub struct Gateway {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: SystemClock,
-    pub(crate) models: Models,
+    pub(crate) models: Arc<Models>,
     pub(crate) tenants: Tenants,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) observed: Arc<Observed>,
     pub(crate) log: CallLog,
-    pub(crate) settings: ServerSettings,
+    pub(crate) bounds: Bounds,
+    pub(crate) live: ArcSwap<Live>,
+    /// None: the store is nowhere, and nothing is kept.
+    keeping: Option<Keeping>,
+}
+
+/// What is asked of the settings for each connection and request, or compared with others.
+pub(crate) struct Live {
+    pub(crate) server: ServerSettings,
+    pub(crate) store: StoreSettings,
     /// Whether a caller's choice of an account reaches any upstream.
     pub(crate) passes_account: bool,
+    /// For https; none: http.
+    pub(crate) tls: Option<TlsAcceptor>,
+}
+
+impl Live {
+    pub(crate) fn of(settings: &Settings) -> Result<Self, TlsError> {
+        let server = settings.server.clone();
+        Ok(Self {
+            tls: server.tls.as_ref().map(tls::acceptor).transpose()?,
+            server,
+            store: settings.store.clone(),
+            passes_account: settings
+                .upstreams
+                .values()
+                .any(|upstream| !upstream.pass_headers.is_empty()),
+        })
+    }
+}
+
+/// Who may call by these settings; none: everybody, at an address that others reach.
+pub(crate) fn ring_options(settings: &Settings) -> Option<KeyRingOptions> {
+    Some(KeyRingOptions {
+        auth: AuthPolicy::of(settings.server.auth, settings.server.listen.ip())?,
+        // The settings were checked: the name is a time zone's.
+        time_zone: TimeZone::get(&settings.quota.time_zone).unwrap_or(TimeZone::UTC),
+    })
+}
+
+/// What can be seen of a dispatcher with these settings.
+pub(crate) fn parts(settings: &Settings, hub: &Arc<Hub>) -> Parts {
+    let providers = settings.upstreams.iter();
+    Parts {
+        hub: Arc::clone(hub),
+        providers: providers
+            .map(|(name, upstream)| (name.clone(), upstream.provider.as_str()))
+            .collect(),
+    }
 }
 
 impl std::fmt::Debug for Gateway {
@@ -93,61 +154,83 @@ impl Gateway {
         tasks: &Tasks,
     ) -> Result<Arc<Self>, GatewayError> {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let listen = settings.server.listen;
-        let auth = AuthPolicy::of(settings.server.auth, listen.ip())
-            .ok_or(GatewayError::OpenToAll(listen))?;
-        let ring = KeyRingOptions {
-            auth,
-            // The settings were checked: the name is a time zone's.
-            time_zone: TimeZone::get(&settings.quota.time_zone).unwrap_or(TimeZone::UTC),
+        let ring = ring_options(settings);
+        let ring = ring.ok_or(GatewayError::OpenToAll(settings.server.listen))?;
+        let live = Live::of(settings)?;
+        let store = options.store;
+        let keys = KeyRing::open(store.clone(), Arc::clone(&shared), ring).await?;
+        let wanted = Wanted::default();
+        let asked = wanted.open();
+        let memory = match store.place() {
+            Place::Memory => None,
+            Place::File(_) => {
+                let earlier = books::earlier(&store).await?;
+                Some(Memory::new(earlier, wanted.clone()))
+            }
         };
-        let keys = KeyRing::open(options.store, Arc::clone(&shared), ring).await?;
-        let assembly = assemble(settings, &shared, clock.now())?;
+        let mut assembly = assemble(settings, memory.clone(), &shared, clock.now())?;
+        let news = assembly.accounts.take_news();
         let hub = llmq_engine::run(assembly.dispatcher, clock.clone(), tasks);
-        let providers = settings.upstreams.iter();
-        let parts = Parts {
-            hub: Arc::clone(&hub),
-            providers: providers
-                .map(|(name, upstream)| (name.clone(), upstream.provider.as_str()))
-                .collect(),
-        };
         tasks.spawn(save_usage(Arc::clone(&keys), tasks.clone()));
-        let observed = Arc::new(Observed::new(parts, clock.clone()));
-        let hears = Arc::clone(&observed);
-        llmq_engine::listen(&hub, move |notice| hears.notice(&notice));
+        let observed = Arc::new(Observed::new(parts(settings, &hub), clock.clone()));
+        let (hears, asks) = (Arc::clone(&observed), wanted.clone());
+        llmq_engine::listen(&hub, move |notice| {
+            asks.hear(&notice);
+            hears.notice(&notice);
+        });
+        for (upstream, event) in news {
+            observed.notice(&Notice::Quota(upstream, event));
+        }
+        let models = Arc::new(Models::new(
+            assembly.models,
+            assembly.routes,
+            assembly.accounts,
+            options.any_model,
+        ));
+        let keeping = match &memory {
+            None => None,
+            Some(memory) => {
+                let earlier = memory.earlier().clone();
+                let shelf = StoreShelf::new(store, Arc::clone(&models), earlier);
+                Some(Keeping::begin(Arc::clone(&hub), shelf, wanted, asked).await?)
+            }
+        };
         Ok(Arc::new(Self {
             keys,
             observed,
             log: options.log,
-            tenants: Tenants::new(assembly.tenant),
+            tenants: Tenants::new(assembly.tenant, memory),
             hub,
             clock,
-            models: Models::new(
-                assembly.models,
-                assembly.routes,
-                assembly.accounts,
-                options.any_model,
-            ),
-            settings: settings.server.clone(),
-            passes_account: settings
-                .upstreams
-                .values()
-                .any(|upstream| !upstream.pass_headers.is_empty()),
+            models,
+            bounds: options.bounds,
+            live: ArcSwap::from_pointee(live),
+            keeping,
         }))
     }
 
-    /// Writes down what keys have used, when no call is under way any more.
+    /// Writes down what keys have used and what was spent of limits, when no call is under way
+    /// any more.
     ///
     /// # Errors
     ///
-    /// The store cannot write: what was drawn ahead of use then counts as used.
+    /// The store cannot write: what was drawn ahead of use then counts as used, and short windows
+    /// as spent.
     pub async fn close(&self) -> Result<(), StoreError> {
+        if let Some(keeping) = &self.keeping {
+            keeping.end().await?;
+        }
         self.keys.save_last_usage().await
     }
 
     /// How long a call may wait that does not say so itself.
     pub(crate) fn max_wait(&self) -> Duration {
-        self.settings.max_wait
+        self.live.load().server.max_wait
+    }
+
+    /// How many bytes a call's body may have.
+    pub(crate) fn max_body_bytes(&self) -> u64 {
+        self.live.load().server.max_body_bytes
     }
 }
 

@@ -1,8 +1,9 @@
 //! The gateway: OpenAI's and Anthropic's endpoints in front of a dispatcher that waits instead of
 //! failing.
 //!
-//! Read [`Gateway`] first: what a running gateway is made of. [`serve`] accepts connections and
-//! hands each request to `call` (a model is to answer) or to the small routes beside it. In
+//! Read [`Gateway`] first: what a running gateway is made of. [`serve`] accepts connections,
+//! and `front` hands each request to `call` (a model is to answer) or to the small routes beside
+//! it. In
 //! `call`, `incoming` reads the request, `line` waits for leave to send, `attempt` sends and
 //! judges the answer, `stream` passes a stream on as it comes, and `reply` speaks to the caller
 //! in the dialect of the API that it called.
@@ -10,12 +11,19 @@
 // A library says what it has to say to its caller, not to the terminal.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod books;
 mod gateway;
 mod models;
+mod reload;
 mod tenants;
 
+mod bounds;
 mod serve;
+mod tls;
 
+mod cors;
+mod front;
+mod host;
 mod pages;
 
 mod call;
@@ -27,6 +35,9 @@ pub mod keys;
 pub mod observe;
 mod problem;
 
+pub use bounds::Bounds;
 pub use gateway::{Gateway, GatewayError, GatewayOptions};
 pub use problem::Problem;
+pub use reload::{ReloadError, Reloaded};
 pub use serve::{Served, serve};
+pub use tls::{TlsError, check_tls};

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use llmq_core::Now;
+use llmq_core::{Clock, Now};
 use llmq_dispatch::{QueueId, UpstreamId};
 use llmq_engine::config::{
-    LimitTable, ModelSettings, OnUnavailable, RouteSettings, StreamRecovery, StreamUsage,
+    LimitTable, ModelSettings, OnUnavailable, RouteSettings, Settings, StreamRecovery, StreamUsage,
 };
-use llmq_engine::{Accounts, AssembledModel, AssembledRoute, Hub};
+use llmq_engine::{Accounts, AssembledModel, AssembledRoute, AssemblyError, Hub};
 use llmq_provider::Dialect;
 use rustc_hash::FxHashMap;
 
@@ -46,12 +46,12 @@ const NAME_BYTES_MAX: usize = 200;
 #[derive(Debug)]
 pub(crate) struct Models {
     inner: RwLock<Inner>,
-    /// Whether any name leads to an account: nothing was configured.
-    any_name: bool,
 }
 
 #[derive(Debug)]
 struct Inner {
+    /// Whether any name leads to an account: nothing was configured.
+    any_name: bool,
     by_name: FxHashMap<String, Arc<Model>>,
     routes: Routes,
     accounts: Accounts,
@@ -59,6 +59,28 @@ struct Inner {
 }
 
 type Routes = FxHashMap<UpstreamId, Arc<AssembledRoute>>;
+
+fn by_name(
+    models: BTreeMap<String, AssembledModel>,
+    routes: &Routes,
+) -> FxHashMap<String, Arc<Model>> {
+    models
+        .into_iter()
+        .map(|(name, assembled)| {
+            let model = model(&name, assembled, routes);
+            (name, Arc::new(model))
+        })
+        .collect()
+}
+
+fn model(name: &str, assembled: AssembledModel, routes: &Routes) -> Model {
+    Model {
+        name: name.to_owned(),
+        queue: assembled.queue,
+        settings: assembled.settings,
+        routes: of(routes, assembled.upstreams.iter().copied()),
+    }
+}
 
 fn of(routes: &Routes, upstreams: impl Iterator<Item = UpstreamId>) -> Vec<Arc<AssembledRoute>> {
     upstreams
@@ -77,25 +99,86 @@ impl Models {
             .into_iter()
             .map(|route| (route.upstream, Arc::new(route)))
             .collect();
-        let by_name = models.into_iter().map(|(name, model)| {
-            let model = Model {
-                name: name.clone(),
-                queue: model.queue,
-                settings: model.settings,
-                routes: of(&routes, model.upstreams.iter().copied()),
-            };
-            (name, Arc::new(model))
-        });
-        let by_name = by_name.collect();
+        let by_name = by_name(models, &routes);
         Self {
             inner: RwLock::new(Inner {
+                any_name,
                 by_name,
                 routes,
                 accounts,
                 unnamed: 0,
             }),
-            any_name,
         }
+    }
+
+    /// The accounts of other settings. Changes nothing yet.
+    pub(crate) fn renewed(
+        &self,
+        settings: &Settings,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Accounts, AssemblyError> {
+        self.read().accounts.renewed(settings, clock)
+    }
+
+    /// Takes over what [`Models::renewed`] gave, all of it at once. Calls in line and under way
+    /// go on, also those of models that are gone.
+    pub(crate) fn renew(
+        &self,
+        mut accounts: Accounts,
+        settings: &Settings,
+        any_name: bool,
+        hub: &Hub,
+    ) {
+        let mut inner = self
+            .inner
+            .write()
+            .unwrap_or_else(|error| error.into_inner());
+        let mut wanted = settings.models.clone();
+        if any_name {
+            // Those that callers have named so far.
+            let named = inner
+                .by_name
+                .keys()
+                .filter_map(|name| Some((name.clone(), unnamed(account_for(&accounts, name)?))));
+            wanted.extend(named.collect::<Vec<_>>());
+        }
+        let (mut made, mut models) = (Vec::new(), BTreeMap::new());
+        hub.change(|dispatcher, now, effects| {
+            models = accounts.models(dispatcher, &wanted, &mut made, now);
+            accounts.retire_others(dispatcher, |name| wanted.contains_key(name));
+            dispatcher.reconsider(now, effects);
+        });
+        for mut route in made {
+            if let Some(before) = inner.routes.get(&route.upstream) {
+                route.found_out = Arc::clone(&before.found_out);
+            }
+            inner.routes.insert(route.upstream, Arc::new(route));
+        }
+        inner.by_name = by_name(models, &inner.routes);
+        inner.unnamed = if any_name { inner.by_name.len() } else { 0 };
+        inner.any_name = any_name;
+        inner.accounts = accounts;
+    }
+
+    /// The upstreams that learn from headers, as the books call them.
+    pub(crate) fn learners(&self) -> Vec<(UpstreamId, String)> {
+        let inner = self.read();
+        let routes = inner.routes.values();
+        routes
+            .map(|route| (route.upstream, route.learner.clone()))
+            .collect()
+    }
+
+    /// The same with their names and servers.
+    pub(crate) fn learned_from(&self) -> Vec<(String, String, String)> {
+        let inner = self.read();
+        let routes = inner.routes.values();
+        routes
+            .map(|route| {
+                let server = route.provider.authority().to_owned();
+                (route.learner.clone(), route.name.to_string(), server)
+            })
+            .collect()
     }
 
     /// The model of this name. Where nothing was configured, one is made for it.
@@ -107,10 +190,13 @@ impl Models {
         now: Now,
         made: impl FnOnce(),
     ) -> Option<Arc<Model>> {
-        if let Some(model) = self.read().by_name.get(name) {
+        let inner = self.read();
+        if let Some(model) = inner.by_name.get(name) {
             return Some(Arc::clone(model));
         }
-        if !self.any_name || name.is_empty() || name.len() > NAME_BYTES_MAX {
+        let any_name = inner.any_name;
+        drop(inner);
+        if !any_name || name.is_empty() || name.len() > NAME_BYTES_MAX {
             return None;
         }
         let model = self.make(name, hub, now)?;
@@ -139,23 +225,13 @@ impl Models {
             accounts, routes, ..
         } = &mut *inner;
         let mut made = Vec::new();
-        let (queue, ways) = hub.with(|dispatcher| {
-            let setup = accounts
-                .queue(dispatcher, name, &settings, &mut made, now)
-                .ok()?;
-            let ways = setup.routes.clone();
-            Some((dispatcher.add_queue(setup), ways))
-        })?;
+        let assembled =
+            hub.with(|dispatcher| accounts.model(dispatcher, name, &settings, &mut made, now));
         routes.extend(
             made.into_iter()
                 .map(|route| (route.upstream, Arc::new(route))),
         );
-        let model = Arc::new(Model {
-            name: name.to_owned(),
-            queue,
-            settings,
-            routes: of(routes, ways.iter().map(|way| way.upstream)),
-        });
+        let model = Arc::new(model(name, assembled, routes));
         inner.by_name.insert(name.to_owned(), Arc::clone(&model));
         inner.unnamed += 1;
         Some(model)

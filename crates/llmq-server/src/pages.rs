@@ -24,6 +24,7 @@ pub(crate) fn router(gateway: &Gateway) -> Router {
     open.merge(guarded(read, &gateway.keys, KeyScope::Read))
         .merge(guarded(manage, &gateway.keys, KeyScope::Manage))
         .merge(keys::router(Arc::clone(&gateway.keys)))
+        .method_not_allowed_fallback(other_method)
         .fallback(nothing_here)
 }
 
@@ -53,6 +54,17 @@ async fn guard(
             Problem::new(StatusCode::FORBIDDEN, "forbidden", error.to_string()).into_response()
         }
     }
+}
+
+async fn other_method(request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let message = format!("{path} does not take {method}; GET /openapi.json lists what there is");
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        message,
+    )
+    .into_response()
 }
 
 async fn nothing_here(request: Request) -> Response {

@@ -1,4 +1,4 @@
-//! Connections in, requests to where they belong, and an end that lets calls finish.
+//! Connections in, and an end that lets calls finish.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -8,31 +8,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulConnection;
 use llmq_engine::Tasks;
-use llmq_provider::{Dialect, Operation};
-use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
-use tower_service::Service as _;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
-use crate::Gateway;
-use crate::call::{self, Reply, ReplyBody};
-use crate::dialect::Refusal;
-use crate::pages;
+use crate::front::{self, Front};
+use crate::{Bounds, Gateway};
 
 /// Calls in flight have so long to end once the gateway is told to stop.
 const GRACE: Duration = Duration::from_secs(30);
-/// A caller that sends headers for longer sends none.
-const HEADERS_WITHIN: Duration = Duration::from_secs(30);
-/// All headers of a request together.
-const HEADER_BYTES_MAX: usize = 64 << 10;
 /// When no connection can be accepted, there is a reason that takes a moment to pass.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -70,20 +60,38 @@ pub fn serve(
     tasks: &Tasks,
 ) -> std::io::Result<Served> {
     let addr = listener.local_addr()?;
-    let front = Arc::new(Front {
-        pages: pages::router(&gateway),
-        gateway,
-        closing: Closing::default(),
-    });
-    let done = tasks.spawn(accept(front, listener, tasks.clone()));
+    let door = Door {
+        builder: builder(&gateway.bounds),
+        front: Arc::new(Front::new(gateway)),
+        closing: Arc::default(),
+        tasks: tasks.clone(),
+    };
+    let done = tasks.spawn(door.accept(listener));
     Ok(Served { addr, done })
 }
 
-/// What requests come to: the calls, and the small routes beside them.
-struct Front {
-    gateway: Arc<Gateway>,
-    pages: Router,
-    closing: Closing,
+fn builder(bounds: &Bounds) -> Arc<Builder<TokioExecutor>> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // From the end of one request to the end of the next one's header.
+        .header_read_timeout(bounds.idle_max)
+        .max_buf_size(bounds.header_bytes_max);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(bounds.header_bytes_max).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(Duration::from_secs(20)));
+    Arc::new(builder)
+}
+
+/// Where connections come in.
+struct Door {
+    front: Arc<Front>,
+    builder: Arc<Builder<TokioExecutor>>,
+    closing: Arc<Closing>,
+    tasks: Tasks,
 }
 
 /// Tells connections that no more calls are wanted.
@@ -99,12 +107,19 @@ impl Closing {
         self.news.notify_waiters();
     }
 
-    /// Carries a connection to its end: after its call in flight once closing has begun.
-    async fn carry(&self, connection: impl GracefulConnection) {
+    /// Carries a connection to its end: after its call in flight once closing has begun, and at
+    /// the `deadline` if it has not asked for anything by then.
+    async fn carry(
+        &self,
+        connection: impl GracefulConnection,
+        has_asked: &AtomicBool,
+        deadline: Instant,
+    ) {
         let mut connection = pin!(connection);
         let mut news = pin!(self.news.notified());
+        let mut patience = pin!(tokio::time::sleep_until(deadline));
         let (mut listens, mut told) = (false, false);
-        let end = poll_fn(|context| {
+        poll_fn(|context| {
             // Once is enough: a task keeps its waker. Asking again takes a lock that all
             // connections share, with every piece of every call.
             if !listens {
@@ -115,183 +130,131 @@ impl Closing {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
-            connection.as_mut().poll(context)
-        });
-        // How a connection ends is its caller's affair.
-        let _ = end.await;
+            // How a connection ends is its caller's affair.
+            let end = connection.as_mut().poll(context).map(drop);
+            if end.is_pending() && !has_asked.load(Ordering::Relaxed) {
+                return patience.as_mut().poll(context);
+            }
+            end
+        })
+        .await;
     }
 }
 
-async fn accept(front: Arc<Front>, listener: TcpListener, tasks: Tasks) {
-    // Each connection holds one; the last that ends is heard of.
-    let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
-        .max_buf_size(HEADER_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
-        .keep_alive_interval(Some(Duration::from_secs(20)));
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "no connection can be accepted");
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
-                    continue;
-                }
-            },
-            () = tasks.cancelled() => break,
+impl Door {
+    async fn accept(self, listener: TcpListener) {
+        let bounds = self.front.gateway.bounds;
+        let places = Arc::new(Semaphore::new(bounds.connections_max.max(1)));
+        // Each connection holds one; the last that ends is heard of.
+        let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
+        loop {
+            let (stream, place) = tokio::select! {
+                next = next(&listener, &places) => next,
+                () = self.tasks.cancelled() => break,
+            };
+            self.connect(stream, place, open.clone());
+        }
+        drop((listener, open));
+        self.front.gateway.observed.drain();
+        self.closing.begin();
+        if tokio::time::timeout(GRACE, all_closed.recv())
+            .await
+            .is_err()
+        {
+            tracing::warn!("calls in flight did not end within {GRACE:?}");
+        }
+    }
+
+    fn connect(
+        &self,
+        stream: TcpStream,
+        place: OwnedSemaphorePermit,
+        open: mpsc::Sender<Infallible>,
+    ) {
+        // Small writes go out at once: each may be an event of a stream.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection broke at once");
+            return;
+        }
+        let guest = Guest {
+            front: Arc::clone(&self.front),
+            builder: Arc::clone(&self.builder),
+            closing: Arc::clone(&self.closing),
+            has_asked: Arc::new(AtomicBool::new(false)),
         };
-        connect(&front, &builder, open.clone(), stream, &tasks);
-    }
-    drop((listener, open));
-    front.gateway.observed.drain();
-    front.closing.begin();
-    if tokio::time::timeout(GRACE, all_closed.recv())
-        .await
-        .is_err()
-    {
-        tracing::warn!("calls in flight did not end within {GRACE:?}");
+        self.tasks.spawn(async move {
+            guest.serve(stream).await;
+            drop((place, open));
+        });
     }
 }
 
-fn connect(
-    front: &Arc<Front>,
-    builder: &Builder<TokioExecutor>,
-    open: mpsc::Sender<Infallible>,
-    stream: TcpStream,
-    tasks: &Tasks,
-) {
-    // Small writes go out at once: each may be an event of a stream.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection broke at once");
-        return;
-    }
-    let front = Arc::clone(front);
-    let serving = Arc::clone(&front);
-    let service = service_fn(move |request| {
-        let front = Arc::clone(&serving);
-        async move { Ok::<_, Infallible>(route(&front, request).await) }
-    });
-    let connection = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .into_owned();
-    tasks.spawn(async move {
-        front.closing.carry(connection).await;
-        drop(open);
-    });
-}
-
-/// The calls first: they are nearly all there is.
-async fn route(front: &Front, request: Request<Incoming>) -> Reply {
-    let gateway = &front.gateway;
-    let path = request.uri().path();
-    match Operation::from_path(path) {
-        Some(Operation::Models) => models(gateway, &request, None),
-        Some(operation) if request.method() == Method::POST => {
-            Box::pin(call::call(Arc::clone(gateway), operation, request)).await
-        }
-        Some(operation) => {
-            let message = format!("{path} takes POST");
-            wrong_method(&message, call::spoken(operation), "POST")
-        }
-        None => match path.strip_prefix("/v1/models/") {
-            Some(name) => models(gateway, &request, Some(name)),
-            None if pages::has(path) => page(front, request).await,
-            None => unknown_path(path, spoken(&request)),
-        },
-    }
-}
-
-async fn page(front: &Front, request: Request<Incoming>) -> Reply {
-    // A router is always ready.
-    let Ok(response) = front.pages.clone().call(request).await;
-    response.map(ReplyBody::Other)
-}
-
-fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply {
-    let refusal = Refusal::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        message,
-    );
-    let mut reply = call::refused(&refusal, dialect);
-    reply
-        .headers_mut()
-        .insert(http::header::ALLOW, http::HeaderValue::from_static(allowed));
-    reply
-}
-
-/// In which dialect a caller expects an answer where the path does not tell.
-fn spoken(request: &Request<Incoming>) -> Dialect {
-    if request.headers().contains_key("anthropic-version") {
-        Dialect::Anthropic
-    } else {
-        Dialect::OpenAi
-    }
-}
-
-fn unknown_path(path: &str, dialect: Dialect) -> Reply {
-    let shown: String = path.chars().take(200).collect();
-    let refusal = Refusal::new(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        format!("there is nothing at {shown}; calls go to /v1/chat/completions and its like"),
-    );
-    call::refused(&refusal, dialect)
-}
-
-/// The models, as the API that the caller speaks lists them.
-fn models(gateway: &Gateway, request: &Request<Incoming>, name: Option<&str>) -> Reply {
-    let dialect = spoken(request);
-    if let Err(error) = gateway.keys.authenticate(request.headers()) {
-        let refusal = Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthenticated",
-            error.to_string(),
-        );
-        return call::refused(&refusal, dialect);
-    }
-    if *request.method() != Method::GET {
-        return wrong_method("models are listed with GET", dialect, "GET");
-    }
-    let model = |name: &str| match dialect {
-        Dialect::OpenAi => {
-            json!({"id": name, "object": "model", "created": 0, "owned_by": "llmq"})
-        }
-        Dialect::Anthropic => json!({
-            "type": "model", "id": name, "display_name": name, "lifecycle": "active",
-            "created_at": "1970-01-01T00:00:00Z",
-        }),
-    };
-    let names = gateway.models.names();
-    let body = match name {
-        None => {
-            let data: Vec<_> = names.iter().map(|name| model(name)).collect();
-            match dialect {
-                Dialect::OpenAi => json!({"object": "list", "data": data}),
-                Dialect::Anthropic => json!({
-                    "data": data, "has_more": false,
-                    "first_id": names.first(), "last_id": names.last(),
-                }),
+/// The next connection, when there is a place for it.
+async fn next(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    loop {
+        let place = match Arc::clone(places).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                tracing::warn!("as many connections are open as may be; more wait until one ends");
+                match Arc::clone(places).acquire_owned().await {
+                    Ok(place) => place,
+                    // It is never closed.
+                    Err(_) => std::future::pending().await,
+                }
+            }
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }
-        Some(name) if names.iter().any(|known| known == name) => model(name),
-        Some(name) => {
-            let refusal = call::unknown_model(gateway, name);
-            return call::refused(&refusal, dialect);
+    }
+}
+
+/// One connection.
+struct Guest {
+    front: Arc<Front>,
+    builder: Arc<Builder<TokioExecutor>>,
+    closing: Arc<Closing>,
+    /// Whether a request came.
+    has_asked: Arc<AtomicBool>,
+}
+
+impl Guest {
+    async fn serve(self, stream: TcpStream) {
+        let within = self.front.gateway.bounds.first_request_within;
+        let deadline = Instant::now() + within;
+        let tls = self.front.gateway.live.load().tls.clone();
+        match tls {
+            None => self.speak(stream, deadline).await,
+            Some(acceptor) => {
+                match tokio::time::timeout_at(deadline, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => Box::pin(self.speak(stream, deadline)).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "no TLS came about"),
+                    Err(_) => tracing::debug!("no TLS came about in time"),
+                }
+            }
         }
-    };
-    let mut reply = Response::new(ReplyBody::whole(body.to_string().into()));
-    reply.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static("application/json"),
-    );
-    reply
+    }
+
+    async fn speak<S>(self, stream: S, deadline: Instant)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        TokioIo<S>: Read + Write,
+    {
+        let (front, has_asked) = (self.front, Arc::clone(&self.has_asked));
+        let service = service_fn(move |request| {
+            has_asked.store(true, Ordering::Relaxed);
+            let front = Arc::clone(&front);
+            async move { Ok::<_, Infallible>(front::answer(&front, request).await) }
+        });
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        let carried = self.closing.carry(connection, &self.has_asked, deadline);
+        carried.await;
+    }
 }

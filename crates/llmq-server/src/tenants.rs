@@ -3,10 +3,12 @@
 use std::sync::{PoisonError, RwLock};
 
 use llmq_core::{Host, Now};
-use llmq_dispatch::{LimitSetup, Scope, TenantId};
+use llmq_dispatch::{Dispatcher, LimitId, LimitSetup, Scope, TenantId};
 use llmq_engine::Hub;
+use llmq_engine::books::Memory;
 use llmq_limit::charge_rule;
 use rustc_hash::FxHashMap;
+use uuid::Uuid;
 
 use crate::keys::Caller;
 
@@ -17,14 +19,24 @@ const TENANTS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Tenants {
     nameless: TenantId,
+    /// None: nothing is kept from one process to the next.
+    memory: Option<Memory>,
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
     /// By name, and by key where the key has limits of its own.
-    known: RwLock<FxHashMap<String, TenantId>>,
+    tenants: FxHashMap<String, TenantId>,
+    /// The limits of keys: one set each, whoever its calls are charged to.
+    limits: FxHashMap<Uuid, Vec<LimitId>>,
 }
 
 impl Tenants {
-    pub(crate) fn new(nameless: TenantId) -> Self {
+    pub(crate) fn new(nameless: TenantId, memory: Option<Memory>) -> Self {
         Self {
             nameless,
+            memory,
             known: RwLock::default(),
         }
     }
@@ -40,31 +52,48 @@ impl Tenants {
             _ => name.to_owned(),
         };
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tenant) = known.get(&known_as) {
+        if let Some(tenant) = known.tenants.get(&known_as) {
             return *tenant;
         }
         drop(known);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tenant) = known.get(&known_as) {
+        if let Some(tenant) = known.tenants.get(&known_as) {
             return *tenant;
         }
-        if known.len() >= TENANTS_MAX {
+        if known.tenants.len() >= TENANTS_MAX {
             return self.nameless;
         }
         let tenant = hub.with(|dispatcher| {
-            let ids = limits.iter().map(|spec| {
-                let setup = LimitSetup {
-                    name: format!("{} key {}", spec.name(), caller.key_name().unwrap_or(name)),
-                    spec: *spec,
-                    rule: charge_rule(Host::Unknown, spec.kind),
-                    scope: Scope::Tenant,
-                };
-                dispatcher.add_limit(setup, now)
-            });
-            let ids = ids.collect();
+            let ids = match caller.key_id() {
+                Some(key) if !limits.is_empty() => {
+                    let made = known.limits.entry(key);
+                    made.or_insert_with(|| self.limits(caller, dispatcher, now))
+                        .clone()
+                }
+                _ => Vec::new(),
+            };
             dispatcher.add_tenant(1.0, ids)
         });
-        known.insert(known_as, tenant);
+        known.tenants.insert(known_as, tenant);
         tenant
+    }
+
+    /// The limits of a caller's key, with what was used of them by an earlier process.
+    fn limits(&self, caller: &Caller, dispatcher: &mut Dispatcher, now: Now) -> Vec<LimitId> {
+        let name = caller.key_name().unwrap_or_default();
+        let limits = caller.limits().iter().map(|spec| {
+            let setup = LimitSetup {
+                name: format!("{} key {name}", spec.name()),
+                spec: *spec,
+                rule: charge_rule(Host::Unknown, spec.kind),
+                scope: Scope::Tenant,
+            };
+            let id = dispatcher.add_limit(setup, now);
+            if let Some(memory) = &self.memory {
+                memory.open(dispatcher, id, now);
+            }
+            id
+        });
+        limits.collect()
     }
 }

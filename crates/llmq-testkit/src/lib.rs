@@ -4,7 +4,7 @@
 //!   wall clock can be set.
 //! - [`ScriptedServer`] is a provider that says exactly what a test tells it to, byte for byte:
 //!   half an answer, something else than HTTP, silence, a reset.
-//! - [`SecureServer`] is a provider over TLS, whose authority nobody knows but the test.
+//! - [`Identity, SecureServer`] is a provider over TLS, whose authority nobody knows but the test.
 //! - [`SmallFile`] is a file with room for so many bytes, which knows what was synced.
 //! - [`scale`] says how much larger than usual the tests are to be.
 //!
@@ -23,5 +23,5 @@ mod server;
 pub use clock::FakeClock;
 pub use file::SmallFile;
 pub use scale::{env_number, scale};
-pub use secure::SecureServer;
+pub use secure::{Identity, SecureServer};
 pub use server::{Guest, PATIENCE, ScriptedServer};

@@ -10,10 +10,11 @@ use hyper_util::server::conn::auto;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A provider over TLS. Its certificate is of an authority that was made for it, and that
 /// nobody knows who is not told.
@@ -68,16 +69,24 @@ impl SecureServer {
 }
 
 /// A certificate, its key, and who vouches for it.
-struct Identity {
+#[derive(Debug)]
+pub struct Identity {
     authority: String,
     certificate: CertificateDer<'static>,
+    certificate_pem: String,
     key: PrivateKeyDer<'static>,
+    key_pem: String,
 }
 
 impl Identity {
-    /// The authority's name holds `number`: of two with one name a client would only find that
-    /// the signature is not that of the one it knows.
-    fn of(host: &str, number: u16) -> Self {
+    /// One for `host`. The authority's name holds `number`: of two with one name a client would
+    /// only find that the signature is not that of the one it knows.
+    ///
+    /// # Panics
+    ///
+    /// When `host` cannot be a name.
+    #[must_use]
+    pub fn of(host: &str, number: u16) -> Self {
         let mut root = CertificateParams::default();
         let name = format!("authority {number} of a test");
         root.distinguished_name.push(DnType::CommonName, name);
@@ -93,8 +102,44 @@ impl Identity {
         Self {
             authority,
             certificate: leaf.der().clone(),
+            certificate_pem: leaf.pem(),
             key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            key_pem: key.serialize_pem(),
         }
+    }
+
+    /// The certificate in PEM.
+    #[must_use]
+    pub fn certificate_pem(&self) -> String {
+        self.certificate_pem.clone()
+    }
+
+    /// Its private key in PEM.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
+        self.key_pem.clone()
+    }
+
+    /// What a client connects with that trusts this authority alone, and offers these protocols
+    /// (ALPN).
+    ///
+    /// # Panics
+    ///
+    /// Never: the authority is a certificate.
+    #[must_use]
+    pub fn connector(&self, protocols: &[&[u8]]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_slice(self.authority.as_bytes());
+        let added = roots.add(authority.expect("it was made here"));
+        added.expect("an authority's certificate");
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions();
+        let builder = builder
+            .expect("ring has them")
+            .with_root_certificates(roots);
+        let mut config = builder.with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
     }
 
     fn acceptor(&self) -> TlsAcceptor {

@@ -49,6 +49,17 @@ pub(super) enum Key {
     None,
 }
 
+impl ChosenUpstream {
+    /// The variable that holds its key, if one does.
+    pub(crate) fn key_variable(&self) -> Option<&str> {
+        match &self.key {
+            Key::In(KeySource::Env(name)) => Some(name),
+            Key::IfSet(name) if std::env::var_os(name).is_some() => Some(name),
+            Key::In(KeySource::Literal(_)) | Key::IfSet(_) | Key::None => None,
+        }
+    }
+}
+
 impl Chosen {
     /// The model that is asked for when nobody names one.
     pub(crate) fn default_model(&self) -> Option<&'static str> {

@@ -6,6 +6,6 @@ mod open;
 mod server;
 
 pub(crate) use args::ProviderArgs;
-pub(crate) use choose::{Chosen, choose};
+pub(crate) use choose::{Chosen, ChosenUpstream, choose};
 pub(crate) use open::open;
 pub(crate) use server::through;

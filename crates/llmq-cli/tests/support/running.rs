@@ -12,9 +12,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(world: &World, line: &str) -> Self {
+        Self::start_with(world, line, &[])
+    }
+
+    /// The same with these variables beside those of the test.
+    pub(crate) fn start_with(world: &World, line: &str, variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_llmq"))
             .args(words(line))
             .current_dir(world.path(""))
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

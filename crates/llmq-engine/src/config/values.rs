@@ -277,6 +277,24 @@ pub(super) fn account_headers(found: &Found<'_>) -> Read<Vec<HeaderName>> {
     texts(found)?.into_iter().map(one).collect()
 }
 
+/// A list of web origins as browsers write them (RFC 6454 §6.2), or `*` for every one.
+pub(super) fn origins(found: &Found<'_>) -> Read<Vec<String>> {
+    let origins = texts(found)?;
+    for origin in &origins {
+        let host = origin.split_once("://").map(|(scheme, host)| {
+            let is_word = |text: &str| !text.is_empty() && !text.contains([' ', '/', '?', '#']);
+            is_word(scheme) && is_word(host) && *origin == origin.to_ascii_lowercase()
+        });
+        if origin != "*" && host != Some(true) {
+            return Err(format!(
+                "\"{origin}\" is not an origin: write it like \"https://app.example.com\", in \
+                 small letters and without a path, or \"*\" for every one"
+            ));
+        }
+    }
+    Ok(origins)
+}
+
 /// A list of limits in full, such as `requests=200/2s`.
 pub(super) fn limits(found: &Found<'_>) -> Read<Vec<LimitSpec>> {
     let read = |text: String| {

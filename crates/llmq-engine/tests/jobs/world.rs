@@ -193,7 +193,7 @@ impl World {
         let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();
         let clock = SystemClock::new();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let assembly = assemble(&settings, &shared, clock.now()).unwrap();
+        let assembly = assemble(&settings, None, &shared, clock.now()).unwrap();
         let tasks = Tasks::new();
         let models = Models {
             queues: assembly

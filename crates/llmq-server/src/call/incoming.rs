@@ -9,15 +9,14 @@ use http_body_util::BodyExt;
 use llmq_core::{CallSize, Now, Priority, parse_duration};
 use llmq_dispatch::TenantId;
 use llmq_provider::{Dialect, Operation, TokenCounter, scan_request};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{forward, spoken};
-use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::keys::{Caller, Forbidden, KeyScope};
+use crate::{Bounds, Gateway};
 
-/// A caller that sends nothing for so long has gone, or never meant to.
-const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Nobody may ask for a longer wait.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
@@ -77,7 +76,7 @@ impl Incoming {
             .map_err(|error| forbidden(&error))?;
         let tenant_name = tenant_name.to_owned();
         let wishes = Wishes::read(&parts.headers, gateway.max_wait())?;
-        let body = whole(body, &parts.headers, gateway.settings.max_body_bytes).await?;
+        let body = whole(body, &parts.headers, gateway).await?;
         let scan = scan_request(&body, TokenCounter::Chars)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         if let Some(name) = scan.doubtful {
@@ -110,7 +109,7 @@ impl Incoming {
             priority: wishes.priority,
             max_wait: wishes.max_wait,
             headers: forward::for_provider(&parts.headers),
-            account_headers: match gateway.passes_account {
+            account_headers: match gateway.live.load().passes_account {
                 true => forward::of_account(&parts.headers),
                 false => HeaderMap::new(),
             },
@@ -123,19 +122,21 @@ fn forbidden(error: &Forbidden) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "forbidden", error.to_string())
 }
 
-/// The whole body, at most `max` bytes of it.
+/// The whole body, as much of it as may be, within the time that so much may take.
 async fn whole(
     mut body: hyper::body::Incoming,
     headers: &HeaderMap,
-    max: u64,
+    gateway: &Gateway,
 ) -> Result<Bytes, Refusal> {
+    let max = gateway.max_body_bytes();
     let stated = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if stated.is_some_and(|stated| stated > max) {
         return Err(too_large(max));
     }
-    let Some(first) = piece(&mut body).await? else {
+    let since = Instant::now();
+    let Some(first) = piece(&mut body, 0, since, gateway.bounds).await? else {
         return Ok(Bytes::new());
     };
     if stated == Some(first.len() as u64) {
@@ -149,21 +150,28 @@ async fn whole(
             return Err(too_large(max));
         }
         all.extend_from_slice(&part);
-        next = piece(&mut body).await?;
+        next = piece(&mut body, all.len(), since, gateway.bounds).await?;
     }
     Ok(all.freeze())
 }
 
-async fn piece(body: &mut hyper::body::Incoming) -> Result<Option<Bytes>, Refusal> {
+/// The next piece of a body of which `received` bytes have come since then.
+async fn piece(
+    body: &mut hyper::body::Incoming,
+    received: usize,
+    since: Instant,
+    bounds: Bounds,
+) -> Result<Option<Bytes>, Refusal> {
     loop {
-        let frame = match tokio::time::timeout(BODY_SILENCE_MAX, body.frame()).await {
+        let within = bounds.body_time(received);
+        let frame = match tokio::time::timeout_at(since + within, body.frame()).await {
             Ok(None) => return Ok(None),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(_))) => {
                 return Err(Refusal::invalid("the body broke off before its end"));
             }
             Err(_) => {
-                let message = format!("no part of the body came for {BODY_SILENCE_MAX:?}");
+                let message = format!("the body came too slowly: {received} bytes in {within:?}");
                 return Err(Refusal::new(
                     StatusCode::REQUEST_TIMEOUT,
                     "request_timeout",

@@ -3,17 +3,18 @@ use std::sync::Arc;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Json, Router};
 use http::header::{CACHE_CONTROL, LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use llmq_api::{
-    CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope, KeyUse, UsedInPeriod,
+    CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope, KeyUse, ProblemBody, UsedInPeriod,
 };
 use llmq_core::WallTime;
 use llmq_store_sqlite::{KeyRecord, StoreError};
 use serde::Deserialize;
 use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ledger::{Booked, usd};
@@ -30,14 +31,32 @@ const PAGE_MAX: u32 = 1_000;
 /// `/api/keys`: `POST` makes a key, `GET` lists them, `GET /{id}` shows one, `DELETE /{id}`
 /// revokes it. All of it needs the scope `manage`.
 pub fn router(ring: Arc<KeyRing>) -> Router {
-    Router::new()
-        .route("/api/keys", get(list).post(create))
-        .route("/api/keys/{id}", get(show).delete(revoke))
+    let (router, _) = described().split_for_parts();
+    router
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(ring)
 }
 
-async fn create(
+/// The same with its description.
+pub(crate) fn described() -> OpenApiRouter<Arc<KeyRing>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_keys, create_key))
+        .routes(routes!(get_key, revoke_key))
+}
+
+/// Makes a key; it is shown in this answer and never again.
+#[utoipa::path(
+    post,
+    path = "/api/keys",
+    tag = "keys",
+    request_body = CreateKey,
+    responses(
+        (status = 201, description = "The key.", body = CreatedKey),
+        (status = 400, description = "What is wrong, and where.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "Its name is taken, or nobody could manage keys.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn create_key(
     State(ring): State<Arc<KeyRing>>,
     headers: HeaderMap,
     body: Result<Json<CreateKey>, JsonRejection>,
@@ -48,7 +67,7 @@ async fn create(
     let location = format!("/api/keys/{}", created.record.id);
     let answer = CreatedKey {
         key: created.key.expose().to_owned(),
-        info: info(&ring, &created.record),
+        info: ring.info(&created.record),
     };
     let mut response = (StatusCode::CREATED, Json(answer)).into_response();
     let headers = response.headers_mut();
@@ -65,7 +84,18 @@ struct Page {
     cursor: Option<String>,
 }
 
-async fn list(
+/// Keys, newest first, revoked ones too.
+#[utoipa::path(
+    get,
+    path = "/api/keys",
+    tag = "keys",
+    params(
+        ("limit" = Option<u32>, Query, description = "How many, 1 to 1000; 100 if left out."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+    ),
+    responses((status = 200, description = "A page of them.", body = KeyList)),
+)]
+async fn list_keys(
     State(ring): State<Arc<KeyRing>>,
     headers: HeaderMap,
     page: Result<Query<Page>, QueryRejection>,
@@ -84,12 +114,23 @@ async fn list(
     records.truncate(limit as usize);
     let last = records.last().map(|record| record.id.to_string());
     Ok(Json(KeyList {
-        keys: records.iter().map(|record| info(&ring, record)).collect(),
+        keys: records.iter().map(|record| ring.info(record)).collect(),
         next_cursor: last.filter(|_| more),
     }))
 }
 
-async fn show(
+/// One key, and what it used today and this month.
+#[utoipa::path(
+    get,
+    path = "/api/keys/{id}",
+    tag = "keys",
+    params(("id" = String, Path, description = "The key's id.")),
+    responses(
+        (status = 200, description = "The key.", body = KeyInfo),
+        (status = 404, description = "There is none.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn get_key(
     State(ring): State<Arc<KeyRing>>,
     headers: HeaderMap,
     Path(id): Path<String>,
@@ -98,17 +139,29 @@ async fn show(
     let id = parse_id(&id)?;
     let record = ring.one(id).await?;
     let record = record.ok_or_else(|| unknown(&id.to_string()))?;
-    Ok(Json(info(&ring, &record)))
+    Ok(Json(ring.info(&record)))
 }
 
-async fn revoke(
+/// Refuses a key from now on.
+#[utoipa::path(
+    delete,
+    path = "/api/keys/{id}",
+    tag = "keys",
+    params(("id" = String, Path, description = "The key's id.")),
+    responses(
+        (status = 200, description = "The key, revoked by this or an earlier request.", body = KeyInfo),
+        (status = 404, description = "There is none.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It is the last one that manages others.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+async fn revoke_key(
     State(ring): State<Arc<KeyRing>>,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<KeyInfo>, Failure> {
     check(&ring, &headers)?;
     let record = ring.revoke(parse_id(&id)?).await?;
-    Ok(Json(info(&ring, &record)))
+    Ok(Json(ring.info(&record)))
 }
 
 fn check(ring: &KeyRing, headers: &HeaderMap) -> Result<(), Failure> {
@@ -219,30 +272,33 @@ fn unknown(id: &str) -> Problem {
     Problem::not_found("key_not_found", format!("there is no key {id}"))
 }
 
-/// A key as it is shown.
-fn info(ring: &KeyRing, record: &KeyRecord) -> KeyInfo {
-    let scopes = record.scopes.iter();
-    KeyInfo {
-        id: record.id,
-        name: record.name.clone(),
-        prefix: record.prefix.clone(),
-        scopes: scopes.filter_map(|word| KeyScope::named(word)).collect(),
-        models: record.models.clone(),
-        tenant: record.tenant.clone().unwrap_or_else(|| record.name.clone()),
-        any_tenant: record.any_tenant,
-        limits: record.limits.clone(),
-        budget: KeyBudget {
-            tokens_per_day: record.budget.tokens_per_day,
-            tokens_per_month: record.budget.tokens_per_month,
-            usd_per_day: record.budget.nano_usd_per_day.map(usd),
-            usd_per_month: record.budget.nano_usd_per_month.map(usd),
-        },
-        usage: ring.booked(record).map(|[day, month]| KeyUse {
-            day: used(day),
-            month: used(month),
-        }),
-        created_at: instant(record.created_at),
-        revoked_at: record.revoked_at.map(instant),
+impl KeyRing {
+    /// A key as it is shown.
+    #[must_use]
+    pub fn info(&self, record: &KeyRecord) -> KeyInfo {
+        let scopes = record.scopes.iter();
+        KeyInfo {
+            id: record.id,
+            name: record.name.clone(),
+            prefix: record.prefix.clone(),
+            scopes: scopes.filter_map(|word| KeyScope::named(word)).collect(),
+            models: record.models.clone(),
+            tenant: record.tenant.clone().unwrap_or_else(|| record.name.clone()),
+            any_tenant: record.any_tenant,
+            limits: record.limits.clone(),
+            budget: KeyBudget {
+                tokens_per_day: record.budget.tokens_per_day,
+                tokens_per_month: record.budget.tokens_per_month,
+                usd_per_day: record.budget.nano_usd_per_day.map(usd),
+                usd_per_month: record.budget.nano_usd_per_month.map(usd),
+            },
+            usage: self.booked(record).map(|[day, month]| KeyUse {
+                day: used(day),
+                month: used(month),
+            }),
+            created_at: instant(record.created_at),
+            revoked_at: record.revoked_at.map(instant),
+        }
     }
 }
 

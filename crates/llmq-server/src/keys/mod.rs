@@ -25,6 +25,7 @@ pub use auth::{AuthError, AuthPolicy};
 pub use booking::{Booking, BudgetError};
 pub use caller::{Caller, Forbidden};
 pub use create::{CreateKeyError, Created, RevokeKeyError};
+pub(crate) use http::described;
 pub use http::router;
 pub use ledger::{Overspent, SpendUnit};
 pub use limits::parse_limit;

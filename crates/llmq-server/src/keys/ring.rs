@@ -24,7 +24,7 @@ use super::token::{self, KeyHash};
 use super::{AuthError, AuthPolicy, Caller, CreateKeyError, RevokeKeyError, parse_limit};
 
 /// How a key ring is to work.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KeyRingOptions {
     /// Who may call without a key.
     pub auth: AuthPolicy,
@@ -57,8 +57,7 @@ pub enum KeyRingError {
 pub struct KeyRing {
     store: Store,
     clock: Arc<dyn Clock>,
-    auth: AuthPolicy,
-    zone: TimeZone,
+    options: ArcSwap<KeyRingOptions>,
     keys: ArcSwap<Keys>,
     /// Revoked keys whose last calls may not have been booked yet.
     leaving: Mutex<Vec<Arc<Key>>>,
@@ -200,12 +199,16 @@ impl KeyRing {
         Ok(Arc::new(Self {
             store,
             clock,
-            auth: options.auth,
-            zone: options.time_zone,
+            options: ArcSwap::from_pointee(options),
             keys: ArcSwap::from_pointee(keys),
             leaving: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         }))
+    }
+
+    /// Works otherwise from here on.
+    pub fn set_options(&self, options: KeyRingOptions) {
+        self.options.store(Arc::new(options));
     }
 
     /// Who sent a request with these headers.
@@ -215,11 +218,7 @@ impl KeyRing {
     /// [`AuthError`]: 401.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, AuthError> {
         let keys = self.keys.load();
-        let open = match self.auth {
-            AuthPolicy::Open => true,
-            AuthPolicy::OpenUntilKeys => keys.0.is_empty(),
-            AuthPolicy::Keys => false,
-        };
+        let open = self.is_open(&keys);
         let refused = match shown(headers) {
             Shown::Nothing => AuthError::Missing,
             Shown::Foreign => AuthError::NotOurs,
@@ -237,6 +236,20 @@ impl KeyRing {
             Ok(Caller::anonymous())
         } else {
             Err(refused)
+        }
+    }
+
+    /// Whether those without a key may call.
+    #[must_use]
+    pub fn asks_nobody(&self) -> bool {
+        self.is_open(&self.keys.load())
+    }
+
+    fn is_open(&self, keys: &Keys) -> bool {
+        match self.options.load().auth {
+            AuthPolicy::Open => true,
+            AuthPolicy::OpenUntilKeys => keys.0.is_empty(),
+            AuthPolicy::Keys => false,
         }
     }
 
@@ -350,7 +363,9 @@ impl KeyRing {
                     .find(|period| period.kind == overspent.period);
                 Err(BudgetError::Overspent {
                     overspent,
-                    resets_at: period.map_or(WallTime::default(), |period| period.end(&self.zone)),
+                    resets_at: period.map_or(WallTime::default(), |period| {
+                        period.end(&self.options.load().time_zone)
+                    }),
                 })
             }
         }
@@ -410,11 +425,11 @@ impl KeyRing {
     }
 
     /// One page of all keys, revoked ones included, newest first.
-    pub(super) async fn list(
-        &self,
-        before: Option<Uuid>,
-        max: u32,
-    ) -> Result<Vec<KeyRecord>, StoreError> {
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn list(&self, before: Option<Uuid>, max: u32) -> Result<Vec<KeyRecord>, StoreError> {
         self.store.list_keys(before, max).await
     }
 
@@ -435,7 +450,7 @@ impl KeyRing {
     }
 
     fn periods(&self) -> Periods {
-        periods_at(self.clock.now().wall, &self.zone)
+        periods_at(self.clock.now().wall, &self.options.load().time_zone)
     }
 
     fn all_keys(&self) -> Vec<Arc<Key>> {
@@ -452,7 +467,7 @@ impl KeyRing {
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyRing")
-            .field("auth", &self.auth)
+            .field("auth", &self.options.load().auth)
             .field("keys", &self.keys.load().0.len())
             .finish_non_exhaustive()
     }

@@ -5,7 +5,9 @@ use std::sync::{Arc, LazyLock};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use llmq_provider::Operation;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, PathItem};
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem,
+};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
@@ -17,6 +19,7 @@ use utoipa_axum::routes;
 
 use super::observed::Observed;
 use super::{routes as answers, sse};
+use crate::keys;
 
 type Described = OpenApiRouter<Arc<Observed>>;
 
@@ -70,9 +73,11 @@ pub(crate) fn document() -> OpenApi {
         .into_iter()
         .fold(OpenApiRouter::with_openapi(about()), OpenApiRouter::merge);
     let mut document = described.into_openapi();
+    document.merge(keys::described().into_openapi());
     for operation in Operation::ALL {
         describe_call(&mut document, operation);
     }
+    describe_model(&mut document);
     document
 }
 
@@ -125,6 +130,28 @@ fn describe_call(document: &mut OpenApi, operation: Operation) {
     document.paths.paths.insert(path, item);
 }
 
+/// One model, as either API shows it.
+fn describe_model(document: &mut OpenApi) {
+    let name = ParameterBuilder::new()
+        .name("model")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some("The public model name."));
+    let answer = |text: &str| ResponseBuilder::new().description(text).build();
+    let described = OperationBuilder::new()
+        .tag("calls")
+        .operation_id(Some("Model"))
+        .summary(Some(
+            "One model; Anthropic's form with the header `anthropic-version`.",
+        ))
+        .parameter(name.build())
+        .response("200", answer("The model."))
+        .response("404", answer("There is none; the known ones are listed."));
+    let item = PathItem::new(HttpMethod::Get, described.build());
+    let path = "/v1/models/{model}".to_owned();
+    document.paths.paths.insert(path, item);
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -160,7 +187,7 @@ mod tests {
         assert!(info["title"].is_string() && info["version"].is_string());
         let mut responses = Vec::new();
         all(&json["paths"], "responses", &mut responses);
-        assert_eq!(responses.len(), 14 + Operation::ALL.len());
+        assert_eq!(responses.len(), 18 + Operation::ALL.len() + 1);
         for response in responses.iter().flat_map(|all| all.as_object().unwrap()) {
             assert!(response.1["description"].is_string(), "{response:?}");
         }
@@ -190,6 +217,23 @@ mod tests {
                 let in_path = parameters.filter(|parameter| parameter["in"] == "path");
                 assert_eq!(in_path.count(), path.matches('{').count(), "{path}");
             }
+        }
+    }
+
+    #[test]
+    fn every_path_of_the_small_routes_is_one_that_is_served() {
+        let json = json();
+        for path in json["paths"].as_object().unwrap().keys() {
+            let call = Operation::from_path(path).is_some() || path.starts_with("/v1/models/");
+            assert!(call || crate::pages::has(path), "{path}");
+        }
+        for path in [
+            "/api/keys",
+            "/api/keys/{id}",
+            "/v1/models/{model}",
+            "/api/events",
+        ] {
+            assert!(json["paths"].get(path).is_some(), "{path}");
         }
     }
 }

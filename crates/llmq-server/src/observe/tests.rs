@@ -403,7 +403,8 @@ async fn every_route_that_is_described_exists() {
     assert_eq!(status, 200);
     let mut asked = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
-        if path.starts_with("/v1/") {
+        // Those are served by others, and asked for there.
+        if path.starts_with("/v1/") || path.starts_with("/api/keys") {
             continue;
         }
         for method in item.as_object().unwrap().keys() {

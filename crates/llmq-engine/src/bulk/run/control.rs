@@ -28,7 +28,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) hub: Arc<Hub>,
-    pub(super) limits: Vec<(LimitId, String)>,
+    pub(super) limits: Vec<LimitId>,
     pub(super) upstreams: Vec<UpstreamId>,
     pub(super) price: Option<Price>,
 }
@@ -124,7 +124,7 @@ fn time_left(rows: u64, rows_per_second: f64) -> Option<Duration> {
 /// The limit that is used most.
 fn binding(view: &View, now: Now) -> Option<(String, f64)> {
     view.hub.with(|dispatcher| {
-        let mut ids: Vec<LimitId> = view.limits.iter().map(|(id, _)| *id).collect();
+        let mut ids: Vec<LimitId> = view.limits.clone();
         for upstream in &view.upstreams {
             ids.extend(dispatcher.upstream_view(*upstream).limits);
         }

@@ -20,9 +20,8 @@ mod row;
 mod sending;
 mod writer;
 
-mod saver;
 mod setup;
-mod spent;
+mod shelf;
 mod verdict;
 mod watch;
 
@@ -42,6 +41,7 @@ pub use progress::{Paused, Progress};
 pub use summary::Summary;
 pub use verdict::Ended;
 
+use crate::books::{Keeper, Save};
 use crate::bulk::{JournalError, Output, OutputFormat, Resumed, Side, SideError, count_rows};
 use crate::{SystemClock, Tasks};
 use control::View;
@@ -50,10 +50,9 @@ use feed::{AHEAD_BYTES, AHEAD_ROWS, Feeder};
 use opened::Opened;
 use progress::Counters;
 use row::{Lane, Prepared, Way};
-use saver::{Save, Saver};
 use sending::{rows_alive_max, send_all};
 use setup::Line;
-use spent::Spent;
+use shelf::SideShelf;
 use summary::summarize;
 use watch::Watch;
 use writer::{Finished, UNWRITTEN_MAX};
@@ -122,24 +121,24 @@ async fn finish(
     let hub = crate::run(line.dispatcher, (**clock).clone(), tasks);
     let watch = Arc::new(Watch::new(
         Arc::clone(&hub),
-        &line.kept.upstreams,
+        &line.upstreams,
         Arc::clone(&counters),
         Arc::clone(&faults),
         options.no_wait,
         line.queue,
     ));
     let saving = watch.listen(line.news);
-    let saver = Saver {
-        hub: Arc::clone(&hub),
+    let shelf = SideShelf {
         side,
         output: options.paths.output.clone(),
-        kept: line.kept.clone(),
+        learners: line.learners,
     };
-    let saver = begin_saving(saver, saving, control).await?;
+    let keeper = Keeper::new(Arc::clone(&hub), shelf);
+    let keeper = begin_saving(keeper, saving, control).await?;
     control.begins(View {
         hub: Arc::clone(&hub),
-        limits: line.kept.limits.clone(),
-        upstreams: line.kept.upstreams.iter().map(|(id, _)| *id).collect(),
+        limits: line.limits.clone(),
+        upstreams: line.upstreams.iter().map(|(id, _)| *id).collect(),
         price: options.price,
     });
 
@@ -158,7 +157,7 @@ async fn finish(
         room: Arc::clone(&room),
     };
     let feeder = tokio::task::spawn_blocking(move || feeder.run(reader));
-    let routes = line.kept.upstreams.iter().zip(&options.routes);
+    let routes = line.upstreams.iter().zip(&options.routes);
     let lane = Arc::new(Lane {
         hub: Arc::clone(&hub),
         clock: Arc::clone(clock),
@@ -179,18 +178,11 @@ async fn finish(
     let written = joined(writer).await;
     let ended_at = clock.now();
     watch.stop_saving();
-    let saved = joined(saver).await;
+    let saved = joined(keeper).await;
     let fed = fed??;
     written??;
     saved??;
-    let summary = summarize(
-        &hub,
-        &line.kept.limits,
-        &counters,
-        options,
-        started,
-        ended_at,
-    );
+    let summary = summarize(&hub, &line.limits, &counters, options, started, ended_at);
     let ended = match stopped {
         Some(ended) => ended,
         None if control.stop_token().is_cancelled() => Ended::Interrupted,
@@ -213,27 +205,20 @@ fn line(
     earlier: Option<&Side>,
     clock: &SystemClock,
 ) -> Result<Line, RunError> {
-    let now = clock.now();
-    let spent = earlier.map(|side| serde_json::from_value(side.windows.clone()));
-    let spent: Spent = spent.and_then(Result::ok).unwrap_or_default();
-    let mut line = setup::line(options, earlier, &spent, now)?;
-    if let Some(alive_at) = earlier.and_then(|side| side.alive_at) {
-        spent.restore(&mut line.dispatcher, &line.kept.limits, alive_at, now);
-    }
-    // What this lets be used is on disk before the first call: the saver begins with writing it.
-    Spent::allow(&mut line.dispatcher, &line.kept.limits, now);
-    Ok(line)
+    let earlier = earlier.map(shelf::read).unwrap_or_default();
+    // What this lets be used is on disk before the first call: the keeper begins with writing it.
+    Ok(setup::line(options, &earlier, clock.now())?)
 }
 
 async fn begin_saving(
-    mut saver: Saver,
+    mut keeper: Keeper<SideShelf>,
     saving: std::sync::mpsc::Receiver<Save>,
     control: &Control,
 ) -> Result<JoinHandle<Result<(), SideError>>, RunError> {
-    let saver = blocking(move || saver.write(false).map(|()| saver)).await??;
+    let keeper = blocking(move || keeper.write(false).map(|()| keeper)).await??;
     let stop = control.stop_token().clone();
     Ok(tokio::task::spawn_blocking(move || {
-        let saved = saver.run(&saving);
+        let saved = keeper.run(&saving, Err);
         if saved.is_err() {
             // What cannot be recorded must not be used.
             stop.cancel();

@@ -3,22 +3,23 @@ use llmq_dispatch::{
     Capacity, Dispatcher, LimitId, LimitSetup, QueueId, QueueSetup, Route, Scope, TenantId,
     UpstreamId, UpstreamSetup,
 };
-use llmq_limit::{
-    BreakerConfig, QuotaConfigErrors, QuotaEvent, QuotaMonitor, charge_rule, default_algorithm,
-};
+use llmq_limit::{BreakerConfig, QuotaConfigErrors, QuotaEvent, charge_rule};
 use rustc_hash::FxHashMap;
 
 use super::options::{RouteOptions, RunOptions};
-use super::spent::{Kept, Spent, learner};
-use crate::bulk::Side;
+use crate::books::{Earlier, allow_first, learner};
 
 /// A dispatcher for one run, with what the run must know of it.
 pub(super) struct Line {
     pub(super) dispatcher: Dispatcher,
     pub(super) queue: QueueId,
     pub(super) tenant: TenantId,
-    /// Its limits; the upstreams are in the order of the options' routes.
-    pub(super) kept: Kept,
+    /// Its limits: those that were stated, and those that an earlier process had learned.
+    pub(super) limits: Vec<LimitId>,
+    /// The upstreams with their names, in the order of the options' routes.
+    pub(super) upstreams: Vec<(UpstreamId, String)>,
+    /// Those whose headers are learned from.
+    pub(super) learners: Vec<(UpstreamId, String)>,
     /// What the quota monitors said while they were restored.
     pub(super) news: Vec<(UpstreamId, QuotaEvent)>,
 }
@@ -29,8 +30,7 @@ const FAILURES_IN_ROW: u32 = 3;
 
 pub(super) fn line(
     options: &RunOptions,
-    side: Option<&Side>,
-    spent: &Spent,
+    earlier: &Earlier,
     now: Now,
 ) -> Result<Line, QuotaConfigErrors> {
     let rules = options.quota.check()?;
@@ -44,31 +44,19 @@ pub(super) fn line(
     let (mut upstreams, mut learners, mut all_news) = (Vec::new(), Vec::new(), Vec::new());
     let mut shared: FxHashMap<String, Vec<LimitId>> = FxHashMap::default();
     for route in &options.routes {
-        let saved = side.map(|side| side.quota[&route.name].to_string());
-        let (quota, mut news) = match saved.as_deref().filter(|text| *text != "null") {
-            Some(text) => QuotaMonitor::restore(rules.clone(), Some(text), now),
-            None => (QuotaMonitor::new(rules.clone(), now), Vec::new()),
-        };
-        // A pause that goes on is no news to the monitor, but it is to this process.
-        let paused = |event: &QuotaEvent| matches!(event, QuotaEvent::Paused(_));
-        if let Some(advice) = quota.should_pause(now)
-            && !news.iter().any(paused)
-        {
-            news.push(QuotaEvent::Paused(advice));
-        }
+        let (quota, news) = earlier.quota(&route.name, rules.clone(), now);
         let limits = books.limits_of(route, &mut shared, now);
-        let stated = route
-            .limits
-            .iter()
-            .chain(route.shared.iter().flat_map(|(_, limits)| limits));
-        let remembered: Vec<LimitSpec> = remembered(route, spent)
-            .filter(|learned| !stated.clone().any(|limit| is_same(limit, learned)))
-            .collect();
+        let shared_specs = route.shared.iter().flat_map(|(_, limits)| limits);
+        let stated: Vec<LimitSpec> = route.limits.iter().chain(shared_specs).copied().collect();
+        let learner = learner_of(route);
+        let remembered = learner.as_deref().map_or_else(Vec::new, |learner| {
+            earlier.learned(learner, route.provider.host(), &stated)
+        });
         let concurrency = stated
-            .clone()
+            .iter()
             .any(|limit| limit.kind == LimitKind::Concurrency);
         let tokens = stated
-            .clone()
+            .iter()
             .chain(&remembered)
             .any(|limit| !matches!(limit.kind, LimitKind::Requests | LimitKind::Concurrency));
         let setup = UpstreamSetup {
@@ -90,47 +78,33 @@ pub(super) fn line(
             books.remember(route, upstream, spec, now);
         }
         all_news.extend(news.into_iter().map(|event| (upstream, event)));
-        learners.extend(learner_of(route).map(|learner| (upstream, learner)));
+        learners.extend(learner.map(|learner| (upstream, learner)));
         upstreams.push((upstream, route.name.clone()));
     }
     let queue = books.dispatcher.add_queue(queue(options, &upstreams));
-    let Books { dispatcher, limits } = books;
+    let Books {
+        mut dispatcher,
+        limits,
+    } = books;
+    for limit in &limits {
+        earlier.restore(&mut dispatcher, *limit, now);
+        allow_first(&mut dispatcher, *limit, now);
+    }
     Ok(Line {
         dispatcher,
         queue,
         tenant,
-        kept: Kept {
-            limits,
-            upstreams,
-            learners,
-        },
+        limits,
+        upstreams,
+        learners,
         news: all_news,
     })
-}
-
-/// What earlier processes learned of a route, counted as its host counts.
-fn remembered(route: &RouteOptions, spent: &Spent) -> impl Iterator<Item = LimitSpec> {
-    let host = route.provider.host();
-    let learned = learner_of(route).map(|learner| spent.learned_at(&learner));
-    learned
-        .into_iter()
-        .flatten()
-        .filter(|limit| limit.kind != LimitKind::Concurrency)
-        .map(move |limit| {
-            let algorithm = default_algorithm(host, limit.period);
-            LimitSpec::per(limit.kind, limit.count, limit.period, algorithm)
-        })
 }
 
 fn learner_of(route: &RouteOptions) -> Option<String> {
     route
         .learn
         .then(|| learner(&route.name, route.provider.authority()))
-}
-
-/// Whether headers would take one for the other: then the configured one counts.
-fn is_same(configured: &LimitSpec, learned: &LimitSpec) -> bool {
-    configured.kind == learned.kind && configured.period == learned.period
 }
 
 fn queue(options: &RunOptions, upstreams: &[(UpstreamId, String)]) -> QueueSetup {
@@ -159,7 +133,7 @@ fn queue(options: &RunOptions, upstreams: &[(UpstreamId, String)]) -> QueueSetup
 /// A dispatcher being set up.
 struct Books {
     dispatcher: Dispatcher,
-    limits: Vec<(LimitId, String)>,
+    limits: Vec<LimitId>,
 }
 
 impl Books {
@@ -199,13 +173,13 @@ impl Books {
     fn remember(&mut self, route: &RouteOptions, upstream: UpstreamId, spec: LimitSpec, now: Now) {
         let name = format!("{} {}", spec.name(), route.name);
         let setup = LimitSetup {
-            name: name.clone(),
+            name,
             spec,
             rule: charge_rule(route.provider.host(), spec.kind),
             scope: Scope::Upstream,
         };
         let id = self.dispatcher.add_learned_limit(upstream, setup, now);
-        self.limits.push((id, name));
+        self.limits.push(id);
     }
 
     fn limit(
@@ -219,14 +193,14 @@ impl Books {
         let rule = charge_rule(route.provider.host(), spec.kind);
         let id = self.dispatcher.add_limit(
             LimitSetup {
-                name: name.clone(),
+                name,
                 spec,
                 rule,
                 scope,
             },
             now,
         );
-        self.limits.push((id, name));
+        self.limits.push(id);
         id
     }
 }

@@ -51,7 +51,7 @@ pub struct Summary {
 /// What the run did between `started` and `ended`.
 pub(super) fn summarize(
     hub: &Hub,
-    limits: &[(LimitId, String)],
+    limits: &[LimitId],
     counters: &Counters,
     options: &RunOptions,
     started: Now,
@@ -62,12 +62,12 @@ pub(super) fn summarize(
     let last = Timestamp::from_nanos(Counters::get(&counters.last_answer_ns)).max(started.mono);
     let elapsed = last - started.mono;
     let paused = counters.with_pause(|pause| pause.total(ended));
-    let bounds = limits.iter().map(|(id, name)| {
-        let (spec, charged) = hub.with(|dispatcher| {
+    let bounds = limits.iter().map(|id| {
+        hub.with(|dispatcher| {
             let limit = dispatcher.limit_mut(*id);
-            (*limit.spec(), limit.charged())
-        });
-        (least_time(&spec, charged, calls, latency), name.clone())
+            let least = least_time(limit.spec(), limit.charged(), calls, latency);
+            (least, dispatcher.limit_name(*id).to_owned())
+        })
     });
     let tightest = bounds
         .max_by_key(|(time, _)| *time)

@@ -1,4 +1,4 @@
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 
 use super::fault::Faults;
 use super::progress::Counters;
-use super::saver::Save;
 use super::verdict::{Ended, RouteState, Standing, shown};
 use crate::Hub;
+use crate::books::{Save, Wanted};
 
 /// How often it is looked at, beside every event.
 const LOOK: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) struct Watch {
     /// Since when the breakers that are open are so.
     down_since: Mutex<Vec<(UpstreamId, Timestamp)>>,
     changed: Notify,
-    saving: Mutex<Option<Sender<Save>>>,
+    saving: Wanted,
 }
 
 impl Watch {
@@ -49,14 +49,13 @@ impl Watch {
             queue,
             down_since: Mutex::default(),
             changed: Notify::new(),
-            saving: Mutex::new(None),
+            saving: Wanted::default(),
         }
     }
 
     /// Begins to listen; the receiver gets what must be saved.
     pub(super) fn listen(self: &Arc<Self>, news: Vec<(UpstreamId, QuotaEvent)>) -> Receiver<Save> {
-        let (sender, receiver) = channel();
-        *self.saving() = Some(sender);
+        let receiver = self.saving.open();
         for (upstream, event) in news {
             self.quota(upstream, &event, self.hub.surroundings().now());
         }
@@ -71,25 +70,13 @@ impl Watch {
 
     /// The saver's work is over.
     pub(super) fn stop_saving(&self) {
-        self.save(Save::End);
-        *self.saving() = None;
-    }
-
-    fn saving(&self) -> MutexGuard<'_, Option<Sender<Save>>> {
-        self.saving.lock().unwrap_or_else(PoisonError::into_inner)
+        self.saving.end();
     }
 
     fn down_since(&self) -> MutexGuard<'_, Vec<(UpstreamId, Timestamp)>> {
         self.down_since
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn save(&self, save: Save) {
-        if let Some(saving) = &*self.saving() {
-            // Without a saver the run is over anyway.
-            let _ = saving.send(save);
-        }
     }
 
     fn name(&self, id: UpstreamId) -> &str {
@@ -101,9 +88,8 @@ impl Watch {
 
     fn heard(&self, notice: Notice) {
         let now = self.hub.surroundings().now();
+        self.saving.hear(&notice);
         match notice {
-            Notice::SaveQuota(upstream, _) => self.save(Save::Quota(upstream)),
-            Notice::PortionLow(limit) => self.save(Save::Portion(limit)),
             Notice::RateLimited { upstream, ours } => {
                 Counters::add(&self.counters.rate_limited, 1);
                 Counters::add(&self.counters.rate_limited_ours, u64::from(ours));
@@ -141,7 +127,6 @@ impl Watch {
                     .hub
                     .with(|dispatcher| dispatcher.limit_view(limit, now));
                 tracing::info!(upstream = self.name(upstream), limit = %view.spec, "limit_learned");
-                self.save(Save::Portion(limit));
             }
             Notice::LimitForgotten(upstream, limit) => {
                 let view = self

@@ -1,15 +1,22 @@
 //! `llmq keys`.
 
+mod offline;
+
 use clap::{Args, Subcommand};
 use hyper::Method;
 use llmq_api::{CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope};
 use llmq_core::parse_count;
+use llmq_store_sqlite::Place;
 use uuid::Uuid;
 
 use crate::cli::{Format, Global};
 use crate::client::ServerArgs;
 use crate::exit::Failure;
 use crate::output;
+use offline::Offline;
+
+/// How many keys are asked for at once.
+const PAGE: u32 = 1_000;
 
 /// Keys of a running server: who may call, and what each one may do and spend.
 #[derive(Debug, Args)]
@@ -17,14 +24,19 @@ use crate::output;
 Examples:
   llmq keys create admin --scope call,read,manage
   llmq keys create app --limit rpm=60 --usd-per-day 5 --model gpt-4o-mini
+  llmq keys create admin --scope call,read,manage --store sqlite:llmq.db
   llmq keys list
   llmq keys revoke 0198c0de-7a11-7000-8000-000000000000
 
 The first key closes a server on a loopback address to calls without one, so it needs the scope
-manage. The key is shown once; the server keeps only its SHA-256.")]
+manage. A server on another address asks for a key from the start: make its first one with --store
+while it does not run. The key is shown once; only its SHA-256 is kept.")]
 pub(crate) struct KeysArgs {
     #[command(subcommand)]
     command: KeysCommand,
+    /// Use this store itself, sqlite:PATH, while no server does
+    #[arg(long, value_name = "URL", global = true)]
+    store: Option<Place>,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -85,15 +97,56 @@ fn count(text: &str) -> Result<u64, String> {
 
 /// Does it.
 pub(crate) fn keys(args: KeysArgs, global: &Global) -> Result<(), Failure> {
-    let server = args.server;
+    let way = match &args.store {
+        Some(place) => Way::Store(Offline::open(place)?),
+        None => Way::Server(args.server),
+    };
     match args.command {
-        KeysCommand::Create(wanted) => create(&server, *wanted, global),
-        KeysCommand::List => list(&server, global),
-        KeysCommand::Revoke { id } => revoke(&server, id, global),
+        KeysCommand::Create(wanted) => create(&way, *wanted, global),
+        KeysCommand::List => list(&way, global),
+        KeysCommand::Revoke { id } => revoke(&way, id, global),
     }
 }
 
-fn create(server: &ServerArgs, args: CreateArgs, global: &Global) -> Result<(), Failure> {
+/// Who is asked.
+enum Way {
+    Server(ServerArgs),
+    Store(Offline),
+}
+
+impl Way {
+    fn create(&self, wanted: CreateKey) -> Result<CreatedKey, Failure> {
+        match self {
+            Self::Server(server) => server.send(Method::POST, "/api/keys", Some(&wanted)),
+            Self::Store(store) => store.create(wanted),
+        }
+    }
+
+    /// Keys before `cursor`, newest first, and where the next page begins.
+    fn page(&self, cursor: Option<Uuid>) -> Result<(Vec<KeyInfo>, Option<Uuid>), Failure> {
+        match self {
+            Self::Store(store) => store.page(cursor),
+            Self::Server(server) => {
+                let cursor = cursor.map_or_else(String::new, |id| format!("&cursor={id}"));
+                let path = format!("/api/keys?limit={PAGE}{cursor}");
+                let page: KeyList = server.send(Method::GET, &path, None::<&()>)?;
+                let next = page.next_cursor.and_then(|next| next.parse().ok());
+                Ok((page.keys, next))
+            }
+        }
+    }
+
+    fn revoke(&self, id: Uuid) -> Result<KeyInfo, Failure> {
+        match self {
+            Self::Server(server) => {
+                server.send(Method::DELETE, &format!("/api/keys/{id}"), None::<&()>)
+            }
+            Self::Store(store) => store.revoke(id),
+        }
+    }
+}
+
+fn create(way: &Way, args: CreateArgs, global: &Global) -> Result<(), Failure> {
     let wanted = CreateKey {
         name: args.name,
         scopes: args.scopes,
@@ -108,7 +161,7 @@ fn create(server: &ServerArgs, args: CreateArgs, global: &Global) -> Result<(), 
             usd_per_month: args.usd_per_month,
         },
     };
-    let created: CreatedKey = server.send(Method::POST, "/api/keys", Some(&wanted))?;
+    let created = way.create(wanted)?;
     match global.format {
         Format::Table => {
             if !global.quiet {
@@ -124,16 +177,15 @@ fn create(server: &ServerArgs, args: CreateArgs, global: &Global) -> Result<(), 
     }
 }
 
-fn list(server: &ServerArgs, global: &Global) -> Result<(), Failure> {
+fn list(way: &Way, global: &Global) -> Result<(), Failure> {
     let mut keys = Vec::new();
-    let mut cursor = String::new();
+    let mut cursor = None;
     loop {
-        let path = format!("/api/keys?limit=1000{cursor}");
-        let page: KeyList = server.send(Method::GET, &path, None::<&()>)?;
-        keys.extend(page.keys);
-        match page.next_cursor {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
+        let (page, next) = way.page(cursor)?;
+        keys.extend(page);
+        cursor = next;
+        if cursor.is_none() {
+            break;
         }
     }
     let text = match global.format {
@@ -147,9 +199,8 @@ fn list(server: &ServerArgs, global: &Global) -> Result<(), Failure> {
     output::print(&text)
 }
 
-fn revoke(server: &ServerArgs, id: Uuid, global: &Global) -> Result<(), Failure> {
-    let path = format!("/api/keys/{id}");
-    let revoked: KeyInfo = server.send(Method::DELETE, &path, None::<&()>)?;
+fn revoke(way: &Way, id: Uuid, global: &Global) -> Result<(), Failure> {
+    let revoked = way.revoke(id)?;
     match global.format {
         Format::Table => {
             if !global.quiet {
@@ -161,12 +212,12 @@ fn revoke(server: &ServerArgs, id: Uuid, global: &Global) -> Result<(), Failure>
     }
 }
 
-/// One line a key, each column as wide as its widest entry.
+/// One line a key.
 fn table(keys: &[KeyInfo]) -> String {
     let head = ["ID", "NAME", "KEY", "SCOPES", "TENANT", "LIMITS", "STATE"];
-    let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(keys.iter().map(|key| {
+    let rows = keys.iter().map(|key| {
         let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+        let state = key.revoked_at.as_ref().map_or("in use", |_| "revoked");
         [
             key.id.to_string(),
             key.name.clone(),
@@ -174,20 +225,8 @@ fn table(keys: &[KeyInfo]) -> String {
             scopes.join(","),
             key.tenant.clone(),
             key.limits.join(","),
-            key.revoked_at
-                .as_ref()
-                .map_or("in use", |_| "revoked")
-                .to_owned(),
+            state.to_owned(),
         ]
-    }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..head.len()).filter_map(width).collect();
-    let line = |row: &[String; 7]| {
-        let cells = row.iter().zip(&widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    });
+    output::table(head, rows)
 }

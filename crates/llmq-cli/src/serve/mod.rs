@@ -1,25 +1,28 @@
 //! `llmq serve`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod source;
+mod watch;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use llmq_core::{Clock, LimitSpec};
-use llmq_engine::config::{KeySource, ProviderKind, Settings, StoreUrl, UpstreamSettings};
+use llmq_engine::config::{Settings, StoreUrl};
 use llmq_engine::{SystemClock, Tasks};
-use llmq_limit::AdaptiveConfig;
-use llmq_provider::Timeouts;
-use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_provider::mock::MockServer;
 use llmq_server::observe::{CallLog, CallLogForm};
-use llmq_server::{Gateway, GatewayOptions, serve as serve_on};
+use llmq_server::{Bounds, Gateway, GatewayOptions, serve as serve_on};
 use llmq_store_sqlite::{Place, Store};
 
 use crate::cli::{ConfigFile, Global};
-use crate::config;
+use crate::descriptors;
 use crate::exit::{FAILED, Failure, with_causes};
 use crate::log::{self, LogArgs, LogFormat};
 use crate::signals::Signals;
+use source::{Found, Source, stand_in};
+use watch::Watch;
 
 /// The gateway: an OpenAI and Anthropic endpoint that waits instead of failing.
 ///
@@ -65,22 +68,19 @@ pub(crate) fn serve(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
 }
 
 async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
-    let mut loaded = config::load(&args.config)?;
-    if let Some(listen) = args.listen {
-        loaded = loaded.with_flag("server.listen", "--listen", listen.to_string());
-    }
-    let mut settings = loaded.check().map_err(|errors| config::mistakes(&errors))?;
     let mock = match args.mock {
-        true => Some(stand_in(&mut settings, &args.mock_limits).await?),
+        true => Some(stand_in(&args.mock_limits).await?),
         false => None,
     };
-    let any_model = settings.models.is_empty();
-    if settings.upstreams.is_empty() {
-        from_environment(&mut settings);
-    }
-    if settings.upstreams.is_empty() {
-        return Err(nothing_to_serve(args.config.path.as_ref()));
-    }
+    let source = Source {
+        config: args.config.clone(),
+        listen: args.listen,
+        mock: mock.as_ref().map(MockServer::addr),
+    };
+    let Found {
+        settings,
+        any_model,
+    } = source.read()?;
     let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
     let tasks = Tasks::new();
     let clock = SystemClock::new();
@@ -89,6 +89,10 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
         any_model,
         store: store.clone(),
         log: call_log(args, &clock)?,
+        bounds: Bounds {
+            connections_max: descriptors::callers(descriptors::raise_limit()),
+            ..Bounds::default()
+        },
     };
     let gateway = Gateway::new(&settings, options, clock, &tasks)
         .await
@@ -106,9 +110,17 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
         .map_err(|error| Failure::wrong(&error))?;
     if !global.quiet {
         let addr = served.addr();
-        say!("listening: OpenAI http://{addr}/v1, Anthropic http://{addr}");
+        let scheme = match settings.server.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        say!("listening: OpenAI {scheme}://{addr}/v1, Anthropic {scheme}://{addr}");
         say!("Ctrl-C lets calls in flight end, and again leaves at once");
     }
+    let files = source.files(&settings);
+    let watch = Watch::new(source, files, Arc::clone(&gateway), !global.quiet);
+    let watch = watch.map_err(|error| Failure::wrong(&error))?;
+    tasks.spawn(watch.run(accepting.clone()));
     signals.next().await;
     if !global.quiet {
         say!("stopping: calls in flight have 30 s to end");
@@ -170,88 +182,4 @@ fn call_log(args: &ServeArgs, clock: &SystemClock) -> Result<CallLog, Failure> {
         code: FAILED,
         message: format!("--call-log {}: {error}", path.display()),
     })
-}
-
-/// Starts a stand-in that speaks both dialects, and makes it the only provider where no other is
-/// configured.
-async fn stand_in(settings: &mut Settings, limits: &[LimitSpec]) -> Result<MockServer, Failure> {
-    let config = MockConfig {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        limits: limits.to_vec(),
-        ..MockConfig::default()
-    };
-    let mock = MockServer::start(config).await.map_err(|error| Failure {
-        code: FAILED,
-        message: format!("cannot start the stand-in provider: {error}"),
-    })?;
-    let addr = mock.addr();
-    let unaddressed = settings
-        .upstreams
-        .values_mut()
-        .filter(|upstream| upstream.provider == ProviderKind::Mock && upstream.base_url.is_empty());
-    for upstream in unaddressed {
-        upstream.base_url = format!("http://{addr}/v1");
-    }
-    if settings.models.is_empty() {
-        settings.upstreams.clear();
-        let ways = [
-            ("mock", ProviderKind::Mock, format!("http://{addr}/v1")),
-            (
-                "mock-anthropic",
-                ProviderKind::Anthropic,
-                format!("http://{addr}"),
-            ),
-        ];
-        for (name, provider, base_url) in ways {
-            let upstream = upstream(provider, base_url, None);
-            settings.upstreams.insert(name.to_owned(), upstream);
-        }
-    }
-    Ok(mock)
-}
-
-/// The providers whose keys are in the environment.
-fn from_environment(settings: &mut Settings) {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    for provider in [ProviderKind::OpenAi, ProviderKind::Anthropic] {
-        let Some(key) = provider.key_variable().filter(|name| set(name).is_some()) else {
-            continue;
-        };
-        let url = provider.url_variable().and_then(set);
-        let url = url.or_else(|| provider.default_url().map(str::to_owned));
-        let key = KeySource::Env(key.to_owned());
-        let upstream = upstream(provider, url.unwrap_or_default(), Some(key));
-        settings
-            .upstreams
-            .insert(provider.as_str().to_owned(), upstream);
-    }
-}
-
-fn upstream(
-    provider: ProviderKind,
-    base_url: String,
-    api_key: Option<KeySource>,
-) -> UpstreamSettings {
-    UpstreamSettings {
-        provider,
-        base_url,
-        api_key,
-        http2: false,
-        timeouts: Timeouts::default(),
-        first_token: Timeouts::default().total,
-        adaptive: Some(AdaptiveConfig::default()),
-        shared_limits: Vec::new(),
-        pass_headers: Vec::new(),
-    }
-}
-
-fn nothing_to_serve(config: Option<&PathBuf>) -> Failure {
-    let start = match config {
-        Some(path) => format!("{} configures no upstream", path.display()),
-        None => "there is no provider to serve from".to_owned(),
-    };
-    Failure::usage(format!(
-        "{start}: give a file with --config FILE (llmq config default prints one), set \
-         OPENAI_API_KEY or ANTHROPIC_API_KEY, or try it with --mock"
-    ))
 }

@@ -1,0 +1,147 @@
+//! Where the settings of a gateway come from: a file, flags, the environment, a stand-in.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use llmq_core::LimitSpec;
+use llmq_engine::config::{KeySource, ProviderKind, Settings, UpstreamSettings};
+use llmq_limit::AdaptiveConfig;
+use llmq_provider::Timeouts;
+use llmq_provider::mock::{MockConfig, MockServer};
+
+use crate::cli::ConfigFile;
+use crate::config;
+use crate::exit::{FAILED, Failure};
+
+/// What settings are made of, at the start and whenever they change.
+pub(super) struct Source {
+    pub(super) config: ConfigFile,
+    pub(super) listen: Option<SocketAddr>,
+    /// Where the stand-in listens, if there is one.
+    pub(super) mock: Option<SocketAddr>,
+}
+
+/// The settings in force.
+pub(super) struct Found {
+    pub(super) settings: Settings,
+    /// Any model name leads to an account: none was configured.
+    pub(super) any_model: bool,
+}
+
+impl Source {
+    /// Reads them.
+    pub(super) fn read(&self) -> Result<Found, Failure> {
+        let mut loaded = config::load(&self.config)?;
+        if let Some(listen) = self.listen {
+            loaded = loaded.with_flag("server.listen", "--listen", listen.to_string());
+        }
+        let mut settings = loaded.check().map_err(|errors| config::mistakes(&errors))?;
+        if let Some(addr) = self.mock {
+            use_stand_in(&mut settings, addr);
+        }
+        let any_model = settings.models.is_empty();
+        if settings.upstreams.is_empty() {
+            from_environment(&mut settings);
+        }
+        if settings.upstreams.is_empty() {
+            return Err(nothing_to_serve(self.config.path.as_ref()));
+        }
+        Ok(Found {
+            settings,
+            any_model,
+        })
+    }
+
+    /// The files whose change is a change of settings.
+    pub(super) fn files(&self, settings: &Settings) -> Vec<PathBuf> {
+        let tls = settings.server.tls.iter();
+        let tls = tls.flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
+        self.config.path.iter().cloned().chain(tls).collect()
+    }
+}
+
+/// Starts a stand-in that speaks both dialects.
+pub(super) async fn stand_in(limits: &[LimitSpec]) -> Result<MockServer, Failure> {
+    let config = MockConfig {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        limits: limits.to_vec(),
+        ..MockConfig::default()
+    };
+    MockServer::start(config).await.map_err(|error| Failure {
+        code: FAILED,
+        message: format!("cannot start the stand-in provider: {error}"),
+    })
+}
+
+/// Makes the stand-in the provider of those that have no address, and the only one where no
+/// model is configured.
+fn use_stand_in(settings: &mut Settings, addr: SocketAddr) {
+    let unaddressed = settings
+        .upstreams
+        .values_mut()
+        .filter(|upstream| upstream.provider == ProviderKind::Mock && upstream.base_url.is_empty());
+    for upstream in unaddressed {
+        upstream.base_url = format!("http://{addr}/v1");
+    }
+    if settings.models.is_empty() {
+        settings.upstreams.clear();
+        let ways = [
+            ("mock", ProviderKind::Mock, format!("http://{addr}/v1")),
+            (
+                "mock-anthropic",
+                ProviderKind::Anthropic,
+                format!("http://{addr}"),
+            ),
+        ];
+        for (name, provider, base_url) in ways {
+            let upstream = upstream(provider, base_url, None);
+            settings.upstreams.insert(name.to_owned(), upstream);
+        }
+    }
+}
+
+/// The providers whose keys are in the environment.
+fn from_environment(settings: &mut Settings) {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    for provider in [ProviderKind::OpenAi, ProviderKind::Anthropic] {
+        let Some(key) = provider.key_variable().filter(|name| set(name).is_some()) else {
+            continue;
+        };
+        let url = provider.url_variable().and_then(set);
+        let url = url.or_else(|| provider.default_url().map(str::to_owned));
+        let key = KeySource::Env(key.to_owned());
+        let upstream = upstream(provider, url.unwrap_or_default(), Some(key));
+        settings
+            .upstreams
+            .insert(provider.as_str().to_owned(), upstream);
+    }
+}
+
+fn upstream(
+    provider: ProviderKind,
+    base_url: String,
+    api_key: Option<KeySource>,
+) -> UpstreamSettings {
+    UpstreamSettings {
+        provider,
+        base_url,
+        api_key,
+        http2: false,
+        timeouts: Timeouts::default(),
+        first_token: Timeouts::default().total,
+        adaptive: Some(AdaptiveConfig::default()),
+        shared_limits: Vec::new(),
+        pass_headers: Vec::new(),
+    }
+}
+
+fn nothing_to_serve(config: Option<&PathBuf>) -> Failure {
+    let start = match config {
+        Some(path) => format!("{} configures no upstream", path.display()),
+        None => "there is no provider to serve from".to_owned(),
+    };
+    Failure::usage(format!(
+        "{start}: give a file with --config FILE (llmq config default prints one), set \
+         OPENAI_API_KEY or ANTHROPIC_API_KEY, or try it with --mock"
+    ))
+}

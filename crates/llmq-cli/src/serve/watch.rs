@@ -1,0 +1,129 @@
+//! Settings that change while the gateway runs.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use llmq_engine::Tasks;
+use llmq_server::Gateway;
+
+use super::source::{Found, Source};
+use crate::exit::with_causes;
+use crate::signals::HangUp;
+
+/// How often the files are looked at. Looking is cheap, and works on every file system.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Takes other settings over when their file changes, or when it is told to (SIGHUP).
+pub(super) struct Watch {
+    source: Source,
+    files: Vec<PathBuf>,
+    gateway: Arc<Gateway>,
+    hang_up: HangUp,
+    /// Whether it says on the terminal what it does.
+    speaks: bool,
+}
+
+impl Watch {
+    /// Of settings that came from `source` and `files`.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not let us listen to signals.
+    pub(super) fn new(
+        source: Source,
+        files: Vec<PathBuf>,
+        gateway: Arc<Gateway>,
+        speaks: bool,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            source,
+            files,
+            gateway,
+            hang_up: HangUp::listen()?,
+            speaks,
+        })
+    }
+
+    /// Works until `tasks` are cancelled.
+    pub(super) async fn run(mut self, tasks: Tasks) {
+        let mut seen = self.stamps();
+        // What has changed is taken over when it stays the same for one look: it may still be
+        // being written.
+        let mut changing = None;
+        loop {
+            let told = tokio::select! {
+                () = self.hang_up.next() => true,
+                () = tokio::time::sleep(LOOK) => false,
+                () = tasks.cancelled() => return,
+            };
+            let now = self.stamps();
+            let settled = now != seen && changing.as_ref() == Some(&now);
+            if !told && !settled {
+                changing = (now != seen).then_some(now);
+                continue;
+            }
+            self.reload();
+            // The files may be others now.
+            seen = self.stamps();
+            changing = None;
+        }
+    }
+
+    fn reload(&mut self) {
+        let reloaded = self.source.read().map_err(|failure| failure.message);
+        let reloaded = reloaded.and_then(
+            |Found {
+                 settings,
+                 any_model,
+             }| {
+                let reloaded = self.gateway.reload(&settings, any_model);
+                let reloaded = reloaded.map_err(|error| with_causes(&error))?;
+                self.files = self.source.files(&settings);
+                Ok(reloaded)
+            },
+        );
+        match reloaded {
+            Ok(now) => {
+                tracing::info!(
+                    models = now.models,
+                    upstreams = now.upstreams,
+                    "settings_changed"
+                );
+                if self.speaks {
+                    say!("the settings have changed and are in force");
+                }
+            }
+            // Said however quiet: somebody believes that it is otherwise.
+            Err(why) => {
+                tracing::error!("settings_refused, the old ones stay in force: {why}");
+            }
+        }
+    }
+
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        self.files.iter().map(Stamp::of).collect()
+    }
+}
+
+/// What changes when a file does; a file that is put in another's place has another number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    #[cfg(unix)]
+    number: u64,
+}
+
+impl Stamp {
+    fn of(path: &PathBuf) -> Option<Self> {
+        let data = std::fs::metadata(path).ok()?;
+        Some(Self {
+            modified: data.modified().ok(),
+            length: data.len(),
+            #[cfg(unix)]
+            number: std::os::unix::fs::MetadataExt::ino(&data),
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! Settings that change while the gateway runs.
+
+use std::time::{Duration, Instant};
+
+use crate::common::World;
+use crate::world::{Served, Strict, config, get};
+
+fn limited(count: u32) -> String {
+    format!("custom = [\"requests={count}/1h\"]")
+}
+
+/// A gateway whose limit has room for two calls, and two more calls that wait.
+fn waiting(world: &World, provider: &Strict) -> (Served, Vec<std::thread::JoinHandle<u16>>) {
+    world.write("llmq.toml", config(provider.addr(), &limited(2)));
+    let served = Served::start(world, "--config llmq.toml --store sqlite:kept.db");
+    assert_eq!(served.calls(2, ""), [200, 200]);
+    let later = served.later(2);
+    served.wait_until("/api/queues", "\"waiting\":2");
+    (served, later)
+}
+
+#[test]
+fn a_changed_file_is_taken_over_by_itself_and_calls_in_line_go_on() {
+    let (world, provider) = (World::new(), Strict::with(&[]));
+    let (mut served, later) = waiting(&world, &provider);
+    world.write("llmq.toml", config(provider.addr(), &limited(4)));
+    served.running.wait_for("in force");
+    let statuses: Vec<u16> = later.into_iter().map(|call| call.join().unwrap()).collect();
+    assert_eq!(statuses, [200, 200]);
+    // The two of before are still in the books, so there is no fifth.
+    assert_eq!(served.calls(1, "x-llmq-max-wait: 0s\r\n"), [429]);
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_whole_with_its_reason() {
+    let (world, provider) = (World::new(), Strict::with(&[]));
+    let (mut served, later) = waiting(&world, &provider);
+    let wrong = config(provider.addr(), &limited(4));
+    for (text, reason) in [
+        (
+            wrong.replace("[models.m]", "[models.m]\nfallback = [\"x\"]"),
+            "models.m.fallback",
+        ),
+        (
+            format!("{wrong}\n[server]\nmax_body = \"many\""),
+            "server.max_body",
+        ),
+        (
+            format!("{wrong}\n[server]\ntls = {{ cert = \"no.pem\", key = \"no.pem\" }}"),
+            "no.pem",
+        ),
+        (format!("{wrong}\n[store]\nmax_jobs = 7"), "restart"),
+        ("= nonsense".to_owned(), "llmq.toml"),
+    ] {
+        world.write("llmq.toml", text);
+        served.running.signal("-HUP");
+        let said = served.running.wait_for("settings_refused");
+        assert!(said.contains(reason), "{reason}: {said}");
+    }
+    let (_, queues) = get(served.addr, "/api/queues", "");
+    assert!(
+        queues.contains("requests=2/1h") && queues.contains("\"waiting\":2"),
+        "{queues}"
+    );
+    world.write("llmq.toml", wrong);
+    served.running.signal("-HUP");
+    served.running.wait_for("in force");
+    let statuses: Vec<u16> = later.into_iter().map(|call| call.join().unwrap()).collect();
+    assert_eq!(statuses, [200, 200]);
+}
+
+#[test]
+fn models_come_and_go_while_calls_of_those_that_go_come_to_their_ends() {
+    let (world, provider) = (World::new(), Strict::with(&[]));
+    let (mut served, later) = waiting(&world, &provider);
+    let other = config(provider.addr(), &limited(4)).replace("[models.m]", "[models.n]");
+    world.write("llmq.toml", other);
+    served.running.signal("-HUP");
+    served.running.wait_for("in force");
+    let start = Instant::now();
+    assert_eq!(served.calls(1, ""), [404], "it is offered no more");
+    let (_, models) = get(served.addr, "/v1/models", "");
+    assert!(
+        models.contains("\"n\"") && !models.contains("\"m\""),
+        "{models}"
+    );
+    // Those that wait for it wait on, and are served when it comes back with room.
+    served.wait_until("/api/queues", "\"waiting\":2");
+    world.write("llmq.toml", config(provider.addr(), &limited(4)));
+    served.running.signal("-HUP");
+    served.running.wait_for("in force");
+    let statuses: Vec<u16> = later.into_iter().map(|call| call.join().unwrap()).collect();
+    assert_eq!(statuses, [200, 200]);
+    assert!(start.elapsed() < Duration::from_secs(50));
+}

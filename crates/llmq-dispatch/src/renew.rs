@@ -1,0 +1,303 @@
+//! Another configuration for a running dispatcher: what stays keeps its books, and what goes
+//! lets its calls end.
+
+use llmq_core::Now;
+use llmq_limit::Adaptive;
+
+use crate::dispatcher::Dispatcher;
+use crate::events::Effect;
+use crate::ids::{LaneId, LimitId, QueueId, UpstreamId};
+use crate::order::Spot;
+use crate::setup::{LimitSetup, QueueSetup, Rules, UpstreamSetup};
+
+impl Dispatcher {
+    /// States a limit anew, one that was learned too: what is used of it stays used. False when
+    /// it is another one, which counts something else or otherwise, or in another period.
+    pub fn restate_limit(&mut self, id: LimitId, setup: &LimitSetup, now: Now) -> bool {
+        let slot = &mut self.limits[id.index()];
+        let (old, new) = (*slot.limit.spec(), setup.spec);
+        if (old.kind, old.period, old.algorithm) != (new.kind, new.period, new.algorithm) {
+            return false;
+        }
+        slot.learned = None;
+        slot.scope = setup.scope;
+        if old.count != new.count {
+            slot.set_count(new.count, now.mono);
+        }
+        true
+    }
+
+    /// Changes an upstream's limits, credential, concurrency and quota, which stays as it is
+    /// where `setup` has none. It is opened if it waited for a person. What it learned stays unless a limit of the same kind and period
+    /// is stated; calls under way settle what they hold. To be followed by
+    /// [`Dispatcher::reconsider`].
+    pub fn change_upstream(&mut self, id: UpstreamId, setup: UpstreamSetup, now: Now) {
+        let stated: Vec<_> = setup.limits.iter().map(|limit| self.spec(*limit)).collect();
+        let learned = self.learned_limits(id).into_iter().filter(|limit| {
+            let (kind, period) = self.spec(*limit);
+            !stated.contains(&(kind, period))
+        });
+        let learned: Vec<LimitId> = learned.collect();
+        let before = self.upstreams[id.index()].adaptive.take();
+        let adaptive = setup.adaptive.map(|config| match before {
+            Some((adaptive, limit)) if self.upstreams[id.index()].adaptive_by == Some(config) => {
+                (adaptive, limit)
+            }
+            Some((_, limit)) => {
+                let adaptive = Adaptive::new(config);
+                self.limits[limit.index()].set_count(adaptive.limit(), now.mono);
+                (adaptive, limit)
+            }
+            None => {
+                let adaptive = Adaptive::new(config);
+                let name = format!("concurrency {}", setup.name);
+                let places = LimitSetup::places(name, adaptive.limit());
+                (adaptive, self.add_limit(places, now))
+            }
+        });
+        let upstream = &mut self.upstreams[id.index()];
+        upstream.limits = setup.limits;
+        upstream.limits.extend(learned);
+        upstream
+            .limits
+            .extend(adaptive.as_ref().map(|(_, limit)| *limit));
+        upstream.adaptive = adaptive;
+        upstream.adaptive_by = setup.adaptive;
+        upstream.credential = setup.credential;
+        upstream.learn_as = setup.learn_as;
+        upstream.retired = false;
+        // Whoever changes the configuration may have mended what only a person can mend.
+        upstream.closed = upstream.closed.filter(|closed| closed.until.is_some());
+        if setup.quota.is_some() {
+            upstream.quota = setup.quota;
+            upstream.heed_quota(now);
+        }
+    }
+
+    /// Changes everything that a queue is told at its beginning, its fallback included. To be
+    /// followed by [`Dispatcher::reconsider`].
+    pub fn change_queue(&mut self, id: QueueId, setup: QueueSetup) {
+        let queue = &mut self.queues[id.index()];
+        queue.setup = setup;
+        if queue.retired {
+            queue.retired = false;
+            queue.draining = false;
+        }
+    }
+
+    /// The queue is no longer offered: it takes nothing new, finishes what it has, and is not
+    /// shown once that is done.
+    pub fn retire_queue(&mut self, id: QueueId) {
+        let queue = &mut self.queues[id.index()];
+        queue.retired = true;
+        queue.draining = true;
+    }
+
+    /// No queue that is offered leads to the upstream any more: it is shown as long as calls of
+    /// queues that were retired may go there.
+    pub fn retire_upstream(&mut self, id: UpstreamId) {
+        self.upstreams[id.index()].retired = true;
+    }
+
+    /// Changes what holds for all.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    /// Tries every line again, since what it waits for may have changed.
+    pub fn reconsider(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for index in 0..self.upstreams.len() {
+            self.touch(Spot::Gate(UpstreamId::at(index)));
+        }
+        for index in 0..self.queues.len() {
+            let queue = &self.queues[index];
+            if queue.paused {
+                continue;
+            }
+            let lanes: Vec<LaneId> = queue.lanes.iter().copied().collect();
+            for lane in lanes {
+                self.unpark(lane);
+                self.make_ready(lane);
+            }
+        }
+        self.update_parked(now);
+        self.pump(now, effects);
+    }
+
+    fn spec(&self, id: LimitId) -> (llmq_core::LimitKind, std::time::Duration) {
+        let spec = self.limits[id.index()].limit.spec();
+        (spec.kind, spec.period)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use llmq_core::{Host, LimitSpec};
+    use llmq_limit::charge_rule;
+
+    use super::*;
+    use crate::Refusal;
+    use crate::events::{Call, Event};
+    use crate::ids::TenantId;
+    use crate::setup::{Route, Scope};
+
+    fn stated(text: &str) -> LimitSetup {
+        let spec: LimitSpec = text.parse().unwrap();
+        LimitSetup {
+            name: spec.name(),
+            spec,
+            rule: charge_rule(Host::Unknown, spec.kind),
+            scope: Scope::Upstream,
+        }
+    }
+
+    struct World {
+        dispatcher: Dispatcher,
+        limit: LimitId,
+        upstream: UpstreamId,
+        queue: QueueId,
+        tenant: TenantId,
+        now: Now,
+        effects: Vec<Effect>,
+    }
+
+    fn world(limit: &str) -> World {
+        let now = Now::default().after(Duration::from_secs(100));
+        let mut dispatcher = Dispatcher::new(Rules::default(), 1);
+        let limit = dispatcher.add_limit(stated(limit), now);
+        let upstream = dispatcher.add_upstream(to(&[limit]), now);
+        let queue = dispatcher.add_queue(QueueSetup::to("m", upstream));
+        let tenant = dispatcher.add_tenant(1.0, Vec::new());
+        World {
+            dispatcher,
+            limit,
+            upstream,
+            queue,
+            tenant,
+            now,
+            effects: Vec::new(),
+        }
+    }
+
+    fn to(limits: &[LimitId]) -> UpstreamSetup {
+        UpstreamSetup {
+            limits: limits.to_vec(),
+            ..UpstreamSetup::default()
+        }
+    }
+
+    impl World {
+        fn submit(&mut self, calls: usize) {
+            for _ in 0..calls {
+                let call = Call::new(self.queue, self.tenant);
+                let ticket = self.dispatcher.submit(call, self.now, &mut self.effects);
+                ticket.unwrap();
+            }
+        }
+
+        fn starts(&mut self) -> usize {
+            let effects = std::mem::take(&mut self.effects);
+            let starts = effects.iter().filter_map(|effect| match effect {
+                Effect::Start(start) => Some(start.ticket),
+                _ => None,
+            });
+            let starts: Vec<_> = starts.collect();
+            for ticket in &starts {
+                self.dispatcher
+                    .handle(Event::Sent(*ticket), self.now, &mut self.effects);
+            }
+            starts.len()
+        }
+
+        fn reconsider(&mut self) -> usize {
+            self.dispatcher.reconsider(self.now, &mut self.effects);
+            self.starts()
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_raised_lets_exactly_the_difference_go() {
+        let mut world = world("requests=3/60s");
+        world.submit(10);
+        assert_eq!(world.starts(), 3);
+        let (limit, now) = (world.limit, world.now);
+        assert!(
+            world
+                .dispatcher
+                .restate_limit(limit, &stated("requests=5/60s"), now)
+        );
+        assert_eq!(world.reconsider(), 2);
+        assert!(
+            world
+                .dispatcher
+                .restate_limit(limit, &stated("requests=4/60s"), now)
+        );
+        assert_eq!(world.reconsider(), 0);
+        for other in ["requests=5/30s", "tokens=5/60s", "requests=5/60s:bucket"] {
+            assert!(
+                !world.dispatcher.restate_limit(limit, &stated(other), now),
+                "{other}"
+            );
+        }
+    }
+
+    #[test]
+    fn calls_that_wait_for_a_limit_that_goes_are_tried_at_once() {
+        let mut world = world("requests=1/60s");
+        world.submit(3);
+        assert_eq!(world.starts(), 1);
+        let (upstream, now) = (world.upstream, world.now);
+        world.dispatcher.change_upstream(upstream, to(&[]), now);
+        assert_eq!(world.reconsider(), 2);
+        // And back: what the first call used is still in the books.
+        let limit = world.limit;
+        world
+            .dispatcher
+            .change_upstream(upstream, to(&[limit]), now);
+        world.submit(1);
+        assert_eq!(world.starts(), 0);
+    }
+
+    #[test]
+    fn what_was_learned_stays_until_it_is_stated() {
+        let mut world = world("requests=9/60s");
+        let (upstream, now) = (world.upstream, world.now);
+        let learned = stated("tokens=100/60s");
+        let learned = world.dispatcher.add_learned_limit(upstream, learned, now);
+        let limits = |world: &World| world.dispatcher.upstream_view(upstream).limits;
+        world.dispatcher.change_upstream(upstream, to(&[]), now);
+        assert_eq!(limits(&world), [learned]);
+        let own = world.dispatcher.add_limit(stated("tokens=50/60s"), now);
+        world.dispatcher.change_upstream(upstream, to(&[own]), now);
+        assert_eq!(limits(&world), [own]);
+    }
+
+    #[test]
+    fn a_retired_queue_finishes_what_waits_and_takes_nothing_new() {
+        let mut world = world("requests=1/60s");
+        world.submit(2);
+        assert_eq!(world.starts(), 1);
+        let queue = world.queue;
+        world.dispatcher.retire_queue(queue);
+        assert_eq!(world.reconsider(), 0);
+        let call = Call::new(queue, world.tenant);
+        let refused = world.dispatcher.submit(call, world.now, &mut world.effects);
+        assert_eq!(refused, Err(Refusal::Draining));
+        world.now = world.now.after(Duration::from_secs(61));
+        world
+            .dispatcher
+            .handle(Event::Tick, world.now, &mut world.effects);
+        assert_eq!(world.starts(), 1);
+        let setup = QueueSetup {
+            routes: vec![Route {
+                upstream: world.upstream,
+                weight: 1.0,
+            }],
+            ..QueueSetup::to("m", world.upstream)
+        };
+        world.dispatcher.change_queue(queue, setup);
+        world.submit(1);
+    }
+}

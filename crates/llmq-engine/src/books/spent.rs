@@ -1,0 +1,253 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use llmq_core::{LimitKind, LimitSpec, Now, WallTime};
+use llmq_dispatch::{Dispatcher, LimitId, UpstreamId};
+use llmq_limit::Limit;
+use serde::{Deserialize, Serialize};
+
+/// Limits of this length and more are saved ahead of their use.
+const LONG: Duration = Duration::from_secs(86_400);
+/// Calls may have been sent for this long after the last sign of life that is on disk.
+const AFTER_LAST_SIGN: Duration = Duration::from_secs(2);
+
+/// What is on disk of the limits' books.
+///
+/// At a clean stop every window is saved. While a process goes on only limits of a day and more
+/// are: with what they may use before the next save already counted as used, so that no crash
+/// is a way past them. After a crash the shorter ones are taken as fully spent at the last
+/// sign of life. Learned limits follow the same rules as configured ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// Whether the process had stopped: then this is all that was used.
+    pub clean: bool,
+    /// By the limit's name.
+    pub limits: BTreeMap<String, Parts>,
+    /// The limits that headers told of and nobody configured, by [`learner`].
+    #[serde(default)]
+    pub learned: BTreeMap<String, Vec<String>>,
+}
+
+/// What was spent of one limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// How long ago in milliseconds and how much, oldest first.
+    pub used: Vec<(u64, u64)>,
+}
+
+/// What the books call an upstream whose headers are learned from. Another server under the
+/// same name has limits of its own.
+#[must_use]
+pub fn learner(upstream: &str, server: &str) -> String {
+    format!("{upstream} at {server}")
+}
+
+/// What a limit may use before its books are written again: a hundredth.
+fn portion(count: u64) -> u64 {
+    count.div_ceil(100)
+}
+
+/// The next portion of a limit whose books have just been written; none for one that is not
+/// written ahead.
+pub(crate) fn next_portion(dispatcher: &mut Dispatcher, id: LimitId) -> Option<u64> {
+    let spec = *dispatcher.limit_mut(id).spec();
+    is_long(&spec).then(|| portion(spec.count))
+}
+
+fn is_long(spec: &LimitSpec) -> bool {
+    spec.kind != LimitKind::Concurrency && spec.period >= LONG
+}
+
+impl Spent {
+    /// The books of every limit as they must be on disk now: those of long limits with the next
+    /// portion. `learners` are the upstreams that learn, by their [`learner`].
+    pub fn of(
+        dispatcher: &mut Dispatcher,
+        learners: &[(UpstreamId, String)],
+        clean: bool,
+        now: Now,
+    ) -> Self {
+        let mut limits = BTreeMap::new();
+        // Of two with one name the later one is in force: the other was forgotten or replaced.
+        for id in dispatcher.limit_ids() {
+            if let Some(parts) = parts(dispatcher.limit_mut(id), clean, now) {
+                limits.insert(dispatcher.limit_name(id).to_owned(), parts);
+            }
+        }
+        Self {
+            clean,
+            limits,
+            learned: learned(dispatcher, learners),
+        }
+    }
+
+    /// The limits that earlier processes learned at a [`learner`]. What cannot be read is passed
+    /// over: it is learned again.
+    #[must_use]
+    pub fn learned_at(&self, learner: &str) -> Vec<LimitSpec> {
+        let texts = self.learned.get(learner).into_iter().flatten();
+        texts.filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Puts into a limit's books what an earlier process had used by `alive_at`.
+    pub fn restore(&self, limit: &mut Limit, name: &str, alive_at: WallTime, now: Now) {
+        // A clock that was set back makes this zero: then all counts as just used.
+        let gone = now.wall.since(alive_at);
+        match self.limits.get(name) {
+            Some(parts) => {
+                let used: Vec<(Duration, u64)> = parts
+                    .used
+                    .iter()
+                    .map(|(age, used)| (Duration::from_millis(*age), *used))
+                    .collect();
+                limit.restore(&used, gone, now.mono);
+            }
+            None if self.clean => {}
+            None => {
+                let last = now.mono.before(gone.saturating_sub(AFTER_LAST_SIGN));
+                limit.exhaust(last, now.mono);
+            }
+        }
+    }
+}
+
+fn parts(limit: &mut Limit, clean: bool, now: Now) -> Option<Parts> {
+    let spec = *limit.spec();
+    if spec.kind == LimitKind::Concurrency || (!clean && !is_long(&spec)) {
+        return None;
+    }
+    let mut used: Vec<(u64, u64)> = limit
+        .saved(now.mono)
+        .into_iter()
+        .map(|(age, used)| (millis(age), used))
+        .collect();
+    if !clean {
+        let ahead = portion(spec.count).saturating_add(limit.held());
+        match used.last_mut() {
+            // One part, since a bucket takes each as spent in one instant, and would
+            // stand still for what nobody has spent.
+            Some((0, amount)) => *amount = amount.saturating_add(ahead),
+            _ => used.push((0, ahead)),
+        }
+    }
+    Some(Parts { used })
+}
+
+fn learned(
+    dispatcher: &mut Dispatcher,
+    learners: &[(UpstreamId, String)],
+) -> BTreeMap<String, Vec<String>> {
+    let mut learned = BTreeMap::new();
+    for (upstream, name) in learners {
+        let ids = dispatcher.learned_limits(*upstream).into_iter();
+        let texts: Vec<String> = ids
+            .map(|id| dispatcher.limit_mut(id).spec().to_string())
+            .collect();
+        if !texts.is_empty() {
+            learned.insert(name.clone(), texts);
+        }
+    }
+    learned
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use llmq_core::{CallSize, Host};
+    use llmq_dispatch::{LimitSetup, Rules, Scope, UpstreamSetup};
+    use llmq_limit::charge_rule;
+
+    use super::*;
+
+    const NAME: &str = "rpd openai/m";
+
+    fn books(limit: &str, now: Now) -> (Dispatcher, LimitId) {
+        let spec: llmq_core::LimitSpec = limit.parse().unwrap();
+        let mut dispatcher = Dispatcher::new(Rules::default(), 0);
+        let setup = LimitSetup {
+            name: NAME.to_owned(),
+            spec,
+            rule: charge_rule(Host::OpenAi, spec.kind),
+            scope: Scope::Upstream,
+        };
+        let id = dispatcher.add_limit(setup, now);
+        (dispatcher, id)
+    }
+
+    fn restore(spent: &Spent, dispatcher: &mut Dispatcher, id: LimitId, now: Now) {
+        let name = dispatcher.limit_name(id).to_owned();
+        spent.restore(dispatcher.limit_mut(id), &name, now.wall, now);
+    }
+
+    // A killed run with a daily bucket stood still for a minute and a half: the hundredth that
+    // was written ahead emptied the pace of spending below zero.
+    #[test]
+    fn what_was_written_ahead_is_counted_and_does_not_hold_up_the_next_process() {
+        let now = Now::default().after(Duration::from_secs(1_000_000));
+        let (mut before, id) = books("requests=5000/1d:bucket", now);
+        let limit = before.limit_mut(id);
+        limit.restore(&[(Duration::ZERO, 1_000)], Duration::ZERO, now.mono);
+        let spent = Spent::of(&mut before, &[], false, now);
+
+        let (mut after, id) = books("requests=5000/1d:bucket", now);
+        restore(&spent, &mut after, id, now);
+        let limit = after.limit_mut(id);
+        let counted: u64 = limit.saved(now.mono).iter().map(|(_, used)| used).sum();
+        assert_eq!(counted, 1_050);
+        let soon = now.after(Duration::from_secs(3)).mono;
+        let cost = limit.cost(&CallSize::default(), 0);
+        assert_eq!(limit.check(cost, 0, soon, Duration::ZERO), Ok(()));
+    }
+
+    fn learning(limit: &str, now: Now) -> (Dispatcher, [(UpstreamId, String); 1], LimitId) {
+        let (mut dispatcher, _) = books("requests=9/2s", now);
+        let upstream = dispatcher.add_upstream(UpstreamSetup::default(), now);
+        let spec: LimitSpec = limit.parse().unwrap();
+        let setup = LimitSetup {
+            name: format!("{} up", spec.name()),
+            spec,
+            rule: charge_rule(Host::Unknown, spec.kind),
+            scope: Scope::Upstream,
+        };
+        let id = dispatcher.add_learned_limit(upstream, setup, now);
+        (dispatcher, [(upstream, learner("up", "host:1"))], id)
+    }
+
+    #[test]
+    fn learned_limits_are_saved_like_configured_ones() {
+        let now = Now::default().after(Duration::from_secs(1_000_000));
+        for (text, clean, expected) in [
+            // As it was.
+            ("requests=500/1m", true, 40),
+            ("requests=500/1d", true, 40),
+            // Taken as used up.
+            ("requests=500/1m", false, 500),
+            // With what may be used before the next save.
+            ("requests=500/1d", false, 45),
+        ] {
+            let (mut before, learners, id) = learning(text, now);
+            let limit = before.limit_mut(id);
+            limit.restore(&[(Duration::ZERO, 40)], Duration::ZERO, now.mono);
+            let spent =
+                serde_json::to_value(Spent::of(&mut before, &learners, clean, now)).unwrap();
+            let spent: Spent = serde_json::from_value(spent).unwrap();
+            assert_eq!(spent.learned_at("up at host:2"), [], "another server");
+            assert_eq!(spent.learned_at("up at host:1"), [text.parse().unwrap()]);
+
+            let (mut after, _, id) = learning(text, now);
+            restore(&spent, &mut after, id, now);
+            let saved = after.limit_mut(id).saved(now.mono);
+            let counted: u64 = saved.iter().map(|(_, used)| used).sum();
+            assert_eq!(counted, expected, "{text}, clean: {clean}");
+        }
+    }
+
+    #[test]
+    fn books_of_a_build_that_did_not_save_learned_limits_are_read() {
+        let spent: Spent = serde_json::from_str(r#"{"clean":true,"limits":{}}"#).unwrap();
+        assert_eq!(spent.learned_at("up at host:1"), []);
+    }
+}

@@ -1,0 +1,170 @@
+//! Where a request belongs: a call, the list of models, or one of the small routes.
+
+use std::sync::Arc;
+
+use axum::Router;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use llmq_provider::{Dialect, Operation};
+use serde_json::json;
+use tower_service::Service as _;
+
+use crate::Gateway;
+use crate::call::{self, Reply, ReplyBody};
+use crate::dialect::Refusal;
+use crate::{cors, host, pages};
+
+/// What requests come to: the calls, and the small routes beside them.
+pub(crate) struct Front {
+    pub(crate) gateway: Arc<Gateway>,
+    pages: Router,
+}
+
+impl Front {
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Self {
+        Self {
+            pages: pages::router(&gateway),
+            gateway,
+        }
+    }
+}
+
+/// Answers a request, for pages of other origins too where they may call.
+pub(crate) async fn answer(front: &Front, mut request: Request<Incoming>) -> Reply {
+    let live = front.gateway.live.load();
+    let asked = cors::asked(&live.server.cors, request.method(), request.headers());
+    drop(live);
+    match asked {
+        None => route(front, request).await,
+        Some(cors::Asked::Preflight(reply)) => reply,
+        Some(cors::Asked::Call(origin)) => {
+            // Its pages are as good as our own.
+            request.headers_mut().remove("sec-fetch-site");
+            let mut reply = route(front, request).await;
+            cors::allow(reply.headers_mut(), origin);
+            reply
+        }
+    }
+}
+
+/// The calls first: they are nearly all there is.
+async fn route(front: &Front, request: Request<Incoming>) -> Reply {
+    let gateway = &front.gateway;
+    let path = request.uri().path();
+    if gateway.keys.asks_nobody() && !host::is_ours(request.uri(), request.headers()) {
+        return foreign_host(spoken(&request));
+    }
+    match Operation::from_path(path) {
+        Some(Operation::Models) => models(gateway, &request, None),
+        Some(operation) if request.method() == Method::POST => {
+            Box::pin(call::call(Arc::clone(gateway), operation, request)).await
+        }
+        Some(operation) => {
+            let message = format!("{path} takes POST");
+            wrong_method(&message, call::spoken(operation), "POST")
+        }
+        None => match path.strip_prefix("/v1/models/") {
+            Some(name) => models(gateway, &request, Some(name)),
+            None if pages::has(path) => page(front, request).await,
+            None => unknown_path(path, spoken(&request)),
+        },
+    }
+}
+
+async fn page(front: &Front, request: Request<Incoming>) -> Reply {
+    // A router is always ready.
+    let Ok(response) = front.pages.clone().call(request).await;
+    response.map(ReplyBody::Other)
+}
+
+fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply {
+    let refusal = Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        message,
+    );
+    let mut reply = call::refused(&refusal, dialect);
+    reply
+        .headers_mut()
+        .insert(http::header::ALLOW, http::HeaderValue::from_static(allowed));
+    reply
+}
+
+/// 421 (RFC 9110 §15.5.20): the request was meant for a server of another name.
+fn foreign_host(dialect: Dialect) -> Reply {
+    let refusal = Refusal::new(
+        StatusCode::MISDIRECTED_REQUEST,
+        "misdirected_request",
+        "this server asks for no key, so it answers only to its address, to localhost and to names \
+         of the local network; to be reached by another name it needs a key (llmq keys create)",
+    );
+    call::refused(&refusal, dialect)
+}
+
+/// In which dialect a caller expects an answer where the path does not tell.
+fn spoken(request: &Request<Incoming>) -> Dialect {
+    if request.headers().contains_key("anthropic-version") {
+        Dialect::Anthropic
+    } else {
+        Dialect::OpenAi
+    }
+}
+
+fn unknown_path(path: &str, dialect: Dialect) -> Reply {
+    let shown: String = path.chars().take(200).collect();
+    let refusal = Refusal::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("there is nothing at {shown}; calls go to /v1/chat/completions and its like"),
+    );
+    call::refused(&refusal, dialect)
+}
+
+/// The models, as the API that the caller speaks lists them.
+fn models(gateway: &Gateway, request: &Request<Incoming>, name: Option<&str>) -> Reply {
+    let dialect = spoken(request);
+    if let Err(error) = gateway.keys.authenticate(request.headers()) {
+        let refusal = Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            error.to_string(),
+        );
+        return call::refused(&refusal, dialect);
+    }
+    if *request.method() != Method::GET {
+        return wrong_method("models are listed with GET", dialect, "GET");
+    }
+    let model = |name: &str| match dialect {
+        Dialect::OpenAi => {
+            json!({"id": name, "object": "model", "created": 0, "owned_by": "llmq"})
+        }
+        Dialect::Anthropic => json!({
+            "type": "model", "id": name, "display_name": name, "lifecycle": "active",
+            "created_at": "1970-01-01T00:00:00Z",
+        }),
+    };
+    let names = gateway.models.names();
+    let body = match name {
+        None => {
+            let data: Vec<_> = names.iter().map(|name| model(name)).collect();
+            match dialect {
+                Dialect::OpenAi => json!({"object": "list", "data": data}),
+                Dialect::Anthropic => json!({
+                    "data": data, "has_more": false,
+                    "first_id": names.first(), "last_id": names.last(),
+                }),
+            }
+        }
+        Some(name) if names.iter().any(|known| known == name) => model(name),
+        Some(name) => {
+            let refusal = call::unknown_model(gateway, name);
+            return call::refused(&refusal, dialect);
+        }
+    };
+    let mut reply = Response::new(ReplyBody::whole(body.to_string().into()));
+    reply.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    reply
+}

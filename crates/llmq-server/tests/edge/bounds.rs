@@ -1,0 +1,149 @@
+//! Callers that are slow, too large, or too many.
+
+use std::time::Duration;
+
+use llmq_server::Bounds;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, interval, timeout};
+
+use crate::world::{SHORT, World, all, get, is};
+
+const CHAT: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
+
+#[tokio::test]
+async fn headers_of_100_kb_get_431_in_one_field_or_in_many() {
+    let world = World::new("", SHORT).await;
+    let long = "a".repeat(100_000);
+    let one = get("/health", &format!("x-long: {long}\r\n"));
+    is(&world.exchange(one).await, 431, "");
+    let many: String = (0..100)
+        .map(|n| format!("x-{n}: {}\r\n", "a".repeat(990)))
+        .collect();
+    is(&world.exchange(get("/health", &many)).await, 431, "");
+    let fits = get("/health", &format!("x-long: {}\r\n", "a".repeat(50_000)));
+    is(&world.exchange(fits).await, 200, "\"status\"");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_gets_413_whether_it_says_so_or_not() {
+    let world = World::new("max_body = \"1MB\"", Bounds::default()).await;
+    let stated = format!("{CHAT}content-length: 5000000\r\n\r\n");
+    is(
+        &world.exchange(stated.clone()).await,
+        413,
+        "server.max_body",
+    );
+    // One that goes on sending reads the answer all the same.
+    let sent = [stated.into_bytes(), vec![b' '; 5_000_000]].concat();
+    is(&world.exchange(sent).await, 413, "server.max_body");
+    let chunk = format!("{:x}\r\n{}\r\n", 600_000, " ".repeat(600_000));
+    let chunked = format!("{CHAT}transfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n");
+    is(&world.exchange(chunked).await, 413, "\"too_large\"");
+}
+
+#[tokio::test]
+async fn other_methods_and_paths_get_an_answer_that_says_what_there_is() {
+    let world = World::new("", SHORT).await;
+    let end = "host: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    for (line, status, part) in [
+        ("GET /v1/chat/completions", 405, "allow: POST"),
+        ("DELETE /v1/messages", 405, "takes POST"),
+        ("POST /v1/models", 405, "allow: GET"),
+        ("POST /api/queues", 405, "does not take POST"),
+        ("PUT /api/keys", 405, "does not take PUT"),
+        ("POST /health", 405, "method_not_allowed"),
+        ("GET /v1/nothing", 404, "/v1/chat/completions"),
+        ("GET /api/nothing", 404, "/openapi.json"),
+        ("GET /nothing", 404, "not_found"),
+    ] {
+        let answer = world.exchange(format!("{line} HTTP/1.1\r\n{end}")).await;
+        is(&answer, status, part);
+    }
+    is(&world.exchange("no http at all\r\n\r\n").await, 400, "");
+}
+
+/// Writes `bytes` one at a time until the other side ends the connection.
+async fn trickle(world: &World, before: &str, byte: &str) -> (String, Duration) {
+    let mut stream = world.connect().await;
+    stream.write_all(before.as_bytes()).await.unwrap();
+    let (mut reader, mut writer) = stream.split();
+    let start = Instant::now();
+    let mut beat = interval(Duration::from_millis(20));
+    let written = async {
+        loop {
+            beat.tick().await;
+            if writer.write_all(byte.as_bytes()).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let answer = tokio::select! {
+        answer = all(&mut reader) => answer,
+        () = written => unreachable!("it never ends"),
+    };
+    (answer, start.elapsed())
+}
+
+#[tokio::test]
+async fn a_caller_that_sends_its_headers_byte_by_byte_is_left() {
+    let world = World::new("", SHORT).await;
+    for before in ["", "P", "GET /health HTTP/1.1\r\nx-slow: "] {
+        let (answer, took) = trickle(&world, before, "P").await;
+        assert!(!answer.contains(" 200 "), "{before:?}: {answer}");
+        assert!(
+            took >= SHORT.first_request_within / 2,
+            "{before:?}: {took:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_sends_its_body_byte_by_byte_gets_408() {
+    let world = World::new("", SHORT).await;
+    for head in [
+        "content-length: 1000\r\n\r\n{\"model\":\"",
+        "transfer-encoding: chunked\r\n\r\n1\r\n{\r\n",
+    ] {
+        let byte = if head.contains("chunked") {
+            "1\r\n \r\n"
+        } else {
+            "m"
+        };
+        let (answer, took) = trickle(&world, &format!("{CHAT}{head}"), byte).await;
+        is(&answer, 408, "too slowly");
+        assert!(took >= SHORT.body_within, "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_brings_nothing_is_closed_before_and_after_a_request() {
+    let world = World::new("", SHORT).await;
+    let mut silent = world.connect().await;
+    assert_eq!(all(&mut silent).await, "");
+    let mut idle = world.connect().await;
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let start = Instant::now();
+    is(&all(&mut idle).await, 200, "\"status\"");
+    assert!(start.elapsed() >= SHORT.idle_max, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_wait_until_one_ends() {
+    let bounds = Bounds {
+        connections_max: 2,
+        ..Bounds::default()
+    };
+    let world = World::new("", bounds).await;
+    let held = [world.connect().await, world.connect().await];
+    let mut third = world.connect().await;
+    third
+        .write_all(get("/health", "").as_bytes())
+        .await
+        .unwrap();
+    let early = timeout(Duration::from_millis(200), third.read_u8()).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(held);
+    is(&all(&mut third).await, 200, "\"status\"");
+}

@@ -1,0 +1,107 @@
+//! A gateway, and connections to it byte for byte.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmq_engine::config::{Config, Settings};
+use llmq_engine::{SystemClock, Tasks};
+use llmq_server::{Bounds, Gateway, GatewayOptions, serve};
+use llmq_testkit::PATIENCE;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// A running gateway; its upstream is not there, and no test gets so far.
+pub(crate) struct World {
+    pub(crate) gateway: Arc<Gateway>,
+    addr: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
+
+/// Patience that a test can live with.
+pub(crate) const SHORT: Bounds = Bounds {
+    connections_max: 64,
+    first_request_within: Duration::from_millis(300),
+    idle_max: Duration::from_millis(600),
+    header_bytes_max: 64 << 10,
+    body_within: Duration::from_millis(300),
+    body_rate_min: 1_000_000,
+};
+
+const BASE: &str = r#"
+[upstreams.one]
+provider = "openai"
+base_url = "http://127.0.0.1:9/v1"
+[models.m]
+upstreams = [{ upstream = "one" }]
+"#;
+
+/// The settings of a gateway; `server` stands in the table of that name.
+pub(crate) fn settings(server: &str) -> Settings {
+    let text = format!("[server]\n{server}\n{BASE}");
+    let settings = Config::parse("llmq.toml", &text).unwrap().check();
+    settings.unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+}
+
+impl World {
+    /// `server` stands in the table of that name.
+    pub(crate) async fn new(server: &str, bounds: Bounds) -> Self {
+        let settings = settings(server);
+        let (tasks, clock) = (Tasks::new(), SystemClock::new());
+        let options = GatewayOptions {
+            bounds,
+            ..GatewayOptions::in_memory(&clock).unwrap()
+        };
+        let gateway = Gateway::new(&settings, options, clock, &tasks)
+            .await
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let served = serve(Arc::clone(&gateway), listener, &tasks).unwrap();
+        Self {
+            gateway,
+            addr: served.addr(),
+            tasks,
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.addr).await.unwrap()
+    }
+
+    /// Sends `request` as it stands and reads until the gateway closes the connection.
+    pub(crate) async fn exchange(&self, request: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect().await;
+        // It may refuse before all is written.
+        let _ = stream.write_all(request.as_ref()).await;
+        all(&mut stream).await
+    }
+}
+
+/// What comes until the connection ends, in whatever way.
+pub(crate) async fn all(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut bytes = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+    // A reset is an end too.
+    let _ = read.expect("the gateway ends the connection");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A request without a body, after which the connection is closed.
+pub(crate) fn get(path: &str, headers: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n")
+}
+
+/// Its status, and that it holds `part`.
+#[track_caller]
+pub(crate) fn is(answer: &str, status: u16, part: &str) {
+    let start = format!("HTTP/1.1 {status} ");
+    assert!(answer.starts_with(&start), "{status}: {answer}");
+    assert!(answer.contains(part), "no {part:?} in {answer}");
+}
