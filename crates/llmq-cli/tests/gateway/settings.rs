@@ -1,6 +1,8 @@
 //! Settings that change while the gateway runs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::common::World;
 use crate::world::{Served, Strict, config, get};

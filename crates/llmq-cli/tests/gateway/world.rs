@@ -89,14 +89,14 @@ impl Served {
 
     /// Waits until `path` shows `part`.
     pub(crate) fn wait_until(&self, path: &str, part: &str) -> String {
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let (_, seen) = get(self.addr, path, "");
             if seen.contains(part) {
                 return seen;
             }
             assert!(
-                std::time::Instant::now() < deadline,
+                tokio::time::Instant::now() < deadline,
                 "no {part:?} in {seen}"
             );
             thread::yield_now();
