@@ -5,6 +5,8 @@ use std::time::Duration;
 use llmq_core::{Now, Timestamp, WallTime};
 use serde::Serialize;
 
+use super::verdict::Pause;
+
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Progress {
@@ -109,9 +111,14 @@ pub(super) struct PauseClock {
 }
 
 impl PauseClock {
-    pub(super) fn begin(&mut self, paused: Paused, now: Now) {
-        self.since.get_or_insert(now.mono);
-        self.now = Some(paused);
+    /// A wait for a window is shown, and is no time that a run could not use.
+    pub(super) fn begin(&mut self, pause: Pause, now: Now) {
+        if pause.is_pacing {
+            self.end(now);
+        } else {
+            self.since.get_or_insert(now.mono);
+        }
+        self.now = Some(pause.told);
     }
 
     pub(super) fn end(&mut self, now: Now) {
@@ -174,17 +181,24 @@ mod tests {
 
     #[test]
     fn pauses_add_up_and_overlapping_ones_count_once() {
-        let paused = || Paused {
-            reason: "r".into(),
-            until: None,
+        let pause = |is_pacing| Pause {
+            told: Paused {
+                reason: "r".into(),
+                until: None,
+            },
+            is_pacing,
         };
         let mut clock = PauseClock::default();
-        clock.begin(paused(), at(10));
-        clock.begin(paused(), at(15));
+        clock.begin(pause(false), at(10));
+        clock.begin(pause(false), at(15));
         clock.end(at(20));
         clock.end(at(30));
-        clock.begin(paused(), at(40));
+        clock.begin(pause(false), at(40));
         assert_eq!(clock.total(at(45)), Duration::from_secs(15));
+        // A refusal of a window had counted as a pause, and the run as perfect.
+        clock.begin(pause(true), at(50));
+        assert!(clock.now.is_some());
+        assert_eq!(clock.total(at(60)), Duration::from_secs(20));
     }
 
     #[test]

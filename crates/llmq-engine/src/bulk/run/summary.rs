@@ -36,7 +36,8 @@ pub struct Summary {
     /// The least time that the limits allow for the same calls, full at the start, plus one
     /// mean latency; none when nothing was sent.
     pub bound_s: Option<f64>,
-    /// The bound over the elapsed time, pauses left out; at most 1.
+    /// The bound over the elapsed time, pauses left out; at most 1. Waiting for a window, after
+    /// a refusal too, is no pause.
     pub efficiency: Option<f64>,
     /// How long the run paused, in seconds.
     pub paused_s: f64,

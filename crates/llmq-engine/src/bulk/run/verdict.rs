@@ -45,6 +45,17 @@ const PATIENCE_FIRST: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(3_600);
 /// … or this long by someone who does not want to wait; the same bounds pauses for quotas.
 const NO_WAIT: Duration = Duration::from_secs(600);
+
+/// A pause, and what it is for the run's efficiency.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pause {
+    /// What people are told.
+    pub(super) told: Paused,
+    /// Whether it is a wait for a window, or for a slower rise: such are what a run does all the
+    /// time, and a good one has few of them that it did not foresee.
+    pub(super) is_pacing: bool,
+}
+
 /// What stands in a run's way at one moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Standing {
@@ -75,17 +86,17 @@ pub(super) struct RouteState {
 
 impl Standing {
     /// Why nothing can be sent on any route, if that is so: the one that opens first.
-    pub(super) fn pause(&self, now: Now) -> Option<Paused> {
-        let mut first: Option<Paused> = None;
+    pub(super) fn pause(&self, now: Now) -> Option<Pause> {
+        let mut first: Option<Pause> = None;
         for route in &self.routes {
-            let paused = route.pause(now)?;
-            let earlier = |other: &Paused| match (paused.until, other.until) {
+            let pause = route.pause(now)?;
+            let earlier = |other: &Pause| match (pause.told.until, other.told.until) {
                 (Some(new), Some(old)) => new < old,
                 (Some(_), None) => true,
                 (None, _) => false,
             };
             if first.as_ref().is_none_or(earlier) {
-                first = Some(paused);
+                first = Some(pause);
             }
         }
         first
@@ -161,11 +172,16 @@ impl Standing {
 }
 
 impl RouteState {
-    fn pause(&self, now: Now) -> Option<Paused> {
+    fn pause(&self, now: Now) -> Option<Pause> {
+        use FailureClass as C;
         let closed = self
             .closed
             .filter(|(_, until)| until.is_none_or(|until| until > now.mono));
-        match (&self.quota, closed) {
+        let is_pacing = match (&self.quota, closed) {
+            (None, Some((class, _))) => matches!(class, C::QuotaWindow | C::Ramp),
+            _ => false,
+        };
+        let told = match (&self.quota, closed) {
             (Some((reason, until)), _) if *until > now.wall => Some(Paused {
                 reason: format!("{}: {reason}", self.name),
                 until: Some(*until),
@@ -181,7 +197,8 @@ impl RouteState {
                 },
                 until: None,
             }),
-        }
+        };
+        told.map(|told| Pause { told, is_pacing })
     }
 }
 
@@ -257,6 +274,25 @@ mod tests {
         );
         assert_eq!(spent(NO_WAIT, true).verdict(now()), None);
         assert_eq!(spent(DAY, false).verdict(now()), None);
+    }
+
+    #[test]
+    fn waiting_for_a_window_is_no_pause_of_the_account() {
+        let until = now().mono + Duration::from_secs(5);
+        let pacing = |class, quota: Option<(String, WallTime)>| {
+            let route = RouteState {
+                closed: Some((class, Some(until))),
+                quota,
+                ..RouteState::default()
+            };
+            route.pause(now()).unwrap().is_pacing
+        };
+        assert!(pacing(FailureClass::QuotaWindow, None));
+        assert!(pacing(FailureClass::Ramp, None));
+        assert!(!pacing(FailureClass::QuotaDay, None));
+        assert!(!pacing(FailureClass::Money, None));
+        let day = Some(("80 % used".to_owned(), now().wall + DAY));
+        assert!(!pacing(FailureClass::QuotaWindow, day));
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Watch {
     fn update_pause(&self, standing: &Standing, now: Now) {
         let paused = standing.pause(now);
         self.counters.with_pause(|clock| match paused {
-            Some(paused) => clock.begin(paused, now),
+            Some(pause) => clock.begin(pause, now),
             None => clock.end(now),
         });
     }
