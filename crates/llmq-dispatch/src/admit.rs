@@ -6,6 +6,7 @@ use llmq_core::{CallSize, Now, Priority, Timestamp};
 use llmq_limit::{Cost, Denied};
 use smallvec::{SmallVec, smallvec};
 
+use crate::choice::Homes;
 use crate::dispatcher::{Dispatcher, LimitSlot};
 use crate::events::{CallKind, Effect, Notice, Start};
 use crate::ids::{LaneId, LimitId, QueueId, TicketId, UpstreamId};
@@ -29,7 +30,7 @@ pub(crate) enum Assessed {
 pub(crate) struct Way {
     pub(crate) upstream: UpstreamId,
     pub(crate) served_by: QueueId,
-    weight: f64,
+    pub(crate) weight: f64,
 }
 
 /// Where a head waits, and when each spot may open.
@@ -87,9 +88,13 @@ impl Dispatcher {
             };
             let mut all_out = true;
             let mut best: Option<(f64, Way)> = None;
-            for index in 0..self.queues[served_by.index()].setup.routes.len() {
+            let routes = self.queues[served_by.index()].setup.routes.len();
+            let mut homes = (call.affinity != 0 && routes > 1).then(|| Homes::of(call.affinity));
+            for index in 0..routes {
                 let route = self.queues[served_by.index()].setup.routes[index];
-                if head.exhausted && self.has_failed_at(ticket, route.upstream) {
+                let left_out = head.exhausted && self.has_failed_at(ticket, route.upstream)
+                    || self.is_barred(ticket, route.upstream);
+                if left_out {
                     continue;
                 }
                 let way = Way {
@@ -97,12 +102,17 @@ impl Dispatcher {
                     served_by,
                     weight: route.weight,
                 };
+                let mut open = None;
                 match self.ask(&head, way, now) {
                     WayAnswer::Go => {
                         all_out = false;
                         let score = self.score(ticket, way, now);
                         if best.is_none_or(|(other, _)| score < other) {
                             best = Some((score, way));
+                        }
+                        // Those that have failed it are no home.
+                        if homes.is_some() && !self.has_failed_at(ticket, route.upstream) {
+                            open = Some((self.busy(route.upstream, now), way));
                         }
                     }
                     WayAnswer::Wait(blocked) => {
@@ -112,6 +122,12 @@ impl Dispatcher {
                     WayAnswer::Out(blocked) => merge(&mut waits, blocked),
                     WayAnswer::TooLarge(limit) => too_large = Some(limit),
                 }
+                if let Some(homes) = &mut homes {
+                    homes.look(route.upstream, route.weight, open);
+                }
+            }
+            if let Some(way) = homes.and_then(Homes::choose) {
+                return Assessed::Go(way);
             }
             if let Some((_, way)) = best {
                 return Assessed::Go(way);
@@ -150,13 +166,14 @@ impl Dispatcher {
         };
         (0..self.queues[call.queue.index()].setup.routes.len()).any(|index| {
             let route = self.queues[call.queue.index()].setup.routes[index];
-            let failed = self.has_failed_at(ticket, route.upstream);
+            let left_out = self.has_failed_at(ticket, route.upstream)
+                || self.is_barred(ticket, route.upstream);
             let way = Way {
                 upstream: route.upstream,
                 served_by: call.queue,
                 weight: route.weight,
             };
-            !failed && matches!(self.ask(&head, way, now), WayAnswer::Go)
+            !left_out && matches!(self.ask(&head, way, now), WayAnswer::Go)
         })
     }
 
@@ -336,32 +353,9 @@ impl Dispatcher {
         }
     }
 
-    fn has_failed_at(&self, ticket: TicketId, upstream: UpstreamId) -> bool {
+    pub(crate) fn has_failed_at(&self, ticket: TicketId, upstream: UpstreamId) -> bool {
         self.ticket(ticket)
             .is_some_and(|ticket| ticket.avoid.contains(&upstream))
-    }
-
-    /// Lower is better: the fullest of an upstream's limits, over the route's weight. Those
-    /// that have failed this call come last.
-    fn score(&mut self, ticket: TicketId, way: Way, now: Now) -> f64 {
-        if self.queues[way.served_by.index()].setup.routes.len() == 1 {
-            return 0.0;
-        }
-        let avoid = self
-            .ticket(ticket)
-            .is_some_and(|ticket| ticket.avoid.contains(&way.upstream));
-        let upstream = &self.upstreams[way.upstream.index()];
-        let mut fullest = 0.0_f64;
-        let in_flight = upstream.in_flight;
-        for index in 0..upstream.limits.len() {
-            let id = self.upstreams[way.upstream.index()].limits[index];
-            fullest = fullest.max(self.limits[id.index()].limit.in_use(now.mono));
-        }
-        // Without limits, calls in flight tell upstreams apart.
-        #[expect(clippy::cast_precision_loss, reason = "a count of calls in flight")]
-        let busy = fullest + in_flight as f64 * 1e-6;
-        let weight = if way.weight > 0.0 { way.weight } else { 1e-6 };
-        (busy + 1e-9) / weight + if avoid { 1e9 } else { 0.0 }
     }
 
     /// Starts a head: takes from every limit in one step.

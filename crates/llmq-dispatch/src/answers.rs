@@ -9,7 +9,6 @@ use crate::dispatcher::Dispatcher;
 use crate::events::{CallKind, Effect, Ended, Notice, Outcome};
 use crate::ids::TicketId;
 use crate::order::Spot;
-use crate::setup::QueueSetup;
 use crate::ticket::{Running, State};
 use crate::upstream::Upstream;
 
@@ -90,7 +89,7 @@ impl Dispatcher {
         self.put_running(id, running);
     }
 
-    fn take_running(&mut self, id: TicketId) -> Option<Box<Running>> {
+    pub(crate) fn take_running(&mut self, id: TicketId) -> Option<Box<Running>> {
         let ticket = self.ticket_mut(id)?;
         match std::mem::replace(&mut ticket.state, State::Delayed(Timestamp::FAR_FUTURE)) {
             State::Running(running) => Some(running),
@@ -127,7 +126,13 @@ impl Dispatcher {
 
     /// Ends an attempt's hold on its limits: given back if it was never sent, settled to usage
     /// if that is known, kept if its fate is not.
-    fn release(&mut self, id: TicketId, running: &Running, usage: Option<&Usage>, now: Now) {
+    pub(crate) fn release(
+        &mut self,
+        id: TicketId,
+        running: &Running,
+        usage: Option<&Usage>,
+        now: Now,
+    ) {
         for (limit, entry) in &running.entries {
             self.limits[limit.index()]
                 .limit
@@ -370,53 +375,6 @@ impl Dispatcher {
             self.requeue(id, behind, now);
         }
         self.watch_deadlines(id, now);
-    }
-
-    /// Whether an upstream that has not failed this call yet could take it. A fallback's could
-    /// only if none of its own model is up: else the call would come back at once to the one
-    /// that has just failed it.
-    fn has_other_way(&self, id: TicketId, now: Now) -> bool {
-        let Some(ticket) = self.ticket(id) else {
-            return false;
-        };
-        let untried = |setup: &QueueSetup| {
-            let mut routes = setup.routes.iter();
-            routes.any(|route| !ticket.avoid.contains(&route.upstream))
-        };
-        let own = &self.queues[ticket.call.queue.index()].setup;
-        let fallbacks = own
-            .fallback
-            .iter()
-            .map(|queue| &self.queues[queue.index()].setup);
-        untried(own) || self.all_down(id, now) && fallbacks.into_iter().any(untried)
-    }
-
-    /// Whether an upstream of its own or of a fallback has not been asked yet.
-    fn has_untried_way(&self, id: TicketId) -> bool {
-        let Some(ticket) = self.ticket(id) else {
-            return false;
-        };
-        let own = &self.queues[ticket.call.queue.index()].setup;
-        let fallbacks = own
-            .fallback
-            .iter()
-            .map(|queue| &self.queues[queue.index()].setup);
-        std::iter::once(own)
-            .chain(fallbacks)
-            .flat_map(|setup| &setup.routes)
-            .any(|route| !ticket.avoid.contains(&route.upstream))
-    }
-
-    /// Whether every upstream of the call's own model is broken or refuses us.
-    fn all_down(&self, id: TicketId, now: Now) -> bool {
-        let Some(ticket) = self.ticket(id) else {
-            return false;
-        };
-        let own = &self.queues[ticket.call.queue.index()].setup;
-        own.routes.iter().all(|route| {
-            let upstream = &self.upstreams[route.upstream.index()];
-            upstream.gate_state(now).is_some_and(|gate| gate.down)
-        })
     }
 
     /// A call that was throttled twice while others of its line passed goes behind them.

@@ -198,6 +198,7 @@ impl Dispatcher {
             Event::FirstByte(ticket, processing) => self.first_byte(ticket, processing, now),
             Event::Produced(ticket, tokens) => self.produced(ticket, tokens, now),
             Event::Ended(ticket, ended) => self.ended(ticket, &ended, now, effects),
+            Event::Declined(ticket) => self.declined(ticket, now, effects),
             Event::Dropped(ticket) => self.dropped(ticket, now),
             Event::Pause(queue) => self.pause(queue, now),
             Event::Resume(queue) => self.resume(queue, now),

@@ -32,6 +32,9 @@ pub struct Call {
     pub throttles: u32,
     /// It was accepted before, by a store: its queue takes it even when full or draining.
     pub accepted: bool,
+    /// What its prompt begins with, as a number: calls with the same one go to the same upstream
+    /// of several while that has room, since its cache knows them. 0: it does not matter.
+    pub affinity: u64,
 }
 
 impl Call {
@@ -51,6 +54,7 @@ impl Call {
             attempts: 0,
             throttles: 0,
             accepted: false,
+            affinity: 0,
         }
     }
 }
@@ -75,6 +79,8 @@ pub enum Event {
     Produced(TicketId, u64),
     /// It ended.
     Ended(TicketId, Box<Ended>),
+    /// It was not sent, since its upstream cannot take it: it goes elsewhere and never there.
+    Declined(TicketId),
     /// Its caller has gone. Never sent: everything it held is free. Sent: it stays charged.
     Dropped(TicketId),
     /// A queue starts nothing more.

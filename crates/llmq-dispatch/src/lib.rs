@@ -3,7 +3,7 @@
 //! Read [`Dispatcher`] first: a plain state machine that is told what happened and says what to
 //! do. [`Call`] is what it is given, [`Event`] what it is told, [`Effect`] what it says;
 //! [`QueueSetup`], [`UpstreamSetup`] and [`LimitSetup`] are what it knows. Then, in the order of a
-//! decision: `pump` picks the lane that is tried next, `admit` asks every limit on its way,
+//! decision: `pump` picks the lane that is tried next, `admit` asks every limit on its way and `choice` takes one of several that have room,
 //! `answers` settles what came of it (`hearing` learns from it, `learned` keeps limits nobody configured, `gates` shut what it shows to be
 //! closed), `timers` does what falls due, and `renew` takes another configuration over.
 //!
@@ -28,6 +28,8 @@ mod upstream;
 
 mod admit;
 mod answers;
+mod choice;
+mod elsewhere;
 mod gates;
 mod hearing;
 mod learned;

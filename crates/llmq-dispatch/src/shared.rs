@@ -432,12 +432,22 @@ impl<S: Surroundings> Grant<S> {
     }
 
     /// The attempt failed: `ended` says how. The retry table decides what follows.
-    pub fn fail(mut self, ended: Ended) -> AfterFailure<S> {
+    pub fn fail(self, ended: Ended) -> AfterFailure<S> {
+        let event = Event::Ended(self.start.ticket, Box::new(ended));
+        self.over(event)
+    }
+
+    /// Nothing was sent, since this upstream cannot take the call. It goes to others alone, and
+    /// is given up where there are none.
+    pub fn decline(self) -> AfterFailure<S> {
+        let event = Event::Declined(self.start.ticket);
+        self.over(event)
+    }
+
+    fn over(mut self, event: Event) -> AfterFailure<S> {
         self.open = false;
         let id = self.start.ticket;
-        let after = self
-            .shared
-            .handle_for(Some(id), Event::Ended(id, Box::new(ended)));
+        let after = self.shared.handle_for(Some(id), event);
         match after.ended {
             Some(attempts) => AfterFailure::GivenUp { attempts },
             None => AfterFailure::Again(Ticket {

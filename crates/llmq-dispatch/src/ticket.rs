@@ -20,7 +20,9 @@ pub(crate) struct Ticket {
     pub(crate) starts_at_throttle: u64,
     /// Upstreams that failed it, to be asked last.
     pub(crate) avoid: SmallVec<[UpstreamId; 2]>,
-    /// Its attempts are used up at all of those: it may only go elsewhere.
+    /// Upstreams that cannot take it.
+    pub(crate) barred: SmallVec<[UpstreamId; 2]>,
+    /// Its attempts are used up at all of those that failed it: it may only go elsewhere.
     pub(crate) exhausted: bool,
     /// Its deadline on its queue's own clock, in ns.
     pub(crate) ttl_at: Option<u64>,
@@ -57,6 +59,7 @@ impl Ticket {
             failures: 0,
             starts_at_throttle: 0,
             avoid: SmallVec::new(),
+            barred: SmallVec::new(),
             exhausted: false,
             ttl_at,
             state: State::Delayed(Timestamp::FAR_FUTURE),

@@ -16,7 +16,7 @@ use llmq_core::{Clock, Host, Timestamp};
 use tokio::time::{Instant, timeout_at};
 
 use crate::alarm::Alarm;
-use crate::config::Addresses;
+use crate::config::{Addresses, origin_form};
 use crate::connect::Connector;
 use crate::link::Link;
 use crate::pool::{IDLE_MAX, Pool};
@@ -66,8 +66,21 @@ pub struct Request {
     /// Headers to add, such as `anthropic-beta` or `traceparent`. Those that belong to a
     /// connection, the encoding and the credentials are left out: they are the provider's.
     pub headers: HeaderMap,
+    /// Set for a call about one thing below the operation's path, such as one response.
+    pub item: Option<Item>,
     /// Called once at the moment the last byte is handed to the connection.
     pub on_sent: Option<SentHook>,
+}
+
+/// One thing that the provider keeps, and what to do with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// `GET` it, `DELETE` it, or `POST` to it.
+    pub method: http::Method,
+    /// Its path below the operation's, such as `resp_1/cancel`.
+    pub path: String,
+    /// The query of the address.
+    pub query: Option<String>,
 }
 
 impl Request {
@@ -77,6 +90,7 @@ impl Request {
             operation,
             body: body.into(),
             headers: HeaderMap::new(),
+            item: None,
             on_sent: None,
         }
     }
@@ -180,16 +194,25 @@ impl Provider {
             Arc::clone(&inner.clock),
         );
         let mut outgoing = http::Request::new(body);
-        *outgoing.method_mut() = request.operation.method();
+        *outgoing.method_mut() = match &request.item {
+            Some(item) => item.method.clone(),
+            None => request.operation.method(),
+        };
         *outgoing.headers_mut() = merged(&inner.headers, request.headers);
         let addresses = &inner.addresses;
         let outcome = match &inner.transport {
             Transport::Http1(pool) => {
-                *outgoing.uri_mut() = addresses.target(request.operation).clone();
+                *outgoing.uri_mut() = match &request.item {
+                    Some(item) => origin_form(&addresses.below(request.operation, item)),
+                    None => addresses.target(request.operation).clone(),
+                };
                 self.on_own_connection(pool, outgoing, &mark, started).await
             }
             Transport::Http2(client) => {
-                *outgoing.uri_mut() = addresses.uri(request.operation).clone();
+                *outgoing.uri_mut() = match &request.item {
+                    Some(item) => addresses.below(request.operation, item),
+                    None => addresses.uri(request.operation).clone(),
+                };
                 let mut alarm = Alarm::new(nap(inner.config.timeouts));
                 let sending = client.request(outgoing);
                 let sent = self.in_time(sending, &mut alarm, &mark, started).await;

@@ -4,7 +4,7 @@ use http::Uri;
 use http::uri::{Parts, PathAndQuery, Scheme};
 use llmq_core::Host;
 
-use crate::{Dialect, Operation, Secret, Timeouts, host_of};
+use crate::{Dialect, Item, Operation, Secret, Timeouts, host_of};
 
 /// The most an answer may hold when it is collected: 64 MiB.
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -171,9 +171,25 @@ impl Addresses {
     pub(crate) fn uri(&self, operation: Operation) -> &Uri {
         &self.by_operation[operation.index()]
     }
+
+    /// The address of one thing below an operation's.
+    pub(crate) fn below(&self, operation: Operation, item: &Item) -> Uri {
+        let whole = self.uri(operation);
+        let queries = [whole.query(), item.query.as_deref()];
+        let queries: Vec<&str> = queries.into_iter().flatten().collect();
+        let mut target = format!("{}/{}", whole.path(), item.path);
+        if !queries.is_empty() {
+            target = format!("{target}?{}", queries.join("&"));
+        }
+        let mut parts = whole.clone().into_parts();
+        // What cannot stand in an address is asked for as the operation itself.
+        parts.path_and_query = target.parse().ok().or(parts.path_and_query);
+        Uri::from_parts(parts).unwrap_or_else(|_| whole.clone())
+    }
 }
 
-fn origin_form(uri: &Uri) -> Uri {
+/// An address as it stands in a request on its own server's connection.
+pub(crate) fn origin_form(uri: &Uri) -> Uri {
     let target = uri.path_and_query().cloned();
     target.map(Uri::from).unwrap_or_default()
 }
@@ -234,6 +250,21 @@ mod tests {
         assert_eq!(
             chat("https://r.openai.azure.com/openai/deployments/d?api-version=2024-10-21"),
             "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21"
+        );
+    }
+
+    #[test]
+    fn an_item_stands_below_its_operation_and_keeps_both_queries() {
+        let item = Item {
+            method: http::Method::GET,
+            path: "resp_1/input_items".to_owned(),
+            query: Some("limit=2".to_owned()),
+        };
+        let base = "https://r.openai.azure.com/openai/v1?api-version=1";
+        let addresses = Addresses::of(Dialect::OpenAi, base).unwrap();
+        assert_eq!(
+            addresses.below(Operation::Responses, &item),
+            "https://r.openai.azure.com/openai/v1/responses/resp_1/input_items?api-version=1&limit=2"
         );
     }
 

@@ -62,7 +62,7 @@ pub use body_edit::{NotAnObject, with_model, with_stream_usage};
 pub use call_error::CallError;
 pub use cause::{Cause, TlsFault};
 pub use classify::{Source, Verdict, check_answer, check_stream, classify};
-pub use client::{Provider, Request};
+pub use client::{Item, Provider, Request};
 pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig};
 pub use endpoint::{Dialect, Operation};
 pub use host::host_of;

@@ -3,6 +3,7 @@ use std::fmt;
 use llmq_core::CallSize;
 use serde::Deserialize;
 use serde::de::Visitor;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{
     DeserializeSeed, Deserializer, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess,
 };
@@ -21,6 +22,9 @@ pub struct RequestScan {
     /// Whether the stream is to tell its usage (`stream_options.include_usage`); `None` when the
     /// caller leaves that open.
     pub include_usage: Option<bool>,
+    /// What it names that an upstream made earlier: the member, `previous_response_id` or
+    /// `conversation`, and the name.
+    pub names: Option<(&'static str, String)>,
     /// Where the prompt begins: behind the name of its first member, a system text before
     /// messages. `None` when it has none.
     pub prompt_at: Option<usize>,
@@ -129,7 +133,9 @@ fn scan_plain(body: &[u8]) -> Option<RequestScan> {
                 count_plain(json, &mut tally)?;
             }
             // Seldom there, and read with care.
-            b"stream_options" | b"n" | b"best_of" => return None,
+            b"stream_options" | b"n" | b"best_of" | b"previous_response_id" | b"conversation" => {
+                return None;
+            }
             _ => json.skip()?,
         }
         Some(())
@@ -182,6 +188,8 @@ enum Field {
     MaxOutputTokens,
     N,
     BestOf,
+    PreviousResponseId,
+    Conversation,
     Messages,
     Input,
     Prompt,
@@ -203,6 +211,8 @@ impl Field {
             Self::MaxOutputTokens => (5, "max_output_tokens"),
             Self::N => (6, "n"),
             Self::BestOf => (7, "best_of"),
+            Self::PreviousResponseId => (8, "previous_response_id"),
+            Self::Conversation => (9, "conversation"),
             Self::Messages
             | Self::Input
             | Self::Prompt
@@ -300,6 +310,26 @@ impl FromAny<'_> for Truth {
     }
 }
 
+/// A name: a text, or an object with an `id`.
+#[derive(Default)]
+struct Name(Option<String>);
+
+impl<'de> FromAny<'de> for Name {
+    fn of_text(text: &str) -> Self {
+        Self(Some(text.to_owned()))
+    }
+
+    fn of_object<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct WithId {
+            id: Lenient<Option<String>>,
+        }
+        let with_id = WithId::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Self(with_id.id.0))
+    }
+}
+
 struct TopSeed {
     counter: TokenCounter,
     /// Where the body begins in memory.
@@ -345,6 +375,11 @@ impl<'de> Visitor<'de> for TopSeed {
                 Field::N | Field::BestOf => {
                     let choices = map.next_value::<Lenient<Option<u64>>>()?.0;
                     scan.size.choices = scan.size.choices.max(clamped(choices.unwrap_or(1)));
+                }
+                Field::PreviousResponseId | Field::Conversation => {
+                    let name = map.next_value::<Lenient<Name>>()?.0.0;
+                    let member = field.single().map(|(_, member)| member);
+                    scan.names = scan.names.or(member.zip(name));
                 }
                 Field::Messages | Field::Input | Field::Prompt => {
                     scan.prompt_at = scan.prompt_at.or(at);
@@ -577,6 +612,29 @@ mod tests {
         ];
         for (body, choice) in table {
             assert_eq!(scan(body).include_usage, choice, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_was_made_earlier_is_named_in_one_of_three_ways() {
+        let named = |member, name: &str| Some((member, name.to_owned()));
+        let table = [
+            (
+                r#"{"previous_response_id":"resp_1"}"#,
+                named("previous_response_id", "resp_1"),
+            ),
+            (
+                r#"{"conversation":"conv_1"}"#,
+                named("conversation", "conv_1"),
+            ),
+            (
+                r#"{"conversation":{"id":"conv_1"}}"#,
+                named("conversation", "conv_1"),
+            ),
+            (r#"{"previous_response_id":null,"conversation":{}}"#, None),
+        ];
+        for (body, names) in table {
+            assert_eq!(scan(body).names, names, "{body}");
         }
     }
 

@@ -14,6 +14,9 @@ use crate::call::{self, Reply, ReplyBody};
 use crate::dialect::Refusal;
 use crate::{cors, host, pages};
 
+/// Above what the providers of the Responses API keep.
+const RESPONSE: &str = "/v1/responses/";
+
 /// What requests come to: the calls, and the small routes beside them.
 pub(crate) struct Front {
     pub(crate) gateway: Arc<Gateway>,
@@ -65,6 +68,9 @@ async fn route(front: &Front, request: Request<Incoming>) -> Reply {
         }
         None => match path.strip_prefix("/v1/models/") {
             Some(name) => models(gateway, &request, Some(name)),
+            None if path.starts_with(RESPONSE) => {
+                call::response(gateway, &request, &path[RESPONSE.len()..]).await
+            }
             None if pages::has(path) => page(front, request).await,
             None => unknown_path(path, spoken(&request)),
         },

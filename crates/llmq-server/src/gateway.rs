@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::books::{self, Keeping, StoreShelf};
 use crate::keys::{AuthPolicy, KeyRing, KeyRingError, KeyRingOptions};
+use crate::made::Made;
 use crate::models::Models;
 use crate::observe::{CallLog, Observed, Parts};
 use crate::tenants::Tenants;
@@ -86,6 +87,8 @@ pub struct Gateway {
     pub(crate) live: ArcSwap<Live>,
     /// None: the store is nowhere, and nothing is kept.
     keeping: Option<Keeping>,
+    /// Who made what calls may name later.
+    pub(crate) made: Made,
 }
 
 /// What is asked of the settings for each connection and request, or compared with others.
@@ -206,6 +209,7 @@ impl Gateway {
             bounds: options.bounds,
             live: ArcSwap::from_pointee(live),
             keeping,
+            made: Made::new(settings.upstreams.len()),
         }))
     }
 

@@ -13,6 +13,7 @@
 
 mod books;
 mod gateway;
+mod made;
 mod models;
 mod reload;
 mod tenants;

@@ -9,7 +9,7 @@ use llmq_engine::config::{
     LimitTable, ModelSettings, OnUnavailable, RouteSettings, Settings, StreamRecovery, StreamUsage,
 };
 use llmq_engine::{Accounts, AssembledModel, AssembledRoute, AssemblyError, Hub};
-use llmq_provider::Dialect;
+use llmq_provider::{Dialect, Provider};
 use rustc_hash::FxHashMap;
 
 /// A public model, as calls need it.
@@ -240,6 +240,14 @@ impl Models {
     /// Where a grant leads.
     pub(crate) fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>> {
         self.read().routes.get(&upstream).cloned()
+    }
+
+    /// The only account there is, if there is one only.
+    pub(crate) fn only_provider(&self) -> Option<Provider> {
+        let inner = self.read();
+        let mut providers = inner.accounts.providers();
+        let (_, only) = providers.next()?;
+        providers.next().is_none().then(|| only.clone())
     }
 
     /// The names that are known, in order.

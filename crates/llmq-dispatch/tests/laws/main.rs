@@ -1,5 +1,6 @@
 //! The dispatcher's rules, each as a law on a small world.
 
+mod choice;
 mod failures;
 mod fallback;
 mod limits;

@@ -9,8 +9,8 @@ use llmq_core::{Clock, FailureClass, Now, Timestamp};
 use llmq_dispatch::Event;
 use llmq_engine::{AfterFailure, AssembledRoute, Grant, Ticket, outcome};
 use llmq_provider::{
-    Answer, Dialect, Request, Source, Verdict, WholeAnswer, check_answer, processing_time,
-    translate,
+    Answer, Dialect, Operation, Request, Source, Verdict, WholeAnswer, check_answer,
+    processing_time, translate,
 };
 
 use super::body::ReplyBody;
@@ -26,6 +26,8 @@ use crate::models::Model;
 /// What became of an attempt.
 pub(crate) enum Attempted {
     Answered(Box<Reply>),
+    /// That upstream cannot be told the call: it stands in line for others.
+    Skipped(Ticket, Box<Progress>),
     /// It stands in line again.
     Again(Ticket, Failure, Box<Progress>),
     /// It has failed for good.
@@ -79,10 +81,21 @@ pub(crate) async fn attempt(
         .models
         .route(grant.start().upstream)
         .expect("the dispatcher starts calls only where its routes lead");
+    if let Some(only) = &incoming.only
+        && only.account != route.account
+    {
+        let reason = format!("what the call names is kept by {}", only.account);
+        return declined(&route, grant, reason, progress);
+    }
+    let outgoing = match Outgoing::of(incoming, model, &route) {
+        Ok(outgoing) => outgoing,
+        Err(untranslatable) => {
+            return declined(&route, grant, untranslatable.to_string(), progress);
+        }
+    };
     progress.attempts += 1;
     progress.upstream = Some(Arc::clone(&route.name));
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
-    let outgoing = Outgoing::of(incoming, model, &route);
     progress.sent();
     let started = gateway.clock.now().mono;
     let trial = Trial {
@@ -92,12 +105,8 @@ pub(crate) async fn attempt(
         incoming,
         route: Arc::clone(&route),
         grant,
-        said: outgoing.as_ref().map_or(Said::AsItCame, |out| out.said),
-        asks_usage: outgoing.as_ref().is_ok_and(|out| out.asks_usage),
-    };
-    let outgoing = match outgoing {
-        Ok(outgoing) => outgoing,
-        Err(untranslatable) => return trial.failed(&cannot_be_said(&untranslatable), None),
+        said: outgoing.said,
+        asks_usage: outgoing.asks_usage,
     };
     let request = Request {
         headers: outgoing.headers,
@@ -115,16 +124,23 @@ pub(crate) async fn attempt(
     trial.whole(answer).await
 }
 
-fn cannot_be_said(untranslatable: &translate::Untranslatable) -> Verdict {
-    let class = FailureClass::RowFault;
-    Verdict {
-        class,
-        wait: None,
-        pause: class.rule().pause,
-        status: None,
-        code: None,
-        message: untranslatable.to_string(),
-        limit: None,
+/// Nothing is sent: this upstream cannot take the call.
+fn declined(route: &AssembledRoute, grant: Grant, reason: String, progress: Progress) -> Attempted {
+    let progress = Box::new(progress);
+    match grant.decline() {
+        AfterFailure::Again(ticket) => Attempted::Skipped(ticket, progress),
+        AfterFailure::GivenUp { .. } => {
+            let failure = Failure {
+                class: FailureClass::RowFault,
+                upstream: Arc::clone(&route.name),
+                message: reason,
+                remedy: Remedy::Nothing,
+                answer: None,
+                dialect: route.provider.dialect(),
+                until: None,
+            };
+            Attempted::GivenUp(failure, progress)
+        }
     }
 }
 
@@ -170,6 +186,10 @@ impl Trial<'_> {
                 let latency = now.mono - whole.times.sent;
                 let provider = &self.route.provider;
                 let ended = outcome::completed(provider, &whole.headers, facts.usage, latency, now);
+                if self.incoming.operation == Operation::Responses {
+                    let by = self.route.upstream;
+                    self.gateway.made.note_whole(&whole.body, by);
+                }
                 self.grant.complete(ended);
                 let progress = &mut self.progress;
                 progress.upstream_time += now.mono - self.started;

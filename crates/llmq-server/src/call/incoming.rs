@@ -1,5 +1,7 @@
 //! A call as it came in: body, model, size, and how it wants to be treated.
 
+use std::hash::Hasher as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +10,9 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use llmq_core::{CallSize, Now, Priority, parse_duration};
 use llmq_dispatch::TenantId;
+use llmq_engine::AssembledRoute;
 use llmq_provider::{Dialect, Operation, TokenCounter, scan_request};
+use rustc_hash::FxHasher;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,6 +27,7 @@ const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 const TENANT: HeaderName = HeaderName::from_static("x-llmq-tenant");
 const PRIORITY: HeaderName = HeaderName::from_static("x-llmq-priority");
 const MAX_WAIT: HeaderName = HeaderName::from_static("x-llmq-max-wait");
+const EARLY_HEADERS: HeaderName = HeaderName::from_static("x-llmq-early-headers");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// A call that can stand in line.
@@ -35,10 +40,18 @@ pub(crate) struct Incoming {
     pub(crate) body: Bytes,
     pub(crate) size: CallSize,
     pub(crate) stream: bool,
+    /// What it names that an upstream made earlier: the member and the name.
+    pub(crate) names: Option<(&'static str, String)>,
+    /// A route to the only account that it may go to.
+    pub(crate) only: Option<Arc<AssembledRoute>>,
+    /// Where its prompt begins in the body.
+    prompt_at: Option<usize>,
     /// Whether it wants a stream's usage; none: it leaves that open.
     pub(crate) include_usage: Option<bool>,
     pub(crate) priority: Priority,
     pub(crate) max_wait: Duration,
+    /// How long its caller bears silence, if it says so.
+    pub(crate) early_headers: Option<Duration>,
     /// Who it is charged to.
     pub(crate) tenant: TenantId,
     pub(crate) tenant_name: String,
@@ -106,8 +119,12 @@ impl Incoming {
             size: scan.size,
             stream: scan.stream,
             include_usage: scan.include_usage,
+            prompt_at: scan.prompt_at,
+            names: scan.names,
+            only: None,
             priority: wishes.priority,
             max_wait: wishes.max_wait,
+            early_headers: wishes.early_headers,
             headers: forward::for_provider(&parts.headers),
             account_headers: match gateway.live.load().passes_account {
                 true => forward::of_account(&parts.headers),
@@ -115,6 +132,21 @@ impl Incoming {
             },
             arrived,
         })
+    }
+}
+
+impl Incoming {
+    /// The beginning of its prompt as a number, the same for calls that begin alike; 0 for one
+    /// without a prompt.
+    pub(crate) fn affinity(&self) -> u64 {
+        /// Providers keep no shorter beginnings (1,024 tokens), and longer ones differ too often.
+        const BYTES: usize = 2 << 10;
+        let Some(prompt) = self.prompt_at.and_then(|at| self.body.get(at..)) else {
+            return 0;
+        };
+        let mut hasher = FxHasher::default();
+        hasher.write(&prompt[..prompt.len().min(BYTES)]);
+        hasher.finish().max(1)
     }
 }
 
@@ -197,6 +229,7 @@ fn too_large(max: u64) -> Refusal {
 struct Wishes {
     priority: Priority,
     max_wait: Duration,
+    early_headers: Option<Duration>,
 }
 
 impl Wishes {
@@ -209,11 +242,10 @@ impl Wishes {
                 .parse()
                 .map_err(|error| bad("X-LLMQ-Priority", &error))?,
         };
+        let early_headers = text(EARLY_HEADERS);
+        let early_headers = early_headers.map(|text| time("X-LLMQ-Early-Headers", text));
         let max_wait = match text(MAX_WAIT) {
-            Some(text) => {
-                let help = "use a number and a unit, such as 30s or 2m";
-                parse_duration(text.trim()).ok_or_else(|| bad("X-LLMQ-Max-Wait", &help))?
-            }
+            Some(text) => time("X-LLMQ-Max-Wait", text)?,
             // RFC 7240, 4.3: `wait` is in whole seconds.
             None => prefers(headers, "wait")
                 .and_then(|seconds| seconds.parse().ok().map(Duration::from_secs))
@@ -222,8 +254,15 @@ impl Wishes {
         Ok(Self {
             priority,
             max_wait: max_wait.min(WAIT_MAX),
+            early_headers: early_headers.transpose()?,
         })
     }
+}
+
+/// A length of time in a header.
+fn time(header: &str, text: &str) -> Result<Duration, Refusal> {
+    let help = "use a number and a unit, such as 30s or 2m";
+    parse_duration(text.trim()).ok_or_else(|| bad(header, &help))
 }
 
 fn bad(header: &str, error: &dyn std::fmt::Display) -> Refusal {
@@ -270,7 +309,12 @@ mod tests {
 
     #[test]
     fn a_wish_that_cannot_be_read_is_refused_by_its_name() {
-        for (name, value) in [("x-llmq-priority", "urgent"), ("x-llmq-max-wait", "soon")] {
+        let table = [
+            ("x-llmq-priority", "urgent"),
+            ("x-llmq-max-wait", "soon"),
+            ("x-llmq-early-headers", "15"),
+        ];
+        for (name, value) in table {
             let refusal = wishes(name, value).unwrap_err();
             let param = refusal.param.unwrap();
             assert!(param.eq_ignore_ascii_case(name), "{param}");

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use llmq_core::{Clock, Timestamp};
-use llmq_dispatch::{Call, NoGrant, Refusal as LineRefusal};
+use llmq_dispatch::{Call, NoGrant, Refusal as LineRefusal, TicketId};
 use llmq_engine::{Grant, Ticket};
 use llmq_limit::BreakerState;
+use uuid::Uuid;
 
 use super::incoming::Incoming;
 use super::progress::Progress;
@@ -27,6 +28,11 @@ pub(crate) fn enter(
         size: incoming.size,
         bytes: incoming.body.len() as u64,
         start_by: Some(incoming.arrived.mono + incoming.max_wait),
+        // Only a choice between upstreams asks for it.
+        affinity: match model.routes.len() {
+            0 | 1 => 0,
+            _ => incoming.affinity(),
+        },
         ..Call::new(model.queue, incoming.tenant)
     };
     gateway.hub.submit(call).map_err(|refusal| match refusal {
@@ -58,7 +64,7 @@ pub(crate) async fn wait(
         let polled = ticket.poll_granted(context);
         if polled.is_pending() && since.is_none() {
             since = Some(gateway.clock.now().mono);
-            progress.waited_for = waiting_for(gateway, &ticket);
+            progress.waited_for = waiting_for(gateway, ticket.id());
             let call = WaitingCall {
                 ticket: ticket.id(),
                 queue: model.queue,
@@ -77,9 +83,14 @@ pub(crate) async fn wait(
     granted
 }
 
+/// What a call waits for that is in line.
+pub(crate) fn waits_for(gateway: &Gateway, id: Uuid) -> Option<String> {
+    waiting_for(gateway, gateway.observed.waiting.get(id)?.ticket)
+}
+
 /// What a ticket waits for, such as `tpm openai/gpt-4o-mini 12s`.
-fn waiting_for(gateway: &Gateway, ticket: &Ticket) -> Option<String> {
-    let why = gateway.hub.with(|dispatcher| dispatcher.why(ticket.id()))?;
+fn waiting_for(gateway: &Gateway, ticket: TicketId) -> Option<String> {
+    let why = gateway.hub.with(|dispatcher| dispatcher.why(ticket))?;
     let mut text = why.blockers.first()?.to_string();
     if let Some(until) = why.until {
         let left = until.since(gateway.clock.now().mono);

@@ -5,21 +5,26 @@ mod progress;
 
 mod line;
 
+mod earlier;
+
 mod attempt;
 mod forward;
 mod outgoing;
 mod stream;
 
 mod body;
+mod early;
 mod reply;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use llmq_core::{Clock, Usage};
 use llmq_provider::{Dialect, Operation};
 
 pub(crate) use body::ReplyBody;
+pub(crate) use earlier::response;
 pub(crate) use reply::Reply;
 
 use crate::Gateway;
@@ -43,7 +48,7 @@ pub(crate) async fn call(
 ) -> Reply {
     let arrived = gateway.clock.now();
     let dialect = spoken(operation);
-    let incoming = match Incoming::read(&gateway, operation, request, arrived).await {
+    let mut incoming = match Incoming::read(&gateway, operation, request, arrived).await {
         Ok(incoming) => incoming,
         Err(refusal) => return reply::refused(&refusal, dialect, None),
     };
@@ -56,7 +61,31 @@ pub(crate) async fn call(
         let refusal = unknown_model(&gateway, &incoming.model);
         return reply::refused(&refusal, dialect, None);
     };
-    finish(&gateway, &incoming, &model).await
+    match earlier::account(&gateway, &incoming, &model) {
+        Ok(route) => incoming.only = route,
+        Err(refusal) => return reply::refused(&refusal, dialect, None),
+    }
+    let early_headers = incoming.early_headers.or(model.settings.early_headers);
+    match early_headers.filter(|_| incoming.stream) {
+        None => finish(&gateway, &incoming, &model).await,
+        Some(after) => begin_early(gateway, incoming, model, after).await,
+    }
+}
+
+/// Answers a stream's call that bears no longer silence than `after`.
+async fn begin_early(
+    gateway: Arc<Gateway>,
+    incoming: Incoming,
+    model: Arc<Model>,
+    after: Duration,
+) -> Reply {
+    let dialect = incoming.dialect;
+    let (id, shown) = (incoming.id, Arc::clone(&gateway));
+    let call = async move { finish(&gateway, &incoming, &model).await };
+    early::reply(call, dialect, after, |reply| {
+        reply::begun(reply, id, line::waits_for(&shown, id));
+    })
+    .await
 }
 
 /// The dialect in which the caller of an operation expects errors.
@@ -111,6 +140,10 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
         let attempt = Box::pin(attempt::attempt(gateway, incoming, model, grant, progress));
         match attempt.await {
             Attempted::Answered(reply) => return *reply,
+            Attempted::Skipped(next, back) => {
+                progress = *back;
+                ticket = next;
+            }
             Attempted::Again(next, failed, back) => {
                 failure = Some(attempt::telling(failure, failed));
                 progress = *back;

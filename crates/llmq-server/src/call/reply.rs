@@ -35,11 +35,31 @@ pub(crate) fn answered(
     id: Uuid,
     progress: &Progress,
 ) -> Reply {
+    let mut reply = passed_on(status, headers, body, id);
+    sign(reply.headers_mut(), id, progress);
+    reply
+}
+
+/// What a provider says of something that it keeps.
+pub(crate) fn passed_on(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: ReplyBody,
+    id: Uuid,
+) -> Reply {
     let mut reply = Response::new(body);
     *reply.status_mut() = status;
     *reply.headers_mut() = forward::for_caller(headers);
-    sign(reply.headers_mut(), id, progress);
+    name(reply.headers_mut(), id);
     reply
+}
+
+/// Signs a reply that begins before it has an answer.
+pub(crate) fn begun(reply: &mut Reply, id: Uuid, waits_for: Option<String>) {
+    name(reply.headers_mut(), id);
+    if let Some(Ok(text)) = waits_for.map(HeaderValue::try_from) {
+        reply.headers_mut().insert(WAIT, text);
+    }
 }
 
 /// The provider's own error, since no attempt brought more.

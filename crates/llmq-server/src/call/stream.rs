@@ -55,6 +55,9 @@ pub(super) async fn open(trial: Trial<'_>, model: &Model, mut answer: Answer) ->
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
         Opened::Bad(verdict) => trial.failed(&verdict, None),
         Opened::Good(held, ended) => {
+            if operation == Operation::Responses {
+                trial.gateway.made.note_stream(&held, trial.route.upstream);
+            }
             let (status, mut headers) = (answer.status(), answer.headers().clone());
             if trial.said != Said::AsItCame {
                 forward::translate_request_id(&mut headers, trial.incoming.dialect);

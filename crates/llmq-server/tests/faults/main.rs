@@ -9,8 +9,12 @@
 mod answers;
 mod world;
 
+mod accounts;
 mod bad_input;
 mod callers;
+mod choice;
+mod earlier;
+mod early;
 mod passing;
 mod usage;
 

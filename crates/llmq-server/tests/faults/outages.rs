@@ -1,6 +1,6 @@
 //! Upstreams that fail, close or say nothing.
 
-use crate::answers::{STREAM, error, stream, whole};
+use crate::answers::{END, STREAM, chunk, error, stream, whole, with_body};
 use crate::world::{Act, BOTH, Mode, Upstream, World};
 
 fn broken(status: &str) -> Act {
@@ -118,6 +118,26 @@ async fn an_answer_cut_short_before_anything_was_passed_on_comes_whole_from_else
     let end = text.find("from bad").unwrap();
     let cut = Act::Say(text[..end].to_owned());
     second_serves(Mode::Stream, "", "", cut).await;
+}
+
+#[tokio::test]
+async fn an_answer_whose_body_stalls_comes_from_elsewhere() {
+    let text = whole("bad");
+    let stalled = Act::Hang(text[..text.len() - 20].to_owned());
+    second_serves(Mode::Whole, r#"idle = "200ms""#, "", stalled).await;
+    let late = Act::Hang(STREAM.to_owned());
+    second_serves(Mode::Stream, r#"idle = "200ms""#, "", late).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_json_comes_from_elsewhere() {
+    for text in ["{\"choices\":[{\"mess", "<html>busy</html>", ""] {
+        let broken = Act::Say(with_body("200 OK", "application/json", "", text));
+        second_serves(Mode::Whole, "", "", broken).await;
+    }
+    let event = "data: {\"choices\":[{\"delta\":{\"content\":\"bro\n\n";
+    let broken = Act::Say(format!("{STREAM}{}{END}", chunk(event)));
+    second_serves(Mode::Stream, "", "", broken).await;
 }
 
 #[tokio::test]

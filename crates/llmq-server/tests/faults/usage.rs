@@ -3,9 +3,9 @@
 use http::Request;
 use serde_json::json;
 
-use crate::answers::error;
+use crate::answers::{error, stream_with_usage};
 use crate::callers::key;
-use crate::world::{Act, Mode, Seen, Upstream, World};
+use crate::world::{Act, BOTH, Mode, Seen, Upstream, World};
 
 const COUNTED: &str = r#"limits = { custom = ["tokens=1M/1h"] }"#;
 
@@ -101,6 +101,39 @@ async fn a_budget_pays_for_what_a_stream_used() {
     let app = all.find(|key| key["name"] == "app").unwrap();
     assert_eq!(app["usage"]["day"]["input_tokens"], 7, "{app:#}");
     assert_eq!(app["usage"]["day"]["output_tokens"], 3, "{app:#}");
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_not_booked_as_an_answer() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |call| match call {
+            0 => Act::Say(error(
+                "500 Internal Server Error",
+                "",
+                "server_error",
+                "It broke",
+            )),
+            1 => Act::Say(stream_with_usage("bad")[..400].to_owned()),
+            _ => Act::Answer,
+        })
+        .await;
+        let more = "stream_usage = \"add\"\nstream_recovery = \"buffer\"";
+        let world = World::new(&[&one], "", more).await;
+        world.ask(mode).await.is_from(&one);
+        let figures = world
+            .send(Request::get("/metrics"), &[], String::new())
+            .await;
+        let sum = |kind: &str| {
+            let mut lines = figures.body.lines();
+            let line = lines.find(|line| {
+                line.starts_with("gen_ai_client_token_usage_sum")
+                    && line.contains(&format!("gen_ai_token_type=\"{kind}\""))
+            });
+            let line = line.unwrap_or_else(|| panic!("{}", figures.body));
+            line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+        };
+        assert!((sum("input") - 7.0).abs() < 0.01 && (sum("output") - 3.0).abs() < 0.01);
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use llmq_server::{Gateway, GatewayOptions, serve};
 use llmq_testkit::{Guest, PATIENCE, ScriptedServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -37,8 +38,12 @@ pub(crate) enum Act {
     Say(String),
     /// These bytes, and nothing more until the gateway leaves.
     Hang(String),
+    /// These bytes, and then the others again and again until the gateway leaves.
+    Drip(String, String),
     /// A reset without a word.
     Reset,
+    /// Nothing until it is told to go on, and then this.
+    When(Arc<Notify>, Box<Act>),
 }
 
 /// A call as an upstream got it.
@@ -113,8 +118,8 @@ impl Upstream {
     }
 }
 
-async fn act(name: &str, act: Act, mut guest: Guest, body: &[u8]) {
-    match act {
+async fn act(name: &str, what: Act, mut guest: Guest, body: &[u8]) {
+    match what {
         Act::Answer => {
             let wish: serde_json::Value = serde_json::from_slice(body).unwrap();
             if wish["stream_options"]["include_usage"] == true {
@@ -130,7 +135,22 @@ async fn act(name: &str, act: Act, mut guest: Guest, body: &[u8]) {
             guest.say(&text).await;
             guest.closed().await;
         }
+        Act::Drip(text, drop) => {
+            guest.say(&text).await;
+            let mut beat = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                tokio::select! {
+                    () = guest.closed() => return,
+                    _ = beat.tick() => {}
+                }
+                guest.say(&drop).await;
+            }
+        }
         Act::Reset => guest.reset(),
+        Act::When(told, then) => {
+            told.notified().await;
+            Box::pin(act(name, *then, guest, body)).await;
+        }
     }
 }
 
@@ -253,6 +273,16 @@ impl World {
         headers: &[(&str, &str)],
         body: String,
     ) -> Seen {
+        self.open(request, headers, body).await.rest().await
+    }
+
+    /// The same, as soon as its head is there.
+    pub(crate) async fn open(
+        &self,
+        request: http::request::Builder,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Opened {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
         let mut driver = JoinSet::new();
@@ -266,23 +296,48 @@ impl World {
         }
         let request = request.body(Full::new(Bytes::from(body)));
         let answer = sender.send_request(request.unwrap()).await.unwrap();
-        let (head, mut body) = answer.into_parts();
-        let mut seen = Seen {
+        let (head, body) = answer.into_parts();
+        let seen = Seen {
             status: head.status.as_u16(),
             headers: head.headers,
             body: String::new(),
             clean: true,
         };
-        while let Some(frame) = body.frame().await {
-            match frame {
-                Ok(frame) => {
-                    let data = frame.into_data().unwrap_or_default();
-                    seen.body.push_str(std::str::from_utf8(&data).unwrap());
-                }
-                Err(_) => seen.clean = false,
-            }
+        Opened {
+            seen,
+            body,
+            _driver: driver,
         }
-        seen
+    }
+}
+
+/// An answer whose head is there.
+pub(crate) struct Opened {
+    pub(crate) seen: Seen,
+    body: hyper::body::Incoming,
+    _driver: JoinSet<()>,
+}
+
+impl Opened {
+    /// Waits for the next piece of its body; whether there was one.
+    pub(crate) async fn piece(&mut self) -> bool {
+        let frame = timeout(PATIENCE, self.body.frame()).await;
+        match frame.expect("the answer goes on in time") {
+            None => return false,
+            Some(Ok(frame)) => {
+                let data = frame.into_data().unwrap_or_default();
+                let text = std::str::from_utf8(&data).unwrap();
+                self.seen.body.push_str(text);
+            }
+            Some(Err(_)) => self.seen.clean = false,
+        }
+        true
+    }
+
+    /// All of it.
+    pub(crate) async fn rest(mut self) -> Seen {
+        while self.piece().await {}
+        self.seen
     }
 }
 

@@ -1,0 +1,141 @@
+//! Calls that name what an upstream made earlier go to that one, or fail by name.
+
+use http::Request;
+use serde_json::{Value, json};
+
+use crate::answers::{END, STREAM, chunk, with_body};
+use crate::world::{Act, Seen, Upstream, World};
+
+const RESPONSES: &str = "/v1/responses";
+
+/// An upstream whose answers are called by its name.
+async fn upstream(name: &'static str) -> Upstream {
+    Upstream::start(name, move |_| Act::Say(made_by(name, false))).await
+}
+
+fn made_by(name: &str, stream: bool) -> String {
+    let response = json!({
+        "id": format!("resp_{name}"), "object": "response", "status": "completed",
+        "model": name, "output": [], "usage": {"input_tokens": 1, "output_tokens": 1},
+        "conversation": {"id": format!("conv_{name}")},
+    });
+    if !stream {
+        return with_body("200 OK", "application/json", "", &response.to_string());
+    }
+    let event = |kind: &str| {
+        let data = json!({"type": kind, "response": response});
+        chunk(&format!("event: {kind}\ndata: {data}\n\n"))
+    };
+    let begun = event("response.created");
+    format!("{STREAM}{begun}{}{END}", event("response.completed"))
+}
+
+/// The model `m` at these upstreams.
+async fn world(upstreams: &[&Upstream]) -> World {
+    let mut text = String::new();
+    let mut routes = Vec::new();
+    for Upstream { name, url, .. } in upstreams {
+        text += &format!("[upstreams.{name}]\nprovider = \"openai\"\nbase_url = \"{url}\"\n");
+        routes.push(format!(r#"{{ upstream = "{name}", model = "{name}" }}"#));
+    }
+    let routes = routes.join(", ");
+    World::with(&format!("{text}[models.m]\nupstreams = [{routes}]\n")).await
+}
+
+async fn ask(world: &World, mut more: Value) -> Seen {
+    more["model"] = "m".into();
+    let request = Request::post(RESPONSES);
+    world.send(request, &[], more.to_string()).await
+}
+
+#[tokio::test]
+async fn a_response_is_continued_and_fetched_where_it_was_made() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let world = world(&[&one, &two]).await;
+    // Prompts spread over both accounts.
+    let mut prompt = 0;
+    while one.calls() == 0 || two.calls() == 0 {
+        prompt += 1;
+        ask(&world, json!({"input": prompt.to_string()})).await;
+    }
+    for made in [&one, &two] {
+        let before = [one.calls(), two.calls(), made.calls()];
+        for turn in 0..6 {
+            let name = format!("resp_{}", made.name);
+            let more = json!({"input": turn.to_string(), "previous_response_id": name});
+            assert_eq!(ask(&world, more).await.status, 200);
+            let conversation = json!({"id": format!("conv_{}", made.name)});
+            let more = json!({"input": turn.to_string(), "conversation": conversation});
+            assert_eq!(ask(&world, more).await.status, 200);
+        }
+        assert_eq!(made.calls() - before[2], 12);
+        assert_eq!(one.calls() + two.calls() - before[0] - before[1], 12);
+        for (method, below) in [
+            ("GET", "?include[]=x"),
+            ("GET", "/input_items"),
+            ("POST", "/cancel"),
+            ("DELETE", ""),
+        ] {
+            let path = format!("{RESPONSES}/resp_{}{below}", made.name);
+            let request = Request::builder().method(method).uri(&path);
+            let seen = world.send(request, &[], String::new()).await;
+            assert_eq!(seen.status, 200, "{path}: {seen:?}");
+            let head = made.heard(made.calls() - 1).head;
+            assert!(
+                head.starts_with(&format!("{method} {path} HTTP/1.1\r\n")),
+                "{head}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_response_is_remembered_too() {
+    let act = |name| move |_| Act::Say(made_by(name, true));
+    let one = Upstream::start("one", act("one")).await;
+    let two = Upstream::start("two", act("two")).await;
+    let world = world(&[&one, &two]).await;
+    let first = ask(&world, json!({"input": "x", "stream": true})).await;
+    assert!(first.clean && first.status == 200, "{first:?}");
+    let made = if one.calls() == 1 { &one } else { &two };
+    for turn in 0..6 {
+        let name = format!("resp_{}", made.name);
+        let more = json!({"input": turn, "stream": true, "previous_response_id": name});
+        assert_eq!(ask(&world, more).await.status, 200);
+    }
+    assert_eq!(made.calls(), 7);
+}
+
+#[tokio::test]
+async fn what_nobody_here_is_known_to_have_made_fails_by_name() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let world = world(&[&one, &two]).await;
+    let more = json!({"input": "x", "previous_response_id": "resp_of_yesterday"});
+    let seen = ask(&world, more).await;
+    seen.failed(400, "previous_response_not_found");
+    assert!(
+        seen.body.contains(r#""param":"previous_response_id""#),
+        "{seen:?}"
+    );
+    for path in ["/resp_of_yesterday", "/a%2Fb", "/x/y/z", "/"] {
+        let request = Request::get(format!("{RESPONSES}{path}"));
+        let seen = world.send(request, &[], String::new()).await;
+        assert_eq!(seen.status, 404, "{path}: {seen:?}");
+    }
+    assert_eq!((one.calls(), two.calls()), (0, 0));
+}
+
+#[tokio::test]
+async fn where_there_is_one_account_everything_is_its() {
+    let one = upstream("one").await;
+    let world = world(&[&one]).await;
+    let more = json!({"input": "x", "previous_response_id": "resp_of_yesterday"});
+    assert_eq!(ask(&world, more).await.status, 200);
+    let request = Request::get(format!("{RESPONSES}/resp_of_yesterday"));
+    let seen = world.send(request, &[], String::new()).await;
+    assert!(
+        seen.status == 200 && seen.body.contains("resp_one"),
+        "{seen:?}"
+    );
+    assert_eq!(one.calls(), 2);
+}
