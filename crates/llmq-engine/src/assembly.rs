@@ -626,7 +626,9 @@ mod tests {
         let ids = assembly.dispatcher.upstream_view(route.upstream).limits;
         let specs = ids.into_iter().map(|id| {
             let limit = assembly.dispatcher.limit_mut(id);
-            format!("{} used {}", limit.spec(), limit.charged())
+            let used = limit.saved(Now::default().mono);
+            let used: u64 = used.iter().map(|(_, used)| used).sum();
+            format!("{} used {used}", limit.spec())
         });
         specs
             .filter(|text| !text.starts_with("concurrency"))
