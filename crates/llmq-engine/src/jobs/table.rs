@@ -95,7 +95,7 @@ impl Table {
                 count: full.max(size),
             });
         }
-        (reach.more && full * 2 <= size).then_some(Wanted {
+        (reach.more && full * 2 <= size).then(|| Wanted {
             after: reach.last,
             count: size - full,
         })
