@@ -9,7 +9,9 @@
 mod calls;
 mod keys;
 mod queues;
+mod requests;
 mod stats;
+mod webhooks;
 
 mod problem;
 
@@ -21,4 +23,12 @@ pub use problem::ProblemBody;
 pub use queues::{
     BreakerWord, Depth, LimitState, QueueList, QueueMotion, QueueState, QuotaState, UpstreamState,
 };
+pub use requests::{
+    AcceptedRequests, CreateRequest, CreateRequests, RequestError, RequestList, RequestState,
+    RequestUsage,
+};
 pub use stats::{Health, HealthWord, Stats};
+pub use webhooks::{
+    CallbackSecret, CreateWebhook, DeliveryInfo, DeliveryList, DeliveryStatus, UpdateWebhook,
+    WebhookInfo, WebhookList, WebhookTest, WebhookWithSecret,
+};

@@ -11,8 +11,10 @@ use crate::mock::MockArgs;
 use crate::plan::PlanArgs;
 use crate::probe::ProbeArgs;
 use crate::queues::QueuesArgs;
+use crate::requests::RequestsArgs;
 use crate::run::RunArgs;
 use crate::serve::ServeArgs;
+use crate::webhooks::WebhooksArgs;
 use crate::why::WhyArgs;
 
 /// Finishes files of LLM calls inside every limit of the provider: nothing lost, nothing sent
@@ -53,6 +55,10 @@ pub(crate) enum Command {
     Why(WhyArgs),
     /// Queues of a server: list, show, pause, resume, drain
     Queues(QueuesArgs),
+    /// Requests that a server keeps and finishes
+    Requests(Box<RequestsArgs>),
+    /// Webhooks of a server, and a receiver to try them with
+    Webhooks(Box<WebhooksArgs>),
     /// Keys of a server: make one, list them, revoke one
     Keys(KeysArgs),
     /// One tiny call per model: writes a configuration with the limits it learned

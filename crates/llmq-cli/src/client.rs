@@ -54,6 +54,19 @@ impl ServerArgs {
         self.send(Method::GET, path, None::<&()>)
     }
 
+    /// The same server, for a question that it may hold for `longer`.
+    pub(crate) fn waiting(&self, longer: Duration) -> Self {
+        Self {
+            timeout: self.timeout + longer,
+            ..self.clone()
+        }
+    }
+
+    /// Whatever the server answers at `path`, as it is.
+    pub(crate) fn raw(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+        self.answer(Method::GET, path, None)
+    }
+
     /// What the server answers to `method` at `path`, with `body` as JSON if there is one.
     pub(crate) fn send<T: DeserializeOwned>(
         &self,
@@ -63,15 +76,7 @@ impl ServerArgs {
     ) -> Result<T, Failure> {
         let body = body.map(serde_json::to_vec).transpose();
         let body = body.map_err(|error| Failure::wrong(&error))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::wrong(&error))?;
-        let asked =
-            async { tokio::time::timeout(self.timeout, self.ask(method, path, body)).await };
-        let (status, body) = runtime
-            .block_on(asked)
-            .map_err(|_| self.unreachable(&format!("no answer within {:?}", self.timeout)))??;
+        let (status, body) = self.answer(method, path, body)?;
         if !status.is_success() {
             let refused_key = status == StatusCode::UNAUTHORIZED;
             return Err(Failure {
@@ -81,6 +86,23 @@ impl ServerArgs {
         }
         serde_json::from_slice(&body)
             .map_err(|error| self.unreachable(&format!("that is no llmq server: {error}")))
+    }
+
+    fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::wrong(&error))?;
+        let asked =
+            async { tokio::time::timeout(self.timeout, self.ask(method, path, body)).await };
+        runtime
+            .block_on(asked)
+            .map_err(|_| self.unreachable(&format!("no answer within {:?}", self.timeout)))?
     }
 
     async fn ask(

@@ -23,7 +23,9 @@ mod mock;
 mod plan;
 mod probe;
 mod queues;
+mod requests;
 mod serve;
+mod webhooks;
 
 mod why;
 
@@ -86,6 +88,8 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         Command::Mock(args) => mock::mock(&args, &global),
         Command::Why(args) => why::why(&args, &global),
         Command::Queues(args) => queues::queues(&args, &global),
+        Command::Requests(args) => requests::requests(*args, &global),
+        Command::Webhooks(args) => webhooks::webhooks(*args, &global),
         Command::Keys(args) => keys::keys(args, &global),
         Command::Probe(args) => probe::probe(&args, &global),
         Command::Config(args) => config::config(&args, &global),

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::tz::TimeZone;
-use llmq_core::Clock;
+use llmq_core::{Clock, Verdict};
 use llmq_dispatch::Notice;
 use llmq_engine::books::{Memory, Wanted};
-use llmq_engine::config::{ServerSettings, Settings, StoreSettings};
+use llmq_engine::config::{Ambiguous, ServerSettings, Settings, StoreSettings};
 use llmq_engine::{AssemblyError, Hub, SystemClock, Tasks, assemble};
 use llmq_store_sqlite::{OpenError, Place, Store, StoreError};
 use tokio_rustls::TlsAcceptor;
 
 use crate::books::{self, Keeping, StoreShelf};
+use crate::jobs::{Catalog, Desk};
 use crate::keys::{AuthPolicy, KeyRing, KeyRingError, KeyRingOptions};
 use crate::made::Made;
 use crate::models::Models;
@@ -26,7 +27,7 @@ use crate::{Bounds, TlsError, tls};
 pub struct GatewayOptions {
     /// Any model name leads to an account: for a gateway without a configuration.
     pub any_model: bool,
-    /// Where keys are kept.
+    /// Where keys and accepted requests are kept.
     pub store: Store,
     /// Where a line is written for each call.
     pub log: CallLog,
@@ -50,6 +51,24 @@ impl GatewayOptions {
     }
 }
 
+/// How much a store takes and how long it keeps things, as the configuration says it.
+#[must_use]
+pub fn store_settings(settings: &Settings) -> llmq_store::Settings {
+    let capacity = settings.store.capacity;
+    llmq_store::Settings {
+        max_jobs: capacity.jobs,
+        max_bytes: capacity.bytes,
+        high_watermark: capacity.high_watermark,
+        low_watermark: capacity.low_watermark,
+        keep_results: settings.store.keep_results,
+        lost_attempt: match settings.retry.ambiguous {
+            Ambiguous::Retry => Verdict::Retry,
+            Ambiguous::Fail => Verdict::GiveUp,
+        },
+        ..llmq_store::Settings::default()
+    }
+}
+
 /// A gateway cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -66,6 +85,9 @@ pub enum GatewayError {
     /// The files for https cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Accepted requests cannot be read.
+    #[error("the accepted requests cannot be read")]
+    Jobs(#[source] StoreError),
     /// Anybody who reaches the address could spend the accounts' money.
     #[error(
         "server.auth = \"none\" is only accepted on a loopback address, and {0} is none: use \
@@ -79,7 +101,7 @@ pub struct Gateway {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: SystemClock,
     pub(crate) models: Arc<Models>,
-    pub(crate) tenants: Tenants,
+    pub(crate) tenants: Arc<Tenants>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) observed: Arc<Observed>,
     pub(crate) log: CallLog,
@@ -89,6 +111,7 @@ pub struct Gateway {
     keeping: Option<Keeping>,
     /// Who made what calls may name later.
     pub(crate) made: Made,
+    pub(crate) desk: Desk,
 }
 
 /// What is asked of the settings for each connection and request, or compared with others.
@@ -171,6 +194,7 @@ impl Gateway {
                 Some(Memory::new(earlier, wanted.clone()))
             }
         };
+        let jobs: Arc<dyn llmq_store::Store> = Arc::new(store.clone());
         let mut assembly = assemble(settings, memory.clone(), &shared, clock.now())?;
         let news = assembly.accounts.take_news();
         let hub = llmq_engine::run(assembly.dispatcher, clock.clone(), tasks);
@@ -184,6 +208,7 @@ impl Gateway {
         for (upstream, event) in news {
             observed.notice(&Notice::Quota(upstream, event));
         }
+        let tenants = Arc::new(Tenants::new(assembly.tenant, memory.clone()));
         let models = Arc::new(Models::new(
             assembly.models,
             assembly.routes,
@@ -198,11 +223,24 @@ impl Gateway {
                 Some(Keeping::begin(Arc::clone(&hub), shelf, wanted, asked).await?)
             }
         };
+        let catalog = Catalog {
+            models: Arc::clone(&models),
+            tenants: Arc::clone(&tenants),
+            keys: Arc::clone(&keys),
+            hub: Arc::clone(&hub),
+            clock: clock.clone(),
+            observed: Arc::clone(&observed),
+        };
+        observed.keep_events(Arc::clone(&jobs), tasks);
+        let desk = Desk::open(settings, jobs, catalog, tasks)
+            .await
+            .map_err(GatewayError::Jobs)?;
         Ok(Arc::new(Self {
+            desk,
             keys,
             observed,
             log: options.log,
-            tenants: Tenants::new(assembly.tenant, memory),
+            tenants,
             hub,
             clock,
             models,
@@ -225,6 +263,12 @@ impl Gateway {
             keeping.end().await?;
         }
         self.keys.save_last_usage().await
+    }
+
+    /// Starts no accepted request any more, lets those that run end for at most `grace`, and gives
+    /// back what has not.
+    pub async fn stop_requests(&self, grace: Duration) {
+        self.desk.runner.stop(grace).await;
     }
 
     /// How long a call may wait that does not say so itself.

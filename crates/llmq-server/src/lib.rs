@@ -29,6 +29,8 @@ mod pages;
 
 mod call;
 
+mod jobs;
+
 mod dialect;
 
 pub mod keys;
@@ -37,7 +39,7 @@ pub mod observe;
 mod problem;
 
 pub use bounds::Bounds;
-pub use gateway::{Gateway, GatewayError, GatewayOptions};
+pub use gateway::{Gateway, GatewayError, GatewayOptions, store_settings};
 pub use problem::Problem;
 pub use reload::{ReloadError, Reloaded};
 pub use serve::{Served, serve};

@@ -19,11 +19,12 @@ pub(crate) fn has(path: &str) -> bool {
 }
 
 /// All of them, each for those who may use it.
-pub(crate) fn router(gateway: &Gateway) -> Router {
+pub(crate) fn router(gateway: &Arc<Gateway>) -> Router {
     let observe::Routes { open, read, manage } = observe::routes(&gateway.observed);
     open.merge(guarded(read, &gateway.keys, KeyScope::Read))
         .merge(guarded(manage, &gateway.keys, KeyScope::Manage))
         .merge(keys::router(Arc::clone(&gateway.keys)))
+        .merge(gateway.job_routes())
         .method_not_allowed_fallback(other_method)
         .fallback(nothing_here)
 }
@@ -34,7 +35,7 @@ fn guarded(router: Router, ring: &Arc<KeyRing>, scope: KeyScope) -> Router {
 
 async fn guard(
     State((ring, scope)): State<(Arc<KeyRing>, KeyScope)>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let caller = match ring.authenticate(request.headers()) {
@@ -49,7 +50,10 @@ async fn guard(
         }
     };
     match caller.may(scope) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(error) => {
             Problem::new(StatusCode::FORBIDDEN, "forbidden", error.to_string()).into_response()
         }

@@ -10,7 +10,7 @@ use llmq_limit::charge_rule;
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
-use crate::keys::Caller;
+use crate::keys::{Caller, KeyRing};
 
 /// More tenants than this share the place of those without a name.
 const TENANTS_MAX: usize = 10_000;
@@ -39,6 +39,13 @@ impl Tenants {
             memory,
             known: RwLock::default(),
         }
+    }
+
+    /// The tenant of that name, with the limits of its key if it has one: for what was accepted
+    /// earlier.
+    pub(crate) fn named(&self, name: &str, keys: &KeyRing, hub: &Hub, now: Now) -> TenantId {
+        let caller = keys.of_tenant(name).unwrap_or_else(Caller::anonymous);
+        self.of(&caller, name, hub, now)
     }
 
     /// The tenant `name` of a caller; made when it calls first.

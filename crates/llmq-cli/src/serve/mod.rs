@@ -6,6 +6,7 @@ mod watch;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use llmq_core::{Clock, LimitSpec};
@@ -13,8 +14,8 @@ use llmq_engine::config::{Settings, StoreUrl};
 use llmq_engine::{SystemClock, Tasks};
 use llmq_provider::mock::MockServer;
 use llmq_server::observe::{CallLog, CallLogForm};
-use llmq_server::{Bounds, Gateway, GatewayOptions, serve as serve_on};
-use llmq_store_sqlite::{Place, Store};
+use llmq_server::{Bounds, Gateway, GatewayOptions, serve as serve_on, store_settings};
+use llmq_store_sqlite::{Options, Place, Store};
 
 use crate::cli::{ConfigFile, Global};
 use crate::descriptors;
@@ -51,7 +52,7 @@ pub(crate) struct ServeArgs {
         requires = "mock"
     )]
     mock_limits: Vec<LimitSpec>,
-    /// Where keys are kept: sqlite:PATH or memory:
+    /// Where keys and accepted requests are kept: sqlite:PATH or memory:
     #[arg(long, value_name = "URL")]
     store: Option<Place>,
     /// Write a line about each call to FILE, never prompts or answers
@@ -60,6 +61,9 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     log: LogArgs,
 }
+
+/// What runs has so long to end once the server is told to stop.
+const GRACE: Duration = Duration::from_secs(30);
 
 pub(crate) fn serve(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     log::start(&args.log, global)?;
@@ -127,7 +131,7 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     }
     accepting.cancel();
     tokio::select! {
-        () = served.stopped() => {}
+        () = ended(served, &gateway) => {}
         () = signals.next() => {}
     }
     tasks.cancel();
@@ -140,7 +144,13 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens where keys are kept. A gateway that is only tried out keeps nothing.
+/// Callers have their answers, and accepted requests are done or handed back.
+async fn ended(served: llmq_server::Served, gateway: &Gateway) {
+    tokio::join!(served.stopped(), gateway.stop_requests(GRACE));
+}
+
+/// Opens where keys and accepted requests are kept. A gateway that is only tried out keeps
+/// nothing.
 fn open_store(
     args: &ServeArgs,
     settings: &Settings,
@@ -158,7 +168,12 @@ fn open_store(
             ));
         }
     };
-    Store::open(&place, clock.now().wall).map_err(|error| Failure {
+    let options = Options {
+        settings: store_settings(settings),
+        ..Options::default()
+    };
+    let store = Store::open_with(&place, options, clock.now().wall);
+    store.map_err(|error| Failure {
         code: FAILED,
         message: with_causes(&error),
     })

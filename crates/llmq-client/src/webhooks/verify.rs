@@ -254,7 +254,7 @@ mod tests {
             let signature = sign(&[secret], ID, AT, &body);
             prop_assert_eq!(check(&signature, &body, AT), Ok(()));
             if !body.is_empty() {
-                let mut changed = body.clone();
+                let mut changed = body;
                 let at = at % changed.len();
                 changed[at] ^= 1 << bit;
                 prop_assert_eq!(check(&signature, &changed, AT), Err(VerifyError::NoSignature));

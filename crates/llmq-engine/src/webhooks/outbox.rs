@@ -9,7 +9,7 @@ use llmq_store::{
     StoredEvent, Subject, Target,
 };
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::client::{DeliveryClient, DeliveryError, EndpointAnswer, Outgoing};
@@ -36,6 +36,8 @@ pub struct Outbox {
     endpoints: Endpoints,
     client: DeliveryClient,
     clock: SystemClock,
+    /// Something came due that no event tells of.
+    again: Notify,
 }
 
 impl std::fmt::Debug for Outbox {
@@ -81,7 +83,13 @@ impl Outbox {
             endpoints,
             client,
             clock,
+            again: Notify::new(),
         }
+    }
+
+    /// Looks at once for what is due, such as what is to be sent again.
+    pub fn look_again(&self) {
+        self.again.notify_one();
     }
 
     /// Sends what comes due until `tasks` are cancelled. What is on its way then is sent again by
@@ -107,6 +115,7 @@ impl Outbox {
                         return;
                     }
                 }
+                () = self.again.notified() => {}
                 () = tasks.cancelled() => return,
             }
         }

@@ -94,3 +94,35 @@ async fn a_pause_outlives_a_restart() {
     world.hub.handle(Event::Resume(queue));
     assert_eq!(world.end(id).await.status, Status::Completed);
 }
+
+/// As after SIGSTOP, or on a machine that slept: every task of the process stands still.
+#[tokio::test]
+async fn a_process_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it_holds() {
+    let upstream = Upstream::start(|_| Act::Wait).await;
+    let lease = Duration::from_millis(300);
+    let world = World::leasing(memory(), &upstream, "", lease).await;
+    let id = world.accept().await;
+    upstream.got(1).await;
+    std::thread::sleep(lease * 3);
+    upstream.go(1);
+    let job = world.end(id).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 1));
+    assert_eq!(upstream.count(), 1, "it was not sent twice");
+}
+
+#[tokio::test]
+async fn a_long_attempt_keeps_its_lease() {
+    let upstream = Upstream::start(|_| Act::Wait).await;
+    let lease = Duration::from_millis(300);
+    let world = World::leasing(memory(), &upstream, "", lease).await;
+    let id = world.accept().await;
+    upstream.got(1).await;
+    // Ten leases, in which nothing is to happen.
+    tokio::time::timeout(lease * 10, std::future::pending::<()>())
+        .await
+        .unwrap_err();
+    assert_eq!(world.status(id).await, Status::Processing);
+    upstream.go(1);
+    assert_eq!(world.end(id).await.attempts, 1);
+    assert_eq!(upstream.count(), 1);
+}

@@ -184,6 +184,16 @@ impl World {
 
     /// A process that finds `store` as another left it.
     pub(crate) async fn over(store: Arc<dyn Store>, upstream: &Upstream, limits: &str) -> Self {
+        Self::leasing(store, upstream, limits, Duration::from_secs(30)).await
+    }
+
+    /// The same, whose attempts may be without a sign of life for so long.
+    pub(crate) async fn leasing(
+        store: Arc<dyn Store>,
+        upstream: &Upstream,
+        limits: &str,
+        lease: Duration,
+    ) -> Self {
         let text = format!(
             "[retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
              [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}/v1\"\n\
@@ -215,6 +225,7 @@ impl World {
             clock,
             Arc::new(models),
         );
+        let options = RunnerOptions { lease, ..options };
         let runner = Runner::open(options, &tasks).await.unwrap();
         Self {
             runner,

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{forward, spoken};
 use crate::dialect::Refusal;
+use crate::jobs::{Later, asks_for_job};
 use crate::keys::{Caller, Forbidden, KeyScope};
 use crate::{Bounds, Gateway};
 
@@ -61,6 +62,8 @@ pub(crate) struct Incoming {
     /// Headers that choose an account, for the upstreams that may see them.
     pub(crate) account_headers: HeaderMap,
     pub(crate) arrived: Now,
+    /// What it says of being kept and finished later; nearly always nothing.
+    pub(crate) later: Option<Box<Later>>,
 }
 
 impl Incoming {
@@ -89,6 +92,9 @@ impl Incoming {
             .map_err(|error| forbidden(&error))?;
         let tenant_name = tenant_name.to_owned();
         let wishes = Wishes::read(&parts.headers, gateway.max_wait())?;
+        let respond_async = prefers(&parts.headers, "respond-async").is_some();
+        let waits_first = respond_async && prefers(&parts.headers, "wait").is_some();
+        let later = asks_for_job(&parts.headers, respond_async, waits_first)?;
         let body = whole(body, &parts.headers, gateway).await?;
         let scan = scan_request(&body, TokenCounter::Chars)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
@@ -131,6 +137,8 @@ impl Incoming {
                 false => HeaderMap::new(),
             },
             arrived,
+            // Nobody reads a 202 as a stream: the preference is passed over (RFC 7240, 2).
+            later: later.filter(|later| !scan.stream || later.is_keyed()),
         })
     }
 }

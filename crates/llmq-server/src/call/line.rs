@@ -151,7 +151,7 @@ pub(crate) fn refusal(
 const FALLBACK: Duration = Duration::from_secs(30);
 
 /// Whether it was for its upstreams and not for limits that nothing was sent.
-fn is_down(gateway: &Gateway, model: &Model) -> bool {
+pub(crate) fn is_down(gateway: &Gateway, model: &Model) -> bool {
     gateway.hub.with(|dispatcher| {
         model.routes.iter().all(|route| {
             let view = dispatcher.upstream_view(route.upstream);

@@ -25,14 +25,16 @@ use llmq_provider::{Dialect, Operation};
 
 pub(crate) use body::ReplyBody;
 pub(crate) use earlier::response;
+pub(crate) use incoming::Incoming;
+pub(crate) use line::is_down;
 pub(crate) use reply::Reply;
 
 use crate::Gateway;
 use crate::dialect::Refusal;
+use crate::jobs;
 use crate::keys::{BudgetError, Spend};
 use crate::models::Model;
 use attempt::{Attempted, Remedy};
-use incoming::Incoming;
 use progress::Progress;
 
 /// Answers a call: reads it, waits for its turn, sends it until it has an answer or has failed
@@ -64,6 +66,15 @@ pub(crate) async fn call(
     match earlier::account(&gateway, &incoming, &model) {
         Ok(route) => incoming.only = route,
         Err(refusal) => return reply::refused(&refusal, dialect, None),
+    }
+    match &incoming.later {
+        Some(later) if later.is_keyed() => {
+            return jobs::by_key(&gateway, &incoming, &model).await;
+        }
+        Some(later) if later.respond_async && !later.waits_first => {
+            return jobs::accepted(&gateway, &incoming, &model).await;
+        }
+        _ => {}
     }
     let early_headers = incoming.early_headers.or(model.settings.early_headers);
     match early_headers.filter(|_| incoming.stream) {
@@ -130,6 +141,10 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
                 if let Some(failure) = failure {
                     return reply::failed(gateway, incoming, failure, &mut progress);
                 }
+                if becomes_job(gateway, incoming, model) {
+                    progress.ends(StatusCode::ACCEPTED.as_u16(), None);
+                    return jobs::accepted(gateway, incoming, model).await;
+                }
                 let (refusal, retry_after) =
                     line::refusal(gateway, model, &no_grant, incoming.arrived.mono);
                 progress.ends(refusal.status.as_u16(), None);
@@ -172,6 +187,13 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
     }
 }
 
+/// Whether a call whose wait was in vain is kept for later instead of refused.
+fn becomes_job(gateway: &Gateway, incoming: &Incoming, model: &Model) -> bool {
+    let asked = incoming.later.as_ref();
+    let asked = asked.is_some_and(|later| later.respond_async);
+    asked || jobs::queued_instead(incoming, model) && line::is_down(gateway, model)
+}
+
 fn told(refusal: Refusal, incoming: &Incoming, mut progress: Progress) -> Reply {
     progress.ends(refusal.status.as_u16(), None);
     reply::refused(&refusal, incoming.dialect, Some(&progress))
@@ -194,7 +216,7 @@ fn most(incoming: &Incoming, model: &Model) -> Spend {
     }
 }
 
-fn over_budget(error: &BudgetError) -> Refusal {
+pub(crate) fn over_budget(error: &BudgetError) -> Refusal {
     match error {
         BudgetError::Overspent { .. } => Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,

@@ -75,6 +75,12 @@ impl Caller {
         }
     }
 
+    /// Whether the caller may see what belongs to any tenant.
+    #[must_use]
+    pub fn sees_all(&self) -> bool {
+        self.key.as_ref().is_none_or(|key| key.record.any_tenant)
+    }
+
     /// Whether the caller may do what needs `scope`.
     ///
     /// # Errors

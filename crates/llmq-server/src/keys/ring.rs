@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 use jiff::tz::TimeZone;
 use llmq_api::{CreateKey, KeyScope};
-use llmq_core::{Clock, LimitSpec, WallTime};
+use llmq_core::{Clock, LimitSpec, Usage, WallTime};
 use llmq_store_sqlite::{
     InsertedKey, KeyRecord, KeyUsage, RevokedKey, Spend, Store, StoreError, UsageRecord,
 };
@@ -236,6 +236,25 @@ impl KeyRing {
             Ok(Caller::anonymous())
         } else {
             Err(refused)
+        }
+    }
+
+    /// The caller with a key in use whose requests are charged to `tenant`.
+    #[must_use]
+    pub fn of_tenant(&self, tenant: &str) -> Option<Caller> {
+        let keys = self.keys.load();
+        let key = keys.0.values().find(|key| key.tenant() == tenant)?;
+        Some(Caller {
+            key: Some(Arc::clone(key)),
+        })
+    }
+
+    /// Charges a key for what a request used that held nothing of its budget.
+    pub fn charge(&self, id: Uuid, usage: &Usage, nano_usd: u64) {
+        let periods = self.periods();
+        let keys = self.all_keys();
+        if let Some(key) = keys.iter().find(|key| key.record.id == id) {
+            key.change(|ledger| ledger.settle(Spend::default(), usage, nano_usd, periods));
         }
     }
 

@@ -50,8 +50,8 @@ pub(crate) struct Event {
 /// Where a listener stands: the events of one process up to a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor {
-    epoch: u64,
-    number: u64,
+    pub(super) epoch: u64,
+    pub(super) number: u64,
 }
 
 /// What a listener gets next.

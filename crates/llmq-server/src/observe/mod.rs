@@ -12,6 +12,8 @@ mod metrics;
 mod call_log;
 
 mod events;
+mod journal;
+mod kept;
 mod waiting;
 
 mod observed;

@@ -12,7 +12,7 @@ impl Observed {
     /// Takes note of what the dispatcher has to tell: for [`llmq_engine::listen`].
     pub fn notice(&self, notice: &Notice) {
         let now = self.now();
-        let publish = |kind, data| self.events.publish(kind, data, now);
+        let publish = |kind, data| self.publish(kind, data);
         match notice {
             Notice::RateLimited { upstream, ours } => {
                 let upstream = self.upstream_name(*upstream);
@@ -82,7 +82,7 @@ impl Observed {
             }
             _ => return,
         };
-        self.events.publish(kind, data, self.now());
+        self.publish(kind, data);
     }
 
     fn limit_data(&self, upstream: UpstreamId, limit: LimitId) -> Value {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use llmq_core::{Clock, Now};
@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Events;
+use super::journal::Journal;
 use super::metrics::Metrics;
 use super::waiting::Waiting;
 
@@ -28,6 +29,8 @@ pub struct Observed {
     pub(crate) started: Now,
     pub(crate) listeners: Arc<Semaphore>,
     pub(crate) draining: CancellationToken,
+    /// Where events are kept; none: nowhere but in memory.
+    pub(super) journal: OnceLock<Journal>,
     parts: ArcSwap<Parts>,
 }
 
@@ -65,6 +68,7 @@ impl Observed {
             started,
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
             draining: CancellationToken::new(),
+            journal: OnceLock::new(),
             parts: ArcSwap::from_pointee(parts),
         };
         observed.refresh();

@@ -74,6 +74,7 @@ pub(crate) fn document() -> OpenApi {
         .fold(OpenApiRouter::with_openapi(about()), OpenApiRouter::merge);
     let mut document = described.into_openapi();
     document.merge(keys::described().into_openapi());
+    document.merge(crate::jobs::routes().into_openapi());
     for operation in Operation::ALL {
         describe_call(&mut document, operation);
     }
@@ -187,7 +188,7 @@ mod tests {
         assert!(info["title"].is_string() && info["version"].is_string());
         let mut responses = Vec::new();
         all(&json["paths"], "responses", &mut responses);
-        assert_eq!(responses.len(), 18 + Operation::ALL.len() + 1);
+        assert_eq!(responses.len(), 18 + 17 + Operation::ALL.len() + 1);
         for response in responses.iter().flat_map(|all| all.as_object().unwrap()) {
             assert!(response.1["description"].is_string(), "{response:?}");
         }

@@ -265,7 +265,7 @@ impl Observed {
         };
         // To ask for what is so already is no news.
         if before != wanted {
-            self.events.publish(kind, json!({"queue": name}), now);
+            self.publish(kind, json!({"queue": name}));
         }
         Ok(parts.queue(id, now))
     }

@@ -8,12 +8,16 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
+use http::Extensions;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::events::{Cursor, Next};
+use super::kept;
 use super::observed::{LISTENERS_MAX, Observed};
+use crate::keys::Caller;
 use crate::problem::Problem;
 
 /// A comment goes out after this long without an event, so that nobody between closes the
@@ -36,13 +40,30 @@ const OPENING: &str = "retry: 2000\n: events of llmq\n\n";
         (status = 503, description = "Too many listen.", body = llmq_api::ProblemBody, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn events(State(observed): State<Arc<Observed>>, headers: HeaderMap) -> Response {
+pub(crate) async fn events(
+    State(observed): State<Arc<Observed>>,
+    extensions: Extensions,
+    headers: HeaderMap,
+) -> Response {
     let Ok(permit) = Arc::clone(&observed.listeners).try_acquire_owned() else {
         let message = format!("{LISTENERS_MAX} listen already");
         return Problem::unavailable("too_many_listeners", message)
             .with_retry_after(KEEP_ALIVE)
             .into_response();
     };
+    if let Some(journal) = observed.journal.get() {
+        let caller = extensions.get::<Caller>().cloned();
+        // Where nobody was asked for a key, everybody may see everything.
+        let caller = caller.unwrap_or_else(Caller::anonymous);
+        // What is no text is no id of ours either.
+        let last = headers.get("last-event-id");
+        let last = last.map(|id| id.to_str().unwrap_or_default());
+        let listener = kept::Listener::new(Arc::clone(&observed), journal, last, caller, permit);
+        return stream(listener, |mut listener| async move {
+            let frame = listener.next(KEEP_ALIVE).await?;
+            Some((frame, listener))
+        });
+    }
     let news = observed.events.watch();
     let cursor = match headers.get("last-event-id") {
         // What is no id of ours is one that is not known any more.
@@ -53,13 +74,27 @@ pub(crate) async fn events(State(observed): State<Arc<Observed>>, headers: Heade
         observed,
         news,
         cursor: cursor.unwrap_or(Cursor::UNKNOWN),
-        opened: false,
         _permit: permit,
     };
-    let frames = futures_util::stream::unfold(listener, |mut listener| async move {
+    stream(listener, |mut listener| async move {
         let frame = listener.next().await?;
-        Some((Ok::<_, Infallible>(frame), listener))
+        Some((frame, listener))
+    })
+}
+
+/// What a listener hears, as an answer.
+fn stream<L, N, F>(listener: L, next: N) -> Response
+where
+    L: Send + 'static,
+    N: Fn(L) -> F + Send + 'static,
+    F: Future<Output = Option<(String, L)>> + Send + 'static,
+{
+    let opening = futures_util::stream::once(async { Ok::<_, Infallible>(OPENING.to_owned()) });
+    let frames = futures_util::stream::unfold(listener, move |listener| {
+        let next = next(listener);
+        async move { next.await.map(|(frame, listener)| (Ok(frame), listener)) }
     });
+    let frames = opening.chain(frames);
     let mut response = Body::from_stream(frames).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -74,17 +109,12 @@ struct Listener {
     observed: Arc<Observed>,
     news: watch::Receiver<u64>,
     cursor: Cursor,
-    opened: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Listener {
     /// What goes out next; none: the server ends.
     async fn next(&mut self) -> Option<String> {
-        if !self.opened {
-            self.opened = true;
-            return Some(OPENING.to_owned());
-        }
         loop {
             // What comes after this is seen as a change.
             self.news.mark_unchanged();

@@ -1,0 +1,183 @@
+//! `llmq requests submit`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::Method;
+use llmq_api::{AcceptedRequests, CreateRequest, CreateRequests, RequestState};
+use llmq_core::{Priority, Status};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::{print, print_all};
+use crate::cli::Global;
+use crate::client::ServerArgs;
+use crate::exit::{FAILED, Failure};
+use crate::mock::time;
+
+/// So many requests are handed in with one call.
+const TOGETHER: usize = 1_000;
+/// So long one may wait for its end unless it says otherwise.
+const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+
+#[derive(Debug, Args)]
+pub(super) struct SubmitArgs {
+    /// JSON lines, each a request as the API takes it, or the body of one; - for standard input
+    #[arg(value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// What to ask, as a chat of one message
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "file",
+        requires = "model"
+    )]
+    prompt: Option<String>,
+    /// The model, for requests that name none
+    #[arg(long)]
+    model: Option<String>,
+    /// The path of the API, for requests that name none
+    #[arg(long, value_name = "PATH", default_value = "/v1/chat/completions")]
+    endpoint: String,
+    /// low, normal, high, critical or 0 to 100
+    #[arg(long)]
+    priority: Option<Priority>,
+    /// The time in which they must start, such as 4h
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    ttl: Option<Duration>,
+    /// Not to be started before this (RFC 3339)
+    #[arg(long, value_name = "INSTANT")]
+    not_before: Option<String>,
+    /// A note of your own, which comes back with them; may be repeated
+    #[arg(long, value_name = "NAME=TEXT", value_parser = note)]
+    metadata: Vec<(String, String)>,
+    /// The same key and request are accepted once in 24 hours
+    #[arg(long, value_name = "KEY", conflicts_with = "file")]
+    idempotency_key: Option<String>,
+    /// Where the end of each is told
+    #[arg(long, value_name = "URL")]
+    callback_url: Option<String>,
+    /// Wait for the end of it and print that
+    #[arg(long, conflicts_with = "file")]
+    wait: bool,
+}
+
+fn note(text: &str) -> Result<(String, String), String> {
+    let (name, text) = text.split_once('=').ok_or("use NAME=TEXT")?;
+    Ok((name.to_owned(), text.to_owned()))
+}
+
+pub(super) fn submit(
+    server: &ServerArgs,
+    args: SubmitArgs,
+    global: &Global,
+) -> Result<(), Failure> {
+    match &args.file {
+        None => submit_one(server, &args, global),
+        Some(file) => {
+            let reader: Box<dyn BufRead> = if file.as_os_str() == "-" {
+                Box::new(BufReader::new(std::io::stdin()))
+            } else {
+                let opened = std::fs::File::open(file);
+                let opened = opened
+                    .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+                Box::new(BufReader::new(opened))
+            };
+            submit_all(server, &args, reader, global)
+        }
+    }
+}
+
+fn submit_one(server: &ServerArgs, args: &SubmitArgs, global: &Global) -> Result<(), Failure> {
+    let prompt = args.prompt.clone().unwrap_or_default();
+    let body = json!({
+        "model": args.model,
+        "messages": [{"role": "user", "content": prompt}],
+    });
+    let mut wanted = request(args, raw(&body)?);
+    wanted.wait_for_completion = args.wait;
+    wanted.idempotency_key.clone_from(&args.idempotency_key);
+    let server = match args.wait {
+        true => server.waiting(PATIENCE),
+        false => server.clone(),
+    };
+    let state: RequestState = server.send(Method::POST, "/api/requests", Some(&wanted))?;
+    print(&state, global)?;
+    match state.status {
+        Status::Failed | Status::Expired | Status::Cancelled => Err(Failure::silent(FAILED)),
+        _ => Ok(()),
+    }
+}
+
+fn submit_all(
+    server: &ServerArgs,
+    args: &SubmitArgs,
+    lines: impl BufRead,
+    global: &Global,
+) -> Result<(), Failure> {
+    let mut together = Vec::new();
+    for (at, line) in lines.lines().enumerate() {
+        let line = line.map_err(|error| Failure::wrong(&error))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let wanted = read(args, &line).map_err(|error| {
+            Failure::usage(format!(
+                "line {}: {error}; earlier lines may be accepted",
+                at + 1
+            ))
+        })?;
+        together.push(wanted);
+        if together.len() == TOGETHER {
+            hand_in(server, std::mem::take(&mut together), global)?;
+        }
+    }
+    if together.is_empty() {
+        return Ok(());
+    }
+    hand_in(server, together, global)
+}
+
+fn hand_in(
+    server: &ServerArgs,
+    requests: Vec<CreateRequest>,
+    global: &Global,
+) -> Result<(), Failure> {
+    let wanted = CreateRequests { requests };
+    let accepted: AcceptedRequests = server.send(Method::POST, "/api/requests", Some(&wanted))?;
+    print_all(&accepted.requests, global)
+}
+
+/// A line: a request as the API takes it, or the body of one.
+fn read(args: &SubmitArgs, line: &str) -> Result<CreateRequest, serde_json::Error> {
+    let value: Value = serde_json::from_str(line)?;
+    if value.get("body").is_some() {
+        return serde_json::from_str(line);
+    }
+    let body = RawValue::from_string(line.to_owned())?;
+    Ok(request(args, body))
+}
+
+fn request(args: &SubmitArgs, body: Box<RawValue>) -> CreateRequest {
+    let names_model = serde_json::from_str::<Value>(body.get())
+        .is_ok_and(|body| body.get("model").is_some_and(Value::is_string));
+    CreateRequest {
+        model: args.model.clone().filter(|_| !names_model),
+        endpoint: args.endpoint.clone(),
+        body,
+        priority: args.priority,
+        ttl: args.ttl.map(|ttl| format!("{}ms", ttl.as_millis())),
+        not_before: args.not_before.clone(),
+        metadata: args.metadata.iter().cloned().collect::<BTreeMap<_, _>>(),
+        idempotency_key: None,
+        wait_for_completion: false,
+        callback_url: args.callback_url.clone(),
+    }
+}
+
+fn raw(body: &Value) -> Result<Box<RawValue>, Failure> {
+    RawValue::from_string(body.to_string()).map_err(|error| Failure::wrong(&error))
+}

@@ -1,0 +1,73 @@
+//! `llmq requests` and `llmq webhooks` at a running server.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::server::{Place, Server};
+
+fn llmq(server: &Server, words: &[&str]) -> (i32, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_llmq"))
+        .args(words)
+        .env("LLMQ_BASE_URL", format!("http://{}", server.addr))
+        .env_remove("LLMQ_API_KEY")
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+#[test]
+fn a_request_is_handed_in_watched_and_fetched_from_a_shell() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    let submit = [
+        "requests", "submit", "--model", "gpt", "--prompt", "hi", "--wait",
+    ];
+    let (code, state, said) = llmq(&server, &[&submit[..], &["--format", "json"]].concat());
+    assert_eq!(code, 0, "{said}");
+    let state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state["status"], "completed");
+    let id = state["queue_id"].as_str().unwrap();
+    let (code, answer, _) = llmq(&server, &["requests", "result", id]);
+    assert_eq!(code, 0);
+    assert!(answer.contains("chat.completion"), "{answer}");
+    let (_, list, _) = llmq(&server, &["requests", "list", "--status", "completed"]);
+    assert!(list.contains(id) && list.starts_with("REQUEST"), "{list}");
+    let (code, _, said) = llmq(&server, &["requests", "cancel", id]);
+    assert_eq!(code, 1);
+    assert!(said.contains("completed already"), "{said}");
+    let unknown = "0198c0de-7a11-7000-8000-000000000000";
+    assert_eq!(llmq(&server, &["requests", "get", unknown]).0, 1);
+}
+
+#[test]
+fn a_webhook_is_made_tested_and_listed_from_a_shell() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    // Nobody listens there.
+    let add = [
+        "webhooks",
+        "add",
+        "http://127.0.0.1:1/",
+        "--event",
+        "request.*",
+    ];
+    let (code, made, _) = llmq(&server, &[&add[..], &["--format", "json"]].concat());
+    assert_eq!(code, 0);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    assert!(made["secret"].as_str().unwrap().starts_with("whsec_"));
+    let id = made["id"].as_str().unwrap();
+    let (code, outcome, _) = llmq(&server, &["webhooks", "test", id]);
+    assert_eq!(code, 1);
+    assert!(outcome.contains("refused"), "{outcome}");
+    let (_, list, _) = llmq(&server, &["webhooks", "list"]);
+    assert!(list.contains(id) && list.contains("request.*"), "{list}");
+    assert_eq!(llmq(&server, &["webhooks", "delete", id]).0, 0);
+    assert_eq!(llmq(&server, &["webhooks", "get", id]).0, 1);
+}

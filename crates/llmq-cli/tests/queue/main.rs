@@ -1,0 +1,11 @@
+//! The queue as it is run: a server that is killed, stopped and started again over one file.
+//!
+//! `LLMQ_TEST_SCALE` multiplies the kills; `LLMQ_KILLS_SEED=n` plays their moments again.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod server;
+
+mod commands;
+mod kills;
+mod stops;

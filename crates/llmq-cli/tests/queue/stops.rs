@@ -1,0 +1,45 @@
+//! A server that is told to stop, or that has a place of its own.
+
+use std::time::Duration;
+
+use crate::server::Place;
+
+#[test]
+fn a_stop_lets_what_runs_end_and_the_next_server_does_the_rest() {
+    let place = Place::new(Duration::from_millis(300), "concurrency = 2");
+    let server = place.serve();
+    let ids: Vec<String> = (0..6).map(|_| server.submit()).collect();
+    assert_eq!(server.stop(), 0);
+    // What had been sent was finished: nothing is sent twice.
+    let server = place.serve();
+    for id in &ids {
+        let state = server.end(id);
+        assert_eq!(state["status"], "completed");
+        assert!(state["may_have_been_sent"].is_null(), "{state}");
+        assert_eq!(state["attempts"], 1);
+    }
+    assert_eq!(server.stop(), 0);
+    assert_eq!(place.mock.report().calls, 6);
+}
+
+#[test]
+fn a_pause_and_what_waits_outlive_a_kill() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    server.post("/api/queues/gpt/pause", &serde_json::json!({}));
+    let id = server.submit();
+    // The pause is recorded with the next look at the queues.
+    let recorded = tokio::time::Instant::now();
+    while server.get("/api/requests?status=queued").1["requests"][0]["waiting_for"] != "paused" {
+        assert!(recorded.elapsed() < crate::server::PATIENCE);
+        std::thread::yield_now();
+    }
+    server.kill();
+    let server = place.serve();
+    let (_, queue) = server.get("/api/queues/gpt");
+    assert_eq!(queue["state"], "paused");
+    let (_, state) = server.get(&format!("/api/requests/{id}"));
+    assert_eq!(state["status"], "queued");
+    server.post("/api/queues/gpt/resume", &serde_json::json!({}));
+    assert_eq!(server.end(&id)["status"], "completed");
+}

@@ -1,0 +1,138 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use llmq_core::{Clock, Status, WallTime};
+use llmq_engine::config::{Settings, StoreSettings};
+use llmq_engine::jobs::{Accepted, Runner, RunnerOptions};
+use llmq_engine::webhooks::{DeliveryClient, Endpoints, Outbox, Reach};
+use llmq_engine::{SystemClock, Tasks};
+use llmq_store::{EnqueueError, FullOf, Job, JobId, NewJob, Store, StoreError};
+use serde_json::json;
+
+use super::catalog::Catalog;
+use crate::Problem;
+
+/// Where requests are handed in and asked for.
+pub(crate) struct Desk {
+    pub(crate) runner: Runner,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) reach: Reach,
+    pub(crate) clock: SystemClock,
+    pub(crate) settings: StoreSettings,
+    pub(crate) max_attempts: u32,
+}
+
+impl Desk {
+    /// Opens it: what an earlier process left begins to move.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read, or the system's certificate authorities cannot.
+    pub(crate) async fn open(
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        catalog: Catalog,
+        tasks: &Tasks,
+    ) -> Result<Self, StoreError> {
+        let clock = catalog.clock.clone();
+        let reach = Reach::new(settings.webhooks.allow.clone());
+        let client = DeliveryClient::new(reach.clone())
+            .map_err(|error| StoreError::unavailable("no certificate authorities", error))?;
+        let endpoints = Endpoints::new(Arc::clone(&store), clock.clone());
+        let outbox = Arc::new(Outbox::new(
+            Arc::clone(&store),
+            endpoints.clone(),
+            client,
+            clock.clone(),
+        ));
+        let hub = Arc::clone(&catalog.hub);
+        let options = RunnerOptions::new(store, hub, clock.clone(), Arc::new(catalog));
+        let runner = Runner::open(options, tasks).await?;
+        tasks.spawn(Arc::clone(&outbox).keep_sending(tasks.clone()));
+        Ok(Self {
+            runner,
+            endpoints,
+            outbox,
+            reach,
+            clock,
+            settings: settings.store.clone(),
+            max_attempts: settings.retry.max_attempts,
+        })
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        self.runner.store()
+    }
+
+    pub(crate) fn wall(&self) -> WallTime {
+        self.clock.now().wall
+    }
+
+    /// Hands one in.
+    pub(crate) async fn accept(&self, job: NewJob) -> Result<Accepted, Problem> {
+        self.runner
+            .accept(job)
+            .await
+            .map_err(|error| refusal(&error))
+    }
+
+    /// Hands many in: all or none.
+    pub(crate) async fn accept_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, Problem> {
+        let accepted = self.runner.accept_many(jobs).await;
+        accepted.map_err(|error| refusal(&error))
+    }
+
+    /// A job, whosever it is.
+    pub(crate) async fn job(&self, id: JobId) -> Result<Option<Job>, Problem> {
+        self.store()
+            .job(id)
+            .await
+            .map_err(|error| unavailable(&error))
+    }
+
+    /// A job, after its end or at most `wait`.
+    pub(crate) async fn ended(&self, id: JobId, wait: Duration) -> Result<Option<Job>, Problem> {
+        let job = self.runner.ended(id, wait).await;
+        job.map_err(|error| unavailable(&error))
+    }
+}
+
+/// Why a job was not accepted.
+pub(crate) fn refusal(error: &EnqueueError) -> Problem {
+    /// Queues empty at the pace of their limits; nobody knows better.
+    const COME_AGAIN: Duration = Duration::from_secs(10);
+    let message = error.to_string();
+    match error {
+        EnqueueError::Full { what, waiting } => {
+            let what = match what {
+                FullOf::Jobs => "jobs",
+                FullOf::Bytes => "bytes",
+            };
+            Problem::unavailable("queue_full", message)
+                .with_details(json!({"full_of": what, "waiting": waiting}))
+                .with_retry_after(COME_AGAIN)
+        }
+        EnqueueError::Conflict { index, existing } => {
+            let message = "the idempotency key was used for another request";
+            Problem::conflict(message).with_details(json!({"index": index, "queue_id": existing}))
+        }
+        EnqueueError::DuplicateId { .. } => Problem::conflict(message),
+        EnqueueError::TooMany { .. } => Problem::invalid(message),
+        EnqueueError::Draining { .. } => Problem::unavailable("draining", message),
+        EnqueueError::Store(error) => unavailable(error),
+        _ => Problem::unavailable("store_unavailable", "the store cannot be used now"),
+    }
+}
+
+/// What the store says for people; the source is for the log.
+pub(crate) fn unavailable(error: &StoreError) -> Problem {
+    tracing::error!(error = error as &dyn std::error::Error, "the store refused");
+    Problem::unavailable("store_unavailable", error.to_string())
+        .with_retry_after(Duration::from_secs(5))
+}
+
+/// Whether a job can be handed in again.
+pub(crate) fn can_be_retried(status: Status) -> bool {
+    matches!(status, Status::Failed | Status::Expired | Status::Cancelled)
+}

@@ -1,0 +1,28 @@
+//! Accepted requests over HTTP: handed in, watched, fetched; and the webhooks that tell of them.
+//!
+//! [`Desk`] holds it all. `wanted` checks what is handed in, `state` says how it stands, `routes`
+//! are the requests and `webhooks` the endpoints; `plain` makes jobs of calls that came by a
+//! provider's API. `catalog` is what the runner must know of the models.
+
+mod catalog;
+
+mod desk;
+
+mod wanted;
+
+mod listing;
+mod state;
+
+mod routes;
+
+mod plain;
+mod result;
+
+mod webhooks;
+
+mod guard;
+
+pub(crate) use catalog::Catalog;
+pub(crate) use desk::Desk;
+pub(crate) use plain::{Later, accepted, asks_for_job, by_key, queued_instead};
+pub(crate) use routes::{Routes, routes};

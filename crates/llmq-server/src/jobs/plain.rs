@@ -1,0 +1,275 @@
+//! Calls that came by a provider's API and become jobs: since they asked for that, since nobody
+//! can serve them now, or since they carry a key that makes them safe to repeat.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::response::IntoResponse;
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use llmq_core::{Priority, Status, parse_duration};
+use llmq_engine::Outgoing;
+use llmq_store::{Idempotency, Job, NewJob};
+use sha2::{Digest, Sha256};
+
+use super::desk::refusal as refused;
+use super::wanted::checked_key;
+use super::{result, wanted};
+use crate::call::{self, Incoming, Reply, ReplyBody};
+use crate::dialect::Refusal;
+use crate::models::Model;
+use crate::{Gateway, Problem};
+
+/// A call that waits for its job waits no longer than this: nobody's connection lives longer.
+const HELD_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Before the names of a caller's own notes.
+const NOTE: &str = "x-llmq-metadata-";
+
+/// What a call says that makes a job of it, or may.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Later {
+    /// `Prefer: respond-async`.
+    pub(crate) respond_async: bool,
+    /// `Prefer: wait` beside it: it becomes a job only when that time is over.
+    pub(crate) waits_first: bool,
+    key: Option<String>,
+    ttl: Option<Duration>,
+    priority: Option<Priority>,
+    notes: Vec<(String, String)>,
+}
+
+/// What a call says of being a job; none, as nearly always: nothing.
+pub(crate) fn asks_for_job(
+    headers: &HeaderMap,
+    respond_async: bool,
+    waits_first: bool,
+) -> Result<Option<Box<Later>>, Refusal> {
+    let key = headers.get("idempotency-key");
+    if key.is_none() && !respond_async {
+        return Ok(None);
+    }
+    let bad = |header: &str, why: &str| Refusal::invalid(format!("{header}: {why}")).about(header);
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    let key = text("idempotency-key")
+        .map(|key| checked_key(key.to_owned()))
+        .transpose()
+        .map_err(|why| bad("Idempotency-Key", &why.0))?;
+    let ttl = match text("x-llmq-ttl") {
+        None => None,
+        Some(text) => match parse_duration(text.trim()) {
+            Some(ttl) if !ttl.is_zero() && ttl <= wanted::AHEAD_MAX => Some(ttl),
+            _ => {
+                return Err(bad(
+                    "X-LLMQ-TTL",
+                    "use a time above 0 and at most 365d, such as 4h",
+                ));
+            }
+        },
+    };
+    // It was read before, and is right.
+    let priority = text("x-llmq-priority").and_then(|text| text.trim().parse().ok());
+    let notes = headers.iter().filter_map(|(name, value)| {
+        let name = name.as_str().strip_prefix(NOTE)?;
+        Some((name.to_owned(), value.to_str().ok()?.to_owned()))
+    });
+    Ok(Some(Box::new(Later {
+        respond_async,
+        waits_first,
+        key,
+        ttl,
+        priority,
+        notes: notes.take(64).collect(),
+    })))
+}
+
+impl Later {
+    /// Whether it is a call with a key, whose bytes are kept for those who ask again.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.key.is_some() && !self.respond_async
+    }
+}
+
+fn job(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Result<NewJob, Refusal> {
+    sayable(incoming, model)?;
+    let later = incoming.later.as_deref();
+    let mut job = NewJob::new(
+        model.name.clone(),
+        incoming.tenant_name.clone(),
+        incoming.body.clone(),
+    );
+    job.size = incoming.size;
+    job.max_attempts = gateway.desk.max_attempts;
+    job.priority = later.and_then(|later| later.priority).unwrap_or_default();
+    let ttl = later.and_then(|later| later.ttl);
+    job.ttl = Some(ttl.unwrap_or(gateway.desk.settings.request_ttl));
+    job.idempotency = later
+        .and_then(|later| later.key.clone())
+        .map(|key| Idempotency {
+            key,
+            request_hash: hash(incoming),
+        });
+    job.details.endpoint = format!("/v1{}", incoming.operation.path());
+    let notes = later.into_iter().flat_map(|later| &later.notes);
+    job.details.metadata = notes
+        .map(|(name, text)| (name.clone(), text.clone().into()))
+        .collect();
+    wanted::charge_to(&mut job.details, &incoming.caller);
+    let headers = headers(incoming);
+    if !headers.is_empty() {
+        wanted::note(&mut job.details, "headers", headers.into());
+    }
+    Ok(job)
+}
+
+/// The caller's headers that the provider may see.
+fn headers(incoming: &Incoming) -> serde_json::Map<String, serde_json::Value> {
+    let headers = incoming.headers.iter();
+    headers
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())))
+        .collect()
+}
+
+fn sayable(incoming: &Incoming, model: &Model) -> Result<(), Refusal> {
+    let mut first = None;
+    for route in &model.routes {
+        match Outgoing::of(incoming.operation, &incoming.model, &incoming.body, route) {
+            Ok(_) => return Ok(()),
+            Err(why) => first = first.or(Some(why)),
+        }
+    }
+    first.map_or(Ok(()), |why| {
+        Err(Refusal {
+            param: why.path().map(str::to_owned),
+            ..Refusal::invalid(why.to_string())
+        })
+    })
+}
+
+/// The same bytes at the same place.
+fn hash(incoming: &Incoming) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update(incoming.operation.path().as_bytes());
+    hasher.update([0]);
+    hasher.update(&incoming.body);
+    hasher.finalize().into()
+}
+
+/// A call becomes a job: 202, with where to ask for it (RFC 7240, 4.1).
+pub(crate) async fn accepted(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
+    let accepted = async {
+        let job = job(gateway, incoming, model)?;
+        let accepted = gateway.desk.runner.accept(job).await;
+        let accepted = accepted.map_err(|error| as_refusal(&refused(&error)))?;
+        let job = gateway.desk.job(accepted.id).await;
+        let job = job.map_err(|problem| as_refusal(&problem))?;
+        job.ok_or_else(|| Refusal::invalid("the request is removed already"))
+    };
+    let job = match accepted.await {
+        Ok(job) => job,
+        Err(refusal) => return call::refused(&refusal, incoming.dialect),
+    };
+    let location = format!("/api/requests/{}", job.id);
+    let state = gateway.desk.show(job).await;
+    let mut response = (StatusCode::ACCEPTED, Json(state)).into_response();
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::try_from(location) {
+        headers.insert(LOCATION, location);
+    }
+    if incoming
+        .later
+        .as_ref()
+        .is_some_and(|later| later.respond_async)
+    {
+        let applied = HeaderValue::from_static("respond-async");
+        headers.insert("preference-applied", applied);
+    }
+    response.map(ReplyBody::Other)
+}
+
+/// Whether a call whose model nobody serves now becomes a job instead of failing.
+pub(crate) fn queued_instead(incoming: &Incoming, model: &Model) -> bool {
+    use llmq_engine::config::OnUnavailable;
+    // No SDK reads a 202 as a stream.
+    !incoming.stream && model.settings.on_unavailable == OnUnavailable::Queue
+}
+
+/// A call with a key: a job whose caller waits for it. Whoever asks again with the same key gets
+/// the same bytes; a caller that goes loses its connection only.
+pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
+    let made = job(gateway, incoming, model).map(|job| NewJob {
+        priority: incoming.priority,
+        // A call waits no longer than its caller would.
+        ttl: Some(incoming.max_wait.max(Duration::from_millis(1))),
+        ..job
+    });
+    let ended = async {
+        let accepted = gateway.desk.runner.accept(made?).await;
+        let accepted = accepted.map_err(|error| as_refusal(&refused(&error)))?;
+        let job = gateway.desk.ended(accepted.id, HELD_MAX).await;
+        let job = job.map_err(|problem| as_refusal(&problem))?;
+        job.ok_or_else(|| Refusal::invalid("the request is removed already"))
+    };
+    match ended.await {
+        Ok(job) => told(gateway, incoming, model, job).await,
+        Err(refusal) => call::refused(&refusal, incoming.dialect),
+    }
+}
+
+async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -> Reply {
+    let refusal = match job.status {
+        Status::Completed | Status::Failed => match gateway.desk.answer(job.id).await {
+            Ok(Some(answer)) => {
+                let mut response = result::passed_on(answer, job.id);
+                let headers = response.headers_mut();
+                headers.insert("x-llmq-attempts", HeaderValue::from(job.attempts));
+                if let Some(Ok(upstream)) = job.upstream.map(HeaderValue::try_from) {
+                    headers.insert("x-llmq-upstream", upstream);
+                }
+                if job.status == Status::Failed {
+                    // llmq has tried as often as makes sense.
+                    headers.insert("x-should-retry", HeaderValue::from_static("false"));
+                }
+                return response.map(ReplyBody::Other);
+            }
+            Ok(None) => as_refusal(&result::failure(&job)),
+            Err(problem) => as_refusal(&problem),
+        },
+        Status::Expired if job.error.is_some() => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "upstream_unavailable",
+            job.error.map(|error| error.message).unwrap_or_default(),
+        ),
+        Status::Expired if call::is_down(gateway, model) => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "upstream_unavailable",
+            format!("no upstream of `{}` can serve calls now", model.name),
+        ),
+        Status::Expired => Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limited",
+            format!(
+                "the limits of `{}` had no room for the call in its time; X-LLMQ-Max-Wait lets it \
+                 wait longer",
+                incoming.model
+            ),
+        ),
+        Status::Cancelled => Refusal::new(
+            StatusCode::CONFLICT,
+            "cancelled",
+            format!("the call was cancelled (DELETE /api/requests/{})", job.id),
+        ),
+        // The server ends: the call goes on in the next one, and the same key finds it there.
+        Status::Queued | Status::Processing => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            "the server ends; ask again with the same Idempotency-Key",
+        ),
+    };
+    call::refused(&refusal, incoming.dialect)
+}
+
+/// A problem in the dialect of a provider's API.
+fn as_refusal(problem: &Problem) -> Refusal {
+    let body = problem.body();
+    Refusal::new(problem.status(), problem.code(), body.message)
+}

@@ -1,0 +1,82 @@
+//! How a job stands, as its caller sees it.
+
+use llmq_api::{RequestError, RequestState, RequestUsage};
+use llmq_core::{Clock, Status, WallTime};
+use llmq_store::{Job, Position};
+
+use super::Desk;
+
+impl Desk {
+    /// A job as it is shown.
+    pub(crate) async fn show(&self, job: Job) -> RequestState {
+        let mut state = shown(&job);
+        if job.status != Status::Queued {
+            return state;
+        }
+        // What cannot be told now is not told; the rest is.
+        match self.store().position(job.id).await {
+            Ok(Some(Position::Exactly(place))) => state.position = Some(place),
+            Ok(Some(Position::AtLeast(place))) => state.position_at_least = Some(place),
+            Ok(None) | Err(_) => {}
+        }
+        let now = self.clock.now();
+        if let Some(look) = self.runner.look(job.id) {
+            state.waiting_for = look.waiting_for;
+            state.estimated_start = look.until.map(|at| text(now.wall_at(at)));
+        } else if let Some(at) = job.not_before.filter(|at| *at > now.wall) {
+            state.waiting_for = Some("not_before".to_owned());
+            state.estimated_start = Some(text(at));
+        }
+        state
+    }
+}
+
+/// A job without its place in line.
+fn shown(job: &Job) -> RequestState {
+    let id = job.id;
+    RequestState {
+        queue_id: id.to_string(),
+        status: job.status,
+        model: job.queue.clone(),
+        priority: job.priority.value(),
+        tenant: job.tenant.clone(),
+        position: None,
+        position_at_least: None,
+        estimated_start: None,
+        created_at: text(job.created_at),
+        not_before: job.not_before.map(text),
+        expires_at: job.expires_at.map(text),
+        started_at: job.started_at.map(text),
+        finished_at: job.finished_at.map(text),
+        attempts: job.attempts,
+        may_have_been_sent: job.may_have_been_sent,
+        waiting_for: None,
+        metadata: job.details.metadata.clone(),
+        usage: job.usage.map(|usage| RequestUsage {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            cost_usd: job.cost_nano_usd.map(usd),
+        }),
+        error: job.error.as_ref().map(|error| RequestError {
+            code: error.code.clone(),
+            message: error.message.clone(),
+        }),
+        retry_of: job.details.retry_of.map(|id| id.to_string()),
+        status_url: format!("/api/requests/{id}"),
+        result_url: format!("/api/requests/{id}/result"),
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a call costs far less than 2^53 nano dollars"
+)]
+fn usd(nano_usd: u64) -> f64 {
+    nano_usd as f64 / 1e9
+}
+
+/// An instant, to the millisecond: nobody reads more.
+pub(super) fn text(at: WallTime) -> String {
+    let at = jiff::Timestamp::from_microsecond(at.as_micros()).unwrap_or_default();
+    format!("{at:.3}")
+}

@@ -1,0 +1,10 @@
+//! Accepted requests and webhooks over HTTP, with the stand-in provider behind the gateway.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod bad_input;
+mod events;
+mod plain_calls;
+mod requests;
+mod webhooks;
+mod world;

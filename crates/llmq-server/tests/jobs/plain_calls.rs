@@ -1,0 +1,141 @@
+//! Calls by a provider's API that become jobs.
+
+use http::Method;
+use llmq_provider::mock::{MockConfig, MockServer};
+use serde_json::{Value, json};
+
+use crate::world::{Got, World, chat};
+
+const PATH: &str = "/v1/chat/completions";
+
+async fn call(world: &World, headers: &[(&str, &str)], body: &Value) -> Got {
+    world
+        .ask(Method::POST, PATH, headers, body.to_string())
+        .await
+}
+
+#[tokio::test]
+async fn a_call_that_prefers_it_is_answered_at_once_and_finished_later() {
+    let world = World::start().await;
+    let headers = [("prefer", "respond-async"), ("x-llmq-metadata-order", "7")];
+    let got = call(&world, &headers, &chat()).await;
+    assert_eq!(got.status, 202);
+    assert_eq!(got.header("preference-applied"), "respond-async");
+    let state = got.json();
+    assert_eq!(state["metadata"]["order"], "7");
+    assert_eq!(state["priority"], 50, "accepted jobs are normal");
+    let id = state["queue_id"].as_str().unwrap();
+    assert_eq!(got.header("location"), format!("/api/requests/{id}"));
+    assert_eq!(world.end(id).await["status"], "completed");
+}
+
+#[tokio::test]
+async fn with_a_wait_it_becomes_a_job_only_when_that_is_over() {
+    let world = World::with(&["requests=1/1h"], "").await;
+    let headers = [("prefer", "respond-async, wait=1")];
+    let got = call(&world, &headers, &chat()).await;
+    assert_eq!(got.status, 200);
+    let begun = tokio::time::Instant::now();
+    let got = call(&world, &headers, &chat()).await;
+    assert_eq!(got.status, 202);
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn the_same_key_gets_the_same_bytes_streams_included_and_is_sent_once() {
+    let world = World::start().await;
+    for stream in [false, true] {
+        let key = format!("key-{stream}");
+        let headers = [("idempotency-key", key.as_str())];
+        let mut body = chat();
+        body["stream"] = json!(stream);
+        let before = world.calls();
+        let (first, second) =
+            tokio::join!(call(&world, &headers, &body), call(&world, &headers, &body));
+        let third = call(&world, &headers, &body).await;
+        assert_eq!(first.status, 200, "{:?}", first.body);
+        let kind = if stream {
+            "text/event-stream"
+        } else {
+            "application/json"
+        };
+        assert!(
+            first.header("content-type").starts_with(kind),
+            "{:?}",
+            first.headers
+        );
+        if stream {
+            assert!(first.body.ends_with(b"data: [DONE]\n\n"));
+        }
+        assert_eq!((&second.body, &third.body), (&first.body, &first.body));
+        assert_eq!(world.calls() - before, 1);
+        let id = first.header("x-llmq-request-id").to_owned();
+        assert_eq!(third.header("x-llmq-request-id"), id);
+        assert_eq!(
+            world.end(&id).await["priority"],
+            70,
+            "somebody waits for it"
+        );
+        body["temperature"] = json!(1);
+        let other = call(&world, &headers, &body).await;
+        assert_eq!(other.status, 409);
+        assert_eq!(other.json()["error"]["code"], "conflict");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_another_try_may_cure_is_not_kept() {
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        fail: 1.0,
+        ..MockConfig::default()
+    };
+    let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
+    let headers = [("idempotency-key", "k"), ("x-llmq-max-wait", "500ms")];
+    let first = call(&world, &headers, &chat()).await;
+    assert!(first.status.is_server_error(), "{:?}", first.body);
+    let second = call(&world, &headers, &chat()).await;
+    assert!(second.status.is_server_error(), "{:?}", second.body);
+    let list = world.get("/api/requests").await.json();
+    assert_eq!(
+        list["requests"].as_array().unwrap().len(),
+        2,
+        "each is a try of its own"
+    );
+}
+
+#[tokio::test]
+async fn a_keyed_call_without_room_ends_as_any_other() {
+    let world = World::with(&["requests=1/1h"], "").await;
+    assert_eq!(call(&world, &[], &chat()).await.status, 200);
+    let headers = [("idempotency-key", "k"), ("x-llmq-max-wait", "100ms")];
+    let got = call(&world, &headers, &chat()).await;
+    assert_eq!(got.status, 429, "{:?}", got.body);
+    assert_eq!(got.json()["error"]["code"], "rate_limited");
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_can_serve_is_kept_where_that_is_set() {
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        outages: vec!["0s-1h".parse().unwrap()],
+        ..MockConfig::default()
+    };
+    let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
+    let headers = [("x-llmq-max-wait", "1s")];
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        let got = call(&world, &headers, &chat()).await;
+        statuses.push(got.status.as_u16());
+        if got.status == 202 {
+            let list = world.get("/api/requests?status=queued").await.json();
+            assert!(!list["requests"].as_array().unwrap().is_empty());
+            let mut stream = chat();
+            stream["stream"] = json!(true);
+            let refused = call(&world, &headers, &stream).await;
+            assert_eq!(refused.status, 503, "no SDK reads a 202 as a stream");
+            return;
+        }
+    }
+    panic!("no call was kept: {statuses:?}");
+}

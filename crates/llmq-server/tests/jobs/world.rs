@@ -1,0 +1,193 @@
+//! A gateway with a stand-in provider, and a caller.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use llmq_core::{Clock as _, LimitSpec};
+use llmq_engine::config::Config;
+use llmq_engine::{SystemClock, Tasks};
+use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_server::{Gateway, GatewayOptions, serve, store_settings};
+use llmq_store_sqlite::{Options, Place, Store};
+use llmq_testkit::PATIENCE;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) struct World {
+    pub(crate) addr: SocketAddr,
+    pub(crate) store: Store,
+    mock: MockServer,
+    tasks: Tasks,
+}
+
+/// What a caller got.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Got {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| panic!("{} {}", self.status, String::from_utf8_lossy(&self.body)))
+    }
+
+    /// The status and the stable word of a problem.
+    pub(crate) fn problem(&self) -> (u16, String) {
+        let code = self.json()["code"].as_str().unwrap().to_owned();
+        (self.status.as_u16(), code)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(&[], "").await
+    }
+
+    /// `limits` are the provider's, `settings` lines of the configuration.
+    pub(crate) async fn with(limits: &[&str], settings: &str) -> Self {
+        let config = MockConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            limits: limits
+                .iter()
+                .map(|text| text.parse::<LimitSpec>().unwrap())
+                .collect(),
+            latency: Duration::from_millis(1),
+            ..MockConfig::default()
+        };
+        Self::behind(MockServer::start(config).await.unwrap(), limits, settings).await
+    }
+
+    pub(crate) async fn behind(mock: MockServer, limits: &[&str], settings: &str) -> Self {
+        let custom: Vec<String> = limits.iter().map(|limit| format!("\"{limit}\"")).collect();
+        let text = format!(
+            "{settings}\n[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
+             [retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
+             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{}/v1\"\n\
+             [models.gpt]\non_unavailable = \"queue\"\nprice = {{ input = 1.0, output = 2.0 }}\n\
+             upstreams = [ {{ upstream = \"one\", limits = {{ custom = [{}] }} }} ]\n",
+            mock.addr(),
+            custom.join(", ")
+        );
+        let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();
+        let clock = SystemClock::new();
+        let options = Options {
+            settings: store_settings(&settings),
+            ballast_bytes: 0,
+            vfs: None,
+        };
+        let store = Store::open_with(&Place::Memory, options, clock.now().wall).unwrap();
+        let options = GatewayOptions {
+            store: store.clone(),
+            ..GatewayOptions::in_memory(&clock).unwrap()
+        };
+        let tasks = Tasks::new();
+        let gateway = Gateway::new(&settings, options, clock, &tasks)
+            .await
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = serve(gateway, listener, &tasks).unwrap().addr();
+        Self {
+            addr,
+            store,
+            mock,
+            tasks,
+        }
+    }
+
+    /// How many calls the provider got.
+    pub(crate) fn calls(&self) -> u64 {
+        self.mock.report().calls
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Got {
+        let asked = self.asked(method, path, headers, body.into());
+        tokio::time::timeout(PATIENCE, asked)
+            .await
+            .expect("an answer in time")
+    }
+
+    async fn asked(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Got {
+        let stream = TcpStream::connect(self.addr).await.unwrap();
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
+        self.tasks.spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "x")
+            .header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body)).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        Got {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Got {
+        self.ask(Method::GET, path, &[], "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Got {
+        self.ask(Method::POST, path, &[], body.to_string()).await
+    }
+
+    /// Hands one in, and tells its id.
+    pub(crate) async fn submit(&self) -> String {
+        let got = self.post("/api/requests", &request()).await;
+        assert_eq!(got.status, 202, "{:?}", got.json());
+        got.json()["queue_id"].as_str().unwrap().to_owned()
+    }
+
+    /// A request at its end.
+    pub(crate) async fn end(&self, id: &str) -> Value {
+        let got = self.get(&format!("/api/requests/{id}?wait=20")).await;
+        let state = got.json();
+        assert!(state["finished_at"].is_string(), "{state}");
+        state
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
+
+pub(crate) fn request() -> Value {
+    json!({"endpoint": "/v1/chat/completions", "body": chat()})
+}
+
+pub(crate) fn chat() -> Value {
+    json!({"model": "gpt", "messages": [{"role": "user", "content": "hello"}]})
+}
