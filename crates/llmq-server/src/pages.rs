@@ -22,7 +22,11 @@ pub(crate) fn has(path: &str) -> bool {
 pub(crate) fn router(gateway: &Arc<Gateway>) -> Router {
     let observe::Routes { open, read, manage } = observe::routes(&gateway.observed);
     open.merge(guarded(read, &gateway.keys, KeyScope::Read))
-        .merge(guarded(manage, &gateway.keys, KeyScope::Manage))
+        .merge(guarded(
+            recorded(manage, gateway),
+            &gateway.keys,
+            KeyScope::Manage,
+        ))
         .merge(keys::router(Arc::clone(&gateway.keys)))
         .merge(gateway.job_routes())
         .method_not_allowed_fallback(other_method)
@@ -31,6 +35,19 @@ pub(crate) fn router(gateway: &Arc<Gateway>) -> Router {
 
 fn guarded(router: Router, ring: &Arc<KeyRing>, scope: KeyScope) -> Router {
     router.route_layer(from_fn_with_state((Arc::clone(ring), scope), guard))
+}
+
+/// What was decided about a queue is in the store before that is answered.
+fn recorded(router: Router, gateway: &Arc<Gateway>) -> Router {
+    router.route_layer(from_fn_with_state(Arc::clone(gateway), record))
+}
+
+async fn record(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    match gateway.desk.runner.queues_changed().await {
+        Ok(()) => response,
+        Err(error) => Problem::unavailable("store_unavailable", error.to_string()).into_response(),
+    }
 }
 
 async fn guard(
