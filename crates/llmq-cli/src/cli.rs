@@ -14,6 +14,7 @@ use crate::queues::QueuesArgs;
 use crate::requests::RequestsArgs;
 use crate::run::RunArgs;
 use crate::serve::ServeArgs;
+use crate::store::StoreArgs;
 use crate::webhooks::WebhooksArgs;
 use crate::why::WhyArgs;
 
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Webhooks(Box<WebhooksArgs>),
     /// Keys of a server: make one, list them, revoke one
     Keys(KeysArgs),
+    /// The embedded store's file: check it, back it up, make it small
+    Store(StoreArgs),
     /// One tiny call per model: writes a configuration with the limits it learned
     Probe(Box<ProbeArgs>),
     /// The configuration: check it, show it, print the default

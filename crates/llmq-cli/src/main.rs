@@ -25,6 +25,7 @@ mod probe;
 mod queues;
 mod requests;
 mod serve;
+mod store;
 mod webhooks;
 
 mod why;
@@ -87,6 +88,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::serve(&args, &global),
         Command::Mock(args) => mock::mock(&args, &global),
         Command::Why(args) => why::why(&args, &global),
+        Command::Store(args) => store::store(args, &global),
         Command::Queues(args) => queues::queues(&args, &global),
         Command::Requests(args) => requests::requests(*args, &global),
         Command::Webhooks(args) => webhooks::webhooks(*args, &global),
