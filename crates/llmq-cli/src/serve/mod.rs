@@ -84,11 +84,12 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     let Found {
         settings,
         any_model,
+        names_store,
     } = source.read()?;
     let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
     let tasks = Tasks::new();
     let clock = SystemClock::new();
-    let store = open_store(args, &settings, &clock)?;
+    let store = open_store(args, &settings, names_store, &clock)?;
     let options = GatewayOptions {
         any_model,
         store: store.clone(),
@@ -119,6 +120,7 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
             None => "http",
         };
         say!("listening: OpenAI {scheme}://{addr}/v1, Anthropic {scheme}://{addr}");
+        say!("{}", kept(store.place()));
         say!("Ctrl-C lets calls in flight end, and again leaves at once");
     }
     let files = source.files(&settings);
@@ -149,16 +151,27 @@ async fn ended(served: llmq_server::Served, gateway: &Gateway) {
     tokio::join!(served.stopped(), gateway.stop_requests(GRACE));
 }
 
+/// Where what was accepted is found again, for people.
+fn kept(place: &Place) -> String {
+    match place {
+        Place::File(path) => format!("keys and accepted requests: {}", path.display()),
+        Place::Memory => "keys and accepted requests: in memory, and gone when this process ends; \
+                          --store sqlite:PATH keeps them"
+            .to_owned(),
+    }
+}
+
 /// Opens where keys and accepted requests are kept. A gateway that is only tried out keeps
-/// nothing.
+/// nothing, unless somebody said where.
 fn open_store(
     args: &ServeArgs,
     settings: &Settings,
+    is_named: bool,
     clock: &SystemClock,
 ) -> Result<Store, Failure> {
     let place = match (&settings.store.url, &args.store) {
         (_, Some(place)) => place.clone(),
-        (_, None) if args.mock => Place::Memory,
+        (_, None) if args.mock && !is_named => Place::Memory,
         (StoreUrl::Sqlite(path), None) => Place::File(path.clone()),
         (StoreUrl::Memory, None) => Place::Memory,
         (StoreUrl::Redis(_) | StoreUrl::RedisCluster(_), None) => {

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use llmq_core::LimitSpec;
-use llmq_engine::config::{KeySource, ProviderKind, Settings, UpstreamSettings};
+use llmq_engine::config::{KeySource, Origin, ProviderKind, Settings, UpstreamSettings};
 use llmq_limit::AdaptiveConfig;
 use llmq_provider::Timeouts;
 use llmq_provider::mock::{MockConfig, MockServer};
@@ -26,6 +26,8 @@ pub(super) struct Found {
     pub(super) settings: Settings,
     /// Any model name leads to an account: none was configured.
     pub(super) any_model: bool,
+    /// The file or the environment says where the store is.
+    pub(super) names_store: bool,
 }
 
 impl Source {
@@ -39,6 +41,10 @@ impl Source {
         if let Some(addr) = self.mock {
             use_stand_in(&mut settings, addr);
         }
+        let names_store = loaded
+            .entries()
+            .iter()
+            .any(|entry| entry.path == "store.url" && entry.origin != Origin::Default);
         let any_model = settings.models.is_empty();
         if settings.upstreams.is_empty() {
             from_environment(&mut settings);
@@ -49,6 +55,7 @@ impl Source {
         Ok(Found {
             settings,
             any_model,
+            names_store,
         })
     }
 

@@ -77,6 +77,7 @@ impl Watch {
             |Found {
                  settings,
                  any_model,
+                 ..
              }| {
                 let reloaded = self.gateway.reload(&settings, any_model);
                 let reloaded = reloaded.map_err(|error| with_causes(&error))?;

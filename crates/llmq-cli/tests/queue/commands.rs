@@ -71,3 +71,37 @@ fn a_webhook_is_made_tested_and_listed_from_a_shell() {
     assert_eq!(llmq(&server, &["webhooks", "delete", id]).0, 0);
     assert_eq!(llmq(&server, &["webhooks", "get", id]).0, 1);
 }
+
+#[test]
+fn the_file_is_checked_backed_up_and_compacted_from_a_shell() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    let id = server.submit();
+    server.end(&id);
+    let store = format!("sqlite:{}", place.file().display());
+    let of = |words: &[&str]| llmq(&server, &[words, &["--store", &store]].concat());
+    // Beside the server: looking and copying. Changing is the owner's.
+    let (code, found, said) = of(&["store", "check", "--history", "--format", "json"]);
+    assert_eq!(code, 0, "{said}");
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert_eq!((&found["sound"], &found["jobs"]), (&true.into(), &1.into()));
+    let copy = place.file().with_extension("copy");
+    let (code, _, said) = of(&["store", "backup", copy.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    let (code, _, said) = of(&["store", "compact"]);
+    assert_ne!(code, 0, "{said}");
+    server.kill();
+
+    let other = Place::new(Duration::from_millis(1), "");
+    std::fs::rename(&copy, other.file()).unwrap();
+    let server = other.serve();
+    let (_, state) = server.get(&format!("/api/requests/{id}"));
+    assert_eq!(
+        state["status"], "completed",
+        "the copy is a store of its own"
+    );
+    let (code, _, said) = llmq(&server, &["store", "compact", "--store", &store]);
+    assert_eq!(code, 0, "{said}");
+    let missing = llmq(&server, &["store", "check", "--store", "sqlite:nowhere.db"]);
+    assert_eq!(missing.0, 2, "{}", missing.2);
+}

@@ -44,10 +44,21 @@ impl Place {
         self.dir.path().join("queue.db")
     }
 
+    /// More of the configuration.
+    pub(crate) fn append(&self, text: &str) {
+        let path = self.dir.path().join("llmq.toml");
+        let before = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, before + text).unwrap();
+    }
+
     pub(crate) fn serve(&self) -> Server {
+        self.serve_with(&["--store", "sqlite:queue.db"])
+    }
+
+    pub(crate) fn serve_with(&self, flags: &[&str]) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_llmq"))
             .args(["serve", "--config", "llmq.toml", "--listen", "127.0.0.1:0"])
-            .args(["--store", "sqlite:queue.db"])
+            .args(flags)
             .current_dir(self.dir.path())
             .env_remove("LLMQ_API_KEY")
             .stdout(Stdio::null())

@@ -43,3 +43,16 @@ fn a_pause_and_what_waits_outlive_a_kill() {
     server.post("/api/queues/gpt/resume", &serde_json::json!({}));
     assert_eq!(server.end(&id)["status"], "completed");
 }
+
+/// A configuration named its store and `--mock` was given as well: what was accepted was kept in
+/// memory, and lost with the process.
+#[test]
+fn a_store_that_the_configuration_names_is_used_with_the_stand_in_too() {
+    let place = Place::new(Duration::from_millis(1), "");
+    place.append("[store]\nurl = \"sqlite:queue.db\"\n");
+    let server = place.serve_with(&["--mock"]);
+    let id = server.submit();
+    server.kill();
+    let server = place.serve_with(&["--mock"]);
+    assert_eq!(server.end(&id)["status"], "completed");
+}
