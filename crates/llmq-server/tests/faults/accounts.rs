@@ -149,8 +149,7 @@ async fn each_upstream_has_its_own_patience() {
         let one = Upstream::start("one", move |_| slow()).await;
         let two = Upstream::start("two", |_| Act::Answer).await;
         let world = World::with(&format!(
-            "[retry]\nserver = {{ base = \"5ms\", max = \"10ms\" }}\n\
-             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+            "[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
              timeouts = {{ first_byte = \"150ms\" }}\n\
              [upstreams.two]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
              [models.m]\nupstreams = [{{ upstream = \"one\", model = \"one\", weight = 1e9 }}, \
