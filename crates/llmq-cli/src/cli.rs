@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand, ValueEnum};
 
+use crate::batches::BatchesArgs;
 use crate::completions::CompletionsArgs;
 use crate::config::ConfigArgs;
 use crate::keys::KeysArgs;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Queues(QueuesArgs),
     /// Requests that a server keeps and finishes
     Requests(Box<RequestsArgs>),
+    /// Batches of a server: many calls in one file, and their answers in another
+    Batches(Box<BatchesArgs>),
     /// Webhooks of a server, and a receiver to try them with
     Webhooks(Box<WebhooksArgs>),
     /// Keys of a server: make one, list them, revoke one

@@ -76,6 +76,26 @@ impl ServerArgs {
     ) -> Result<T, Failure> {
         let body = body.map(serde_json::to_vec).transpose();
         let body = body.map_err(|error| Failure::wrong(&error))?;
+        let body = body.map(|body| ("application/json".to_owned(), body));
+        self.told(method, path, body)
+    }
+
+    /// What the server answers to a POST of `body`, which is of this kind.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        kind: String,
+        body: Vec<u8>,
+    ) -> Result<T, Failure> {
+        self.told(Method::POST, path, Some((kind, body)))
+    }
+
+    fn told<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(String, Vec<u8>)>,
+    ) -> Result<T, Failure> {
         let (status, body) = self.answer(method, path, body)?;
         if !status.is_success() {
             let refused_key = status == StatusCode::UNAUTHORIZED;
@@ -92,7 +112,7 @@ impl ServerArgs {
         &self,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<(String, Vec<u8>)>,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -109,7 +129,7 @@ impl ServerArgs {
         &self,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<(String, Vec<u8>)>,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let uri: Uri = format!("{}{path}", self.base_url.trim_end_matches('/'))
             .parse()
@@ -118,11 +138,16 @@ impl ServerArgs {
         if let Some(key) = &self.api_key {
             request = request.header("authorization", format!("Bearer {}", key.expose()));
         }
-        if body.is_some() {
-            request = request.header("content-type", "application/json");
-        }
+        let body = body.map_or_else(Vec::new, |(kind, body)| {
+            if let Some(headers) = request.headers_mut()
+                && let Ok(kind) = kind.try_into()
+            {
+                headers.insert("content-type", kind);
+            }
+            body
+        });
         let request = request
-            .body(Full::<Bytes>::from(body.unwrap_or_default()))
+            .body(Full::<Bytes>::from(body))
             .map_err(|error| Failure::usage(format!("--base-url or --api-key: {error}")))?;
         let connector = HttpsConnectorBuilder::new()
             .with_native_roots()
@@ -159,7 +184,11 @@ fn secret(text: &str) -> Result<Secret, Infallible> {
 fn refusal(status: StatusCode, body: &[u8]) -> String {
     match serde_json::from_slice::<ProblemBody>(body) {
         Ok(problem) => problem.message,
-        Err(_) => format!("the server says {status}"),
+        // Where it speaks OpenAI's API, errors have that form.
+        Err(_) => serde_json::from_slice::<serde_json::Value>(body)
+            .ok()
+            .and_then(|body| Some(body.pointer("/error/message")?.as_str()?.to_owned()))
+            .unwrap_or_else(|| format!("the server says {status}")),
     }
 }
 

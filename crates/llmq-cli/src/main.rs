@@ -16,6 +16,7 @@ mod exit;
 
 mod run;
 
+mod batches;
 mod completions;
 mod config;
 mod keys;
@@ -91,6 +92,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         Command::Store(args) => store::store(args, &global),
         Command::Queues(args) => queues::queues(&args, &global),
         Command::Requests(args) => requests::requests(*args, &global),
+        Command::Batches(args) => batches::batches(*args, &global),
         Command::Webhooks(args) => webhooks::webhooks(*args, &global),
         Command::Keys(args) => keys::keys(args, &global),
         Command::Probe(args) => probe::probe(&args, &global),

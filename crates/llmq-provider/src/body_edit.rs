@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -46,8 +47,48 @@ pub fn with_stream_usage(body: &[u8]) -> Result<Bytes, NotAnObject> {
     with_member(body, "stream_options", &options)
 }
 
-/// The body with the top-level member `name` set to `json`.
-fn with_member(body: &[u8], name: &str, json: &str) -> Result<Bytes, NotAnObject> {
+/// The same body without its top-level members called `names`. The values of the others stay as
+/// they are.
+///
+/// # Errors
+///
+/// [`NotAnObject`].
+///
+/// ```
+/// use llmq_provider::without_members;
+/// let body = without_members(br#"{"model":"a","store":true,"top_p":1.0}"#, &["store"])?;
+/// assert_eq!(&body[..], br#"{"model":"a","top_p":1.0}"#);
+/// # Ok::<(), llmq_provider::NotAnObject>(())
+/// ```
+pub fn without_members(body: &[u8], names: &[&str]) -> Result<Bytes, NotAnObject> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let members = deserializer
+        .deserialize_map(Members)
+        .map_err(|_| NotAnObject)?;
+    deserializer.end().map_err(|_| NotAnObject)?;
+    let mut kept = Vec::with_capacity(body.len());
+    for (name, value) in members {
+        if names.contains(&name.as_ref()) {
+            continue;
+        }
+        kept.push(if kept.is_empty() { b'{' } else { b',' });
+        kept.extend_from_slice(serde_json::Value::from(name).to_string().as_bytes());
+        kept.push(b':');
+        kept.extend_from_slice(value.get().as_bytes());
+    }
+    if kept.is_empty() {
+        kept.push(b'{');
+    }
+    kept.push(b'}');
+    Ok(Bytes::from(kept))
+}
+
+/// The body with its top-level member `name` set to `json`, which must be JSON.
+///
+/// # Errors
+///
+/// [`NotAnObject`].
+pub fn with_member(body: &[u8], name: &str, json: &str) -> Result<Bytes, NotAnObject> {
     let spans = member_spans(body, name)?;
     let mut edited = Vec::with_capacity(body.len() + name.len() + json.len() + 4);
     let mut copied_to = 0;
@@ -92,6 +133,24 @@ fn member_spans(body: &[u8], name: &str) -> Result<Vec<Range<usize>>, NotAnObjec
         .collect())
 }
 
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            all.push(member);
+        }
+        Ok(all)
+    }
+}
+
 struct Find<'a>(&'a str);
 
 impl<'de> Visitor<'de> for Find<'_> {
@@ -103,7 +162,7 @@ impl<'de> Visitor<'de> for Find<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = Vec::new();
-        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             let value: &RawValue = map.next_value()?;
             if name == self.0 {
                 found.push(value);
@@ -121,6 +180,20 @@ mod tests {
 
     fn edited(body: &str) -> String {
         String::from_utf8(with_model(body.as_bytes(), "n\"1").unwrap().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn members_are_left_out_however_often_they_stand_there() {
+        let table = [
+            (r#"{"a":1,"b":{"a":2},"a":3}"#, r#"{"b":{"a":2}}"#),
+            (r#"{"\u0061":1}"#, "{}"),
+            (r#" { "x\"" : 1e400 } "#, r#"{"x\"":1e400}"#),
+            ("{}", "{}"),
+        ];
+        for (body, without) in table {
+            assert_eq!(without_members(body.as_bytes(), &["a"]).unwrap(), without);
+        }
+        assert_eq!(without_members(b"[1]", &["a"]), Err(NotAnObject));
     }
 
     #[test]

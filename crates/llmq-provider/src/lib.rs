@@ -58,7 +58,7 @@ pub mod mock;
 pub mod translate;
 
 pub use answer::{AnswerFacts, answer_text};
-pub use body_edit::{NotAnObject, with_model, with_stream_usage};
+pub use body_edit::{NotAnObject, with_member, with_model, with_stream_usage, without_members};
 pub use call_error::CallError;
 pub use cause::{Cause, TlsFault};
 pub use classify::{Source, Verdict, check_answer, check_stream, classify};

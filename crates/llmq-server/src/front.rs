@@ -12,6 +12,7 @@ use tower_service::Service as _;
 use crate::Gateway;
 use crate::call::{self, Reply, ReplyBody};
 use crate::dialect::Refusal;
+use crate::openai::background;
 use crate::{cors, host, pages};
 
 /// Above what the providers of the Responses API keep.
@@ -69,11 +70,20 @@ async fn route(front: &Front, request: Request<Incoming>) -> Reply {
         None => match path.strip_prefix("/v1/models/") {
             Some(name) => models(gateway, &request, Some(name)),
             None if path.starts_with(RESPONSE) => {
-                call::response(gateway, &request, &path[RESPONSE.len()..]).await
+                earlier(gateway, &request, &path[RESPONSE.len()..]).await
             }
             None if pages::has(path) => page(front, request).await,
             None => unknown_path(path, spoken(&request)),
         },
+    }
+}
+
+/// A response that was made earlier: in the background here, or by a provider that keeps it.
+async fn earlier(gateway: &Arc<Gateway>, request: &Request<Incoming>, rest: &str) -> Reply {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    match background::kept(gateway, method, uri, headers).await {
+        Some(reply) => reply,
+        None => call::response(gateway, request, rest).await,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::keys::{AuthPolicy, KeyRing, KeyRingError, KeyRingOptions};
 use crate::made::Made;
 use crate::models::Models;
 use crate::observe::{CallLog, Observed, Parts};
+use crate::openai::batches;
 use crate::tenants::Tenants;
 use crate::{Bounds, TlsError, tls};
 
@@ -112,6 +113,8 @@ pub struct Gateway {
     /// Who made what calls may name later.
     pub(crate) made: Made,
     pub(crate) desk: Desk,
+    /// The batches that something happened to.
+    pub(crate) batches: Arc<batches::Touched>,
 }
 
 /// What is asked of the settings for each connection and request, or compared with others.
@@ -223,6 +226,7 @@ impl Gateway {
                 Some(Keeping::begin(Arc::clone(&hub), shelf, wanted, asked).await?)
             }
         };
+        let touched = Arc::new(batches::Touched::default());
         let catalog = Catalog {
             models: Arc::clone(&models),
             tenants: Arc::clone(&tenants),
@@ -230,13 +234,15 @@ impl Gateway {
             hub: Arc::clone(&hub),
             clock: clock.clone(),
             observed: Arc::clone(&observed),
+            batches: Arc::clone(&touched),
         };
         observed.keep_events(Arc::clone(&jobs), tasks);
         let desk = Desk::open(settings, jobs, catalog, tasks)
             .await
             .map_err(GatewayError::Jobs)?;
-        Ok(Arc::new(Self {
+        let gateway = Arc::new(Self {
             desk,
+            batches: touched,
             keys,
             observed,
             log: options.log,
@@ -248,7 +254,9 @@ impl Gateway {
             live: ArcSwap::from_pointee(live),
             keeping,
             made: Made::new(settings.upstreams.len()),
-        }))
+        });
+        tasks.spawn(batches::keep(Arc::clone(&gateway), tasks.clone()));
+        Ok(gateway)
     }
 
     /// Writes down what keys have used and what was spent of limits, when no call is under way

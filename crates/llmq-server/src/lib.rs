@@ -31,6 +31,8 @@ mod call;
 
 mod jobs;
 
+mod openai;
+
 mod dialect;
 
 pub mod keys;

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
+use bytes::Bytes;
 use llmq_core::{Clock, Now};
 use llmq_dispatch::{QueueId, UpstreamId};
 use llmq_engine::config::{
     LimitTable, ModelSettings, OnUnavailable, RouteSettings, Settings, StreamRecovery, StreamUsage,
 };
-use llmq_engine::{Accounts, AssembledModel, AssembledRoute, AssemblyError, Hub};
-use llmq_provider::{Dialect, Provider};
+use llmq_engine::{Accounts, AssembledModel, AssembledRoute, AssemblyError, Hub, Outgoing};
+use llmq_provider::translate::Untranslatable;
+use llmq_provider::{Dialect, Operation, Provider};
 use rustc_hash::FxHashMap;
 
 /// A public model, as calls need it.
@@ -23,6 +25,29 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// Whether at least one of its upstreams can be told a call.
+    ///
+    /// # Errors
+    ///
+    /// Why its first one cannot.
+    pub(crate) fn can_be_told(
+        &self,
+        operation: Operation,
+        body: &Bytes,
+    ) -> Result<(), Untranslatable> {
+        let mut first = None;
+        for route in &self.routes {
+            if operation.speaks(route.provider.dialect()) {
+                return Ok(());
+            }
+            match Outgoing::of(operation, &self.name, body, route) {
+                Ok(_) => return Ok(()),
+                Err(why) => first = first.or(Some(why)),
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
     /// What a call cost, in billionths of a dollar; 0 where no price is configured.
     #[expect(
         clippy::cast_possible_truncation,

@@ -16,6 +16,8 @@ pub(crate) fn has(path: &str) -> bool {
     matches!(path, "/" | "/metrics" | "/openapi.json" | "/health")
         || path.starts_with("/health/")
         || path.starts_with("/api/")
+        || path.starts_with("/v1/files")
+        || path.starts_with("/v1/batches")
 }
 
 /// All of them, each for those who may use it.
@@ -29,6 +31,7 @@ pub(crate) fn router(gateway: &Arc<Gateway>) -> Router {
         ))
         .merge(keys::router(Arc::clone(&gateway.keys)))
         .merge(gateway.job_routes())
+        .merge(gateway.openai_routes())
         .method_not_allowed_fallback(other_method)
         .fallback(nothing_here)
 }

@@ -231,6 +231,14 @@ pub trait Files {
     /// [`StoreError`]: nothing was added.
     async fn append_file(&self, file: FileId, chunk: Bytes) -> Result<Option<u64>, StoreError>;
 
+    /// Gives a file that is still being written the name, purpose and end of `file`: a caller may
+    /// say them after the content. Its length stays. Whether there is such a file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: nothing was changed.
+    async fn describe_file(&self, file: StoredFile) -> Result<bool, StoreError>;
+
     /// Makes it visible. `None`: there is no such file that is still being written. (The output of
     /// a batch becomes visible with the batch's end, by [`BatchUpdate::files`].)
     ///

@@ -20,6 +20,7 @@ use super::{forward, spoken};
 use crate::dialect::Refusal;
 use crate::jobs::{Later, asks_for_job};
 use crate::keys::{Caller, Forbidden, KeyScope};
+use crate::openai::background::{self, Background};
 use crate::{Bounds, Gateway};
 
 /// Nobody may ask for a longer wait.
@@ -64,6 +65,8 @@ pub(crate) struct Incoming {
     pub(crate) arrived: Now,
     /// What it says of being kept and finished later; nearly always nothing.
     pub(crate) later: Option<Box<Later>>,
+    /// A response that its caller does not wait for; its body is the plain call.
+    pub(crate) background: Option<Box<Background>>,
 }
 
 impl Incoming {
@@ -94,9 +97,9 @@ impl Incoming {
         let wishes = Wishes::read(&parts.headers, gateway.max_wait())?;
         let respond_async = prefers(&parts.headers, "respond-async").is_some();
         let waits_first = respond_async && prefers(&parts.headers, "wait").is_some();
-        let later = asks_for_job(&parts.headers, respond_async, waits_first)?;
-        let body = whole(body, &parts.headers, gateway).await?;
-        let scan = scan_request(&body, TokenCounter::Chars)
+        let mut later = asks_for_job(&parts.headers, respond_async, waits_first)?;
+        let mut body = whole(body, &parts.headers, gateway).await?;
+        let mut scan = scan_request(&body, TokenCounter::Chars)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
         if let Some(name) = scan.doubtful {
             let message = format!(
@@ -110,6 +113,14 @@ impl Incoming {
             return Err(Refusal::invalid(message).about("model"));
         };
         caller.may_use(&model).map_err(|error| forbidden(&error))?;
+        let mut later_told = None;
+        if operation == Operation::Responses
+            && let Some(found) = background::asked(&body)?
+        {
+            (body, scan.stream) = (found.body.clone(), false);
+            later = asks_for_job(&parts.headers, true, false)?;
+            later_told = Some(Box::new(found));
+        }
         let tenant = gateway
             .tenants
             .of(&caller, &tenant_name, &gateway.hub, arrived);
@@ -139,6 +150,7 @@ impl Incoming {
             arrived,
             // Nobody reads a 202 as a stream: the preference is passed over (RFC 7240, 2).
             later: later.filter(|later| !scan.stream || later.is_keyed()),
+            background: later_told,
         })
     }
 }

@@ -34,6 +34,7 @@ use crate::dialect::Refusal;
 use crate::jobs;
 use crate::keys::{BudgetError, Spend};
 use crate::models::Model;
+use crate::openai;
 use attempt::{Attempted, Remedy};
 use progress::Progress;
 
@@ -66,6 +67,9 @@ pub(crate) async fn call(
     match earlier::account(&gateway, &incoming, &model) {
         Ok(route) => incoming.only = route,
         Err(refusal) => return reply::refused(&refusal, dialect, None),
+    }
+    if let Some(background) = &incoming.background {
+        return openai::background::accepted(&gateway, &incoming, background, &model).await;
     }
     match &incoming.later {
         Some(later) if later.is_keyed() => {

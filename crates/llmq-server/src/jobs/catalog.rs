@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::keys::KeyRing;
 use crate::models::Models;
 use crate::observe::{CallRecord, Observed};
+use crate::openai::batches::Touched;
 use crate::tenants::Tenants;
 
 /// The gateway's models, tenants and figures.
@@ -24,6 +25,7 @@ pub(crate) struct Catalog {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: SystemClock,
     pub(crate) observed: Arc<Observed>,
+    pub(crate) batches: Arc<Touched>,
 }
 
 impl Directory for Catalog {
@@ -61,6 +63,9 @@ impl Directory for Catalog {
 impl Catalog {
     /// A job is over: it is counted, and its key charged.
     fn ended(&self, job: &Job, took: Option<Duration>) {
+        if let Some(member) = &job.member {
+            self.batches.touch(member.batch);
+        }
         let key = job.details.extra.get("key");
         let key = key.and_then(serde_json::Value::as_str);
         if let (Some(key), Some(usage)) = (key.and_then(|key| Uuid::parse_str(key).ok()), job.usage)

@@ -21,6 +21,8 @@ pub(crate) struct Desk {
     pub(crate) clock: SystemClock,
     pub(crate) settings: StoreSettings,
     pub(crate) max_attempts: u32,
+    /// For what is to end well although its caller goes.
+    pub(crate) tasks: Tasks,
 }
 
 impl Desk {
@@ -58,6 +60,7 @@ impl Desk {
             clock,
             settings: settings.store.clone(),
             max_attempts: settings.retry.max_attempts,
+            tasks: tasks.clone(),
         })
     }
 

@@ -59,7 +59,7 @@ pub(super) fn caller(
 }
 
 /// Whether a caller may see what belongs to a tenant.
-pub(super) fn sees(caller: &Caller, tenant: &str) -> bool {
+pub(crate) fn sees(caller: &Caller, tenant: &str) -> bool {
     caller.tenant_for(Some(tenant)).is_ok()
 }
 

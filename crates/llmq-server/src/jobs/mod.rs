@@ -23,6 +23,10 @@ mod webhooks;
 mod guard;
 
 pub(crate) use catalog::Catalog;
-pub(crate) use desk::Desk;
-pub(crate) use plain::{Later, accepted, asks_for_job, by_key, queued_instead};
+pub(crate) use desk::{Desk, unavailable};
+pub(crate) use guard::sees;
+pub(crate) use plain::{
+    Later, accepted, as_refusal, asks_for_job, by_key, of_call, queued_instead,
+};
 pub(crate) use routes::{Routes, routes};
+pub(crate) use wanted::note;

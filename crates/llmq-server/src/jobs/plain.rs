@@ -89,7 +89,16 @@ impl Later {
     }
 }
 
-fn job(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Result<NewJob, Refusal> {
+/// The job that a call becomes.
+///
+/// # Errors
+///
+/// No upstream of the model can be told the call.
+pub(crate) fn of_call(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+) -> Result<NewJob, Refusal> {
     sayable(incoming, model)?;
     let later = incoming.later.as_deref();
     let mut job = NewJob::new(
@@ -157,7 +166,7 @@ fn hash(incoming: &Incoming) -> [u8; 32] {
 /// A call becomes a job: 202, with where to ask for it (RFC 7240, 4.1).
 pub(crate) async fn accepted(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
     let accepted = async {
-        let job = job(gateway, incoming, model)?;
+        let job = of_call(gateway, incoming, model)?;
         let accepted = gateway.desk.runner.accept(job).await;
         let accepted = accepted.map_err(|error| as_refusal(&refused(&error)))?;
         let job = gateway.desk.job(accepted.id).await;
@@ -196,7 +205,7 @@ pub(crate) fn queued_instead(incoming: &Incoming, model: &Model) -> bool {
 /// A call with a key: a job whose caller waits for it. Whoever asks again with the same key gets
 /// the same bytes; a caller that goes loses its connection only.
 pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
-    let made = job(gateway, incoming, model).map(|job| NewJob {
+    let made = of_call(gateway, incoming, model).map(|job| NewJob {
         priority: incoming.priority,
         // A call waits no longer than its caller would.
         ttl: Some(incoming.max_wait.max(Duration::from_millis(1))),
@@ -269,7 +278,7 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
 }
 
 /// A problem in the dialect of a provider's API.
-fn as_refusal(problem: &Problem) -> Refusal {
+pub(crate) fn as_refusal(problem: &Problem) -> Refusal {
     let body = problem.body();
     Refusal::new(problem.status(), problem.code(), body.message)
 }

@@ -155,7 +155,7 @@ pub(super) fn charge_to(details: &mut Details, caller: &Caller) {
 }
 
 /// Notes what the gateway wants back with a job.
-pub(super) fn note(details: &mut Details, name: &str, value: serde_json::Value) {
+pub(crate) fn note(details: &mut Details, name: &str, value: serde_json::Value) {
     if !details.extra.is_object() {
         details.extra = json!({});
     }

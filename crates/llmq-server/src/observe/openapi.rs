@@ -75,10 +75,18 @@ pub(crate) fn document() -> OpenApi {
     let mut document = described.into_openapi();
     document.merge(keys::described().into_openapi());
     document.merge(crate::jobs::routes().into_openapi());
+    document.merge(crate::openai::routes().into_openapi());
     for operation in Operation::ALL {
         describe_call(&mut document, operation);
     }
     describe_model(&mut document);
+    describe_response(&mut document, HttpMethod::Get, "", "get_response");
+    describe_response(
+        &mut document,
+        HttpMethod::Post,
+        "/cancel",
+        "cancel_response",
+    );
     document
 }
 
@@ -153,6 +161,30 @@ fn describe_model(document: &mut OpenApi) {
     document.paths.paths.insert(path, item);
 }
 
+/// A response that was made in the background, or that a provider keeps.
+fn describe_response(document: &mut OpenApi, method: HttpMethod, below: &str, name: &str) {
+    let answer = ResponseBuilder::new().description(
+        "OpenAI's response object as it stands, a stream of it with `?stream=true`, or an error \
+         in OpenAI's form.",
+    );
+    let id = ParameterBuilder::new()
+        .name("id")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some("Its `id`."));
+    let described = OperationBuilder::new()
+        .tag("calls")
+        .operation_id(Some(name))
+        .summary(Some(
+            "OpenAI's API, for responses made with `background: true`.",
+        ))
+        .parameter(id.build())
+        .response("default", answer.build());
+    let item = PathItem::new(method, described.build());
+    let path = format!("/v1/responses/{{id}}{below}");
+    document.paths.paths.insert(path, item);
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -188,7 +220,7 @@ mod tests {
         assert!(info["title"].is_string() && info["version"].is_string());
         let mut responses = Vec::new();
         all(&json["paths"], "responses", &mut responses);
-        assert_eq!(responses.len(), 18 + 17 + Operation::ALL.len() + 1);
+        assert_eq!(responses.len(), 18 + 17 + 11 + Operation::ALL.len() + 1);
         for response in responses.iter().flat_map(|all| all.as_object().unwrap()) {
             assert!(response.1["description"].is_string(), "{response:?}");
         }
@@ -225,7 +257,9 @@ mod tests {
     fn every_path_of_the_small_routes_is_one_that_is_served() {
         let json = json();
         for path in json["paths"].as_object().unwrap().keys() {
-            let call = Operation::from_path(path).is_some() || path.starts_with("/v1/models/");
+            let call = Operation::from_path(path).is_some()
+                || path.starts_with("/v1/models/")
+                || path.starts_with("/v1/responses/");
             assert!(call || crate::pages::has(path), "{path}");
         }
         for path in [

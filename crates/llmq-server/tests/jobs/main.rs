@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod background;
 mod bad_input;
+mod batches;
 mod events;
 mod plain_calls;
 mod requests;

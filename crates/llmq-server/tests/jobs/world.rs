@@ -139,8 +139,10 @@ impl World {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", "x")
-            .header("content-type", "application/json");
+            .header("host", "x");
+        if !headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", "application/json");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -361,6 +361,12 @@ impl Files for Store {
             .map(sure)
     }
 
+    async fn describe_file(&self, file: StoredFile) -> Sure<bool> {
+        self.desk(Write, move |desk| desk.describe_file(file))
+            .await
+            .map(sure)
+    }
+
     async fn publish_file(&self, file: FileId) -> Sure<Option<StoredFile>> {
         self.desk(Write, move |desk| desk.publish_file(file))
             .await

@@ -455,6 +455,24 @@ impl Desk<'_> {
         Ok(Some(file.bytes))
     }
 
+    pub(crate) fn describe_file(&self, file: StoredFile) -> Done<bool> {
+        let Some(written_so_far) = self.file_in_state(file.id, 0)? else {
+            return Ok(false);
+        };
+        let bytes = written_so_far.bytes;
+        let file = StoredFile { bytes, ..file };
+        let update = "UPDATE files SET tenant = ?2, expires_at = ?3, data = ?4 WHERE id = ?1";
+        let mut update = self.connection.prepare_cached(update)?;
+        let (id, expires_at) = (file.id.as_uuid(), file.expires_at.map(WallTime::as_micros));
+        update.execute(params![
+            id.as_bytes(),
+            file.tenant,
+            expires_at,
+            written(&file)?
+        ])?;
+        Ok(true)
+    }
+
     pub(crate) fn publish_file(&self, id: FileId) -> Done<Option<StoredFile>> {
         let file = self.file_in_state(id, 0)?;
         self.set_file(id, 0, 1)?;

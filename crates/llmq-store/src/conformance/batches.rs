@@ -228,7 +228,13 @@ pub async fn a_file_is_seen_when_it_is_whole(mut world: World) {
     let store = std::sync::Arc::clone(&world.store);
     let new = file(&world);
     let id = new.id;
-    store.create_file(new).await.unwrap();
+    let unnamed = StoredFile {
+        filename: String::new(),
+        purpose: String::new(),
+        expires_at: None,
+        ..new.clone()
+    };
+    store.create_file(unnamed).await.unwrap();
     assert_eq!(store.append_file(id, "one".into()).await.unwrap(), Some(3));
     assert_eq!(
         store.append_file(id, "three".into()).await.unwrap(),
@@ -237,7 +243,14 @@ pub async fn a_file_is_seen_when_it_is_whole(mut world: World) {
     assert_eq!(store.file(id).await.unwrap(), None);
     assert_eq!(store.read_file(id, 0).await.unwrap(), None);
     assert!(store.files(None, None, 10).await.unwrap().is_empty());
-    assert_eq!(store.publish_file(id).await.unwrap().unwrap().bytes, 8);
+    assert!(store.describe_file(new.clone()).await.unwrap());
+    let whole = StoredFile {
+        bytes: 8,
+        ..new.clone()
+    };
+    assert_eq!(store.publish_file(id).await.unwrap(), Some(whole.clone()));
+    assert_eq!(store.file(id).await.unwrap(), Some(whole));
+    assert!(!store.describe_file(new).await.unwrap());
     assert_eq!(store.publish_file(id).await.unwrap(), None);
     assert_eq!(store.append_file(id, "x".into()).await.unwrap(), None);
     let other = file(&world);

@@ -159,6 +159,16 @@ impl State {
         Some(row.file.bytes)
     }
 
+    pub(super) fn describe_file(&mut self, file: StoredFile) -> bool {
+        let row = self.files.get_mut(&file.id).filter(|row| !row.published);
+        let Some(row) = row else {
+            return false;
+        };
+        let bytes = row.file.bytes;
+        row.file = StoredFile { bytes, ..file };
+        true
+    }
+
     pub(super) fn publish_file(&mut self, id: FileId) -> Option<StoredFile> {
         let row = self.files.get_mut(&id).filter(|row| !row.published)?;
         row.published = true;

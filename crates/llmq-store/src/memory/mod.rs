@@ -366,6 +366,10 @@ impl Files for MemoryStore {
         self.read(|state| state.append_file(file, chunk))
     }
 
+    async fn describe_file(&self, file: StoredFile) -> Result<bool, StoreError> {
+        self.read(|state| state.describe_file(file))
+    }
+
     async fn publish_file(&self, file: FileId) -> Result<Option<StoredFile>, StoreError> {
         self.read(|state| state.publish_file(file))
     }

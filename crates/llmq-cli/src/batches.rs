@@ -1,0 +1,305 @@
+//! `llmq batches`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::cli::{Format, Global};
+use crate::client::ServerArgs;
+use crate::exit::{FAILED, Failure};
+use crate::output;
+
+/// How often a batch that is waited for is asked after.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// A large file takes its time on a slow line.
+const UPLOAD: Duration = Duration::from_secs(600);
+
+/// Batches of a server: many calls in one file, and their answers in another.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  llmq batches create calls.jsonl --wait
+  llmq batches get batch_0198c0de7a11700080000000000000aa
+  llmq batches results batch_0198c0de7a11700080000000000000aa > results.jsonl")]
+pub(crate) struct BatchesArgs {
+    #[command(subcommand)]
+    command: BatchesCommand,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum BatchesCommand {
+    /// Hand in a file of calls, in OpenAI's batch form
+    Create(CreateArgs),
+    /// Show one
+    Get {
+        /// Its id
+        id: String,
+    },
+    /// List them, newest first
+    List {
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+        /// From behind this one on
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+    },
+    /// End one early; what is done is kept
+    Cancel {
+        /// Its id
+        id: String,
+    },
+    /// Print the answers of one that has ended, and what failed
+    Results {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// JSON lines, each with `custom_id`, `method`, `url` and `body`
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The path of the API; that of the first line unless said
+    #[arg(long, value_name = "PATH")]
+    endpoint: Option<String>,
+    /// The time in which its calls must start
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    completion_window: String,
+    /// A note of your own, which comes back with it; may be repeated
+    #[arg(long, value_name = "NAME=TEXT", value_parser = note)]
+    metadata: Vec<(String, String)>,
+    /// Wait for its end
+    #[arg(long)]
+    wait: bool,
+}
+
+fn note(text: &str) -> Result<(String, String), String> {
+    let (name, text) = text.split_once('=').ok_or("use NAME=TEXT")?;
+    Ok((name.to_owned(), text.to_owned()))
+}
+
+/// Does it.
+pub(crate) fn batches(args: BatchesArgs, global: &Global) -> Result<(), Failure> {
+    let server = args.server;
+    match args.command {
+        BatchesCommand::Create(wanted) => create(&server, wanted, global),
+        BatchesCommand::Get { id } => print(&get(&server, &id)?, global),
+        BatchesCommand::List { limit, after } => list(&server, limit, after, global),
+        BatchesCommand::Cancel { id } => {
+            let path = format!("/v1/batches/{id}/cancel");
+            let batch: Value = server.send(Method::POST, &path, None::<&()>)?;
+            print(&batch, global)
+        }
+        BatchesCommand::Results { id } => results(&server, &id),
+    }
+}
+
+fn create(server: &ServerArgs, wanted: CreateArgs, global: &Global) -> Result<(), Failure> {
+    let endpoint = match wanted.endpoint {
+        Some(endpoint) => endpoint,
+        None => first_url(&wanted.file)?,
+    };
+    let file = upload(server, &wanted.file)?;
+    let metadata: BTreeMap<String, String> = wanted.metadata.into_iter().collect();
+    let body = json!({
+        "input_file_id": file,
+        "endpoint": endpoint,
+        "completion_window": wanted.completion_window,
+        "metadata": metadata,
+    });
+    let mut batch: Value = server.send(Method::POST, "/v1/batches", Some(&body))?;
+    while wanted.wait && !is_final(&batch) {
+        std::thread::sleep(ASK_EVERY);
+        batch = get(server, text(&batch, "id"))?;
+    }
+    print(&batch, global)?;
+    if text(&batch, "status") == "failed" {
+        return Err(failed("the batch failed: see its errors"));
+    }
+    Ok(())
+}
+
+fn upload(server: &ServerArgs, path: &Path) -> Result<String, Failure> {
+    const BOUNDARY: &str = "llmq-1f0b7c6a5d2e4938";
+    let content = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.replace(['"', '\r', '\n'], "_");
+    let mut form = format!(
+        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n\
+         --{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+         Content-Type: application/jsonl\r\n\r\n"
+    )
+    .into_bytes();
+    form.extend_from_slice(&content);
+    form.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
+    let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+    let file: Value = server.waiting(UPLOAD).post("/v1/files", kind, form)?;
+    Ok(text(&file, "id").to_owned())
+}
+
+/// Where the first line of a file goes.
+fn first_url(path: &Path) -> Result<String, Failure> {
+    let file = std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(|error| cannot_read(path, &error))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let line: Option<Value> = serde_json::from_str(&line).ok();
+        let url = line.as_ref().map(|line| text(line, "url"));
+        return match url {
+            Some(url) if !url.is_empty() => Ok(url.to_owned()),
+            _ => Err(Failure::usage(format!(
+                "{}: its first line has no `url`; say --endpoint",
+                path.display()
+            ))),
+        };
+    }
+    Err(Failure::usage(format!("{} has no lines", path.display())))
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::usage(format!("cannot read {}: {error}", path.display()))
+}
+
+fn get(server: &ServerArgs, id: &str) -> Result<Value, Failure> {
+    server.get(&format!("/v1/batches/{id}"))
+}
+
+fn list(
+    server: &ServerArgs,
+    limit: usize,
+    after: Option<String>,
+    global: &Global,
+) -> Result<(), Failure> {
+    let (mut all, mut after) = (Vec::new(), after);
+    while all.len() < limit {
+        let left = (limit - all.len()).min(100);
+        let cursor = after.map_or_else(String::new, |after| format!("&after={after}"));
+        let mut page: Value = server.get(&format!("/v1/batches?limit={left}{cursor}"))?;
+        if let Some(data) = page["data"].as_array_mut() {
+            all.append(data);
+        }
+        if page["has_more"] != true {
+            break;
+        }
+        after = page["last_id"].as_str().map(str::to_owned);
+    }
+    let text = match global.format {
+        Format::Table => {
+            let head = ["BATCH", "STATUS", "MODEL", "TOTAL", "COMPLETED", "FAILED"];
+            output::table(
+                head,
+                all.iter().map(|batch| {
+                    let count = |name: &str| batch["request_counts"][name].to_string();
+                    [
+                        text(batch, "id").to_owned(),
+                        text(batch, "status").to_owned(),
+                        text(batch, "model").to_owned(),
+                        count("total"),
+                        count("completed"),
+                        count("failed"),
+                    ]
+                }),
+            )
+        }
+        Format::Json => output::json(&all, Format::Json)?,
+        Format::Jsonl => {
+            let lines = all.iter().map(|batch| output::json(batch, Format::Jsonl));
+            lines.collect::<Result<_, _>>()?
+        }
+    };
+    output::print(&text)
+}
+
+/// Answers to standard output; exit code 1 where there are failures, or no answers yet.
+fn results(server: &ServerArgs, id: &str) -> Result<(), Failure> {
+    let batch = get(server, id)?;
+    if !is_final(&batch) {
+        let message = format!(
+            "batch {id} is {}: it has no results yet",
+            text(&batch, "status")
+        );
+        return Err(failed(&message));
+    }
+    for file in ["output_file_id", "error_file_id"] {
+        let Some(file) = batch[file].as_str() else {
+            continue;
+        };
+        let server = server.waiting(UPLOAD);
+        let (status, content) = server.raw(&format!("/v1/files/{file}/content"))?;
+        if !status.is_success() {
+            return Err(failed(&format!("the server says {status} of file {file}")));
+        }
+        output::print(&String::from_utf8_lossy(&content))?;
+    }
+    match batch["request_counts"]["failed"].as_u64() {
+        Some(0) if text(&batch, "status") != "failed" => Ok(()),
+        Some(0) | None => Err(failed("the batch failed: see its errors")),
+        Some(count) => Err(failed(&format!("{count} of its calls have no answer"))),
+    }
+}
+
+fn print(batch: &Value, global: &Global) -> Result<(), Failure> {
+    if global.format != Format::Table {
+        return output::print(&output::json(batch, global.format)?);
+    }
+    let counts = &batch["request_counts"];
+    let mut rows = vec![
+        ("batch", text(batch, "id").to_owned()),
+        ("status", text(batch, "status").to_owned()),
+        ("endpoint", text(batch, "endpoint").to_owned()),
+        (
+            "calls",
+            format!(
+                "{} of {} completed, {} failed",
+                counts["completed"], counts["total"], counts["failed"]
+            ),
+        ),
+    ];
+    for (name, field) in [
+        ("model", "model"),
+        ("output", "output_file_id"),
+        ("failures", "error_file_id"),
+    ] {
+        if let Some(value) = batch[field].as_str() {
+            rows.push((name, value.to_owned()));
+        }
+    }
+    for error in batch["errors"]["data"].as_array().into_iter().flatten() {
+        let line = error["line"].as_u64();
+        let line = line.map_or_else(String::new, |line| format!("line {line}: "));
+        let (code, message) = (text(error, "code"), text(error, "message"));
+        rows.push(("error", format!("{line}{code}: {message}")));
+    }
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    output::print(&output::columns(&rows))
+}
+
+fn is_final(batch: &Value) -> bool {
+    let status = text(batch, "status");
+    matches!(status, "failed" | "completed" | "expired" | "cancelled")
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+fn failed(message: &str) -> Failure {
+    Failure {
+        code: FAILED,
+        message: message.to_owned(),
+    }
+}

@@ -1,0 +1,293 @@
+//! `/v1/batches`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use bytes::Bytes;
+use http::HeaderMap;
+use llmq_core::{Clock, parse_duration};
+use llmq_provider::Operation;
+use llmq_store::{Batch, BatchCounts, BatchId, BatchStatus, StoredFile};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::super::files::{bad_cursor, find as find_file, listed};
+use super::super::guard::{self, HAND_IN, LOOK, Refused, caller, not_found, sees_of};
+use super::super::{ids, upload};
+use super::notes::{Instants, Notes};
+use super::object::object;
+use super::steward::{told, update};
+use crate::Gateway;
+use crate::dialect::Refusal;
+use crate::jobs::sees;
+use crate::keys::Caller;
+
+type Shared = State<Arc<Gateway>>;
+
+/// OpenAI's limits of `metadata` (API reference, 2026).
+const PAIRS_MAX: usize = 16;
+const KEY_MAX: usize = 64;
+const VALUE_MAX: usize = 512;
+/// The most batches of one answer, and how many it has where nothing is said.
+const LIMIT_MAX: usize = 100;
+const LIMIT: usize = 20;
+/// Nobody plans further ahead.
+const WINDOW_MAX_S: u64 = 365 * 86_400;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    input_file_id: String,
+    endpoint: String,
+    completion_window: String,
+    #[serde(default)]
+    metadata: Option<Map<String, Value>>,
+    #[serde(default)]
+    output_expires_after: Option<Expiry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expiry {
+    anchor: String,
+    seconds: u64,
+}
+
+/// Makes a batch of a file of calls. It is read, checked and begun on its own; `GET` tells how it
+/// stands.
+#[utoipa::path(
+    post,
+    path = "/v1/batches",
+    tag = "batches",
+    operation_id = "create_batch",
+    request_body(content_type = "application/json", content = Object),
+    responses(
+        (status = 200, description = "OpenAI's batch object, `validating`.", body = Object),
+        (status = 400, description = "What is wrong, and where.", body = Object),
+    ),
+)]
+pub(in super::super) async fn create(
+    State(gateway): Shared,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, Refused> {
+    let caller = caller(&gateway, &headers, HAND_IN)?;
+    let tenant = guard::tenant(&caller, &headers)?;
+    let body = body.map_err(|rejection| Refusal::invalid(rejection.body_text()))?;
+    let wanted: Create =
+        serde_json::from_slice(&body).map_err(|error| Refusal::invalid(error.to_string()))?;
+    let file = input(&gateway, &caller, &wanted.input_file_id).await?;
+    let notes = notes(&caller, &file, wanted)?;
+    let now = gateway.clock.now().wall;
+    let batch = Batch {
+        id: BatchId::new(),
+        tenant,
+        status: BatchStatus::Validating,
+        counts: BatchCounts::default(),
+        created_at: now,
+        changed_at: now,
+        details: notes.kept(),
+    };
+    gateway.desk.store().create_batch(batch.clone()).await?;
+    gateway.batches.touch(batch.id);
+    Ok(Json(object(&batch)?))
+}
+
+async fn input(gateway: &Gateway, caller: &Caller, name: &str) -> Result<StoredFile, Refused> {
+    let bad = |message: String| Refused(Refusal::invalid(message).about("input_file_id"));
+    let file = match find_file(gateway, caller, name).await {
+        Ok(file) => file,
+        Err(Refused(refusal)) if refusal.status == http::StatusCode::NOT_FOUND => {
+            return Err(bad(refusal.message));
+        }
+        Err(refused) => return Err(refused),
+    };
+    if file.purpose != "batch" {
+        let message = format!("the purpose of the file is {}, not batch", file.purpose);
+        return Err(bad(message));
+    }
+    Ok(file)
+}
+
+fn notes(caller: &Caller, file: &StoredFile, wanted: Create) -> Result<Notes, Refused> {
+    let is_known = wanted.endpoint.starts_with("/v1/")
+        && Operation::from_path(&wanted.endpoint)
+            .is_some_and(|operation| operation != Operation::Models);
+    if !is_known {
+        let message = "`endpoint` must be one that calls go to, such as /v1/chat/completions";
+        return Err(Refusal::invalid(message).about("endpoint").into());
+    }
+    let window_s = parse_duration(&wanted.completion_window).map_or(0, |window| window.as_secs());
+    if window_s == 0 || window_s > WINDOW_MAX_S {
+        let message = "`completion_window` must be a time of 1s to 365d, such as 24h";
+        return Err(Refusal::invalid(message).about("completion_window").into());
+    }
+    let metadata = wanted.metadata.unwrap_or_default();
+    check_metadata(&metadata)?;
+    let kept = match wanted.output_expires_after {
+        None => upload::KEPT,
+        Some(expiry) if expiry.anchor == "created_at" => upload::expiry(expiry.seconds)?,
+        Some(_) => return Err(upload::bad_expiry()),
+    };
+    Ok(Notes {
+        input: file.id,
+        endpoint: wanted.endpoint,
+        window: wanted.completion_window,
+        window_s,
+        metadata,
+        output_kept_s: kept.as_secs(),
+        key: caller.key_id(),
+        models: caller.models().map(<[String]>::to_vec),
+        model: None,
+        errors: Vec::new(),
+        at: Instants::default(),
+        output: None,
+        error_output: None,
+        usage: None,
+    })
+}
+
+fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Refused> {
+    let fits = |(key, value): (&String, &Value)| {
+        let value = value.as_str().map(|value| value.chars().count());
+        key.chars().count() <= KEY_MAX && value.is_some_and(|length| length <= VALUE_MAX)
+    };
+    if metadata.len() > PAIRS_MAX || !metadata.iter().all(fits) {
+        let message = format!(
+            "`metadata` takes {PAIRS_MAX} texts of at most {VALUE_MAX} characters, under names of \
+             at most {KEY_MAX}"
+        );
+        return Err(Refusal::invalid(message).about("metadata").into());
+    }
+    Ok(())
+}
+
+/// Which batches a list shows.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(in super::super) struct Asked {
+    /// At most so many, 1 to 100; 20 where nothing is said.
+    limit: Option<usize>,
+    /// From behind this batch on.
+    after: Option<String>,
+}
+
+/// Batches, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/batches",
+    tag = "batches",
+    operation_id = "list_batches",
+    params(Asked),
+    responses((status = 200, description = "OpenAI's list of batch objects.", body = Object)),
+)]
+pub(in super::super) async fn list(
+    State(gateway): Shared,
+    headers: HeaderMap,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Value>, Refused> {
+    let caller = caller(&gateway, &headers, LOOK)?;
+    let Query(asked) = asked?;
+    let limit = asked.limit.unwrap_or(LIMIT);
+    if limit == 0 || limit > LIMIT_MAX {
+        let message = format!("`limit` must be 1 to {LIMIT_MAX}");
+        return Err(Refusal::invalid(message).about("limit").into());
+    }
+    let after = match &asked.after {
+        None => None,
+        Some(name) => Some(ids::batch_of(name).ok_or_else(|| bad_cursor(name))?),
+    };
+    let store = gateway.desk.store();
+    let tenant = sees_of(&caller);
+    let mut batches = store.batches(tenant, after, limit + 1).await?;
+    let has_more = batches.len() > limit;
+    batches.truncate(limit);
+    let data = batches.iter().map(object).collect::<Result<_, _>>()?;
+    Ok(Json(listed(data, has_more)))
+}
+
+/// A batch as it stands.
+#[utoipa::path(
+    get,
+    path = "/v1/batches/{id}",
+    tag = "batches",
+    operation_id = "get_batch",
+    params(("id" = String, Path, description = "Its `id`.")),
+    responses(
+        (status = 200, description = "OpenAI's batch object.", body = Object),
+        (status = 404, description = "There is none of that id.", body = Object),
+    ),
+)]
+pub(in super::super) async fn show(
+    State(gateway): Shared,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refused> {
+    let caller = caller(&gateway, &headers, LOOK)?;
+    Ok(Json(object(&find(&gateway, &caller, &name).await?)?))
+}
+
+/// Ends a batch early. What is done by then is kept, and is in its output.
+#[utoipa::path(
+    post,
+    path = "/v1/batches/{id}/cancel",
+    tag = "batches",
+    operation_id = "cancel_batch",
+    params(("id" = String, Path, description = "Its `id`.")),
+    responses(
+        (status = 200, description = "The batch, `cancelling` or `cancelled`.", body = Object),
+        (status = 400, description = "It has ended.", body = Object),
+        (status = 404, description = "There is none of that id.", body = Object),
+    ),
+)]
+pub(in super::super) async fn cancel(
+    State(gateway): Shared,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Refused> {
+    let caller = caller(&gateway, &headers, HAND_IN)?;
+    loop {
+        let batch = find(&gateway, &caller, &name).await?;
+        let now = gateway.clock.now();
+        let mut notes = Notes::of(&batch)?;
+        let (to, event) = match batch.status {
+            // Nothing of it was begun.
+            BatchStatus::Validating => {
+                notes.at.cancelled = Some(now.wall);
+                (
+                    BatchStatus::Cancelled,
+                    Some(told(&batch, "batch.cancelled")),
+                )
+            }
+            BatchStatus::InProgress => (BatchStatus::Cancelling, None),
+            // It is as good as ended, by itself or by an earlier wish.
+            BatchStatus::Finalizing | BatchStatus::Cancelling | BatchStatus::Cancelled => {
+                return Ok(Json(object(&batch)?));
+            }
+            BatchStatus::Failed | BatchStatus::Completed | BatchStatus::Expired => {
+                let message = "the batch has ended and cannot be cancelled any more";
+                return Err(Refusal::invalid(message).about("id").into());
+            }
+        };
+        notes.at.cancelling = Some(now.wall);
+        let update = update(batch.status, to, &notes, event);
+        let store = gateway.desk.store();
+        // If it has moved on meanwhile, what is to be done is another thing.
+        if let Some(batch) = store.update_batch(batch.id, update, now).await? {
+            gateway.batches.touch(batch.id);
+            return Ok(Json(object(&batch)?));
+        }
+    }
+}
+
+/// A batch that the caller may see. One of another tenant is told like one that is not there.
+async fn find(gateway: &Gateway, caller: &Caller, name: &str) -> Result<Batch, Refused> {
+    let unknown = || not_found("batch", name);
+    let id = ids::batch_of(name).ok_or_else(unknown)?;
+    let batch = gateway.desk.store().batch(id).await?;
+    batch
+        .filter(|batch| sees(caller, &batch.tenant))
+        .ok_or_else(unknown)
+}
