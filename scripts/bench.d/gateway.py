@@ -213,8 +213,15 @@ class Server:
 
     def get(self, path):
         """A document of its own."""
-        connection = http.client.HTTPConnection(self.address, timeout=10)
-        connection.request("GET", path)
+        return self.ask("GET", path)
+
+    def post(self, path, document):
+        """What it answers to a document."""
+        return self.ask("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+
+    def ask(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        connection.request(method, path, body, headers or {})
         return json.load(connection.getresponse())
 
     def post(self, path, document):

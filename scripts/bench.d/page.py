@@ -44,6 +44,10 @@ ABOUT = {
         "The gateway",
         "`llmq serve` beside a bare reverse proxy of some sixty lines on hyper (`crates/llmq-server/examples/bare_proxy.rs`), before an upstream that answers at once (`instant_upstream.rs`). The gateway has a processor to itself; the load and the upstream share the other. A call is a chat request of 1 KB over a kept connection. The two are measured in turns, the bare proxy before and after each round of llmq's, and a round's ratio or difference is to the mean of the two. Events of a stream carry the instant at which they were written, so their delay holds the upstream's write, the gateway and the reader's wake-up. `scripts/bench gateway --noise` puts a second bare proxy in llmq's place, which shows what the machine adds by itself.",
     ),
+    "queue": (
+        "The durable queue",
+        "`llmq serve` over a file, every accept synced before its 202, beside other queues on a Redis that syncs every write (`appendfsync always`), each with one worker at 50 at once and a processor that does nothing but give back 2 KB. Those are called in their own process; llmq over HTTP. All share all processors. Jobs carry 1 KB.",
+    ),
 }
 
 TAIL = """

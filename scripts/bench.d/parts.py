@@ -8,6 +8,7 @@ import venv
 
 from figures import figure
 from gateway import gateway
+from queue_part import queue
 from world import others
 
 ROWS = 42_888
@@ -344,6 +345,7 @@ ALL = {
     "dispatcher": dispatcher,
     "library": library,
     "gateway": gateway,
+    "queue": queue,
 }
 
 # Rounds of each measurement, unless the caller says otherwise.

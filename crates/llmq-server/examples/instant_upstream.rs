@@ -1,7 +1,7 @@
 //! An upstream that answers at once, so that what is measured is what stands before it.
 //!
-//! `instant_upstream LISTEN` speaks as much of OpenAI's chat API as a measurement needs. A plain
-//! call gets one fixed answer of some 600 bytes. With `"stream": true` it gets events; the
+//! `instant_upstream LISTEN [BYTES]` speaks as much of OpenAI's chat API as a measurement needs. A
+//! plain call gets one fixed answer of some 600 bytes, or of BYTES if that is more. With `"stream": true` it gets events; the
 //! request's own fields say how, so that they pass any gateway that leaves bodies alone:
 //!
 //! - `"bench_events": 100`: how many events with content;
@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -34,7 +35,16 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 #[path = "measure/clock.rs"]
 mod clock;
 
-const ANSWER: &str = r#"{"id":"chatcmpl-BenchBenchBenchBenchBenchBen","object":"chat.completion","created":1767225600,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"It stands between the sea and the hills, where the old road from the harbour meets the one from the market, and has been rebuilt twice.","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":210,"completion_tokens":29,"total_tokens":239,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}},"service_tier":"default"}"#;
+const SHORT_ANSWER: &str = r#"{"id":"chatcmpl-BenchBenchBenchBenchBenchBen","object":"chat.completion","created":1767225600,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"It stands between the sea and the hills, where the old road from the harbour meets the one from the market, and has been rebuilt twice.","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":210,"completion_tokens":29,"total_tokens":239,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}},"service_tier":"default"}"#;
+
+static ANSWER: OnceLock<Bytes> = OnceLock::new();
+
+/// The answer, its content drawn out to `bytes` in all.
+fn answer_of(bytes: usize) -> Bytes {
+    const LAST_WORD: &str = "twice.";
+    let more = " It stands.".repeat(bytes.saturating_sub(SHORT_ANSWER.len()).div_ceil(11));
+    Bytes::from(SHORT_ANSWER.replacen(LAST_WORD, &format!("{LAST_WORD}{more}"), 1))
+}
 
 type Failure = Box<dyn Error + Send + Sync>;
 type Answer = Response<Either<Full<Bytes>, Events>>;
@@ -43,8 +53,10 @@ type Answer = Response<Either<Full<Bytes>, Events>>;
 async fn main() -> Result<(), Failure> {
     let listen: SocketAddr = std::env::args()
         .nth(1)
-        .ok_or("usage: instant_upstream LISTEN")?
+        .ok_or("usage: instant_upstream LISTEN [BYTES]")?
         .parse()?;
+    let bytes = std::env::args().nth(2).map_or(Ok(0), |size| size.parse())?;
+    ANSWER.get_or_init(|| answer_of(bytes));
     let listener = TcpListener::bind(listen).await?;
     println!("listening: http://{}", listener.local_addr()?);
     let mut connections = JoinSet::new();
@@ -105,12 +117,12 @@ fn wish(body: &[u8]) -> Option<Wish> {
 }
 
 fn whole() -> Answer {
-    let mut answer = Response::new(Either::Left(Full::new(Bytes::from_static(
-        ANSWER.as_bytes(),
-    ))));
+    let body = ANSWER.get_or_init(|| answer_of(0)).clone();
+    let length = HeaderValue::from(body.len());
+    let mut answer = Response::new(Either::Left(Full::new(body)));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(ANSWER.len()));
+    headers.insert(CONTENT_LENGTH, length);
     answer
 }
 
