@@ -161,7 +161,7 @@ impl<P, T> QueueManager<P, T> {
     }
 
     /// Makes a limit that several models keep together, such as an account's; they refer to it
-    /// with [`ModelConfig::shared_limit`].
+    /// with [`ModelConfig::shared_limit`](crate::ModelConfig::shared_limit).
     ///
     /// # Errors
     ///
@@ -175,7 +175,7 @@ impl<P, T> QueueManager<P, T> {
 }
 
 impl<P, T> QueueManager<P, T> {
-    /// Makes a tenant, to whom requests can be charged with [`QueueRequest::tenant`]. It is
+    /// Makes a tenant, to whom requests can be charged with [`QueueRequest::tenant`](crate::QueueRequest::tenant). It is
     /// known to all queues.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ where
     P: Clone + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// Gives a request to its model's queue; see [`Queue::submit`].
+    /// Gives a request to its model's queue; see [`Queue::submit`](crate::Queue::submit).
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ where
         Ok(self.queue(model)?.get_status(id))
     }
 
-    /// Waits for a request that was submitted without waiting; see [`Queue::wait`].
+    /// Waits for a request that was submitted without waiting; see [`Queue::wait`](crate::Queue::wait).
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ where
         self.queue(model)?.wait(id).await
     }
 
-    /// Ends a request; see [`Queue::cancel`].
+    /// Ends a request; see [`Queue::cancel`](crate::Queue::cancel).
     ///
     /// # Errors
     ///
@@ -108,7 +108,7 @@ where
         Ok(self.queue(model)?.cancel(id))
     }
 
-    /// Tells what a request really used; see [`Queue::update_token_usage`].
+    /// Tells what a request really used; see [`Queue::update_token_usage`](crate::Queue::update_token_usage).
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ where
         Ok(self.queue(model)?.update_token_usage(id, usage))
     }
 
-    /// Tells what an answer's headers say of limits; see [`Queue::update_from_response`].
+    /// Tells what an answer's headers say of limits; see [`Queue::update_from_response`](crate::Queue::update_from_response).
     ///
     /// # Errors
     ///
