@@ -1,0 +1,119 @@
+use super::*;
+use crate::SystemClock;
+use crate::config::Config;
+
+fn assembled(toml: &str) -> Assembly {
+    let config = Config::parse("test.toml", toml).unwrap();
+    let settings = config.check().unwrap();
+    let clock = SystemClock::new();
+    let now = clock.now();
+    let clock: Arc<dyn Clock> = Arc::new(clock);
+    assemble(&settings, None, &clock, now).unwrap()
+}
+
+const TWO_MODELS: &str = r#"
+    [upstreams.one]
+    provider = "mock"
+    base_url = "http://127.0.0.1:9/v1"
+    shared_limits = ["account"]
+    [models.a]
+    upstreams = [{ upstream = "one", model = "x", limits = { rpm = 10 } }]
+    fallback = ["b"]
+    [models.b]
+    upstreams = [{ upstream = "one", model = "y" }, { upstream = "one", model = "x" }]
+    [limits.account]
+    rpm = 100
+"#;
+
+#[test]
+fn an_account_and_model_are_one_upstream_whoever_refers_to_them() {
+    let assembly = assembled(TWO_MODELS);
+    let names: Vec<&str> = assembly.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["one/x", "one/y"]);
+    assert_eq!(assembly.models.len(), 2);
+}
+
+#[test]
+fn a_shared_limit_is_one_limit() {
+    let assembly = assembled(TWO_MODELS);
+    let limits = |index: usize| {
+        let upstream = assembly.routes[index].upstream;
+        assembly.dispatcher.upstream_view(upstream).limits
+    };
+    let common: Vec<LimitId> = limits(0)
+        .into_iter()
+        .filter(|limit| limits(1).contains(limit))
+        .collect();
+    assert_eq!(common.len(), 1);
+}
+
+/// The same accounts under another configuration, in the same dispatcher.
+fn renew(assembly: &mut Assembly, toml: &str) -> (Vec<AssembledRoute>, Vec<String>) {
+    let settings = Config::parse("test.toml", toml).unwrap().check().unwrap();
+    let clock = SystemClock::new();
+    let now = clock.now();
+    let clock: Arc<dyn Clock> = Arc::new(clock);
+    let mut accounts = assembly.accounts.renewed(&settings, &clock).unwrap();
+    let mut routes = Vec::new();
+    let dispatcher = &mut assembly.dispatcher;
+    let models = accounts.models(dispatcher, &settings.models, &mut routes, now);
+    accounts.retire_others(dispatcher, |name| models.contains_key(name));
+    assembly.accounts = accounts;
+    let names = assembly.dispatcher.queue_ids();
+    let names = names.map(|id| assembly.dispatcher.queue_name(id).to_owned());
+    (routes, names.collect())
+}
+
+fn limits(assembly: &mut Assembly, route: &AssembledRoute) -> Vec<String> {
+    let ids = assembly.dispatcher.upstream_view(route.upstream).limits;
+    let specs = ids.into_iter().map(|id| {
+        let limit = assembly.dispatcher.limit_mut(id);
+        let used = limit.saved(Now::default().mono);
+        let used: u64 = used.iter().map(|(_, used)| used).sum();
+        format!("{} used {used}", limit.spec())
+    });
+    specs
+        .filter(|text| !text.starts_with("concurrency"))
+        .collect()
+}
+
+#[test]
+fn another_configuration_keeps_the_books_of_what_stays() {
+    let mut assembly = assembled(TWO_MODELS);
+    let [one, _] = [&assembly.routes[0], &assembly.routes[1]].map(Clone::clone);
+    let ids = assembly.dispatcher.upstream_view(one.upstream).limits;
+    for id in ids {
+        let limit = assembly.dispatcher.limit_mut(id);
+        limit.start_with(limit.spec().count - 7, Now::default().mono);
+    }
+    let changed = TWO_MODELS.replace("rpm = 10 }", "rpm = 20 }");
+    let (routes, models) = renew(&mut assembly, &changed);
+    assert_eq!(routes[0].upstream, one.upstream);
+    assert_eq!(models, ["a", "b"]);
+    let kept = ["requests=20/1m used 7", "requests=100/1m used 7"];
+    assert_eq!(limits(&mut assembly, &routes[0]), kept);
+}
+
+#[test]
+fn what_goes_is_not_shown_and_is_found_again_when_it_comes_back() {
+    let mut assembly = assembled(TWO_MODELS);
+    let before = assembly.models["b"].queue;
+    let without = TWO_MODELS.split("[models.b]").next().unwrap();
+    let without = without.replace("fallback = [\"b\"]", "");
+    let without = format!("{without}\n[limits.account]\nrpm = 100");
+    let (routes, models) = renew(&mut assembly, &without);
+    assert_eq!(models, ["a"]);
+    assert_eq!(routes.len(), 1);
+    assert_eq!(assembly.dispatcher.upstream_ids().count(), 1);
+    let (routes, models) = renew(&mut assembly, TWO_MODELS);
+    assert_eq!((routes.len(), models.len()), (2, 2));
+    assert_eq!(assembly.accounts.known.queues["b"], before);
+}
+
+#[test]
+fn another_server_under_the_same_name_has_limits_of_its_own() {
+    let mut assembly = assembled(TWO_MODELS);
+    let one = assembly.routes[0].upstream;
+    let (routes, _) = renew(&mut assembly, &TWO_MODELS.replace(":9/", ":10/"));
+    assert_ne!(routes[0].upstream, one);
+}
