@@ -1,23 +1,48 @@
 use std::time::Duration;
 
-use crate::{JobId, StoreError};
+use crate::{JobId, Position, StoreError};
 
 /// What became of a job that was handed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Enqueued {
-    /// It was accepted.
-    New(JobId),
-    /// Its idempotency key was used for the same request before, and this is the job it made.
-    Existing(JobId),
+pub struct Enqueued {
+    /// The job, or the one that its idempotency key made before of the same request.
+    pub job: JobId,
+    /// Whether it was accepted now.
+    pub is_new: bool,
+    /// Where a new one stood in its queue as it came; `None` for one that was there before.
+    pub position: Option<Position>,
 }
 
 impl Enqueued {
-    /// The job.
+    /// A job that is accepted; it has no place yet.
     #[must_use]
-    pub fn job(self) -> JobId {
-        match self {
-            Self::New(job) | Self::Existing(job) => job,
+    pub fn new(job: JobId) -> Self {
+        Self {
+            job,
+            is_new: true,
+            position: None,
         }
+    }
+
+    /// A job that was there before.
+    #[must_use]
+    pub fn existing(job: JobId) -> Self {
+        Self {
+            job,
+            is_new: false,
+            position: None,
+        }
+    }
+}
+
+/// Notes the positions of new jobs, given in their order.
+pub fn note_positions(
+    enqueued: &mut [Enqueued],
+    positions: impl IntoIterator<Item = Option<Position>>,
+) {
+    let new = enqueued.iter_mut().filter(|enqueued| enqueued.is_new);
+    for (enqueued, position) in new.zip(positions) {
+        enqueued.position = position;
     }
 }
 

@@ -68,6 +68,34 @@ impl NewJob {
             tenant: self.tenant.clone(),
         }
     }
+
+    /// The job that it becomes when it is accepted at `at`.
+    #[must_use]
+    pub fn accepted(&self, at: WallTime) -> Job {
+        Job {
+            id: self.id,
+            queue: self.queue.clone(),
+            priority: self.priority,
+            tenant: self.tenant.clone(),
+            status: Status::Queued,
+            size: self.size,
+            attempts: 0,
+            max_attempts: self.max_attempts,
+            throttles: 0,
+            may_have_been_sent: false,
+            created_at: at,
+            not_before: self.not_before,
+            expires_at: self.ttl.map(|ttl| at + ttl),
+            started_at: None,
+            finished_at: None,
+            usage: None,
+            cost_nano_usd: None,
+            upstream: None,
+            error: None,
+            member: self.member.clone(),
+            details: self.details.clone(),
+        }
+    }
 }
 
 /// A caller's word that a second request is the first one again. Its scope is the job's tenant.

@@ -65,7 +65,7 @@ pub use batches::{
     Batch, BatchCounts, BatchStatus, BatchUpdate, Batches, Files, STAGE_MAX, StoredFile,
 };
 pub use capacity::Capacity;
-pub use enqueue::{EnqueueError, Enqueued, FullOf, Settings};
+pub use enqueue::{EnqueueError, Enqueued, FullOf, Settings, note_positions};
 pub use error::StoreError;
 pub use events::{EventId, EventKind, EventPage, Events, NewEvent, StoredEvent, Subject};
 pub use history::{Entry, HistoryOptions, Rule, Violation, check_history};

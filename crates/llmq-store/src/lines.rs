@@ -151,14 +151,14 @@ pub trait Lines {
         now: Now,
     ) -> Result<Window, StoreError>;
 
-    /// Where a waiting job stands in its queue: behind those of a higher priority, and behind
-    /// those of the same priority that have an earlier place, whosever they are. `None` if it
-    /// does not wait. Exact up to [`POSITION_MAX`].
+    /// Where waiting jobs stand in their queues, in one look: each behind those of a higher
+    /// priority, and behind those of the same priority that have an earlier place, whosever they
+    /// are. `None` for one that does not wait. Exact up to [`POSITION_MAX`].
     ///
     /// # Errors
     ///
     /// [`StoreError`].
-    async fn position(&self, job: JobId) -> Result<Option<Position>, StoreError>;
+    async fn positions(&self, jobs: Vec<JobId>) -> Result<Vec<Option<Position>>, StoreError>;
 
     /// Records what was decided about a queue, with the event that tells of it. Answers the state
     /// before.

@@ -185,10 +185,27 @@ impl<K: Copy> Line<K> {
     /// How many go before `place`, those that are not due yet included; no more than `max` of
     /// either are counted.
     fn count_before(&self, place: Place, max: usize) -> u64 {
-        let due = self.due.range(..place).take(max).count();
+        let due = count_due_before(&self.due, place, max);
         let later = self.waits.keys().chain(self.calendar.keys()).take(max);
         let later = later.filter(|(_, other)| *other < place).count();
         (due + later) as u64
+    }
+}
+
+/// Counts those before `place` or those from it on, whichever end is nearer: whoever came last is
+/// told its place in no time, however many wait.
+fn count_due_before<K>(due: &BTreeMap<Place, K>, place: Place, max: usize) -> usize {
+    let mut before = due.range(..place).take(max);
+    let mut behind = due.range(place..);
+    let mut steps = 0;
+    loop {
+        if before.next().is_none() {
+            return steps;
+        }
+        if behind.next().is_none() {
+            return (due.len() - steps).min(max);
+        }
+        steps += 1;
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use llmq_core::{Clock, Status, Timestamp};
 use llmq_dispatch::{Call, CallKind, Why};
 use llmq_store::{
-    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, QueueState, Start,
-    Started, Store, StoreError, Worker,
+    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, Position, QueueState,
+    Start, Started, Store, StoreError, Worker,
 };
 use rustc_hash::FxHashSet;
 use tokio::sync::{Notify, watch};
@@ -98,12 +98,24 @@ impl std::fmt::Debug for Runner {
 }
 
 /// A job that was handed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Accepted {
     /// Its id, or that of the one that its idempotency key made before.
     pub id: JobId,
-    /// Whether it was new.
-    pub new: bool,
+    /// The job as it was accepted; none where there was one before.
+    pub new: Option<Job>,
+    /// Where it stood in its queue then, if it came to stand there.
+    pub position: Option<Position>,
+}
+
+impl Accepted {
+    fn waits(enqueued: &Enqueued, job: Job) -> Self {
+        Self {
+            id: enqueued.job,
+            new: enqueued.is_new.then_some(job),
+            position: enqueued.position,
+        }
+    }
 }
 
 /// What a waiting job waits for.
@@ -189,18 +201,17 @@ impl Runner {
     pub async fn accept_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, EnqueueError> {
         let inner = &self.inner;
         inner.takes_work()?;
-        let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+        let now = inner.now();
+        let told: Vec<Job> = jobs.iter().map(|job| job.accepted(now.wall)).collect();
         let mut lanes: Vec<Lane> = jobs.iter().map(NewJob::lane).collect();
         lanes.sort_unstable();
         lanes.dedup();
-        let enqueued = inner.store.enqueue(jobs, inner.now()).await?;
+        let enqueued = inner.store.enqueue(jobs, now).await?;
         for lane in lanes {
             inner.came(Arc::new(lane), false);
         }
-        let accepted = enqueued.iter().zip(ids).map(|(enqueued, id)| Accepted {
-            id: enqueued.job(),
-            new: *enqueued == Enqueued::New(id),
-        });
+        let accepted = enqueued.iter().zip(told);
+        let accepted = accepted.map(|(enqueued, job)| Accepted::waits(enqueued, job));
         Ok(accepted.collect())
     }
 
@@ -339,32 +350,32 @@ impl Inner {
 
     async fn accept(self: Arc<Self>, job: NewJob) -> Result<Accepted, EnqueueError> {
         let lane = Arc::new(job.lane());
-        let id = job.id;
+        let now = self.now();
+        let told = job.accepted(now.wall);
         if let Some(grant) = self.at_once(&job, &lane) {
-            let start = self.start_of(id, &grant);
-            let enqueued = self.store.enqueue_started(job, start, self.now()).await?;
-            return Ok(match enqueued {
-                (Enqueued::New(id), Some(started)) => {
-                    self.take_up(lane, grant, started);
-                    Accepted { id, new: true }
-                }
-                (Enqueued::New(id), None) => {
-                    drop(grant);
-                    self.came(lane, false);
-                    Accepted { id, new: true }
-                }
-                (Enqueued::Existing(id), _) => Accepted { id, new: false },
-            });
+            let start = self.start_of(job.id, &grant);
+            let (enqueued, started) = self.store.enqueue_started(job, start, now).await?;
+            if let Some(started) = started {
+                let new = Some(started.job.clone());
+                self.take_up(lane, grant, started);
+                return Ok(Accepted {
+                    id: enqueued.job,
+                    new,
+                    position: None,
+                });
+            }
+            drop(grant);
+            if enqueued.is_new {
+                self.came(lane, false);
+            }
+            return Ok(Accepted::waits(&enqueued, told));
         }
-        let enqueued = self.store.enqueue(vec![job], self.now()).await?;
+        let enqueued = self.store.enqueue(vec![job], now).await?;
         self.came(lane, false);
-        let enqueued = enqueued.first().copied();
         // A store answers for each job that it was given.
+        let enqueued = enqueued.first();
         let enqueued = enqueued.ok_or(EnqueueError::Store(StoreError::Closed))?;
-        Ok(Accepted {
-            id: enqueued.job(),
-            new: enqueued == Enqueued::New(id),
-        })
+        Ok(Accepted::waits(enqueued, told))
     }
 
     /// Leave to send a job at once, if there is room and nobody of its lane waits.

@@ -40,7 +40,7 @@ async fn many_at_once_are_each_finished_once_within_the_limits() {
     let world = World::start(&upstream, "concurrency = 4").await;
     let accepted = world.runner.accept_many((0..500).map(|_| job()).collect());
     let accepted = accepted.await.unwrap();
-    assert!(accepted.iter().all(|one| one.new));
+    assert!(accepted.iter().all(|one| one.new.is_some()));
     for one in &accepted {
         assert_eq!(world.end(one.id).await.status, Status::Completed);
     }
@@ -100,7 +100,7 @@ async fn the_same_key_and_request_make_one_job_and_another_request_is_refused() 
     let first = world.runner.accept(keyed(1)).await.unwrap();
     world.end(first.id).await;
     let second = world.runner.accept(keyed(1)).await.unwrap();
-    assert_eq!((second.id, second.new), (first.id, false));
+    assert_eq!((second.id, second.new), (first.id, None));
     assert!(world.runner.accept(keyed(2)).await.is_err());
     assert_eq!(upstream.count(), 1);
 }

@@ -6,7 +6,7 @@ use llmq_engine::config::{Settings, StoreSettings};
 use llmq_engine::jobs::{Accepted, Runner, RunnerOptions};
 use llmq_engine::webhooks::{DeliveryClient, Endpoints, Outbox, Reach};
 use llmq_engine::{SystemClock, Tasks};
-use llmq_store::{EnqueueError, FullOf, Job, JobId, NewJob, Store, StoreError};
+use llmq_store::{EnqueueError, FullOf, Job, JobId, NewJob, Position, Store, StoreError};
 use serde_json::json;
 
 use super::catalog::Catalog;
@@ -72,18 +72,57 @@ impl Desk {
         self.clock.now().wall
     }
 
-    /// Hands one in.
-    pub(crate) async fn accept(&self, job: NewJob) -> Result<Accepted, Problem> {
-        self.runner
-            .accept(job)
+    /// Hands one in, and tells how it stands then.
+    pub(crate) async fn accept(&self, job: NewJob) -> Result<Standing, Problem> {
+        let accepted = self.runner.accept(job).await;
+        self.standing(accepted.map_err(|error| refusal(&error))?)
             .await
-            .map_err(|error| refusal(&error))
     }
 
     /// Hands many in: all or none.
-    pub(crate) async fn accept_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, Problem> {
+    pub(crate) async fn accept_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Standing>, Problem> {
         let accepted = self.runner.accept_many(jobs).await;
-        accepted.map_err(|error| refusal(&error))
+        let accepted = accepted.map_err(|error| refusal(&error))?;
+        let mut standing = Vec::with_capacity(accepted.len());
+        for one in accepted {
+            standing.push(self.standing(one).await?);
+        }
+        Ok(standing)
+    }
+
+    /// A new job needs no look at the store: what it is was told with its acceptance.
+    async fn standing(&self, accepted: Accepted) -> Result<Standing, Problem> {
+        if let Some(job) = accepted.new {
+            let position = accepted.position;
+            return Ok(Standing { job, position });
+        }
+        match self.job(accepted.id).await? {
+            Some(job) => Ok(self.placed(vec![job]).await.remove(0)),
+            // Its results may be kept for no time.
+            None => Err(gone(accepted.id)),
+        }
+    }
+
+    /// Jobs, and where those that wait stand.
+    pub(crate) async fn placed(&self, jobs: Vec<Job>) -> Vec<Standing> {
+        let waiting = jobs.iter().filter(|job| job.status == Status::Queued);
+        let waiting: Vec<JobId> = waiting.map(|job| job.id).collect();
+        // What cannot be told now is not told; the rest is.
+        let positions = match waiting.is_empty() {
+            true => Vec::new(),
+            false => self.store().positions(waiting).await.unwrap_or_default(),
+        };
+        let mut positions = positions.into_iter();
+        let placed = jobs.into_iter().map(|job| {
+            let waits = job.status == Status::Queued;
+            let position = if waits {
+                positions.next().flatten()
+            } else {
+                None
+            };
+            Standing { job, position }
+        });
+        placed.collect()
     }
 
     /// A job, whosever it is.
@@ -99,6 +138,17 @@ impl Desk {
         let job = self.runner.ended(id, wait).await;
         job.map_err(|error| unavailable(&error))
     }
+}
+
+/// A job, and where it stands in its queue if it waits there.
+pub(crate) struct Standing {
+    pub(crate) job: Job,
+    pub(crate) position: Option<Position>,
+}
+
+/// There is no job of this id, any more or at all.
+pub(crate) fn gone(id: JobId) -> Problem {
+    Problem::not_found("request_not_found", format!("request {id} is removed"))
 }
 
 /// Why a job was not accepted.

@@ -167,18 +167,15 @@ fn hash(incoming: &Incoming) -> [u8; 32] {
 pub(crate) async fn accepted(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
     let accepted = async {
         let job = of_call(gateway, incoming, model)?;
-        let accepted = gateway.desk.runner.accept(job).await;
-        let accepted = accepted.map_err(|error| as_refusal(&refused(&error)))?;
-        let job = gateway.desk.job(accepted.id).await;
-        let job = job.map_err(|problem| as_refusal(&problem))?;
-        job.ok_or_else(|| Refusal::invalid("the request is removed already"))
+        let accepted = gateway.desk.accept(job).await;
+        accepted.map_err(|problem| as_refusal(&problem))
     };
-    let job = match accepted.await {
-        Ok(job) => job,
+    let accepted = match accepted.await {
+        Ok(accepted) => accepted,
         Err(refusal) => return call::refused(&refusal, incoming.dialect),
     };
-    let location = format!("/api/requests/{}", job.id);
-    let state = gateway.desk.show(job).await;
+    let location = format!("/api/requests/{}", accepted.job.id);
+    let state = gateway.desk.state(&accepted);
     let mut response = (StatusCode::ACCEPTED, Json(state)).into_response();
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::try_from(location) {

@@ -19,8 +19,8 @@ use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::desk::{can_be_retried, unavailable};
-use super::guard::{Refused, bad_query, caller, job, sees};
+use super::desk::{Standing, can_be_retried, gone, unavailable};
+use super::guard::{Refused, bad_query, caller, job};
 use super::listing::Asked;
 use super::wanted::{self, Wanted};
 use crate::keys::{Caller, KeyScope};
@@ -114,18 +114,19 @@ async fn create_one(
     job.details.traceparent = trace(headers);
     has_budget(gateway, caller, std::slice::from_ref(&job)).await?;
     let accepted = gateway.desk.accept(job).await?;
-    let job = if wait {
-        gateway.desk.ended(accepted.id, COMPLETION_WAIT_MAX).await?
-    } else {
-        gateway.desk.job(accepted.id).await?
-    };
-    let job = job.ok_or_else(|| gone(accepted.id))?;
-    let status = if wait && job.status.is_final() {
+    if !wait {
+        return Ok(told(gateway, &accepted, StatusCode::ACCEPTED));
+    }
+    let id = accepted.job.id;
+    let job = gateway.desk.ended(id, COMPLETION_WAIT_MAX).await?;
+    let job = job.ok_or_else(|| gone(id))?;
+    let status = if job.status.is_final() {
         StatusCode::OK
     } else {
         StatusCode::ACCEPTED
     };
-    Ok(told(gateway, job, status).await)
+    let standing = gateway.desk.placed(vec![job]).await.remove(0);
+    Ok(told(gateway, &standing, status))
 }
 
 async fn create_many(
@@ -152,11 +153,8 @@ async fn create_many(
     }
     has_budget(gateway, caller, &jobs).await?;
     let accepted = gateway.desk.accept_many(jobs).await?;
-    let mut requests = Vec::with_capacity(accepted.len());
-    for one in accepted {
-        let job = gateway.desk.job(one.id).await?;
-        requests.push(gateway.desk.show(job.ok_or_else(|| gone(one.id))?).await);
-    }
+    let requests = accepted.iter().map(|one| gateway.desk.state(one));
+    let requests = requests.collect();
     Ok((StatusCode::ACCEPTED, Json(AcceptedRequests { requests })).into_response())
 }
 
@@ -200,19 +198,14 @@ fn tenant(caller: &Caller, headers: &HeaderMap) -> Result<String, Refused> {
     Ok(tenant.to_owned())
 }
 
-async fn told(gateway: &Gateway, job: Job, status: StatusCode) -> Response {
-    let location = format!("/api/requests/{}", job.id);
-    let state = gateway.desk.show(job).await;
+fn told(gateway: &Gateway, standing: &Standing, status: StatusCode) -> Response {
+    let location = format!("/api/requests/{}", standing.job.id);
+    let state = gateway.desk.state(standing);
     let mut response = (status, Json(state)).into_response();
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, location);
     }
     response
-}
-
-/// What was accepted a moment ago can only be gone if its results are kept for no time.
-fn gone(id: JobId) -> Problem {
-    Problem::not_found("request_not_found", format!("request {id} is removed"))
 }
 
 /// Requests, newest first.
@@ -245,9 +238,9 @@ async fn list(
     let page = store.list(&listing.filter, listing.after, listing.limit);
     let page = page.await.map_err(|error| unavailable(&error))?;
     list.next_cursor = page.next.map(|next| next.to_string());
-    for job in page.items {
-        list.requests.push(gateway.desk.show(job).await);
-    }
+    let standing = gateway.desk.placed(page.items).await;
+    let requests = standing.iter().map(|one| gateway.desk.state(one));
+    list.requests = requests.collect();
     Ok(Json(list))
 }
 
@@ -421,8 +414,5 @@ async fn retry(
     wanted::charge_to(&mut job.details, &caller);
     has_budget(&gateway, &caller, std::slice::from_ref(&job)).await?;
     let accepted = gateway.desk.accept(job).await?;
-    let job = gateway.desk.job(accepted.id).await?;
-    let job = job.filter(|job| sees(&caller, &job.tenant));
-    let job = job.ok_or_else(|| gone(accepted.id))?;
-    Ok(told(&gateway, job, StatusCode::ACCEPTED).await)
+    Ok(told(&gateway, &accepted, StatusCode::ACCEPTED))
 }

@@ -5,19 +5,26 @@ use llmq_core::{Clock, Status, WallTime};
 use llmq_store::{Job, Position};
 
 use super::Desk;
+use super::desk::Standing;
 
 impl Desk {
     /// A job as it is shown.
     pub(crate) async fn show(&self, job: Job) -> RequestState {
-        let mut state = shown(&job);
+        let standing = self.placed(vec![job]).await.remove(0);
+        self.state(&standing)
+    }
+
+    /// A job as it is shown, with what is known of its place.
+    pub(crate) fn state(&self, standing: &Standing) -> RequestState {
+        let job = &standing.job;
+        let mut state = shown(job);
         if job.status != Status::Queued {
             return state;
         }
-        // What cannot be told now is not told; the rest is.
-        match self.store().position(job.id).await {
-            Ok(Some(Position::Exactly(place))) => state.position = Some(place),
-            Ok(Some(Position::AtLeast(place))) => state.position_at_least = Some(place),
-            Ok(None) | Err(_) => {}
+        match standing.position {
+            Some(Position::Exactly(place)) => state.position = Some(place),
+            Some(Position::AtLeast(place)) => state.position_at_least = Some(place),
+            None => {}
         }
         let now = self.clock.now();
         if let Some(look) = self.runner.look(job.id) {

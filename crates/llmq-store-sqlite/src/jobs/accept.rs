@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use llmq_core::{Now, Status};
 use llmq_store::{
-    Capacity, ENQUEUE_MAX, EnqueueError, Enqueued, JobId, NewJob, Place, Start, Started, StoreError,
+    Capacity, ENQUEUE_MAX, EnqueueError, Enqueued, JobId, NewJob, Place, Start, Started,
+    StoreError, note_positions,
 };
 use rusqlite::{OptionalExtension, params};
 use uuid::Uuid;
@@ -28,7 +29,7 @@ impl Desk<'_> {
         jobs: Vec<NewJob>,
         now: Now,
     ) -> Done<Vec<Enqueued>, EnqueueError> {
-        let (answers, new) = self.look_up(jobs, now)?;
+        let (mut answers, new) = self.look_up(jobs, now)?;
         let (jobs, bytes) = self.take_room(&new)?;
         let mut rows = Vec::with_capacity(new.len());
         for job in new {
@@ -43,9 +44,13 @@ impl Desk<'_> {
             }
             rows.push(row);
         }
+        let mut positions = Vec::with_capacity(rows.len());
         for row in &rows {
             self.appear(row, now)?;
+            let position = self.index.order.position(&self.index.lane(row), row.place);
+            positions.push(Some(position));
         }
+        note_positions(&mut answers, positions);
         Ok(answers)
     }
 
@@ -56,14 +61,14 @@ impl Desk<'_> {
         now: Now,
     ) -> Done<(Enqueued, Option<Started>), EnqueueError> {
         let enqueued = self.enqueue(vec![job], now)?.remove(0);
-        let started = match enqueued {
-            Enqueued::New(_) => match self.start(start, now) {
-                Ok(started) => Some(started),
-                Err(Fault::Refused(_)) => None,
-                Err(Fault::Store(error)) => return Err(Fault::Store(error)),
-                Err(Fault::Broken(error)) => return Err(Fault::Broken(error)),
-            },
-            Enqueued::Existing(_) => None,
+        if !enqueued.is_new {
+            return Ok((enqueued, None));
+        }
+        let started = match self.start(start, now) {
+            Ok(started) => Some(started),
+            Err(Fault::Refused(_)) => None,
+            Err(Fault::Store(error)) => return Err(Fault::Store(error)),
+            Err(Fault::Broken(error)) => return Err(Fault::Broken(error)),
         };
         Ok((enqueued, started))
     }
@@ -98,7 +103,7 @@ impl Desk<'_> {
                 };
                 match used {
                     Some((hash, existing)) if hash == key.request_hash => {
-                        answers.push(Enqueued::Existing(existing));
+                        answers.push(Enqueued::existing(existing));
                         continue;
                     }
                     Some((_, existing)) => {
@@ -110,7 +115,7 @@ impl Desk<'_> {
             if !ids.insert(job.id) {
                 return Err(Fault::Refused(EnqueueError::DuplicateId { job: job.id }));
             }
-            answers.push(Enqueued::New(job.id));
+            answers.push(Enqueued::new(job.id));
             new.push(job);
         }
         Ok((answers, new))

@@ -167,8 +167,9 @@ impl Lines for Store {
         .await
     }
 
-    async fn position(&self, job: JobId) -> Sure<Option<Position>> {
-        self.look(move |desk| desk.position(job)).await
+    async fn positions(&self, jobs: Vec<JobId>) -> Sure<Vec<Option<Position>>> {
+        self.look(move |desk| jobs.iter().map(|job| desk.position(*job)).collect())
+            .await
     }
 
     async fn set_queue(&self, queue: &str, state: QueueState, now: Now) -> Sure<QueueState> {

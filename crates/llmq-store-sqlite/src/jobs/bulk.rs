@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use llmq_core::Now;
-use llmq_store::{EnqueueError, Enqueued, NewJob, StoreError};
+use llmq_store::{EnqueueError, Enqueued, NewJob, StoreError, note_positions};
 use tokio::sync::oneshot;
 
 use super::desk::{Desk, Fault};
@@ -95,6 +95,12 @@ impl Bulk {
         }
         let published = undone(desk.publish_stage(self.stage, self.now, false))?;
         desk.tell_of_staged(&published, self.now)?;
+        // Counted from the end of the line, where they are: the way to each is short.
+        let order = &desk.index.order;
+        let positions = published
+            .iter()
+            .map(|staged| Some(order.position(&staged.lane, staged.place)));
+        note_positions(&mut self.answers, positions);
         Ok(Slice::Done(Ok(())))
     }
 

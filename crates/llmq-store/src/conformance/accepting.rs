@@ -27,7 +27,7 @@ pub async fn one_key_makes_one_job(world: World) {
         .enqueue(vec![keyed("k", 1)], world.now)
         .await
         .unwrap();
-    assert_eq!(again, [Enqueued::Existing(first)]);
+    assert_eq!(again, [Enqueued::existing(first)]);
     // One job of the call is refused, so all are.
     let plain = new_job();
     let id = plain.id;
@@ -42,12 +42,10 @@ pub async fn one_key_makes_one_job(world: World) {
     // Within one call, too.
     let (one, two) = (keyed("j", 1), keyed("j", 1));
     let id = one.id;
-    let both = world
-        .store
-        .enqueue(vec![one, two], world.now)
-        .await
-        .unwrap();
-    assert_eq!(both, [Enqueued::New(id), Enqueued::Existing(id)]);
+    let both = world.store.enqueue(vec![one, two], world.now).await;
+    let both: [Enqueued; 2] = both.unwrap().try_into().unwrap();
+    let both = both.map(|enqueued| (enqueued.job, enqueued.is_new));
+    assert_eq!(both, [(id, true), (id, false)]);
     assert_eq!(world.store.counts().await.unwrap().queued, 2);
 }
 
@@ -217,7 +215,7 @@ pub async fn what_finds_room_is_accepted_and_started_at_once(world: World) {
         .enqueue_started(job.clone(), start, world.now)
         .await
         .unwrap();
-    assert_eq!(accepted, Enqueued::New(job.id));
+    assert_eq!((accepted.job, accepted.is_new), (job.id, true));
     let started = started.unwrap();
     assert_eq!(started.job.status, Status::Processing);
     assert_eq!(started.job.attempts, 1);
@@ -229,5 +227,5 @@ pub async fn what_finds_room_is_accepted_and_started_at_once(world: World) {
         .enqueue_started(again, start, world.now)
         .await
         .unwrap();
-    assert_eq!((accepted, none), (Enqueued::Existing(job.id), None));
+    assert_eq!((accepted, none), (Enqueued::existing(job.id), None));
 }

@@ -79,20 +79,41 @@ pub async fn a_position_counts_those_who_go_before(world: World) {
     let low = accept(&world, "m", "t", Priority::LOW).await;
     let high = accept(&world, "m", "u", Priority::HIGH).await;
     for (job, position) in [(high, 1), (first, 2), (second, 3), (third, 4), (low, 5)] {
-        let found = world.store.position(job).await.unwrap();
-        assert_eq!(found, Some(Position::Exactly(position)));
+        assert_eq!(
+            position_of(&world, job).await,
+            Some(Position::Exactly(position))
+        );
     }
     world.start(first).await;
-    assert_eq!(world.store.position(first).await.unwrap(), None);
-    assert_eq!(
-        world.store.position(low).await.unwrap(),
-        Some(Position::Exactly(4))
-    );
+    assert_eq!(position_of(&world, first).await, None);
+    assert_eq!(position_of(&world, low).await, Some(Position::Exactly(4)));
     let many: Vec<_> = (0..10_000).map(|_| NewJob::new("m", "t", "")).collect();
     let last = many[9_999].id;
     world.store.enqueue(many, world.now).await.unwrap();
-    assert_eq!(
-        world.store.position(last).await.unwrap(),
-        Some(Position::AtLeast(10_000))
-    );
+    let least = Some(Position::AtLeast(10_000));
+    assert_eq!(position_of(&world, last).await, least);
+}
+
+async fn position_of(world: &World, job: JobId) -> Option<Position> {
+    let found = world.store.positions(vec![job]).await.unwrap();
+    assert_eq!(found.len(), 1);
+    found[0]
+}
+
+pub async fn the_answer_to_an_acceptance_says_the_position(world: World) {
+    let urgent = NewJob {
+        priority: Priority::HIGH,
+        ..NewJob::new("m", "u", "")
+    };
+    let of_both = vec![NewJob::new("m", "t", ""), urgent, NewJob::new("m", "u", "")];
+    let accepted = world.store.enqueue(of_both, world.now).await.unwrap();
+    let told: Vec<_> = accepted.iter().map(|accepted| accepted.position).collect();
+    // Each as it came: the first was overtaken only afterwards.
+    assert_eq!(told, [1, 1, 3].map(|place| Some(Position::Exactly(place))));
+    // So many that they are written in slices.
+    let many: Vec<_> = (0..1_200).map(|_| NewJob::new("m", "t", "")).collect();
+    let accepted = world.store.enqueue(many, world.now).await.unwrap();
+    let (first, last) = (accepted[0].position, accepted[1_199].position);
+    assert_eq!(first, Some(Position::Exactly(4)));
+    assert_eq!(last, Some(Position::Exactly(1_203)));
 }

@@ -150,7 +150,7 @@ pub async fn what_is_not_there_is_none(world: World) {
     assert_eq!(world.store.job(nobody).await.unwrap(), None);
     assert_eq!(world.store.body(nobody).await.unwrap(), None);
     assert_eq!(world.store.answer(nobody).await.unwrap(), None);
-    assert_eq!(world.store.position(nobody).await.unwrap(), None);
+    assert_eq!(world.store.positions(vec![nobody]).await.unwrap(), [None]);
     assert!(world.try_start(nobody).await.is_err());
     let job = world.job().await;
     assert_eq!(world.store.answer(job).await.unwrap(), None);

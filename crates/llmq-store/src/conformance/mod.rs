@@ -62,7 +62,8 @@ macro_rules! conformance {
                 a_jump_of_the_wall_moves_no_wait, an_announced_instant_is_of_the_calendar,
                 a_retry_waits_and_keeps_its_place, what_ended_is_kept_for_its_time;
             lines: first_come_first_served_in_each_lane, a_window_goes_on_behind_a_place,
-                a_position_counts_those_who_go_before;
+                a_position_counts_those_who_go_before,
+                the_answer_to_an_acceptance_says_the_position;
             looking: lists_filter_and_their_pages_fit, counts_follow_every_change,
                 what_is_not_there_is_none;
             telling: every_change_is_told_once_and_in_order, old_events_leave_a_gap_that_is_said,

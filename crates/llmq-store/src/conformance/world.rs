@@ -59,7 +59,7 @@ impl World {
 
     pub(super) async fn accept(&self, job: NewJob) -> JobId {
         let accepted = self.store.enqueue(vec![job], self.now).await.unwrap();
-        accepted[0].job()
+        accepted[0].job
     }
 
     /// A plain job of queue `m` and tenant `t`.
@@ -152,7 +152,7 @@ pub(super) fn answer() -> StoredAnswer {
 }
 
 pub(super) fn ids(accepted: &[Enqueued]) -> Vec<JobId> {
-    accepted.iter().map(|accepted| accepted.job()).collect()
+    accepted.iter().map(|accepted| accepted.job).collect()
 }
 
 pub(super) fn lane(queue: &str, tenant: &str) -> Lane {

@@ -10,7 +10,7 @@ use crate::order::DueAt;
 use crate::{
     Cancelled, ENQUEUE_MAX, EnqueueError, Enqueued, GiveBack, Job, JobError, JobId, Lease,
     LeaseToken, Moved, NewJob, Place, Report, ReportError, ReturnTo, Start, StartError, Started,
-    Tended, Worker,
+    Tended, Worker, note_positions,
 };
 
 impl State {
@@ -23,21 +23,21 @@ impl State {
             return Err(EnqueueError::TooMany { count: jobs.len() });
         }
         self.forget_old_keys(now);
-        let answers = self.look_up(&jobs)?;
+        let mut answers = self.look_up(&jobs)?;
         let new = jobs.into_iter().zip(&answers);
-        let new = new.filter_map(|(job, answer)| match answer {
-            Enqueued::New(_) => Some(job),
-            Enqueued::Existing(_) => None,
-        });
+        let new = new.filter_map(|(job, answer)| answer.is_new.then_some(job));
         let new: Vec<_> = new.collect();
         let bytes = new.iter().map(Capacity::bytes_of).sum();
         self.capacity
             .take(new.len() as u64, bytes, &self.settings)?;
+        let mut positions = Vec::with_capacity(new.len());
         for job in new {
             let id = job.id;
             self.admit(job, now);
             self.tell_of(id, now);
+            positions.push(self.position(id));
         }
+        note_positions(&mut answers, positions);
         Ok(answers)
     }
 
@@ -60,7 +60,7 @@ impl State {
                     .map(|used| (used.request_hash, used.job));
                 match used.or_else(|| keys.get(&scope).copied()) {
                     Some((hash, existing)) if hash == key.request_hash => {
-                        answers.push(Enqueued::Existing(existing));
+                        answers.push(Enqueued::existing(existing));
                         continue;
                     }
                     Some((_, existing)) => return Err(EnqueueError::Conflict { index, existing }),
@@ -70,7 +70,7 @@ impl State {
             if self.jobs.contains_key(&job.id) || !ids.insert(job.id) {
                 return Err(EnqueueError::DuplicateId { job: job.id });
             }
-            answers.push(Enqueued::New(job.id));
+            answers.push(Enqueued::new(job.id));
         }
         Ok(answers)
     }
@@ -93,31 +93,12 @@ impl State {
         if let Some(member) = &new.member {
             self.members.insert((member.batch, member.line), id);
         }
-        let job = Job {
-            id,
-            queue: new.queue,
-            priority: new.priority,
-            tenant: new.tenant,
-            status: Status::Queued,
-            size: new.size,
-            attempts: 0,
-            max_attempts: new.max_attempts,
-            throttles: 0,
-            may_have_been_sent: false,
-            created_at: now.wall,
-            not_before: new.not_before,
-            expires_at: None,
-            started_at: None,
-            finished_at: None,
-            usage: None,
-            cost_nano_usd: None,
-            upstream: None,
-            error: None,
-            member: new.member,
-            details: new.details,
-        };
         let row = Row {
-            job,
+            // When it ends is told as things stand when it is asked for.
+            job: Job {
+                expires_at: None,
+                ..new.accepted(now.wall)
+            },
             body: new.body,
             answer: None,
             bytes,

@@ -108,10 +108,8 @@ impl Jobs for MemoryStore {
     ) -> Result<(Enqueued, Option<Started>), EnqueueError> {
         self.write(now, |state| {
             let enqueued = state.enqueue(vec![job], now)?.remove(0);
-            let started = match enqueued {
-                Enqueued::New(_) => state.start(&start, now).ok(),
-                Enqueued::Existing(_) => None,
-            };
+            let started = enqueued.is_new.then(|| state.start(&start, now).ok());
+            let started = started.flatten();
             Ok((enqueued, started))
         })?
     }
@@ -169,8 +167,8 @@ impl Lines for MemoryStore {
         self.write(now, |state| state.next(lane, after, n, now))
     }
 
-    async fn position(&self, job: JobId) -> Result<Option<Position>, StoreError> {
-        self.read(|state| state.position(job))
+    async fn positions(&self, jobs: Vec<JobId>) -> Result<Vec<Option<Position>>, StoreError> {
+        self.read(|state| jobs.iter().map(|job| state.position(*job)).collect())
     }
 
     async fn set_queue(

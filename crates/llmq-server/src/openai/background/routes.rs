@@ -41,17 +41,11 @@ pub(crate) async fn accepted(
     let accepting = async {
         let mut job = jobs::of_call(gateway, incoming, model)?;
         jobs::note(&mut job.details, MARK, true.into());
-        let accepted = gateway
-            .desk
-            .accept(job)
-            .await
-            .map_err(|e| jobs::as_refusal(&e))?;
-        let job = gateway.desk.job(accepted.id).await;
-        let job = job.map_err(|problem| jobs::as_refusal(&problem))?;
-        job.ok_or_else(|| unknown(&ids::response(accepted.id)))
+        let accepted = gateway.desk.accept(job).await;
+        accepted.map_err(|problem| jobs::as_refusal(&problem))
     };
     match accepting.await {
-        Ok(job) => told(gateway, job, background.stream, None).await,
+        Ok(accepted) => told(gateway, accepted.job, background.stream, None).await,
         Err(refusal) => refused(&refusal),
     }
 }
