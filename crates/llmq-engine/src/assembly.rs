@@ -12,7 +12,7 @@ use llmq_dispatch::{
     UpstreamId, UpstreamSetup,
 };
 use llmq_limit::{QuotaConfigErrors, QuotaEvent, QuotaMonitor, QuotaRules, charge_rule};
-use llmq_provider::{ConfigError, Provider, ProviderConfig, Secret, SecretError};
+use llmq_provider::{ConfigError, Provider, ProviderConfig, Recorder, Secret, SecretError};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::FoundOut;
@@ -75,6 +75,9 @@ pub struct AssembledModel {
     pub settings: ModelSettings,
 }
 
+/// Where calls and answers are recorded in development, in the directory of the process.
+const RECORDINGS: &str = "llm_response_logs";
+
 /// Settings cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -94,6 +97,12 @@ pub enum AssemblyError {
         upstream: String,
         /// Why.
         source: ConfigError,
+    },
+    /// Answers cannot be recorded.
+    #[error("record_llm_responses: {RECORDINGS}: {source}")]
+    Recorder {
+        /// Why.
+        source: std::io::Error,
     },
     /// The quota settings make no sense.
     #[error("quota: {0}")]
@@ -165,6 +174,20 @@ pub fn assemble(
     })
 }
 
+/// What records all calls, where that is asked for.
+fn recorder(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Arc<Recorder>>, AssemblyError> {
+    if !settings.record_llm_responses {
+        return Ok(None);
+    }
+    let recorder = Recorder::open(RECORDINGS, Arc::clone(clock))
+        .map_err(|source| AssemblyError::Recorder { source })?;
+    tracing::warn!(directory = RECORDINGS, "prompts and answers are recorded");
+    Ok(Some(Arc::new(recorder)))
+}
+
 impl Accounts {
     fn open(
         settings: &Settings,
@@ -172,6 +195,7 @@ impl Accounts {
         known: Known,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AssemblyError> {
+        let recorder = recorder(settings, clock)?;
         let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
         for (number, (name, upstream)) in settings.upstreams.iter().enumerate() {
             let key = key(name, upstream)?;
@@ -180,6 +204,7 @@ impl Accounts {
                 host: upstream.host(),
                 timeouts: upstream.timeouts,
                 http2: upstream.http2,
+                recorder: recorder.clone(),
                 ..ProviderConfig::new(upstream.provider.dialect(), upstream.base_url.clone())
             };
             let provider = Provider::new(config, Arc::clone(clock)).map_err(|source| {

@@ -20,6 +20,7 @@ use crate::config::{Addresses, origin_form};
 use crate::connect::Connector;
 use crate::link::Link;
 use crate::pool::{IDLE_MAX, Pool};
+use crate::recorder::{Recipient, Recording};
 use crate::response::{BodySource, Deadlines};
 use crate::sent::{SentBody, SentMark};
 use crate::{
@@ -187,6 +188,7 @@ impl Provider {
         let inner = &self.inner;
         let started = Instant::now();
         let mark = SentMark::new();
+        let recording = self.recording(&request);
         let body = SentBody::new(
             request.body,
             Arc::clone(&mark),
@@ -221,7 +223,35 @@ impl Provider {
             }
         };
         let head = inner.clock.now().mono;
-        Ok(self.answer(outcome?, started, head, &mark))
+        let response = match (outcome, recording) {
+            (Ok(response), None) => response,
+            (Ok(response), Some(recording)) => {
+                return Ok(self
+                    .answer(response, started, head, &mark)
+                    .recorded(recording));
+            }
+            (Err(error), recording) => {
+                if let Some(mut recording) = recording {
+                    recording.failed(&error);
+                }
+                return Err(error);
+            }
+        };
+        Ok(self.answer(response, started, head, &mark))
+    }
+
+    fn recording(&self, request: &Request) -> Option<Box<Recording>> {
+        let config = &self.inner.config;
+        let recorder = config.recorder.as_ref()?;
+        let recipient = Recipient {
+            dialect: config.dialect,
+            authority: self.authority(),
+            key: config.api_key.as_ref(),
+        };
+        let (operation, body) = (request.operation, request.body.clone());
+        Some(Box::new(Recording::begin(
+            recorder, recipient, operation, body,
+        )))
     }
 
     /// Sends a call on a connection that it has for itself.

@@ -4,7 +4,7 @@ use http::Uri;
 use http::uri::{Parts, PathAndQuery, Scheme};
 use llmq_core::Host;
 
-use crate::{Dialect, Item, Operation, Secret, Timeouts, host_of};
+use crate::{Dialect, Item, Operation, Recorder, Secret, Timeouts, host_of};
 
 /// The most an answer may hold when it is collected: 64 MiB.
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -28,6 +28,8 @@ pub struct ProviderConfig {
     pub http2: bool,
     /// The most bytes an answer may hold when it is collected.
     pub answer_bytes_max: usize,
+    /// Writes down each call and its answer; for development.
+    pub recorder: Option<Arc<Recorder>>,
 }
 
 /// An address or key that cannot be used. Messages never show keys, user names or queries.
@@ -86,6 +88,7 @@ impl ProviderConfig {
             timeouts: Timeouts::default(),
             http2: false,
             answer_bytes_max: ANSWER_BYTES_MAX,
+            recorder: None,
         }
     }
 

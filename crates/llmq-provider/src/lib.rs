@@ -54,6 +54,8 @@ mod tokens;
 mod body_edit;
 mod request;
 
+mod recorder;
+
 pub mod mock;
 pub mod translate;
 
@@ -66,6 +68,7 @@ pub use client::{Item, Provider, Request};
 pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig};
 pub use endpoint::{Dialect, Operation};
 pub use host::host_of;
+pub use recorder::Recorder;
 pub use reply_headers::{processing_time, request_id};
 pub use request::{ANTHROPIC_MAX_TOKENS, Prompt, PromptError, check_params, prompt_body};
 pub use response::{Answer, Times, WholeAnswer};

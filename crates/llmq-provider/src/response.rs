@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::alarm::Alarm;
 use crate::link::Link;
 use crate::pool::{IDLE_MAX, Pool};
+use crate::recorder::Recording;
 use crate::{CallError, Cause, Timeouts};
 
 /// When the two ends of a call's way to the provider were passed.
@@ -39,6 +40,7 @@ pub struct Answer {
     received_bytes: u64,
     authority: Arc<str>,
     answer_bytes_max: usize,
+    recording: Option<Box<Recording>>,
 }
 
 /// An answer that has come to its end.
@@ -73,7 +75,15 @@ impl Answer {
             received_bytes: 0,
             authority,
             answer_bytes_max,
+            recording: None,
         }
+    }
+
+    /// The same, writing down what is read of it.
+    pub(crate) fn recorded(mut self, mut recording: Box<Recording>) -> Self {
+        recording.answered(self.status);
+        self.recording = Some(recording);
+        self
     }
 
     /// The HTTP status.
@@ -130,6 +140,18 @@ impl Answer {
     ///
     /// As [`Answer::chunk`].
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
+        let polled = ready!(self.poll_piece(cx));
+        if let Some(recording) = &mut self.recording {
+            match &polled {
+                Ok(Some(piece)) => recording.piece(piece),
+                Ok(None) => recording.ended(),
+                Err(error) => recording.failed(error),
+            }
+        }
+        Poll::Ready(polled)
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
         loop {
             match self.body.poll_frame(cx) {
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),

@@ -82,3 +82,28 @@ fn a_certificate_that_is_not_there_is_told_with_its_name() {
     let mut command = world.command(words("serve --config llmq.toml --listen 127.0.0.1:0"));
     outcome(&mut command).says(2, &["server.tls.cert", "cert.pem", "No such file"]);
 }
+
+#[test]
+fn calls_are_recorded_in_development_and_nowhere_else() {
+    let provider = Strict::with(&[]);
+    let world = World::new();
+    let records = "record_llm_responses = true\n";
+    let rest = config(provider.addr(), "");
+    world.write("llmq.toml", format!("{records}{rest}"));
+    world
+        .run("serve --config llmq.toml --store memory:")
+        .says(2, &["record_llm_responses", "development"]);
+    let file = format!("environment = \"development\"\n{records}{rest}");
+    world.write("llmq.toml", file);
+    let served = Served::start(&world, "--config llmq.toml --store memory:");
+    assert_eq!(served.calls(3, ""), [200; 3]);
+    served.running.signal("-TERM");
+    assert_eq!(served.running.end().0, 0);
+    let files = std::fs::read_dir(world.path("llm_response_logs")).unwrap();
+    let recorded = files.filter(|file| {
+        let name = file.as_ref().unwrap().file_name();
+        name.to_string_lossy()
+            .ends_with("_chat_completions.llmq.json")
+    });
+    assert_eq!(recorded.count(), 3);
+}

@@ -6,4 +6,5 @@ mod answers;
 mod connections;
 mod faults;
 mod http2;
+mod recorder;
 mod server;
