@@ -184,6 +184,12 @@ impl<S: Surroundings> Shared<S> {
         self.finish(aftermath);
     }
 
+    /// How many tickets wait, or have not been told yet what came of it. All of them have an
+    /// owner: a ticket that is dropped takes its place along.
+    pub fn places(&self) -> usize {
+        self.lock().places.len()
+    }
+
     fn handle_for(&self, mine: Option<TicketId>, event: Event) -> Aftermath {
         let now = self.surroundings.now();
         let mut aftermath = Aftermath::default();
@@ -224,9 +230,20 @@ impl<S: Surroundings> Shared<S> {
 
     /// Drops a ticket or grant: the dispatcher forgets it, and so does its place.
     fn give_up(&self, id: TicketId) {
-        let place = self.lock().places.remove(&id);
+        let now = self.surroundings.now();
+        let mut aftermath = Aftermath::default();
+        let place = {
+            let mut core = self.lock();
+            let mut effects = std::mem::take(&mut core.scratch);
+            // It may expire in this very event: the word of that is for nobody, and a place that
+            // went before it would come back for ever.
+            core.dispatcher
+                .handle(Event::Dropped(id), now, &mut effects);
+            core.carry_out(effects, Some(id), &mut aftermath);
+            core.places.remove(&id)
+        };
         drop(place);
-        self.handle(Event::Dropped(id));
+        self.finish(aftermath);
     }
 }
 
@@ -467,3 +484,6 @@ impl<S: Surroundings> Drop for Grant<S> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -70,6 +70,7 @@ fn a_place_is_never_lost_between_a_grant_and_a_drop() {
         let dropping = loom::thread::spawn(move || drop(second));
         ending.join().expect("no panic");
         dropping.join().expect("no panic");
+        assert_eq!(shared.places(), 0, "nobody is left to be told anything");
 
         let mut third = shared.submit(call).expect("room");
         assert!(poll(&mut third).is_some(), "the place is free again");
