@@ -44,7 +44,10 @@ pub(crate) struct Blocked {
 #[derive(Debug, Clone, Copy)]
 struct Head {
     lane: LaneId,
+    /// Where it stands in the order: risen when its lane has waited long.
     priority: Priority,
+    /// With which it was submitted. Age does not lift it over the pause of a quota.
+    own: Priority,
     size: CallSize,
     start_by: Option<Timestamp>,
     /// It has used up its attempts where it was tried, and may only go where it was not.
@@ -75,6 +78,7 @@ impl Dispatcher {
         let head = Head {
             lane,
             priority: self.lanes[lane.index()].priority,
+            own: call.priority,
             size: call.size,
             start_by: call.start_by,
             exhausted: self.ticket(ticket).is_some_and(|ticket| ticket.exhausted),
@@ -160,6 +164,7 @@ impl Dispatcher {
         let head = Head {
             lane: self.lane_for(call.queue, call.priority, call.tenant),
             priority: call.priority,
+            own: call.priority,
             size: call.size,
             start_by: call.start_by,
             exhausted: false,
@@ -239,7 +244,7 @@ impl Dispatcher {
                 WayAnswer::Out(blocked)
             });
         }
-        if head.priority < Priority::HIGH
+        if head.own < Priority::HIGH
             && let Some(until) = upstream.low_closed
         {
             return Some(WayAnswer::Wait(at_gate(Spot::LowGate(id), Some(until))));
@@ -370,6 +375,7 @@ impl Dispatcher {
         let head = Head {
             lane: lane_id,
             priority: self.lanes[lane_id.index()].priority,
+            own: self.lanes[lane_id.index()].base,
             size: self
                 .ticket(ticket)
                 .map(|ticket| ticket.call.size)
@@ -427,6 +433,7 @@ impl Dispatcher {
             upstream: way.upstream,
             entries,
             sent_at: None,
+            counted_at: now.wall,
             probe,
         }));
         effects.push(Effect::Start(Start {

@@ -107,7 +107,7 @@ impl Dispatcher {
     }
 
     /// The call's caller has gone.
-    pub(crate) fn dropped(&mut self, id: TicketId, now: Now) {
+    pub(crate) fn dropped(&mut self, id: TicketId, now: Now, effects: &mut Vec<Effect>) {
         if self.running_mut(id).is_none() {
             self.leave(id);
             return self.forget(id);
@@ -120,7 +120,7 @@ impl Dispatcher {
                 .breaker
                 .probe_lost(now);
         }
-        self.release(id, &running, None, now);
+        self.release(id, &running, None, now, effects);
         self.forget(id);
     }
 
@@ -132,6 +132,7 @@ impl Dispatcher {
         running: &Running,
         usage: Option<&Usage>,
         now: Now,
+        effects: &mut Vec<Effect>,
     ) {
         for (limit, entry) in &running.entries {
             self.limits[limit.index()]
@@ -139,10 +140,19 @@ impl Dispatcher {
                 .settle(*entry, usage, now.mono);
             self.touch(Spot::Limit(*limit));
         }
-        self.attempt_over(id, running);
+        self.attempt_over(id, running, now, effects);
     }
 
-    fn attempt_over(&mut self, id: TicketId, running: &Running) {
+    fn attempt_over(
+        &mut self,
+        id: TicketId,
+        running: &Running,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if running.sent_at.is_none() {
+            self.uncount_request(running, now, effects);
+        }
         let upstream = &mut self.upstreams[running.upstream.index()];
         upstream.in_flight = upstream.in_flight.saturating_sub(1);
         // The answer that ends the betting frees those who wait for it as well.
@@ -206,7 +216,7 @@ impl Dispatcher {
             effects.push(Effect::Notice(Notice::BreakerClosed(running.upstream)));
             self.touch(Spot::Gate(running.upstream));
         }
-        self.release(id, running, ended.usage.as_ref(), now);
+        self.release(id, running, ended.usage.as_ref(), now, effects);
         let attempts = self.ticket(id).map_or(0, |ticket| ticket.attempts);
         self.forget(id);
         effects.push(Effect::Completed {
@@ -250,15 +260,15 @@ impl Dispatcher {
                 self.limits[limit.index()].limit.refused(*entry, now.mono);
                 self.touch(Spot::Limit(*limit));
             }
-            self.attempt_over(id, running);
+            self.attempt_over(id, running, now, effects);
         } else if class == FailureClass::Ambiguous || ended.usage.is_some() {
-            self.release(id, running, ended.usage.as_ref(), now);
+            self.release(id, running, ended.usage.as_ref(), now, effects);
         } else {
             for (limit, entry) in &running.entries {
                 self.limits[limit.index()].limit.failed(*entry);
                 self.touch(Spot::Limit(*limit));
             }
-            self.attempt_over(id, running);
+            self.attempt_over(id, running, now, effects);
         }
         let rule = class.rule();
         let pause = ended.pause.unwrap_or(rule.pause);

@@ -199,7 +199,7 @@ impl Dispatcher {
             Event::Produced(ticket, tokens) => self.produced(ticket, tokens, now),
             Event::Ended(ticket, ended) => self.ended(ticket, &ended, now, effects),
             Event::Declined(ticket) => self.declined(ticket, now, effects),
-            Event::Dropped(ticket) => self.dropped(ticket, now),
+            Event::Dropped(ticket) => self.dropped(ticket, now, effects),
             Event::Pause(queue) => self.pause(queue, now),
             Event::Resume(queue) => self.resume(queue, now),
             Event::Reopen(upstream) => self.reopen(upstream, now),

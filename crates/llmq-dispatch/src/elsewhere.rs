@@ -18,7 +18,7 @@ impl Dispatcher {
             let breaker = &mut self.upstreams[running.upstream.index()].breaker;
             breaker.probe_lost(now);
         }
-        self.release(id, &running, None, now);
+        self.release(id, &running, None, now, effects);
         let Some(ticket) = self.ticket_mut(id) else {
             return;
         };

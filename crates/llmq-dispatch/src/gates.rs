@@ -95,6 +95,20 @@ impl Dispatcher {
         self.tell_quota(id, events, now, effects);
     }
 
+    /// Takes a call that was never sent out of the day's count again.
+    pub(crate) fn uncount_request(
+        &mut self,
+        running: &Running,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(quota) = &mut self.upstreams[running.upstream.index()].quota else {
+            return;
+        };
+        let events = quota.forget_request(running.counted_at, now);
+        self.tell_quota(running.upstream, events, now, effects);
+    }
+
     pub(crate) fn poll_quota(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
         let Some(quota) = &mut self.upstreams[id.index()].quota else {
             return;

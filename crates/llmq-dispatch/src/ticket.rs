@@ -1,4 +1,4 @@
-use llmq_core::Timestamp;
+use llmq_core::{Timestamp, WallTime};
 use llmq_limit::Entry;
 use smallvec::SmallVec;
 
@@ -45,6 +45,8 @@ pub(crate) struct Running {
     pub(crate) upstream: UpstreamId,
     pub(crate) entries: SmallVec<[(LimitId, Entry); 4]>,
     pub(crate) sent_at: Option<Timestamp>,
+    /// When it was counted against the day's quota.
+    pub(crate) counted_at: WallTime,
     pub(crate) probe: bool,
 }
 

@@ -6,5 +6,6 @@ mod fallback;
 mod limits;
 mod order;
 mod outages;
+mod quota;
 mod queues;
 mod world;

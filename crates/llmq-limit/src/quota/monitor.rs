@@ -168,7 +168,7 @@ impl QuotaMonitor {
         Some(self.to_state())
     }
 
-    /// Counts one request that was sent.
+    /// Counts one request that is about to be sent.
     pub fn record_request(&mut self, now: Now) -> Vec<QuotaEvent> {
         self.turn_day(now);
         self.used = self.used.saturating_add(1);
@@ -179,6 +179,16 @@ impl QuotaMonitor {
             events.push(QuotaEvent::Metrics(self.metrics(now)));
         }
         events
+    }
+
+    /// Takes back a request that was counted at `counted_at` and has never been sent. Of a day
+    /// that is over nothing is taken back.
+    pub fn forget_request(&mut self, counted_at: WallTime, now: Now) -> Vec<QuotaEvent> {
+        self.turn_day(now);
+        if self.rules.zone.date(counted_at) == self.day {
+            self.used = self.used.saturating_sub(1);
+        }
+        self.notice(now)
     }
 
     /// Learns from an answer's headers, without counting it.
