@@ -297,7 +297,12 @@ impl Dispatcher {
         let is_betting = self.upstreams[way.upstream.index()].is_betting();
         let limit = &mut self.limits[id.index()].limit;
         let cost = limit.cost(&head.size, mean_output);
-        limit.check(cost, keep_back, now.mono, margin)?;
+        if let Err(denied) = limit.check(cost, keep_back, now.mono, margin) {
+            if limit.is_portion_low() {
+                self.short.push(id);
+            }
+            return Err(denied);
+        }
         if is_betting && limit.is_bold(cost) {
             return Err(Denied::OnRelease);
         }
@@ -404,6 +409,7 @@ impl Dispatcher {
         let upstream = &mut self.upstreams[way.upstream.index()];
         upstream.in_flight += 1;
         let probe = upstream.begin(now);
+        let credential = upstream.credential;
         self.count_request(way.upstream, now, effects);
         let lane = &mut self.lanes[lane_id.index()];
         lane.remove_head();
@@ -431,6 +437,7 @@ impl Dispatcher {
         let attempt = waiting.attempts;
         waiting.state = State::Running(Box::new(Running {
             upstream: way.upstream,
+            credential,
             entries,
             sent_at: None,
             counted_at: now.wall,

@@ -287,7 +287,7 @@ impl Dispatcher {
         let wait = self.rules.backoffs.wait(class, told, failures, random);
         let until = wait.map(|wait| now.mono + wait);
         if pause != Pause::Nothing {
-            self.close(running.upstream, class, until, pause, now, effects);
+            self.close(running, class, until, pause, now, effects);
         }
         // A call that found a broken upstream broken has learned nothing about itself.
         let tally = if was_down && rule.trips_breaker {

@@ -11,7 +11,7 @@ use crate::ids::{LaneId, LimitId, QueueId, TenantId, TicketId, UpstreamId};
 use crate::lane::Lane;
 use crate::learned::Learned;
 use crate::order::{Fair, Spot, WaitList};
-use crate::queue::Queue;
+use crate::queue::{Content, Queue};
 use crate::setup::{LimitSetup, QueueSetup, Rules, Scope, UpstreamSetup};
 use crate::ticket::{State, Ticket};
 use crate::upstream::Upstream;
@@ -27,6 +27,8 @@ use crate::upstream::Upstream;
 #[derive(Debug)]
 pub struct Dispatcher {
     pub(crate) rules: Rules,
+    /// Of all queues together.
+    content: Content,
     pub(crate) queues: Vec<Queue>,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) limits: Vec<LimitSlot>,
@@ -39,6 +41,8 @@ pub struct Dispatcher {
     pub(crate) ready: BTreeSet<(Reverse<Priority>, u64, LaneId)>,
     /// Spots whose best lane may pass now.
     pub(crate) opened: Vec<Spot>,
+    /// Limits whose books must be written before what waits for them may start.
+    pub(crate) short: Vec<LimitId>,
     pub(crate) timers: BTreeSet<(Timestamp, Timer)>,
     pub(crate) random: fastrand::Rng,
 }
@@ -88,6 +92,7 @@ impl Dispatcher {
     pub fn new(rules: Rules, seed: u64) -> Self {
         Self {
             rules,
+            content: Content::default(),
             queues: Vec::new(),
             upstreams: Vec::new(),
             limits: Vec::new(),
@@ -98,6 +103,7 @@ impl Dispatcher {
             seq: 0,
             ready: BTreeSet::new(),
             opened: Vec::new(),
+            short: Vec::new(),
             timers: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
         }
@@ -167,10 +173,11 @@ impl Dispatcher {
     ) -> Result<TicketId, Refusal> {
         let queue = &mut self.queues[call.queue.index()];
         if !call.accepted {
+            self.content.accepts(call.bytes, &self.rules.capacity)?;
             queue.accepts(call.bytes)?;
         }
-        queue.jobs += 1;
-        queue.bytes = queue.bytes.saturating_add(call.bytes);
+        self.content.add(call.bytes);
+        queue.content.add(call.bytes);
         let ttl_at = call.ttl.map(|ttl| {
             let ttl = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
             queue.clock(now.mono).saturating_add(ttl)
@@ -318,8 +325,8 @@ impl Dispatcher {
         if let Some(at) = ttl_at {
             queue.deadlines.remove(&(at, id));
         }
-        queue.jobs = queue.jobs.saturating_sub(1);
-        queue.bytes = queue.bytes.saturating_sub(call.bytes);
+        queue.content.remove(call.bytes);
+        self.content.remove(call.bytes);
         self.tickets.remove(id.slot());
     }
 

@@ -45,23 +45,23 @@ impl Dispatcher {
         }
     }
 
-    /// Closes an upstream, and with it those that share its credential.
+    /// Closes the upstream of a call, or those that use the credential with which it was sent.
     pub(crate) fn close(
         &mut self,
-        id: UpstreamId,
+        running: &Running,
         class: FailureClass,
         until: Option<Timestamp>,
         pause: Pause,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let credential = self.upstreams[id.index()]
-            .credential
-            .filter(|_| pause == Pause::Credential);
+        let credential = running.credential.filter(|_| pause == Pause::Credential);
         for index in 0..self.upstreams.len() {
             let upstream = &mut self.upstreams[index];
-            let same =
-                index == id.index() || (credential.is_some() && upstream.credential == credential);
+            let same = match credential {
+                Some(_) => upstream.credential == credential,
+                None => index == running.upstream.index(),
+            };
             if same && upstream.close(class, until) {
                 let upstream = UpstreamId::at(index);
                 self.set_wake(Spot::Gate(upstream), until);

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::admit::{Assessed, Blocked};
 use crate::dispatcher::Dispatcher;
-use crate::events::Effect;
+use crate::events::{Effect, Notice};
 use crate::ids::LaneId;
 use crate::order::{Rank, Spot, WaitList};
 
@@ -29,6 +29,12 @@ const MOVES_MAX: u32 = 8;
 impl Dispatcher {
     /// Starts all that can start.
     pub(crate) fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.start_all(now, effects);
+        let short = self.short.drain(..).map(Notice::PortionLow);
+        effects.extend(short.map(Effect::Notice));
+    }
+
+    fn start_all(&mut self, now: Now, effects: &mut Vec<Effect>) {
         loop {
             // Those that wait go before newcomers, which would else take what was just freed.
             if let Some(spot) = self.next_opened() {

@@ -6,16 +6,14 @@ use rustc_hash::FxHashSet;
 
 use crate::events::Refusal;
 use crate::ids::{LaneId, TicketId};
-use crate::setup::QueueSetup;
+use crate::setup::{Capacity, QueueSetup};
 
 /// A queue's own state: what waits, whether it refuses, whether it stands still.
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) setup: QueueSetup,
-    pub(crate) jobs: u64,
-    pub(crate) bytes: u64,
+    pub(crate) content: Content,
     pub(crate) running: u64,
-    refusing: bool,
     pub(crate) paused: bool,
     pub(crate) draining: bool,
     /// It is not configured any more.
@@ -32,32 +30,17 @@ pub(crate) struct Queue {
     pub(crate) deadline_timer: Option<Timestamp>,
 }
 
-impl Queue {
-    pub(crate) fn new(setup: QueueSetup) -> Self {
-        Self {
-            setup,
-            jobs: 0,
-            bytes: 0,
-            running: 0,
-            refusing: false,
-            paused: false,
-            draining: false,
-            retired: false,
-            parked: false,
-            stopped_total: Duration::ZERO,
-            stopped_since: None,
-            deadlines: BTreeSet::new(),
-            lanes: FxHashSet::default(),
-            deadline_timer: None,
-        }
-    }
+/// How much is inside of something that has a capacity.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Content {
+    pub(crate) jobs: u64,
+    pub(crate) bytes: u64,
+    refusing: bool,
+}
 
+impl Content {
     /// Whether one more call of `bytes` may come in.
-    pub(crate) fn accepts(&mut self, bytes: u64) -> Result<(), Refusal> {
-        if self.draining {
-            return Err(Refusal::Draining);
-        }
-        let capacity = self.setup.capacity;
+    pub(crate) fn accepts(&mut self, bytes: u64, capacity: &Capacity) -> Result<(), Refusal> {
         let above = |share: f64| {
             exceeds(self.jobs.saturating_add(1), capacity.jobs, share)
                 || exceeds(self.bytes.saturating_add(bytes), capacity.bytes, share)
@@ -75,6 +58,43 @@ impl Queue {
             });
         }
         Ok(())
+    }
+
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.jobs += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    pub(crate) fn remove(&mut self, bytes: u64) {
+        self.jobs = self.jobs.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(setup: QueueSetup) -> Self {
+        Self {
+            setup,
+            content: Content::default(),
+            running: 0,
+            paused: false,
+            draining: false,
+            retired: false,
+            parked: false,
+            stopped_total: Duration::ZERO,
+            stopped_since: None,
+            deadlines: BTreeSet::new(),
+            lanes: FxHashSet::default(),
+            deadline_timer: None,
+        }
+    }
+
+    /// Whether one more call of `bytes` may come in.
+    pub(crate) fn accepts(&mut self, bytes: u64) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        self.content.accepts(bytes, &self.setup.capacity)
     }
 
     /// The queue's own clock, which stands still while nothing may start.
@@ -134,7 +154,6 @@ fn exceeds(value: u64, bound: u64, share: f64) -> bool {
 mod tests {
     use super::*;
     use crate::ids::UpstreamId;
-    use crate::setup::Capacity;
 
     fn queue(jobs: u64) -> Queue {
         let mut setup = QueueSetup::to("m", UpstreamId(0));
@@ -150,12 +169,12 @@ mod tests {
         let mut queue = queue(10);
         for _ in 0..8 {
             assert_eq!(queue.accepts(0), Ok(()));
-            queue.jobs += 1;
+            queue.content.add(0);
         }
         assert!(queue.accepts(0).is_err());
-        queue.jobs = 6;
+        queue.content.jobs = 6;
         assert!(queue.accepts(0).is_err(), "still above the low mark");
-        queue.jobs = 5;
+        queue.content.jobs = 5;
         assert_eq!(queue.accepts(0), Ok(()));
     }
 

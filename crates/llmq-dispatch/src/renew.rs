@@ -65,6 +65,7 @@ impl Dispatcher {
         upstream.adaptive_by = setup.adaptive;
         upstream.credential = setup.credential;
         upstream.learn_as = setup.learn_as;
+        upstream.ask_before_betting = setup.ask_before_betting;
         upstream.retired = false;
         // Whoever changes the configuration may have mended what only a person can mend.
         upstream.closed = upstream.closed.filter(|closed| closed.until.is_some());

@@ -109,7 +109,7 @@ impl QueueSetup {
     }
 }
 
-/// How much may wait in one queue, and when it refuses.
+/// How much may wait, and when more is refused.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Capacity {
     /// Calls.
@@ -158,6 +158,8 @@ pub struct Reserve {
 /// What holds for the whole dispatcher.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rules {
+    /// How much may wait in all queues together, beside what each of them holds for itself.
+    pub capacity: Capacity,
     /// How long to wait after failures.
     pub backoffs: Backoffs,
     /// A lane that waited this long without a start rises one named priority.
@@ -171,6 +173,7 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Self {
+            capacity: Capacity::unbounded(),
             backoffs: Backoffs::default(),
             aging: Duration::from_secs(600),
             throttles_plain: 6,

@@ -43,6 +43,8 @@ pub(crate) enum State {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) upstream: UpstreamId,
+    /// The credential that it is sent with: its upstream may have another by the time it ends.
+    pub(crate) credential: Option<u32>,
     pub(crate) entries: SmallVec<[(LimitId, Entry); 4]>,
     pub(crate) sent_at: Option<Timestamp>,
     /// When it was counted against the day's quota.

@@ -43,7 +43,7 @@ pub(crate) struct Upstream {
     heard_of: Vec<(LimitKind, u64, Duration, u32)>,
     /// Holds the rate back after the provider found that it rose too fast.
     pub(crate) ramp: RampGuard,
-    ask_before_betting: bool,
+    pub(crate) ask_before_betting: bool,
     answers: u32,
     mean: Mean,
     /// It is not configured any more.

@@ -232,6 +232,20 @@ impl Dispatcher {
         self.pump(now, effects);
     }
 
+    /// Lets a limit be used as far as the books on disk say: see [`Limit::allow_to`].
+    pub fn allow_to(
+        &mut self,
+        id: LimitId,
+        reach: u64,
+        portion: u64,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.limits[id.index()].limit.allow_to(reach, portion);
+        self.touch(Spot::Limit(id));
+        self.pump(now, effects);
+    }
+
     /// The quota monitor of an upstream, to be saved.
     #[must_use]
     pub fn quota(&self, id: UpstreamId) -> Option<&QuotaMonitor> {
@@ -272,7 +286,7 @@ impl Dispatcher {
 
     /// Every queue that is offered, or has calls to finish.
     pub fn queue_ids(&self) -> impl Iterator<Item = QueueId> + use<> {
-        let shown = |(_, queue): &(usize, &Queue)| !queue.retired || queue.jobs > 0;
+        let shown = |(_, queue): &(usize, &Queue)| !queue.retired || queue.content.jobs > 0;
         let shown = self.queues.iter().enumerate().filter(shown);
         let ids: Vec<QueueId> = shown.map(|(index, _)| QueueId::at(index)).collect();
         ids.into_iter()
@@ -324,9 +338,9 @@ impl Dispatcher {
     pub fn queue_view(&self, id: QueueId) -> QueueView {
         let queue = &self.queues[id.index()];
         QueueView {
-            jobs: queue.jobs,
+            jobs: queue.content.jobs,
             running: queue.running,
-            bytes: queue.bytes,
+            bytes: queue.content.bytes,
             paused: queue.paused,
             draining: queue.draining,
             parked: queue.parked,

@@ -2,13 +2,14 @@
 //! the providers that its grants lead to.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 use llmq_core::{Clock, LimitKind, LimitSpec, Now};
 use llmq_dispatch::{
-    Dispatcher, LimitId, LimitSetup, QueueId, QueueSetup, Route, Rules, Scope, TenantId,
+    Capacity, Dispatcher, LimitId, LimitSetup, QueueId, QueueSetup, Route, Rules, Scope, TenantId,
     UpstreamId, UpstreamSetup,
 };
 use llmq_limit::{QuotaConfigErrors, QuotaEvent, QuotaMonitor, QuotaRules, charge_rule};
@@ -124,6 +125,9 @@ pub struct Accounts {
     known: Known,
     /// By name, the limits of `[limits.NAME]` that this configuration has used so far.
     shared: FxHashMap<String, Vec<LimitId>>,
+    /// By account and provider model, the route that states their limits: it does so for every
+    /// model that leads there.
+    stated: FxHashMap<(String, String), RouteSettings>,
     /// By account and provider model, the upstreams that this configuration has used so far.
     made: FxHashMap<(String, String), UpstreamId>,
     news: Vec<(UpstreamId, QuotaEvent)>,
@@ -146,6 +150,20 @@ struct Known {
     upstreams: FxHashMap<String, UpstreamId>,
     /// By the public model.
     queues: FxHashMap<String, QueueId>,
+    /// By server and key, which is known by a hash alone, the numbers of credentials. Another key
+    /// has another number, so that what befalls calls with the old one does not befall it.
+    credentials: FxHashMap<(String, u64), u32>,
+    hashes: RandomState,
+}
+
+impl Known {
+    /// The number of a server's key.
+    fn credential(&mut self, base_url: &str, key: Option<&Secret>) -> u32 {
+        let key = self.hashes.hash_one(key.map(Secret::expose));
+        let next = u32::try_from(self.credentials.len()).unwrap_or(u32::MAX);
+        let known = self.credentials.entry((base_url.to_owned(), key));
+        *known.or_insert(next)
+    }
 }
 
 /// Sets up what `settings` say. Connects to nothing. With a `memory` the books of limits are
@@ -192,13 +210,14 @@ impl Accounts {
     fn open(
         settings: &Settings,
         memory: Option<Memory>,
-        known: Known,
+        mut known: Known,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AssemblyError> {
         let recorder = recorder(settings, clock)?;
         let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
-        for (number, (name, upstream)) in settings.upstreams.iter().enumerate() {
+        for (name, upstream) in &settings.upstreams {
             let key = key(name, upstream)?;
+            let credential = known.credential(&upstream.base_url, key.as_ref());
             let config = ProviderConfig {
                 api_key: key,
                 host: upstream.host(),
@@ -213,13 +232,6 @@ impl Accounts {
                     source,
                 }
             })?;
-            let same = |other: &&Account| {
-                other.settings.api_key == upstream.api_key
-                    && other.settings.base_url == upstream.base_url
-            };
-            let own = u32::try_from(number).unwrap_or(u32::MAX);
-            let credential = accounts.values().find(same);
-            let credential = credential.map_or(own, |first| first.credential);
             let account = Account {
                 settings: upstream.clone(),
                 provider,
@@ -232,6 +244,7 @@ impl Accounts {
             limits: settings.limits.clone(),
             quota: settings.quota.check().map_err(AssemblyError::Quota)?,
             rules: Rules {
+                capacity: settings.store.capacity,
                 backoffs: settings.retry.backoffs,
                 ..Rules::default()
             },
@@ -240,6 +253,7 @@ impl Accounts {
             memory,
             known,
             shared: FxHashMap::default(),
+            stated: FxHashMap::default(),
             made: FxHashMap::default(),
             news: Vec::new(),
         })
@@ -269,6 +283,13 @@ impl Accounts {
         now: Now,
     ) -> BTreeMap<String, AssembledModel> {
         dispatcher.set_rules(self.rules);
+        for (name, model) in settings {
+            let routes = model.upstreams.iter().filter(|route| route.states_limits());
+            for route in routes {
+                let key = (route.upstream.clone(), route.model_for(name).to_owned());
+                self.stated.entry(key).or_insert_with(|| route.clone());
+            }
+        }
         let models: BTreeMap<String, AssembledModel> = settings
             .iter()
             .map(|(name, model)| {
@@ -310,7 +331,8 @@ impl Accounts {
             routes: ways,
             fallback: Vec::new(),
             limits: Vec::new(),
-            capacity: llmq_dispatch::Capacity::default(),
+            // What waits is bounded over all queues together.
+            capacity: Capacity::unbounded(),
             reserve: settings.reserve.clone(),
             max_attempts: self.max_attempts,
             retry_ambiguous: self.retry_ambiguous,
@@ -362,7 +384,7 @@ impl Accounts {
         routes: &mut Vec<AssembledRoute>,
         now: Now,
     ) -> Option<UpstreamId> {
-        let model = route.model.clone().unwrap_or_else(|| public.to_owned());
+        let model = route.model_for(public).to_owned();
         let made = (route.upstream.clone(), model.clone());
         if let Some(upstream) = self.made.get(&made) {
             return Some(*upstream);
@@ -372,16 +394,30 @@ impl Accounts {
         let name = format!("{}/{model}", route.upstream);
         let learner = learner(&name, provider.authority());
         let known = self.known.upstreams.get(&learner).copied();
+        let limits_from = self.stated.get(&made).unwrap_or(route).clone();
         let (limits, stated) = {
-            let shared = route.shared_limits.iter();
+            let shared = limits_from.shared_limits.iter();
             let shared = shared.chain(&account.settings.shared_limits);
-            self.limits_of(dispatcher, &provider, &name, known, route, shared, now)
+            self.limits_of(
+                dispatcher,
+                &provider,
+                &name,
+                known,
+                &limits_from,
+                shared,
+                now,
+            )
         };
         let concurrency = stated
             .iter()
             .any(|spec| spec.kind == LimitKind::Concurrency);
         let by_usage = |spec: &LimitSpec| charge_rule(provider.host(), spec.kind).heeds_usage();
         let counts_usage = stated.iter().any(by_usage);
+        let learned = self.learned(&learner, &provider, &stated);
+        let counts_tokens = stated
+            .iter()
+            .chain(&learned)
+            .any(|spec| !matches!(spec.kind, LimitKind::Requests | LimitKind::Concurrency));
         let (quota, news) = self.quota(dispatcher, known, &name, now);
         let setup = UpstreamSetup {
             name: name.clone(),
@@ -390,6 +426,7 @@ impl Accounts {
             quota: Some(quota),
             quota_is_saved: self.memory.is_some(),
             credential: Some(account.credential),
+            ask_before_betting: counts_tokens && !account.settings.is_own(),
             learn_as: Some(provider.host()),
             ..UpstreamSetup::default()
         };
@@ -400,9 +437,7 @@ impl Accounts {
             }
             None => {
                 let upstream = dispatcher.add_upstream(setup, now);
-                self.remember(
-                    dispatcher, upstream, &learner, &name, &provider, &stated, now,
-                );
+                self.remember(dispatcher, upstream, &name, &provider, learned, now);
                 self.known.upstreams.insert(learner.clone(), upstream);
                 upstream
             }
@@ -518,23 +553,25 @@ impl Accounts {
         }
     }
 
+    /// What an earlier process learned of an upstream's limits, beside those that are stated.
+    fn learned(&self, learner: &str, provider: &Provider, stated: &[LimitSpec]) -> Vec<LimitSpec> {
+        self.memory.as_ref().map_or_else(Vec::new, |memory| {
+            memory.earlier().learned(learner, provider.host(), stated)
+        })
+    }
+
     /// Gives a new upstream what an earlier process learned of its limits.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all of it says what one upstream is"
-    )]
     fn remember(
         &self,
         dispatcher: &mut Dispatcher,
         upstream: UpstreamId,
-        learner: &str,
         name: &str,
         provider: &Provider,
-        stated: &[LimitSpec],
+        learned: Vec<LimitSpec>,
         now: Now,
     ) {
         let Some(memory) = &self.memory else { return };
-        for spec in memory.earlier().learned(learner, provider.host(), stated) {
+        for spec in learned {
             let setup = limit(provider, spec, name, Scope::Upstream);
             let id = dispatcher.add_learned_limit(upstream, setup, now);
             memory.open(dispatcher, id, now);

@@ -78,6 +78,8 @@ pub struct Limit {
     /// What the last allowance let be taken.
     portion: u64,
     portion_told: bool,
+    /// The most that a call needed which the allowance was too small for.
+    short: u64,
     taken: u64,
     /// What our calls were charged in all, as far as that is settled.
     charged: i64,
@@ -175,6 +177,7 @@ impl Limit {
             allowance: None,
             portion: 0,
             portion_told: false,
+            short: 0,
             taken: 0,
             charged: 0,
         }

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use http::Uri;
 use llmq_core::Host;
 
@@ -17,6 +19,30 @@ pub fn host_of(base_url: &str) -> Host {
         return Host::Unknown;
     };
     uri.host().map_or(Host::Unknown, by_name)
+}
+
+/// Whether a server is on this machine or in a private network, by the name in its base URL.
+///
+/// ```
+/// use llmq_provider::is_own_server;
+/// assert!(is_own_server("http://vllm:8000/v1"));
+/// assert!(!is_own_server("https://api.openai.com/v1"));
+/// ```
+#[must_use]
+pub fn is_own_server(base_url: &str) -> bool {
+    let rest = base_url
+        .split_once("://")
+        .map_or(base_url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local(),
+        Err(_) => !host.contains('.') || host.ends_with(".local") || host.ends_with(".internal"),
+    }
 }
 
 /// Suffixes match whole labels, so that `api.openai.com.example.org` is nobody known.
@@ -89,6 +115,27 @@ mod tests {
         ];
         for (url, host) in table {
             assert_eq!(host_of(url), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn servers_of_ones_own_are_known() {
+        for url in [
+            "http://localhost:8000/v1",
+            "http://127.0.0.1/v1",
+            "http://[::1]:1",
+            "http://10.1.2.3",
+            "http://gpu.local:1",
+            "http://vllm:8000/v1",
+        ] {
+            assert!(is_own_server(url), "{url}");
+        }
+        for url in [
+            "https://api.openai.com/v1",
+            "https://8.8.8.8/v1",
+            "https://x.example",
+        ] {
+            assert!(!is_own_server(url), "{url}");
         }
     }
 }

@@ -67,7 +67,7 @@ pub use classify::{Source, Verdict, check_answer, check_stream, classify};
 pub use client::{Item, Provider, Request};
 pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig};
 pub use endpoint::{Dialect, Operation};
-pub use host::host_of;
+pub use host::{host_of, is_own_server};
 pub use recorder::Recorder;
 pub use reply_headers::{processing_time, request_id};
 pub use request::{ANTHROPIC_MAX_TOKENS, Prompt, PromptError, check_params, prompt_body};

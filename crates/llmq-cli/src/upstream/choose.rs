@@ -1,4 +1,3 @@
-use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::HeaderMap;
@@ -70,10 +69,9 @@ impl Chosen {
     /// Whether to hold back until the provider's way of counting is known: everywhere but at
     /// servers of one's own.
     pub(crate) fn ask_before_betting(&self) -> bool {
-        let asks = |upstream: &ChosenUpstream| {
-            upstream.settings.provider != ProviderKind::Mock && !is_own(&upstream.settings.base_url)
-        };
-        self.upstreams.iter().any(asks)
+        self.upstreams
+            .iter()
+            .any(|upstream| !upstream.settings.is_own())
     }
 }
 
@@ -246,23 +244,6 @@ fn timeouts(configured: Timeouts, total: Option<Duration>) -> Timeouts {
     }
 }
 
-/// Whether a server is on this machine or in a private network.
-fn is_own(base_url: &str) -> bool {
-    let rest = base_url
-        .split_once("://")
-        .map_or(base_url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    match host.parse::<IpAddr>() {
-        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local(),
-        Err(_) => !host.contains('.') || host.ends_with(".local") || host.ends_with(".internal"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use llmq_engine::config::Config;
@@ -351,26 +332,5 @@ mod tests {
         let mock = chosen(TWO, &args, &LimitArgs::default(), "one").unwrap();
         assert_eq!(mock.upstreams[0].settings.provider, ProviderKind::Mock);
         assert!(!mock.ask_before_betting());
-    }
-
-    #[test]
-    fn servers_of_ones_own_are_known() {
-        for url in [
-            "http://localhost:8000/v1",
-            "http://127.0.0.1/v1",
-            "http://[::1]:1",
-            "http://10.1.2.3",
-            "http://gpu.local:1",
-            "http://vllm:8000/v1",
-        ] {
-            assert!(is_own(url), "{url}");
-        }
-        for url in [
-            "https://api.openai.com/v1",
-            "https://8.8.8.8/v1",
-            "https://x.example",
-        ] {
-            assert!(!is_own(url), "{url}");
-        }
     }
 }

@@ -6,6 +6,6 @@ mod fallback;
 mod limits;
 mod order;
 mod outages;
-mod quota;
 mod queues;
+mod quota;
 mod world;

@@ -130,6 +130,27 @@ fn a_refused_model_leaves_the_others_of_its_credential_alone() {
     assert_eq!(closed, [Some((FailureClass::NoAccess, None)), None]);
 }
 
+/// A key was revoked and another one configured: the refusal of a call that was still under way
+/// with the old one closed the upstream to the new one.
+#[test]
+fn a_refused_key_stops_nothing_that_uses_another_one_by_now() {
+    let (mut world, queues, upstreams) = two_of_one_credential();
+    let call = world.submit(world.call(queues[0]));
+    assert_eq!(world.started(), [call]);
+    let renewed = UpstreamSetup {
+        name: "a".into(),
+        credential: Some(2),
+        ..UpstreamSetup::default()
+    };
+    let now = world.now;
+    world.dispatcher.change_upstream(upstreams[0], renewed, now);
+    world.fail(call, FailureClass::NoAccess, None);
+    let other = world.submit(world.call(queues[0]));
+    assert_eq!(world.started(), [other]);
+    world.submit(world.call(queues[1]));
+    assert_eq!(world.started(), [], "the old one is refused");
+}
+
 /// Two upstreams that use one credential, each under a queue of its own.
 fn two_of_one_credential() -> (World, [QueueId; 2], [UpstreamId; 2]) {
     let mut world = World::new();

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use llmq_core::FailureClass;
-use llmq_dispatch::{Blocker, Call, Capacity, Effect, Event, QueueId, QueueSetup, Scope, TicketId};
+use llmq_dispatch::{
+    Blocker, Call, Capacity, Effect, Event, QueueId, QueueSetup, Rules, Scope, TicketId,
+};
 
 use crate::world::{MINUTE, SECOND, World};
 
@@ -43,6 +45,30 @@ fn a_full_queue_refuses_and_drops_nothing() {
         world.complete(next);
     }
     assert_eq!(done, accepted);
+}
+
+/// Each model had room for the whole of what was configured for all of them.
+#[test]
+fn what_all_queues_hold_together_is_bounded() {
+    let mut world = World::with(Rules {
+        capacity: Capacity {
+            jobs: 10,
+            ..Capacity::default()
+        },
+        ..Rules::default()
+    });
+    let limit = world.limit("concurrency=1", Scope::Upstream);
+    let upstream = world.upstream(&[limit]);
+    let queues = [(); 2].map(|()| world.queue(upstream));
+    let accepted = |world: &mut World, queue| world.try_submit(world.call(queue)).is_ok();
+    let first = (0..5).filter(|_| accepted(&mut world, queues[0])).count();
+    let second = (0..5).filter(|_| accepted(&mut world, queues[1])).count();
+    assert_eq!((first, second), (5, 3));
+    for _ in 0..3 {
+        let running = world.started()[0];
+        world.complete(running);
+    }
+    assert!(accepted(&mut world, queues[0]), "below the low mark");
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use llmq_dispatch::{Call, Effect};
+
 use super::*;
 use crate::SystemClock;
 use crate::config::Config;
@@ -116,4 +118,100 @@ fn another_server_under_the_same_name_has_limits_of_its_own() {
     let one = assembly.routes[0].upstream;
     let (routes, _) = renew(&mut assembly, &TWO_MODELS.replace(":9/", ":10/"));
     assert_ne!(routes[0].upstream, one);
+}
+
+/// The first model by name that led to an account's model decided on its limits, and where it
+/// stated none, those that another one stated were kept by nobody.
+#[test]
+fn limits_hold_whichever_of_the_models_that_lead_there_states_them() {
+    let mut assembly = assembled(
+        r#"
+        [upstreams.one]
+        provider = "mock"
+        base_url = "http://127.0.0.1:9/v1"
+        [models.cheap]
+        upstreams = [{ upstream = "one", model = "x" }]
+        [models.x]
+        upstreams = [{ upstream = "one", limits = { rpm = 500 }, shared_limits = ["account"] }]
+        [limits.account]
+        rpm = 100
+    "#,
+    );
+    let route = assembly.routes[0].clone();
+    let expected = ["requests=500/1m used 0", "requests=100/1m used 0"];
+    assert_eq!(limits(&mut assembly, &route), expected);
+}
+
+/// How many of 300 calls of a model start at once.
+fn starts(assembly: &mut Assembly, model: &str) -> usize {
+    let call = Call::new(assembly.models[model].queue, assembly.tenant);
+    let mut effects = Vec::new();
+    for _ in 0..300 {
+        let submitted = assembly
+            .dispatcher
+            .submit(call, Now::default(), &mut effects);
+        submitted.unwrap();
+    }
+    let started = |effect: &&Effect| matches!(effect, Effect::Start(_));
+    effects.iter().filter(started).count()
+}
+
+/// A gateway sent a whole window at once to a provider whose way of counting it did not know yet.
+#[test]
+fn a_provider_of_others_is_asked_before_its_tokens_are_bet_on() {
+    for (url, expected) in [
+        ("https://llm.example/v1", 200),
+        ("http://127.0.0.1:9/v1", 300),
+    ] {
+        let mut assembly = assembled(&format!(
+            r#"
+            [upstreams.one]
+            provider = "openai"
+            base_url = "{url}"
+            adaptive = {{ max = 0 }}
+            [models.m]
+            upstreams = [{{ upstream = "one", limits = {{ tpm = "100M" }} }}]
+        "#
+        ));
+        assert_eq!(starts(&mut assembly, "m"), expected, "{url}");
+    }
+}
+
+/// Each model had room for the whole of `max_jobs`, and of a million whatever was configured.
+#[test]
+fn what_waits_is_bounded_as_the_store_is() {
+    let mut assembly = assembled(&format!("{TWO_MODELS}\n[store]\nmax_jobs = 10"));
+    let calls = ["a", "b"].map(|name| Call::new(assembly.models[name].queue, assembly.tenant));
+    let mut effects = Vec::new();
+    let accepted = calls.iter().cycle().take(20).filter(|call| {
+        let submitted = assembly
+            .dispatcher
+            .submit(**call, Now::default(), &mut effects);
+        submitted.is_ok()
+    });
+    assert_eq!(accepted.count(), 8);
+}
+
+/// A credential's number was its account's place in the configuration. When the account before
+/// it went, a late refusal of that one's key closed the one that had come into its place.
+#[test]
+fn a_credential_keeps_its_number_and_another_key_has_another() {
+    let two = |accounts: &[(&str, &str)]| {
+        let account = |(name, key): &(&str, &str)| {
+            format!(
+                "[upstreams.{name}]\nprovider = \"mock\"\nbase_url = \"http://127.0.0.1:9/v1\"\n\
+                 api_key = \"{key}\"\n"
+            )
+        };
+        accounts.iter().map(account).collect::<String>()
+    };
+    let credential = |assembly: &Assembly, name: &str| assembly.accounts.accounts[name].credential;
+    let mut assembly = assembled(&two(&[("a", "key-a"), ("b", "key-b"), ("c", "key-b")]));
+    let [a, b, c] = ["a", "b", "c"].map(|name| credential(&assembly, name));
+    assert!(a != b && b == c, "one key, one credential");
+    renew(&mut assembly, &two(&[("b", "key-b")]));
+    assert_eq!(credential(&assembly, "b"), b);
+    renew(&mut assembly, &two(&[("b", "another")]));
+    let other = credential(&assembly, "b");
+    assert!(![a, b].contains(&other));
 }

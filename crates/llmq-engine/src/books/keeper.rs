@@ -3,17 +3,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use llmq_core::WallTime;
-use llmq_dispatch::{Event, LimitId, Notice, Surroundings, UpstreamId};
+use llmq_core::{Now, WallTime};
+use llmq_dispatch::{Dispatcher, Event, LimitId, Notice, Surroundings, UpstreamId};
+use llmq_limit::QuotaState;
 
 use super::spent::{Spent, next_portion};
 use crate::Hub;
 
 /// How often a running process says that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// So many limits' books are read at once, so that no grant waits long for the dispatcher.
+const LIMITS_AT_ONCE: usize = 256;
 
 /// What must be on disk before the dispatcher goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Save {
     /// The count of the day.
     Quota(UpstreamId),
@@ -22,6 +25,15 @@ pub enum Save {
     Portion(LimitId),
     /// Everything, for the last time.
     End,
+}
+
+impl Save {
+    fn quota(&self) -> Option<Kept> {
+        match self {
+            Self::Quota(upstream) => Some(Kept::Quota(*upstream)),
+            Self::Portion(_) | Self::End => None,
+        }
+    }
 }
 
 /// The books as they must be on disk.
@@ -132,8 +144,13 @@ impl<S: Shelf> Keeper<S> {
             if asked.contains(&Save::End) {
                 break;
             }
-            match self.write(false) {
-                Ok(()) => asked.drain(..).for_each(|save| self.tell(save)),
+            asked.sort_unstable();
+            asked.dedup();
+            match self.keep(false, &asked) {
+                Ok(kept) => {
+                    asked.clear();
+                    kept.into_iter().for_each(|kept| self.tell(kept));
+                }
                 Err(error) => failed(error)?,
             }
         }
@@ -151,38 +168,103 @@ impl<S: Shelf> Keeper<S> {
     ///
     /// The last ones are then still on disk.
     pub fn write(&mut self, clean: bool) -> Result<(), S::Error> {
+        self.keep(clean, &[]).map(|_| ())
+    }
+
+    /// The same, and what the dispatcher may do then of what was `asked`.
+    fn keep(&mut self, clean: bool, asked: &[Save]) -> Result<Vec<Kept>, S::Error> {
         let now = self.hub.surroundings().now();
-        let learners = self.shelf.learners();
-        let (spent, quota) = self.hub.with(|dispatcher| {
-            let quota = dispatcher.upstream_ids().filter_map(|id| {
+        let mut kept: Vec<Kept> = asked.iter().filter_map(Save::quota).collect();
+        let quota = self.quota(clean);
+        let spent = self.spent(clean, asked, &mut kept, now);
+        self.shelf.put(Page {
+            spent,
+            quota,
+            alive_at: now.wall.max(WallTime::from_micros(0)),
+        })?;
+        Ok(kept)
+    }
+
+    /// By upstream, the state of its daily quota.
+    fn quota(&self, clean: bool) -> BTreeMap<String, String> {
+        let states: Vec<(String, QuotaState)> = self.hub.with(|dispatcher| {
+            let states = dispatcher.upstream_ids().filter_map(|id| {
                 let quota = dispatcher.quota(id)?;
                 let state = if clean {
                     quota.to_final_state()
                 } else {
                     quota.to_state()
                 };
-                let state = serde_json::to_string(&state).unwrap_or_default();
                 Some((dispatcher.upstream_view(id).name, state))
             });
-            let quota: BTreeMap<String, String> = quota.collect();
-            (Spent::of(dispatcher, &learners, clean, now), quota)
+            states.collect()
         });
-        self.shelf.put(Page {
-            spent,
-            quota,
-            alive_at: now.wall.max(WallTime::from_micros(0)),
-        })
+        // Written as text here, where nobody waits for the dispatcher.
+        let text = |state: &QuotaState| serde_json::to_string(state).unwrap_or_default();
+        let states = states.into_iter();
+        states.map(|(name, state)| (name, text(&state))).collect()
     }
 
-    fn tell(&self, save: Save) {
-        match save {
-            Save::Quota(upstream) => self.hub.handle(Event::QuotaSaved(upstream)),
-            Save::End => {}
-            Save::Portion(limit) => self.hub.change(|dispatcher, now, effects| {
-                if let Some(more) = next_portion(dispatcher, limit) {
-                    dispatcher.allow(limit, Some(more), now, effects);
+    fn spent(&self, clean: bool, asked: &[Save], kept: &mut Vec<Kept>, now: Now) -> Spent {
+        let learners = self.shelf.learners();
+        let mut spent = Spent {
+            clean,
+            ..Spent::default()
+        };
+        let limits: Vec<LimitId> = self.hub.with(|dispatcher| dispatcher.limit_ids().collect());
+        for some in limits.chunks(LIMITS_AT_ONCE) {
+            self.hub.with(|dispatcher| {
+                for limit in some {
+                    spent.add(dispatcher, *limit, now);
+                    if asked.contains(&Save::Portion(*limit)) {
+                        kept.extend(Kept::portion(dispatcher, *limit));
+                    }
                 }
+            });
+        }
+        self.hub
+            .with(|dispatcher| spent.add_learned(dispatcher, &learners));
+        spent
+    }
+
+    fn tell(&self, kept: Kept) {
+        match kept {
+            Kept::Quota(upstream) => self.hub.handle(Event::QuotaSaved(upstream)),
+            Kept::Portion {
+                limit,
+                reach,
+                portion,
+            } => self.hub.change(|dispatcher, now, effects| {
+                dispatcher.allow_to(limit, reach, portion, now, effects);
             }),
         }
     }
 }
+
+/// What is on disk now, as the dispatcher waits for it.
+#[derive(Debug, Clone, Copy)]
+enum Kept {
+    /// The count of the day.
+    Quota(UpstreamId),
+    /// That a limit is used up to `reach`, with a `portion` that was ahead when it was written.
+    Portion {
+        limit: LimitId,
+        reach: u64,
+        portion: u64,
+    },
+}
+
+impl Kept {
+    /// How far a limit may be used once its books of this instant are on disk.
+    fn portion(dispatcher: &mut Dispatcher, limit: LimitId) -> Option<Self> {
+        let portion = next_portion(dispatcher, limit)?;
+        Some(Self::Portion {
+            limit,
+            reach: dispatcher.limit_mut(limit).reach(portion),
+            portion,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -47,11 +47,10 @@ fn portion(count: u64) -> u64 {
     count.div_ceil(100)
 }
 
-/// The next portion of a limit whose books have just been written; none for one that is not
-/// written ahead.
+/// The next portion of a limit; none for one that is not written ahead.
 pub(crate) fn next_portion(dispatcher: &mut Dispatcher, id: LimitId) -> Option<u64> {
-    let spec = *dispatcher.limit_mut(id).spec();
-    is_long(&spec).then(|| portion(spec.count))
+    let limit = dispatcher.limit_mut(id);
+    is_long(limit.spec()).then(|| limit.portion(portion(limit.spec().count)))
 }
 
 fn is_long(spec: &LimitSpec) -> bool {
@@ -59,26 +58,23 @@ fn is_long(spec: &LimitSpec) -> bool {
 }
 
 impl Spent {
-    /// The books of every limit as they must be on disk now: those of long limits with the next
-    /// portion. `learners` are the upstreams that learn, by their [`learner`].
-    pub fn of(
+    /// Adds the books of a limit as they must be on disk now, those of a long one with the next
+    /// portion. Of two with one name the later one is in force: the other was forgotten or
+    /// replaced.
+    pub(crate) fn add(&mut self, dispatcher: &mut Dispatcher, limit: LimitId, now: Now) {
+        if let Some(parts) = parts(dispatcher.limit_mut(limit), self.clean, now) {
+            let name = dispatcher.limit_name(limit).to_owned();
+            self.limits.insert(name, parts);
+        }
+    }
+
+    /// Adds what was learned; `learners` are the upstreams that learn, by their [`learner`].
+    pub(crate) fn add_learned(
+        &mut self,
         dispatcher: &mut Dispatcher,
         learners: &[(UpstreamId, String)],
-        clean: bool,
-        now: Now,
-    ) -> Self {
-        let mut limits = BTreeMap::new();
-        // Of two with one name the later one is in force: the other was forgotten or replaced.
-        for id in dispatcher.limit_ids() {
-            if let Some(parts) = parts(dispatcher.limit_mut(id), clean, now) {
-                limits.insert(dispatcher.limit_name(id).to_owned(), parts);
-            }
-        }
-        Self {
-            clean,
-            limits,
-            learned: learned(dispatcher, learners),
-        }
+    ) {
+        self.learned = learned(dispatcher, learners);
     }
 
     /// The limits that earlier processes learned at a [`learner`]. What cannot be read is passed
@@ -102,7 +98,8 @@ impl Spent {
                     .collect();
                 limit.restore(&used, gone, now.mono);
             }
-            None if self.clean => {}
+            // A long limit is always in the books: one that is not is new.
+            None if self.clean || is_long(limit.spec()) => {}
             None => {
                 let last = now.mono.before(gone.saturating_sub(AFTER_LAST_SIGN));
                 limit.exhaust(last, now.mono);
@@ -122,7 +119,8 @@ fn parts(limit: &mut Limit, clean: bool, now: Now) -> Option<Parts> {
         .map(|(age, used)| (millis(age), used))
         .collect();
     if !clean {
-        let ahead = portion(spec.count).saturating_add(limit.held());
+        let least = portion(spec.count).max(limit.allowed().unwrap_or(0));
+        let ahead = limit.portion(least).saturating_add(limit.held());
         match used.last_mut() {
             // One part, since a bucket takes each as spent in one instant, and would
             // stand still for what nobody has spent.
@@ -177,6 +175,23 @@ mod tests {
         (dispatcher, id)
     }
 
+    fn spent_of(
+        dispatcher: &mut Dispatcher,
+        learners: &[(UpstreamId, String)],
+        clean: bool,
+        now: Now,
+    ) -> Spent {
+        let mut spent = Spent {
+            clean,
+            ..Spent::default()
+        };
+        for limit in dispatcher.limit_ids() {
+            spent.add(dispatcher, limit, now);
+        }
+        spent.add_learned(dispatcher, learners);
+        spent
+    }
+
     fn restore(spent: &Spent, dispatcher: &mut Dispatcher, id: LimitId, now: Now) {
         let name = dispatcher.limit_name(id).to_owned();
         spent.restore(dispatcher.limit_mut(id), &name, now.wall, now);
@@ -190,7 +205,7 @@ mod tests {
         let (mut before, id) = books("requests=5000/1d:bucket", now);
         let limit = before.limit_mut(id);
         limit.restore(&[(Duration::ZERO, 1_000)], Duration::ZERO, now.mono);
-        let spent = Spent::of(&mut before, &[], false, now);
+        let spent = spent_of(&mut before, &[], false, now);
 
         let (mut after, id) = books("requests=5000/1d:bucket", now);
         restore(&spent, &mut after, id, now);
@@ -231,8 +246,7 @@ mod tests {
             let (mut before, learners, id) = learning(text, now);
             let limit = before.limit_mut(id);
             limit.restore(&[(Duration::ZERO, 40)], Duration::ZERO, now.mono);
-            let spent =
-                serde_json::to_value(Spent::of(&mut before, &learners, clean, now)).unwrap();
+            let spent = serde_json::to_value(spent_of(&mut before, &learners, clean, now)).unwrap();
             let spent: Spent = serde_json::from_value(spent).unwrap();
             assert_eq!(spent.learned_at("up at host:2"), [], "another server");
             assert_eq!(spent.learned_at("up at host:1"), [text.parse().unwrap()]);
@@ -242,6 +256,21 @@ mod tests {
             let saved = after.limit_mut(id).saved(now.mono);
             let counted: u64 = saved.iter().map(|(_, used)| used).sum();
             assert_eq!(counted, expected, "{text}, clean: {clean}");
+        }
+    }
+
+    /// After a crash a daily limit that somebody had just added was taken as used up: a key made
+    /// an hour later had its first call refused for the rest of the day.
+    #[test]
+    fn a_long_limit_that_is_in_no_book_is_new_and_a_short_one_may_be_spent() {
+        let now = Now::default().after(Duration::from_secs(1_000_000));
+        let crashed = Spent::default();
+        for (text, expected) in [("requests=500/1d", 0), ("requests=500/1m", 500)] {
+            let (mut dispatcher, id) = books(text, now);
+            restore(&crashed, &mut dispatcher, id, now);
+            let saved = dispatcher.limit_mut(id).saved(now.mono);
+            let counted: u64 = saved.iter().map(|(_, used)| used).sum();
+            assert_eq!(counted, expected, "{text}");
         }
     }
 

@@ -47,6 +47,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Settings {
             root.wrong("record_llm_responses", message.to_owned());
         }
         upstreams::check_references(root, &settings);
+        upstreams::check_limits_agree(root, &settings);
         settings
     })
 }

@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use toml::{Table, Value};
@@ -25,6 +25,8 @@ pub(super) struct Section<'c, 'r> {
     file: Option<&'c Table>,
     defaults: Option<&'c Table>,
     asked: RefCell<Vec<&'static str>>,
+    /// Whether anything in it was given, by whatever layer.
+    given: Cell<bool>,
 }
 
 /// A value and where it was found.
@@ -61,6 +63,7 @@ impl<'c> Reader<'c> {
             file: Some(&self.config.file),
             defaults: Some(&self.config.defaults),
             asked: RefCell::default(),
+            given: Cell::default(),
         };
         section.read_whole(read)
     }
@@ -110,6 +113,7 @@ impl<'c, 'r> Section<'c, 'r> {
         self.asked.borrow_mut().push(key);
         let path = self.path.child(key);
         let found = self.find(key, &path)?;
+        self.given.set(true);
         match parse(&found) {
             Ok(value) => {
                 self.reader.entries.borrow_mut().push(Entry {
@@ -149,7 +153,7 @@ impl<'c, 'r> Section<'c, 'r> {
             .read_whole(read)
     }
 
-    /// The same, but `None` when neither the file nor the defaults have it.
+    /// The same, but `None` when nobody gave it or anything in it.
     pub(super) fn table_if_any<T>(
         &self,
         key: &'static str,
@@ -157,7 +161,15 @@ impl<'c, 'r> Section<'c, 'r> {
     ) -> Option<T> {
         self.asked.borrow_mut().push(key);
         let has = |table: Option<&Table>| table.is_some_and(|table| table.contains_key(key));
-        (has(self.file) || has(self.defaults)).then(|| self.table(key, read))
+        let is_written = has(self.file) || has(self.defaults);
+        let mistakes = self.reader.mistakes.borrow().len();
+        let (value, given) = self.table(key, |section| (read(section), section.given.get()));
+        if is_written || given {
+            return Some(value);
+        }
+        // What a table lacks that is not there is no mistake.
+        self.reader.mistakes.borrow_mut().truncate(mistakes);
+        None
     }
 
     /// Reads a table whose keys are names, such as `[upstreams.NAME]`.
@@ -268,6 +280,7 @@ impl<'c, 'r> Section<'c, 'r> {
             file: file.and_then(Value::as_table),
             defaults: defaults.and_then(Value::as_table),
             asked: RefCell::default(),
+            given: Cell::default(),
         }
     }
 

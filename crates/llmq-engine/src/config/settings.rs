@@ -7,7 +7,7 @@ use http::HeaderName;
 use llmq_core::{Backoffs, Host, LimitKind, LimitSpec};
 use llmq_dispatch::{Capacity, Reserve};
 use llmq_limit::{AdaptiveConfig, QuotaConfig, default_algorithm};
-use llmq_provider::{Dialect, Secret, SecretError, Timeouts, host_of};
+use llmq_provider::{Dialect, Secret, SecretError, Timeouts, host_of, is_own_server};
 
 use crate::bulk::Price;
 
@@ -196,6 +196,13 @@ pub struct UpstreamSettings {
 }
 
 impl UpstreamSettings {
+    /// Whether it is a server of one's own, whose way of counting need not be asked before its
+    /// limits are used in full.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.provider == ProviderKind::Mock || is_own_server(&self.base_url)
+    }
+
     /// Who runs the server behind it, which decides how limits count.
     #[must_use]
     pub fn host(&self) -> Host {
@@ -368,6 +375,20 @@ pub struct RouteSettings {
     pub limits: LimitTable,
     /// Names in [`Settings::limits`].
     pub shared_limits: Vec<String>,
+}
+
+impl RouteSettings {
+    /// What its account calls the model that people call `public`.
+    #[must_use]
+    pub fn model_for<'a>(&'a self, public: &'a str) -> &'a str {
+        self.model.as_deref().unwrap_or(public)
+    }
+
+    /// Whether it says anything of the limits there.
+    #[must_use]
+    pub fn states_limits(&self) -> bool {
+        self.limits != LimitTable::default() || !self.shared_limits.is_empty()
+    }
 }
 
 /// What a stream that broke becomes.

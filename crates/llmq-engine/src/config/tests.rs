@@ -346,3 +346,61 @@ proptest::proptest! {
         }
     }
 }
+
+/// The two variables of a certificate were ignored where the file had no `[server.tls]`, and the
+/// server answered in clear without a word.
+#[test]
+fn tables_that_may_be_absent_are_there_when_the_environment_gives_them() {
+    let file = parse(
+        "[upstreams.one]\nprovider = \"openai\"\n[models.m]\nupstreams = [{ upstream = \"one\" }]",
+    );
+    let with = |variables: &[(&str, &str)]| {
+        let pairs = variables.iter();
+        let pairs = pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        file.clone().with_env(pairs).check()
+    };
+    let none = with(&[]).unwrap();
+    assert!(none.server.tls.is_none() && none.store.wait_aof.is_none());
+    assert!(none.models["m"].price.is_none() && none.models["m"].reserve.is_empty());
+    let all = with(&[
+        ("LLMQ_SERVER_TLS_CERT", "cert.pem"),
+        ("LLMQ_SERVER_TLS_KEY", "key.pem"),
+        ("LLMQ_STORE_WAIT_AOF_REPLICAS", "2"),
+        ("LLMQ_MODELS_M_PRICE_INPUT", "0.15"),
+        ("LLMQ_MODELS_M_RESERVE_HIGH", "0.05"),
+    ]);
+    let all = all.unwrap();
+    assert!(all.server.tls.is_some());
+    assert_eq!(all.store.wait_aof.unwrap().replicas, 2);
+    assert_eq!(all.models["m"].price.unwrap().input, 0.15);
+    assert_eq!(all.models["m"].reserve[0].share, 0.05);
+    let half = with(&[("LLMQ_SERVER_TLS_CERT", "cert.pem")]).unwrap_err();
+    assert_eq!(
+        half.0[0].to_string(),
+        "server.tls: needs both cert and key, the names of two files"
+    );
+    let wrong = with(&[("LLMQ_MODELS_M_RESERVE_HIGH", "0.9")]).unwrap_err();
+    assert!(wrong.0[0].to_string().contains("use 0 to 0.5"), "{wrong}");
+}
+
+#[test]
+fn two_models_that_lead_to_one_upstream_do_not_state_two_sets_of_limits() {
+    let models = |limits: &str| {
+        format!(
+            "[upstreams.one]
+             provider = \"openai\"
+             [models.a]
+             upstreams = [{{ upstream = \"one\", model = \"x\", limits = {{ rpm = 5 }} }}]
+             [models.b]
+             upstreams = [{{ upstream = \"one\", model = \"y\" }}, {{ upstream = \"one\", model = \"x\"{limits} }}]"
+        )
+    };
+    for same in ["", ", limits = { rpm = 5 }"] {
+        assert!(parse(&models(same)).check().is_ok(), "{same}");
+    }
+    wrong(
+        &models(", limits = { rpm = 6 }"),
+        "models.b.upstreams[1]: has other limits than models.a.upstreams[0], and both lead to \
+         one/x: state the limits of that once",
+    );
+}

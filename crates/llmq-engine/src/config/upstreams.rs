@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use llmq_core::{Host, LimitKind, Priority};
@@ -19,6 +20,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Half of a limit may be kept for urgent calls, so that the others still move.
 const RESERVE_MAX: f64 = 0.5;
+/// The priorities that have names.
+const NAMED: [&str; 4] = ["low", "normal", "high", "critical"];
 
 pub(super) fn upstream(section: &Section<'_, '_>) -> UpstreamSettings {
     let kind = section.read("provider", values::word(&ProviderKind::WORDS));
@@ -192,7 +195,14 @@ pub(super) fn limit_table(section: &Section<'_, '_>) -> LimitTable {
 fn reserve(section: &Section<'_, '_>) -> Vec<Reserve> {
     section.any_key();
     let mut kept = Vec::new();
-    for (name, value) in section.file_keys() {
+    // Those with names can be given by the environment as well.
+    for name in NAMED {
+        let share = section.read(name, values::number(0.0..=RESERVE_MAX));
+        let named = share.zip(name.parse().ok());
+        kept.extend(named.map(|(share, priority)| Reserve { priority, share }));
+    }
+    let numbers = |(key, _): &(&String, _)| !NAMED.contains(&key.as_str());
+    for (name, value) in section.file_keys().filter(numbers) {
         let share = match value {
             Value::Float(share) => Some(*share),
             Value::Integer(0) => Some(0.0),
@@ -266,6 +276,32 @@ pub(super) fn check_references(root: &Section<'_, '_>, settings: &Settings) {
                     other,
                     known_models(),
                 );
+            }
+        }
+    }
+}
+
+/// An account's provider model is one upstream with one set of limits: of several models that
+/// lead there, those that state any state the same.
+pub(super) fn check_limits_agree(root: &Section<'_, '_>, settings: &Settings) {
+    let mut stated: BTreeMap<(&str, &str), (String, &RouteSettings)> = BTreeMap::new();
+    for (name, model) in &settings.models {
+        let path = path_of("models", name);
+        for (number, route) in model.upstreams.iter().enumerate() {
+            if !route.states_limits() {
+                continue;
+            }
+            let path = format!("{path}.upstreams[{number}]");
+            let (account, model) = (route.upstream.as_str(), route.model_for(name));
+            let (first, other) = stated
+                .entry((account, model))
+                .or_insert_with(|| (path.clone(), route));
+            if (&other.limits, &other.shared_limits) != (&route.limits, &route.shared_limits) {
+                let message = format!(
+                    "has other limits than {first}, and both lead to {account}/{model}: state \
+                     the limits of that once"
+                );
+                root.wrong_at(&path, message);
             }
         }
     }

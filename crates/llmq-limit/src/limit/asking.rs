@@ -63,10 +63,8 @@ impl Limit {
                 limit: self.spec.count,
             });
         }
-        if self
-            .allowance
-            .is_some_and(|allowance| self.taken.saturating_add(cost.total()) > allowance)
-        {
+        if self.allowed().is_some_and(|left| cost.total() > left) {
+            self.short = self.short.max(cost.total());
             return Err(Denied::OnRelease);
         }
         let margin = within(margin, self.spec.period);

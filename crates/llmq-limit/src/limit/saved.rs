@@ -74,14 +74,37 @@ impl Limit {
     /// Lets `more` be taken from now on before the books must be written again; `None` lifts
     /// the rule.
     pub fn allow(&mut self, more: Option<u64>) {
-        self.allowance = more.map(|more| self.taken.saturating_add(more));
-        self.portion = more.unwrap_or(0);
-        self.portion_told = false;
+        self.allow_to(0, more.unwrap_or(0));
+        self.allowance = more.map(|more| self.reach(more));
     }
 
-    /// Whether half of what may be taken has been; told once for each [`Limit::allow`].
+    /// How much will have been taken in all, from the beginning, when `more` is taken from now.
+    #[must_use]
+    pub fn reach(&self, more: u64) -> u64 {
+        self.taken.saturating_add(more)
+    }
+
+    /// Lets be taken what the books on disk say may be: as much as brings all that was taken up
+    /// to `reach`, which was [`Limit::reach`] of `portion` when they were written. Nothing that
+    /// was taken since then is allowed again.
+    pub fn allow_to(&mut self, reach: u64, portion: u64) {
+        self.allowance = Some(reach);
+        self.portion = portion;
+        self.portion_told = false;
+        self.short = 0;
+    }
+
+    /// How much to write ahead: `least`, or more where a call needs more to start.
+    #[must_use]
+    pub fn portion(&self, least: u64) -> u64 {
+        least.max(self.short)
+    }
+
+    /// Whether half of what may be taken has been, or a call needs more than is left of it; told
+    /// once for each [`Limit::allow`].
     pub fn is_portion_low(&mut self) -> bool {
-        let low = self.allowed().is_some_and(|left| left <= self.portion / 2) && !self.portion_told;
+        let is_low = |left: u64| left <= self.portion / 2 || self.short > 0;
+        let low = self.allowed().is_some_and(is_low) && !self.portion_told;
         self.portion_told |= low;
         low
     }

@@ -463,3 +463,43 @@ fn what_is_not_on_disk_may_not_be_used() {
     limit.allow(Some(1));
     assert_eq!(limit.check(cost, 0, at(2), MARGIN), Ok(()));
 }
+
+/// What was taken while the books were being written is in what they say may be used; it was
+/// allowed once more when they were on disk.
+#[test]
+fn what_is_on_disk_reaches_to_where_it_was_when_it_was_written() {
+    let mut limit = limit("requests=1000/1d", Host::Unknown);
+    limit.allow(Some(10));
+    let take = |limit: &mut Limit| {
+        let entry = send(limit, &CallSize::default(), at(0));
+        limit.settle(entry, None, at(1));
+    };
+    (0..5).for_each(|_| take(&mut limit));
+    let written = limit.reach(10);
+    (0..5).for_each(|_| take(&mut limit));
+    for _ in 0..2 {
+        limit.allow_to(written, 10);
+        assert_eq!(limit.allowed(), Some(5));
+    }
+}
+
+/// A call of more than a portion was never let start: what it was short of, nobody was told.
+#[test]
+fn a_call_that_a_portion_is_too_small_for_is_told_of() {
+    let mut limit = limit("tokens=1000/1d", Host::Unknown);
+    limit.allow(Some(10));
+    assert!(!limit.is_portion_low());
+    let cost = limit.cost(
+        &CallSize {
+            input_tokens: 25,
+            ..CallSize::default()
+        },
+        0,
+    );
+    assert_eq!(limit.check(cost, 0, at(0), MARGIN), Err(Denied::OnRelease));
+    assert!(limit.is_portion_low());
+    let portion = limit.portion(10);
+    let reach = limit.reach(portion);
+    limit.allow_to(reach, portion);
+    assert_eq!(limit.check(cost, 0, at(0), MARGIN), Ok(()));
+}
