@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::{JobId, Position, StoreError};
+use crate::{JobId, Place, Position, StoreError};
 
 /// What became of a job that was handed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub struct Enqueued {
     pub job: JobId,
     /// Whether it was accepted now.
     pub is_new: bool,
+    /// Its place in its lane; `None` for one that was there before.
+    pub place: Option<Place>,
     /// Where a new one stood in its queue as it came; `None` for one that was there before.
     pub position: Option<Position>,
 }
@@ -20,6 +22,7 @@ impl Enqueued {
         Self {
             job,
             is_new: true,
+            place: None,
             position: None,
         }
     }
@@ -30,18 +33,20 @@ impl Enqueued {
         Self {
             job,
             is_new: false,
+            place: None,
             position: None,
         }
     }
 }
 
-/// Notes the positions of new jobs, given in their order.
+/// Notes where new jobs stand, given in their order.
 pub fn note_positions(
     enqueued: &mut [Enqueued],
-    positions: impl IntoIterator<Item = Option<Position>>,
+    stands: impl IntoIterator<Item = (Place, Option<Position>)>,
 ) {
     let new = enqueued.iter_mut().filter(|enqueued| enqueued.is_new);
-    for (enqueued, position) in new.zip(positions) {
+    for (enqueued, (place, position)) in new.zip(stands) {
+        enqueued.place = Some(place);
         enqueued.position = position;
     }
 }

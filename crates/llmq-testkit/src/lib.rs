@@ -6,21 +6,24 @@
 //!   half an answer, something else than HTTP, silence, a reset.
 //! - [`Identity, SecureServer`] is a provider over TLS, whose authority nobody knows but the test.
 //! - [`SmallFile`] is a file with room for so many bytes, which knows what was synced.
+//! - [`FaultyStore`] is a store that fails, or holds an answer back, when a test wants it.
 //! - [`scale`] says how much larger than usual the tests are to be.
 //!
-//! It knows no crate but `llmq-core`, so that every other one can use it. Everything panics
-//! where a test would: there is nobody to hand an error to.
+//! It knows no crates but `llmq-core` and `llmq-store`, so that nearly every other one can use it.
+//! Everything panics where a test would: there is nobody to hand an error to.
 
 // A library says what it has to say to its caller, not to the terminal.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod clock;
+mod faulty;
 mod file;
 mod scale;
 mod secure;
 mod server;
 
 pub use clock::FakeClock;
+pub use faulty::{FaultyStore, Held};
 pub use file::SmallFile;
 pub use scale::{env_number, scale};
 pub use secure::{Identity, SecureServer};

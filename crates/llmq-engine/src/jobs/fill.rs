@@ -14,12 +14,14 @@ impl Inner {
     /// Reads lanes that changed, until nothing is to be started any more.
     pub(super) async fn keep_filled(self: Arc<Self>) {
         loop {
-            for lane in self.take_dirty() {
+            let mut lanes = self.take_dirty().into_iter();
+            while let Some(lane) = lanes.next() {
                 if let Err(error) = self.fill(&lane).await {
                     tracing::warn!(%error, "waiting jobs could not be read");
-                    self.dirty(lane);
+                    std::iter::once(lane)
+                        .chain(lanes.by_ref())
+                        .for_each(|lane| self.dirty(lane));
                     tokio::time::sleep(AGAIN).await;
-                    break;
                 }
             }
             let (due, next) = self.table().due(self.now().mono);
@@ -35,18 +37,37 @@ impl Inner {
     }
 
     async fn fill(self: &Arc<Self>, lane: &Arc<Lane>) -> Result<(), StoreError> {
-        let Some(wanted) = self.table().wanted(lane) else {
+        let Some(wanted) = self.table().begin_read(lane) else {
             return Ok(());
         };
-        let window = self
-            .store
-            .next(lane, wanted.after, wanted.count, self.now())
-            .await?;
+        let (after, count) = (wanted.after, wanted.count);
+        let window = self.store.next(lane, after, count, self.now()).await;
+        let window = window.inspect_err(|_| self.table().unread(lane, wanted))?;
         let taken = self.table().read(lane, wanted, &window);
         for (waiting, leave) in taken {
             self.tasks
                 .spawn(Arc::clone(self).live(Arc::clone(lane), waiting, leave));
         }
+        // All that was read may have been held before; what stands behind it has not been seen.
+        if self.table().wanted(lane).is_some() {
+            self.dirty(Arc::clone(lane));
+        }
+        Ok(())
+    }
+
+    /// Compares what is held here with what waits in the store.
+    pub(super) async fn reconcile(&self) -> Result<(), StoreError> {
+        let depths = self.store.lanes(self.now()).await?;
+        let (look, lost) = self.table().reconcile(&depths);
+        for lane in &lost {
+            tracing::warn!(
+                queue = lane.queue,
+                priority = %lane.priority,
+                tenant = lane.tenant,
+                "waiting jobs were not seen in time: they are taken up now"
+            );
+        }
+        look.into_iter().for_each(|lane| self.dirty(lane));
         Ok(())
     }
 }

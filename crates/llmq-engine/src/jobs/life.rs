@@ -1,10 +1,9 @@
 //! One job, from its place in line to its end.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use llmq_core::{Clock, FailureClass};
+use llmq_core::{FailureClass, Timestamp};
 use llmq_dispatch::{Call, NoGrant};
 use llmq_store::{
     GiveBack, JobError, JobId, Lane, Lease, Report, ReportError, ReturnTo, StartError, Started,
@@ -13,7 +12,7 @@ use llmq_store::{
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempted, Ended, Outcome};
-use super::runner::Inner;
+use super::runner::{Inner, Runs};
 use crate::{AfterFailure, Grant, Ticket};
 
 /// After the store could not record something, it is asked again.
@@ -22,13 +21,28 @@ const AGAIN_MOST: Duration = Duration::from_secs(2);
 /// A model that nothing serves now may be served after the configuration has changed.
 const UNSERVED: Duration = Duration::from_secs(10);
 
-/// Whether a job was started.
-enum Begun {
-    Started(Box<Started>, Grant),
-    /// The store could not record it; it stands in line again.
+/// Why a job was not started.
+enum NotStarted {
+    /// The store could not record it.
     Again,
-    /// It is not to be started: it ended, or is not due.
+    /// It is not due as the store sees it.
+    Later,
+    /// It has ended, or somebody else has it.
     Gone,
+}
+
+/// How a started job is left by the task that carried it.
+enum Left {
+    /// It is not to be looked for in the store any more.
+    Over,
+    /// It may wait there.
+    Waits,
+}
+
+/// What follows a recorded attempt.
+enum Next {
+    Attempt(Ticket),
+    Leave(Left),
 }
 
 impl Inner {
@@ -47,18 +61,25 @@ impl Inner {
                 () = self.stopping.cancelled() => break,
                 granted = self.granted(&lane, &waiting) => granted,
             };
-            // From here on nothing is broken off: the store may start it.
-            match granted {
+            // From here on nothing is broken off: the store may start it. Whoever stops the
+            // process sees that, or this sees that it stops.
+            let runs = Runs::new(&self);
+            if self.stopping.is_cancelled() {
+                break;
+            }
+            let begun = match granted {
                 None => break,
-                Some(Err(refused)) => {
-                    self.refuse(job, &refused).await;
-                    break;
-                }
-                Some(Ok(grant)) => match self.begin(job, grant).await {
-                    Begun::Started(started, grant) => return self.go_on(grant, *started).await,
-                    Begun::Again => {}
-                    Begun::Gone => break,
+                Some(Err(refused)) => match self.refuse(job, &refused).await {
+                    Ok(()) => break,
+                    Err(why) => Err(why),
                 },
+                Some(Ok(grant)) => self.begin(job, grant).await,
+            };
+            match begun {
+                Ok((started, grant)) => return self.go_on(grant, started, runs).await,
+                Err(NotStarted::Again) => {}
+                Err(NotStarted::Later) => return self.give_back(job, lane),
+                Err(NotStarted::Gone) => break,
             }
         }
         self.release(job);
@@ -92,50 +113,45 @@ impl Inner {
     }
 
     /// Starts a job in the store; nothing was sent before that.
-    async fn begin(&self, job: JobId, grant: Grant) -> Begun {
+    async fn begin(&self, job: JobId, grant: Grant) -> Result<(Started, Grant), NotStarted> {
         let start = self.start_of(job, &grant);
-        match self.start(start).await {
-            Ok(Some(started)) => Begun::Started(Box::new(started), grant),
-            Ok(None) => Begun::Gone,
-            Err(()) => Begun::Again,
-        }
+        let started = self.start(start).await?;
+        Ok((started, grant))
     }
 
-    /// The attempt, none if the job is not to be started; an error where the store cannot record.
-    async fn start(&self, start: llmq_store::Start) -> Result<Option<Started>, ()> {
+    async fn start(&self, start: llmq_store::Start) -> Result<Started, NotStarted> {
         let job = start.job;
         let started = match self.store.start(vec![start], self.now()).await {
             Ok(mut started) => started.pop(),
             Err(error) => {
                 tracing::warn!(%job, %error, "a job could not be started");
                 self.shut();
-                return Err(());
+                return Err(NotStarted::Again);
             }
         };
-        Ok(match started {
-            Some(Ok(started)) => Some(started),
+        match started {
+            Some(Ok(started)) => Ok(started),
             Some(Err(StartError::Expired { .. } | StartError::Damaged { .. })) => {
                 if let Ok(Some(job)) = self.store.job(job).await {
                     self.ended(&job, None);
                 }
-                None
+                Err(NotStarted::Gone)
             }
-            // Somebody else has it, it has ended, or comes due later.
-            Some(Err(_)) | None => None,
-        })
+            Some(Err(StartError::NotDue { .. })) => Err(NotStarted::Later),
+            // Somebody else has it, or it has ended.
+            Some(Err(_)) | None => Err(NotStarted::Gone),
+        }
     }
 
     /// A job that can never be sent fails.
-    async fn refuse(&self, job: JobId, refused: &NoGrant) {
+    async fn refuse(&self, job: JobId, refused: &NoGrant) -> Result<(), NotStarted> {
         let start = llmq_store::Start {
             job,
             worker: self.worker.clone(),
             lease: self.lease,
             upstream: None,
         };
-        let Ok(Some(started)) = self.start(start).await else {
-            return;
-        };
+        let started = self.start(start).await?;
         let error = JobError {
             class: Some(FailureClass::TooLarge),
             ..JobError::new(FailureClass::TooLarge.as_str(), refused.to_string())
@@ -145,14 +161,21 @@ impl Inner {
             answer: None,
             cost_nano_usd: None,
         };
-        self.record(started.lease, report, None).await;
+        self.record(started.lease, report, None, None).await;
+        Ok(())
     }
 
     /// Carries a started job on to its end, or until it is given back.
-    pub(super) async fn go_on(self: Arc<Self>, grant: Grant, started: Started) {
-        let _runs = Runs::new(&self);
+    pub(super) async fn go_on(self: Arc<Self>, grant: Grant, started: Started, _runs: Runs) {
+        let (job, lane) = (started.lease.job, Arc::new(started.job.lane()));
+        match self.attempts(grant, started).await {
+            Left::Over => self.release(job),
+            Left::Waits => self.give_back(job, lane),
+        }
+    }
+
+    async fn attempts(&self, mut grant: Grant, mut started: Started) -> Left {
         let job = started.lease.job;
-        let (mut grant, mut started) = (grant, started);
         let mut first = None;
         loop {
             let (leave, again) = self.table().started(job, started.lease);
@@ -162,102 +185,117 @@ impl Inner {
             let attempted = tokio::select! {
                 biased;
                 // Cancelled, or its lease was lost: what comes of it is worth nothing.
-                () = leave.cancelled() => break,
+                () = leave.cancelled() => return Left::Over,
                 attempted = self.attempt(grant, &started) => attempted,
             };
-            let Some(ticket) = self.settle(&started, attempted, &mut first).await else {
-                break;
+            let ticket = match self.settle(&started, attempted, &mut first).await {
+                Next::Attempt(ticket) => ticket,
+                Next::Leave(left) => return left,
             };
             self.table().requeued(job, ticket.id());
             let granted = tokio::select! {
                 biased;
-                () = leave.cancelled() => break,
-                () = self.stopping.cancelled() => break,
+                () = leave.cancelled() => return Left::Over,
+                () = self.stopping.cancelled() => return Left::Over,
                 granted = ticket.granted() => granted,
             };
             let begun = match granted {
                 Ok(granted) => self.begin(job, granted).await,
-                Err(refused) => {
-                    self.refuse(job, &refused).await;
-                    break;
-                }
+                Err(refused) => match self.refuse(job, &refused).await {
+                    Ok(()) => return Left::Over,
+                    Err(why) => Err(why),
+                },
             };
             match begun {
-                Begun::Started(next, leave_to_send) => (grant, started) = (leave_to_send, *next),
-                Begun::Gone => break,
-                // It is found again from the store, when that can record.
-                Begun::Again => {
-                    self.release(job);
-                    return self.came(Arc::new(started.job.lane()), true);
-                }
+                Ok(begun) => (started, grant) = begun,
+                Err(NotStarted::Gone) => return Left::Over,
+                // It is found again from the store: when that can record, when it is due.
+                Err(NotStarted::Again | NotStarted::Later) => return Left::Waits,
             }
         }
-        self.release(job);
     }
 
-    /// Records how an attempt ended; the ticket is for the next one, if there is one. `first` is
-    /// the failure to tell, where an earlier one tells more.
+    /// Records how an attempt ended. `first` is the failure to tell, where an earlier one tells
+    /// more.
     async fn settle(
         &self,
         started: &Started,
         attempted: Attempted,
         first: &mut Option<Box<Ended>>,
-    ) -> Option<Ticket> {
-        let took = Some(attempted.took);
-        let (report, next) = match attempted.outcome {
-            Outcome::Report(report) => (report, None),
+    ) -> Next {
+        let (took, lease) = (Some(attempted.took), started.lease);
+        let report = match attempted.outcome {
+            Outcome::Report(report) => report,
             Outcome::Failed(ended, AfterFailure::Again(ticket)) => {
-                let report = self.again(started, &ended, &ticket);
+                let (report, due_at) = self.again(started, &ended, &ticket);
                 *first = Some(telling(first.take(), ended));
-                (report, Some(ticket))
+                return match self.record(lease, report, due_at, took).await {
+                    true => Next::Attempt(ticket),
+                    false => Next::Leave(Left::Over),
+                };
             }
             Outcome::Failed(ended, AfterFailure::GivenUp { .. }) => {
                 let told = telling(first.take(), ended);
-                let report = Report::Failed {
+                Report::Failed {
                     error: told.error,
                     answer: told.answer,
                     cost_nano_usd: None,
-                };
-                (report, None)
+                }
             }
         };
-        let recorded = self.record(started.lease, report, took).await;
-        next.filter(|_| recorded)
+        let waits = matches!(report, Report::Retry { .. } | Report::GivenBack { .. });
+        let recorded = self.record(lease, report, None, took).await;
+        Next::Leave(if recorded && waits {
+            Left::Waits
+        } else {
+            Left::Over
+        })
     }
 
     /// What the store is told of a failed attempt that another follows.
-    fn again(&self, started: &Started, ended: &Ended, ticket: &Ticket) -> Report {
+    fn again(
+        &self,
+        started: &Started,
+        ended: &Ended,
+        ticket: &Ticket,
+    ) -> (Report, Option<Timestamp>) {
         let standing = self.hub.with(|dispatcher| dispatcher.standing(ticket.id()));
         let counted = standing.is_none_or(|standing| standing.attempts >= started.job.attempts);
-        let now = self.clock.now().mono;
-        let not_before = standing.and_then(|standing| standing.not_before);
-        let after = not_before.map_or(Duration::ZERO, |at| at.since(now));
-        if counted {
+        let report = if counted {
             Report::Retry {
                 error: ended.error.clone(),
-                after,
+                after: Duration::ZERO,
                 may_have_been_sent: ended.may_have_been_sent,
             }
         } else {
             Report::GivenBack {
                 why: GiveBack::Throttled,
-                after,
+                after: Duration::ZERO,
                 place: ReturnTo::ItsPlace,
             }
-        }
+        };
+        (report, standing.and_then(|standing| standing.not_before))
     }
 
-    /// Records a report, again and again until the store can. Whether it counted: not for a job
-    /// that was cancelled or lost meanwhile, or when this process ends before.
-    pub(super) async fn record(
+    /// Records a report, again and again until the store can. A job that waits then does so until
+    /// `due_at`, however long that takes. Whether it counted: not for a job that was cancelled or
+    /// lost meanwhile, or when this process ends before.
+    async fn record(
         &self,
         lease: Lease,
-        report: Report,
+        mut report: Report,
+        due_at: Option<Timestamp>,
         took: Option<Duration>,
     ) -> bool {
         let mut wait = AGAIN_FIRST;
         loop {
-            match self.store.report(lease, report.clone(), self.now()).await {
+            let now = self.now();
+            if let (Some(at), Report::Retry { after, .. } | Report::GivenBack { after, .. }) =
+                (due_at, &mut report)
+            {
+                *after = at.since(now.mono);
+            }
+            match self.store.report(lease, report.clone(), now).await {
                 Ok(job) => {
                     self.ended(&job, took);
                     return true;
@@ -301,23 +339,5 @@ fn telling(first: Option<Box<Ended>>, next: Box<Ended>) -> Box<Ended> {
             first
         }
         _ => next,
-    }
-}
-
-/// Counts an attempt that runs.
-struct Runs<'a>(&'a Inner);
-
-impl<'a> Runs<'a> {
-    fn new(inner: &'a Inner) -> Self {
-        inner.running.fetch_add(1, Ordering::AcqRel);
-        Self(inner)
-    }
-}
-
-impl Drop for Runs<'_> {
-    fn drop(&mut self) {
-        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.nothing_runs.notify_waiters();
-        }
     }
 }

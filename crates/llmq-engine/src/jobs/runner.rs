@@ -7,8 +7,8 @@ use std::time::Duration;
 use llmq_core::{Clock, Status, Timestamp};
 use llmq_dispatch::{Call, CallKind, Why};
 use llmq_store::{
-    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, Position, QueueState,
-    Start, Started, Store, StoreError, Worker,
+    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, Place, Position,
+    QueueState, Start, Started, Store, StoreError, Worker,
 };
 use rustc_hash::FxHashSet;
 use tokio::sync::{Notify, watch};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Directory;
 use super::ends::Ends;
-use super::table::Table;
+use super::table::{Came, Table};
 use crate::{Grant, Hub, SystemClock, Tasks};
 
 /// How a runner is to work.
@@ -186,8 +186,10 @@ impl Runner {
     ///
     /// A job whose future is dropped may have been accepted, and then is finished.
     pub async fn accept(&self, job: NewJob) -> Result<Accepted, EnqueueError> {
+        // Before it is asked whether it stops: whoever stops it waits for what was let in.
+        let runs = Runs::new(&self.inner);
         self.inner.takes_work()?;
-        let accepting = Arc::clone(&self.inner).accept(job);
+        let accepting = Arc::clone(&self.inner).accept(job, runs);
         // A caller that goes must not leave a started job to nobody.
         let accepted = self.inner.tasks.spawn(accepting).await;
         accepted.unwrap_or(Err(EnqueueError::Store(StoreError::Closed)))
@@ -198,21 +200,15 @@ impl Runner {
     /// # Errors
     ///
     /// [`EnqueueError`]; none was accepted then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Jobs whose future is dropped may have been accepted, and then are finished.
     pub async fn accept_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, EnqueueError> {
-        let inner = &self.inner;
-        inner.takes_work()?;
-        let now = inner.now();
-        let told: Vec<Job> = jobs.iter().map(|job| job.accepted(now.wall)).collect();
-        let mut lanes: Vec<Lane> = jobs.iter().map(NewJob::lane).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
-        let enqueued = inner.store.enqueue(jobs, now).await?;
-        for lane in lanes {
-            inner.came(Arc::new(lane), false);
-        }
-        let accepted = enqueued.iter().zip(told);
-        let accepted = accepted.map(|(enqueued, job)| Accepted::waits(enqueued, job));
-        Ok(accepted.collect())
+        self.inner.takes_work()?;
+        let accepting = Arc::clone(&self.inner).accept_many(jobs);
+        let accepted = self.inner.tasks.spawn(accepting).await;
+        accepted.unwrap_or(Err(EnqueueError::Store(StoreError::Closed)))
     }
 
     /// Looks what waits in the store. To be called after jobs came into it in another way, such as
@@ -230,12 +226,21 @@ impl Runner {
     /// # Errors
     ///
     /// [`StoreError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A job may be cancelled even if the future is dropped; an attempt is broken off then too.
     pub async fn cancel(&self, id: JobId) -> Result<Cancelled, StoreError> {
-        let cancelled = self.inner.store.cancel(id, self.inner.now()).await?;
-        if let Cancelled::Now(job) = &cancelled {
-            self.inner.ended(job, None);
-        }
-        Ok(cancelled)
+        let inner = Arc::clone(&self.inner);
+        let cancelling = async move {
+            let cancelled = inner.store.cancel(id, inner.now()).await?;
+            if let Cancelled::Now(job) = &cancelled {
+                inner.ended(job, None);
+            }
+            Ok(cancelled)
+        };
+        let cancelled = self.inner.tasks.spawn(cancelling).await;
+        cancelled.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Stops what this process does for jobs that have ended in the store in another way, such as
@@ -299,13 +304,13 @@ impl Runner {
     pub async fn stop(&self, grace: Duration) {
         let inner = &self.inner;
         inner.stopping.cancel();
-        if inner.all_ended(grace).await {
-            return;
+        let all_ended = inner.all_ended(grace).await;
+        if !all_ended {
+            tracing::warn!(
+                jobs = inner.running.load(Ordering::SeqCst),
+                "accepted jobs did not end in time: they are given back"
+            );
         }
-        tracing::warn!(
-            jobs = inner.running.load(Ordering::Acquire),
-            "accepted jobs did not end in time: they are given back"
-        );
         inner.giving_back.cancel();
         inner.all_ended(GIVEN_BACK_WITHIN).await;
     }
@@ -348,34 +353,54 @@ impl Inner {
         }
     }
 
-    async fn accept(self: Arc<Self>, job: NewJob) -> Result<Accepted, EnqueueError> {
+    async fn accept(self: Arc<Self>, job: NewJob, runs: Runs) -> Result<Accepted, EnqueueError> {
         let lane = Arc::new(job.lane());
         let now = self.now();
         let told = job.accepted(now.wall);
-        if let Some(grant) = self.at_once(&job, &lane) {
+        let enqueued = if let Some(grant) = self.at_once(&job, &lane) {
             let start = self.start_of(job.id, &grant);
             let (enqueued, started) = self.store.enqueue_started(job, start, now).await?;
             if let Some(started) = started {
                 let new = Some(started.job.clone());
-                self.take_up(lane, grant, started);
+                self.take_up(lane, grant, started, runs);
                 return Ok(Accepted {
                     id: enqueued.job,
                     new,
                     position: None,
                 });
             }
-            drop(grant);
-            if enqueued.is_new {
-                self.came(lane, false);
+            enqueued
+        } else {
+            // A store answers for each job that it was given.
+            let enqueued = self.store.enqueue(vec![job], now).await?;
+            let first = enqueued.first().copied();
+            first.ok_or(EnqueueError::Store(StoreError::Closed))?
+        };
+        self.came_first(lane, enqueued.place);
+        Ok(Accepted::waits(&enqueued, told))
+    }
+
+    async fn accept_many(
+        self: Arc<Self>,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Accepted>, EnqueueError> {
+        let now = self.now();
+        let told: Vec<Job> = jobs.iter().map(|job| job.accepted(now.wall)).collect();
+        let lanes: Vec<Lane> = jobs.iter().map(NewJob::lane).collect();
+        let enqueued = self.store.enqueue(jobs, now).await?;
+        let mut first: BTreeMap<Lane, Place> = BTreeMap::new();
+        for (lane, enqueued) in lanes.into_iter().zip(&enqueued) {
+            if let Some(place) = enqueued.place {
+                let first = first.entry(lane).or_insert(place);
+                *first = place.min(*first);
             }
-            return Ok(Accepted::waits(&enqueued, told));
         }
-        let enqueued = self.store.enqueue(vec![job], now).await?;
-        self.came(lane, false);
-        // A store answers for each job that it was given.
-        let enqueued = enqueued.first();
-        let enqueued = enqueued.ok_or(EnqueueError::Store(StoreError::Closed))?;
-        Ok(Accepted::waits(enqueued, told))
+        for (lane, place) in first {
+            self.came_first(Arc::new(lane), Some(place));
+        }
+        let accepted = enqueued.iter().zip(told);
+        let accepted = accepted.map(|(enqueued, job)| Accepted::waits(enqueued, job));
+        Ok(accepted.collect())
     }
 
     /// Leave to send a job at once, if there is room and nobody of its lane waits.
@@ -419,15 +444,23 @@ impl Inner {
     }
 
     /// Carries on with a job that was started as it was accepted.
-    fn take_up(self: &Arc<Self>, lane: Arc<Lane>, grant: Grant, started: Started) {
+    fn take_up(self: &Arc<Self>, lane: Arc<Lane>, grant: Grant, started: Started, runs: Runs) {
         self.table().hold(started.lease.job, lane);
-        self.tasks.spawn(Arc::clone(self).go_on(grant, started));
+        self.tasks
+            .spawn(Arc::clone(self).go_on(grant, started, runs));
     }
 
-    /// Somebody came into a lane (`before` those that were read, perhaps).
-    pub(super) fn came(&self, lane: Arc<Lane>, before: bool) {
-        self.table().came(&lane, before);
+    /// Somebody came into a lane.
+    pub(super) fn came(&self, lane: Arc<Lane>, came: Came) {
+        self.table().came(&lane, came);
         self.dirty(lane);
+    }
+
+    /// Jobs were accepted into a lane, the first of them at `place`, if any is new.
+    fn came_first(&self, lane: Arc<Lane>, place: Option<Place>) {
+        if let Some(place) = place {
+            self.came(lane, Came::At(place));
+        }
     }
 
     pub(super) fn dirty(&self, lane: Arc<Lane>) {
@@ -442,9 +475,9 @@ impl Inner {
         dirty.drain().collect()
     }
 
-    async fn look_again(&self) -> Result<(), StoreError> {
+    pub(super) async fn look_again(&self) -> Result<(), StoreError> {
         for depth in self.store.lanes(self.now()).await? {
-            self.came(Arc::new(depth.lane), true);
+            self.came(Arc::new(depth.lane), Came::Somewhere);
         }
         Ok(())
     }
@@ -457,11 +490,15 @@ impl Inner {
         }
     }
 
+    /// A job is done with here, and may still wait in the store.
+    pub(super) fn give_back(&self, job: JobId, lane: Arc<Lane>) {
+        self.release(job);
+        self.came(lane, Came::Somewhere);
+    }
+
     /// What is done for a job here is to end.
     pub(super) fn leave(&self, job: JobId) {
-        if let Some(held) = self.table().get(job) {
-            held.leave.cancel();
-        }
+        self.table().leave(job);
     }
 
     /// A job came to its end in the store.
@@ -479,12 +516,30 @@ impl Inner {
                 let notified = self.nothing_runs.notified();
                 tokio::pin!(notified);
                 notified.as_mut().enable();
-                if self.running.load(Ordering::Acquire) == 0 {
+                if self.running.load(Ordering::SeqCst) == 0 {
                     return;
                 }
                 notified.await;
             }
         };
         tokio::time::timeout(grace, ended).await.is_ok()
+    }
+}
+
+/// Counts what the end of the process waits for: an attempt, and a job that may be about to start.
+pub(super) struct Runs(Arc<Inner>);
+
+impl Runs {
+    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+        inner.running.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.nothing_runs.notify_waiters();
+        }
     }
 }

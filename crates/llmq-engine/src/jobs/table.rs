@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use llmq_core::Timestamp;
 use llmq_dispatch::TicketId;
-use llmq_store::{JobId, Lane, Lease, Place, Waiting, Window};
-use rustc_hash::FxHashMap;
+use llmq_store::{JobId, Lane, LaneDepth, Lease, Place, Waiting, Window};
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio_util::sync::CancellationToken;
 
 /// So many jobs of a queue stand before the dispatcher at most …
@@ -18,12 +19,33 @@ const QUEUE_MAX: usize = 4_096;
 /// between two looks. Only a queue with more than 128 lanes exceeds the bound above.
 const LANE_MIN: usize = 32;
 
+/// So many places are noted while a lane is read; with more it is read again from its head.
+const NOTED_MAX: usize = 64;
+/// By so much the calendar may move between two looks without its having jumped.
+const SLEW: Duration = Duration::from_secs(1);
+
 /// The jobs that stand before the dispatcher or run, and how far each lane was read.
-#[derive(Debug, Default)]
+///
+/// Its law: a due job of the store is held here, or its lane is marked (`more`, `from_head`,
+/// `reading`). A marked lane is read at once or when its window is half empty.
+#[derive(Debug)]
 pub(super) struct Table {
+    queue_max: usize,
+    lane_min: usize,
     held: FxHashMap<JobId, Held>,
     lanes: FxHashMap<Arc<Lane>, Reach>,
     lanes_of: FxHashMap<String, usize>,
+    /// Lanes that the last reconciliation found to break the law.
+    suspects: FxHashSet<Arc<Lane>>,
+}
+
+/// Where somebody came into a lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Came {
+    /// At this place; others of the same call stand behind it.
+    At(Place),
+    /// Nobody knows where.
+    Somewhere,
 }
 
 /// A job that this process has taken up.
@@ -33,7 +55,11 @@ pub(super) struct Held {
     /// Its place while it stands in the window.
     place: Option<Place>,
     /// Cancelled when it is not to go on: it ended otherwise, or went back to the store.
-    pub(super) leave: CancellationToken,
+    leave: CancellationToken,
+    /// It ended otherwise, or is somebody else's: an attempt is worth nothing.
+    is_unwanted: bool,
+    /// It was read while it was on its way out of here: whoever comes to its lane's head finds it.
+    was_met: bool,
     /// Its place before the dispatcher.
     pub(super) ticket: Option<TicketId>,
     /// The attempt that runs.
@@ -46,6 +72,10 @@ struct Reach {
     window: BTreeSet<(Place, JobId)>,
     /// Everything up to here was read.
     last: Option<Place>,
+    /// The store is asked right now; who came meanwhile may be missing from its answer.
+    reading: bool,
+    /// Where they came.
+    noted: Vec<Place>,
     /// Somebody waits behind it.
     more: bool,
     /// Somebody may have come before it.
@@ -64,24 +94,48 @@ pub(super) struct Wanted {
 /// Jobs that begin to stand before the dispatcher, each with what ends that.
 pub(super) type Taken = Vec<(Waiting, CancellationToken)>;
 
+impl Default for Table {
+    fn default() -> Self {
+        Self::with_room(QUEUE_MAX, LANE_MIN)
+    }
+}
+
 impl Table {
+    fn with_room(queue_max: usize, lane_min: usize) -> Self {
+        Self {
+            queue_max,
+            lane_min,
+            held: FxHashMap::default(),
+            lanes: FxHashMap::default(),
+            lanes_of: FxHashMap::default(),
+            suspects: FxHashSet::default(),
+        }
+    }
+
     /// Somebody came into a lane, or may have.
-    pub(super) fn came(&mut self, lane: &Arc<Lane>, before: bool) {
+    pub(super) fn came(&mut self, lane: &Arc<Lane>, came: Came) {
         if !self.lanes.contains_key(lane) {
             *self.lanes_of.entry(lane.queue.clone()).or_default() += 1;
             self.lanes.insert(Arc::clone(lane), Reach::default());
         }
         if let Some(reach) = self.lanes.get_mut(lane) {
             reach.more = true;
-            reach.from_head |= before;
+            match came {
+                Came::At(place) if reach.reading && reach.noted.len() < NOTED_MAX => {
+                    reach.noted.push(place);
+                }
+                // A large insert takes its places long before it is seen.
+                Came::At(place) => {
+                    reach.from_head |= reach.reading || Some(place) <= reach.last;
+                }
+                Came::Somewhere => reach.from_head = true,
+            }
         }
     }
 
     /// Whether nobody waits in a lane, as far as is known here.
     pub(super) fn is_free(&self, lane: &Lane) -> bool {
-        self.lanes
-            .get(lane)
-            .is_none_or(|reach| reach.window.is_empty() && !reach.more && !reach.from_head)
+        self.lanes.get(lane).is_none_or(|reach| !reach.is_marked())
     }
 
     /// What is to be read of a lane, if its window is half empty or somebody came before it.
@@ -101,6 +155,18 @@ impl Table {
         })
     }
 
+    /// As [`wanted`](Self::wanted), for whoever now asks the store for it, and then tells what
+    /// came of that: [`read`](Self::read) or [`unread`](Self::unread).
+    pub(super) fn begin_read(&mut self, lane: &Lane) -> Option<Wanted> {
+        let wanted = self.wanted(lane)?;
+        let reach = self.lanes.get_mut(lane)?;
+        reach.reading = true;
+        // Whoever comes from now on marks it anew.
+        reach.from_head = false;
+        reach.more = false;
+        Some(wanted)
+    }
+
     /// Takes what was read of a lane into its window. Of a queue that now has more than its
     /// share, the worst are sent back.
     pub(super) fn read(&mut self, lane: &Arc<Lane>, wanted: Wanted, window: &Window) -> Taken {
@@ -109,37 +175,18 @@ impl Table {
             return Vec::new();
         };
         let mut taken = Vec::new();
-        let mut stopped = false;
         for waiting in &window.jobs {
-            match held.get(&waiting.job) {
-                // It was sent back a moment ago, and is still on its way out.
-                Some(held) if held.place.is_none() && held.leave.is_cancelled() => {
-                    stopped = true;
-                    break;
-                }
-                Some(_) => {
-                    reach.last = reach.last.max(Some(waiting.place));
-                    continue;
-                }
-                None => reach.last = reach.last.max(Some(waiting.place)),
+            if let Some(held) = held.get_mut(&waiting.job) {
+                held.was_met |= held.leave.is_cancelled();
+                continue;
             }
-            let leave = CancellationToken::new();
-            held.insert(
-                waiting.job,
-                Held {
-                    lane: Arc::clone(lane),
-                    place: Some(waiting.place),
-                    leave: leave.clone(),
-                    ticket: None,
-                    lease: None,
-                },
-            );
+            let held_now = Held::new(Arc::clone(lane), Some(waiting.place));
+            let leave = held_now.leave.clone();
+            held.insert(waiting.job, held_now);
             reach.window.insert((waiting.place, waiting.job));
             taken.push((*waiting, leave));
         }
-        reach.from_head = false;
-        reach.more = stopped || window.jobs.len() >= wanted.count;
-        reach.due_at = window.due_at;
+        reach.take_in(wanted, window);
         self.tidy(lane);
         if !taken.is_empty() {
             self.send_back(&lane.queue);
@@ -147,16 +194,19 @@ impl Table {
         taken
     }
 
+    /// The store could not be asked: what was wanted of the lane still is.
+    pub(super) fn unread(&mut self, lane: &Lane, wanted: Wanted) {
+        if let Some(reach) = self.lanes.get_mut(lane) {
+            reach.reading = false;
+            reach.more = true;
+            reach.from_head |= wanted.after.is_none() || !reach.noted.is_empty();
+            reach.noted.clear();
+        }
+    }
+
     /// A job is taken up without having stood in the window.
     pub(super) fn hold(&mut self, job: JobId, lane: Arc<Lane>) {
-        let held = Held {
-            lane,
-            place: None,
-            leave: CancellationToken::new(),
-            ticket: None,
-            lease: None,
-        };
-        self.held.insert(job, held);
+        self.held.insert(job, Held::new(lane, None));
     }
 
     /// A job has left the line: it runs. Tells what ends that from now on (not what sends those
@@ -166,10 +216,15 @@ impl Table {
         job: JobId,
         lease: Lease,
     ) -> (CancellationToken, Option<Arc<Lane>>) {
-        let leave = CancellationToken::new();
+        let mut leave = CancellationToken::new();
         if let Some(held) = self.held.get_mut(&job) {
             held.lease = Some(lease);
-            held.leave = leave.clone();
+            if held.is_unwanted {
+                // It was cancelled between the store's word and this one.
+                leave = held.leave.clone();
+            } else {
+                held.leave = leave.clone();
+            }
         }
         (leave, self.out_of_window(job))
     }
@@ -189,10 +244,22 @@ impl Table {
         }
     }
 
+    /// What is done for a job here is to end.
+    pub(super) fn leave(&mut self, job: JobId) {
+        if let Some(held) = self.held.get_mut(&job) {
+            held.is_unwanted = true;
+            held.leave.cancel();
+        }
+    }
+
     /// A job is done with here. Tells whether its lane is to be read again.
     pub(super) fn release(&mut self, job: JobId) -> Option<Arc<Lane>> {
         let again = self.out_of_window(job);
-        self.held.remove(&job);
+        let held = self.held.remove(&job)?;
+        if held.was_met {
+            self.came(&held.lane, Came::Somewhere);
+            return Some(held.lane);
+        }
         again
     }
 
@@ -223,11 +290,50 @@ impl Table {
         (due, next)
     }
 
+    /// Compares the lanes with those of the store. Answers which are to be read, and of those the
+    /// ones that broke the law: in two looks in a row somebody waited there whom nobody here knew.
+    pub(super) fn reconcile(&mut self, depths: &[LaneDepth]) -> (Vec<Arc<Lane>>, Vec<Arc<Lane>>) {
+        let mut look = Vec::new();
+        let mut unmarked = FxHashMap::default();
+        for depth in depths {
+            match self.lanes.get_key_value(&depth.lane) {
+                Some((_, reach)) if reach.reading => {}
+                Some((lane, reach)) if reach.expects_later(depth.due_at) => {
+                    look.push(Arc::clone(lane));
+                }
+                Some((_, reach)) if reach.is_marked() => {}
+                Some((lane, _)) => {
+                    unmarked.insert(Arc::clone(lane), depth.due);
+                }
+                None => {
+                    unmarked.insert(Arc::new(depth.lane.clone()), depth.due + depth.delayed);
+                }
+            }
+        }
+        if !unmarked.is_empty() {
+            for held in self.held.values().filter(|held| held.lease.is_none()) {
+                if let Some(waiting) = unmarked.get_mut(&held.lane) {
+                    *waiting = waiting.saturating_sub(1);
+                }
+            }
+        }
+        let before = std::mem::take(&mut self.suspects);
+        let found = unmarked.into_iter().filter(|(_, waiting)| *waiting > 0);
+        self.suspects = found.map(|(lane, _)| lane).collect();
+        let lost: Vec<_> = self.suspects.intersection(&before).cloned().collect();
+        look.extend(lost.iter().cloned());
+        for lane in &look {
+            self.came(lane, Came::Somewhere);
+        }
+        (look, lost)
+    }
+
     fn out_of_window(&mut self, job: JobId) -> Option<Arc<Lane>> {
         let held = self.held.get_mut(&job)?;
-        let place = held.place.take()?;
         let lane = Arc::clone(&held.lane);
-        if let Some(reach) = self.lanes.get_mut(&lane) {
+        if let Some(place) = held.place.take()
+            && let Some(reach) = self.lanes.get_mut(&lane)
+        {
             reach.window.remove(&(place, job));
         }
         let again = self.wanted(&lane).is_some();
@@ -238,14 +344,13 @@ impl Table {
     /// How many jobs of each lane of a queue may stand before the dispatcher.
     fn size(&self, queue: &str) -> usize {
         let lanes = self.lanes_of.get(queue).copied().unwrap_or(1).max(1);
-        (QUEUE_MAX / lanes).max(LANE_MIN)
+        (self.queue_max / lanes).max(self.lane_min)
     }
 
     /// Forgets a lane in which nobody waits.
     fn tidy(&mut self, lane: &Lane) {
-        let empty = self.lanes.get(lane).is_some_and(|reach| {
-            reach.window.is_empty() && !reach.more && !reach.from_head && reach.due_at.is_none()
-        });
+        let reach = self.lanes.get(lane);
+        let empty = reach.is_some_and(|reach| !reach.is_marked() && reach.due_at.is_none());
         if !empty {
             return;
         }
@@ -269,7 +374,7 @@ impl Table {
             .cloned()
             .collect();
         let mut all: usize = lanes.iter().map(|lane| self.lanes[lane].window.len()).sum();
-        if all <= QUEUE_MAX {
+        if all <= self.queue_max {
             return;
         }
         lanes.sort_by_key(|lane| lane.priority);
@@ -278,13 +383,13 @@ impl Table {
             let Some(reach) = self.lanes.get_mut(&lane) else {
                 continue;
             };
-            while all > QUEUE_MAX && reach.window.len() > size {
+            while all > self.queue_max && reach.window.len() > size {
                 let Some((place, job)) = reach.window.pop_last() else {
                     break;
                 };
                 all -= 1;
                 reach.more = true;
-                reach.last = Some(Place(place.0.saturating_sub(1)));
+                reach.last = reach.last.min(Some(Place(place.0.saturating_sub(1))));
                 if let Some(held) = self.held.get_mut(&job) {
                     held.place = None;
                     held.leave.cancel();
@@ -294,123 +399,54 @@ impl Table {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use llmq_core::{CallSize, Priority};
-
-    use super::*;
-
-    fn lane(queue: &str, priority: Priority, tenant: &str) -> Arc<Lane> {
-        Arc::new(Lane {
-            queue: queue.to_owned(),
-            priority,
-            tenant: tenant.to_owned(),
-        })
-    }
-
-    fn jobs(places: std::ops::Range<u64>) -> Window {
-        let waiting = |place| Waiting {
-            job: JobId::new(),
-            place: Place(place),
-            size: CallSize::default(),
-            attempts: 0,
-            max_attempts: 5,
-            throttles: 0,
-            expires_at: None,
-        };
-        Window {
-            jobs: places.map(waiting).collect(),
-            due_at: None,
+impl Held {
+    fn new(lane: Arc<Lane>, place: Option<Place>) -> Self {
+        Self {
+            lane,
+            place,
+            leave: CancellationToken::new(),
+            is_unwanted: false,
+            was_met: false,
+            ticket: None,
+            lease: None,
         }
-    }
-
-    #[test]
-    fn a_lane_is_read_on_when_its_window_is_half_empty_and_not_before() {
-        let (mut table, lane) = (Table::default(), lane("m", Priority::NORMAL, "a"));
-        table.came(&lane, false);
-        let wanted = table.wanted(&lane).unwrap();
-        assert_eq!((wanted.after, wanted.count), (None, QUEUE_MAX));
-        let taken = table.read(&lane, wanted, &jobs(0..4_096));
-        assert_eq!(table.wanted(&lane), None);
-        let lease = |job| Lease {
-            job,
-            token: llmq_store::LeaseToken(1),
-        };
-        let mut asked_at = None;
-        for (at, (waiting, _)) in taken.iter().enumerate() {
-            if table.started(waiting.job, lease(waiting.job)).1.is_some() {
-                asked_at = asked_at.or(Some(at + 1));
-            }
-        }
-        assert_eq!(asked_at, Some(QUEUE_MAX / 2));
-        let wanted = table.wanted(&lane).unwrap();
-        assert_eq!(
-            (wanted.after, wanted.count),
-            (Some(Place(4_095)), QUEUE_MAX)
-        );
-        table.read(&lane, wanted, &jobs(0..0));
-        assert_eq!(table.lanes.len(), 0, "a lane without jobs is forgotten");
-    }
-
-    #[test]
-    fn a_job_is_taken_up_once_however_often_it_is_read() {
-        let (mut table, lane) = (Table::default(), lane("m", Priority::NORMAL, "a"));
-        table.came(&lane, false);
-        let (wanted, window) = (table.wanted(&lane).unwrap(), jobs(0..10));
-        assert_eq!(table.read(&lane, wanted, &window).len(), 10);
-        table.came(&lane, true);
-        let wanted = table.wanted(&lane).unwrap();
-        assert_eq!(wanted.after, None);
-        assert_eq!(table.read(&lane, wanted, &window).len(), 0);
-    }
-
-    #[test]
-    fn a_better_newcomer_goes_in_and_the_worst_go_back() {
-        let mut table = Table::default();
-        let low = lane("m", Priority::LOW, "a");
-        table.came(&low, false);
-        let wanted = table.wanted(&low).unwrap();
-        let taken = table.read(&low, wanted, &jobs(0..4_096));
-        let high = lane("m", Priority::HIGH, "a");
-        table.came(&high, false);
-        let wanted = table.wanted(&high).unwrap();
-        assert_eq!(wanted.count, QUEUE_MAX / 2);
-        assert_eq!(table.read(&high, wanted, &jobs(0..10)).len(), 10);
-        let back: Vec<usize> = (0..taken.len())
-            .filter(|at| taken[*at].1.is_cancelled())
-            .collect();
-        assert_eq!(back, (4_086..4_096).collect::<Vec<_>>());
-        // They are read again in their turn.
-        for (waiting, _) in &taken {
-            table.release(waiting.job);
-        }
-        let wanted = table.wanted(&low).unwrap();
-        assert_eq!(wanted.after, Some(Place(4_085)));
-    }
-
-    #[test]
-    fn every_lane_has_its_own_window_however_many_there_are() {
-        let mut table = Table::default();
-        for tenant in 0..1_000 {
-            table.came(&lane("m", Priority::NORMAL, &tenant.to_string()), false);
-        }
-        let wanted = table.wanted(&lane("m", Priority::NORMAL, "7")).unwrap();
-        assert_eq!(wanted.count, LANE_MIN);
-    }
-
-    #[test]
-    fn a_lane_is_looked_at_from_its_head_when_somebody_comes_due() {
-        let (mut table, lane) = (Table::default(), lane("m", Priority::NORMAL, "a"));
-        table.came(&lane, false);
-        let at = Timestamp::from_nanos(50);
-        let window = Window {
-            due_at: Some(at),
-            ..jobs(5..6)
-        };
-        let wanted = table.wanted(&lane).unwrap();
-        table.read(&lane, wanted, &window);
-        assert_eq!(table.due(Timestamp::from_nanos(49)), (vec![], Some(at)));
-        assert_eq!(table.due(at), (vec![Arc::clone(&lane)], None));
-        assert_eq!(table.wanted(&lane).unwrap().after, None);
     }
 }
+
+impl Reach {
+    /// Whether somebody waits, or may.
+    fn is_marked(&self) -> bool {
+        !self.window.is_empty() || self.more || self.from_head || self.reading
+    }
+
+    /// Whether somebody comes due earlier than was told, or came due: the calendar jumped.
+    fn expects_later(&self, due_at: Option<Timestamp>) -> bool {
+        let jumped = |expected: Timestamp| due_at.is_none_or(|at| at > expected + SLEW);
+        self.due_at.is_some_and(jumped)
+    }
+
+    /// What was `wanted` was read.
+    fn take_in(&mut self, wanted: Wanted, window: &Window) {
+        let end = window.jobs.last().map(|waiting| waiting.place);
+        let is_cut = window.jobs.len() >= wanted.count;
+        self.last = match wanted.after {
+            // Between its end and what was read before, somebody may have come.
+            None if is_cut => end,
+            _ => self.last.max(end),
+        };
+        let is_missing = |place: &Place| {
+            let is_read = window.jobs.binary_search_by_key(place, |job| job.place);
+            Some(*place) <= self.last && is_read.is_err()
+        };
+        self.from_head |= self.noted.iter().any(is_missing);
+        self.noted.clear();
+        self.reading = false;
+        self.more |= is_cut;
+        self.due_at = window.due_at;
+    }
+}
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;

@@ -3,22 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmq_core::Status;
+use llmq_core::{Now, Status};
 use llmq_dispatch::{Event, QueueId};
 use llmq_store::{Moved, QueueState, StoreError};
 
 use super::runner::Inner;
+use super::table::Came;
 
 /// How often is looked.
 const TICK: Duration = Duration::from_millis(250);
 /// Each lease is kept alive so many times while it lasts.
 const SIGNS_A_LEASE: u32 = 3;
+/// How often what is held here is compared with what waits in the store.
+const COMPARE: Duration = Duration::from_secs(5);
 /// So many slices of housekeeping at once; the rest is for the next look.
 const SLICES: usize = 40;
 
 impl Inner {
     pub(super) async fn keep_tended(self: Arc<Self>) {
         let mut sign_at = self.now().mono;
+        let mut compare_at = sign_at + COMPARE;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -27,14 +31,21 @@ impl Inner {
                 () = self.tasks.cancelled() => return,
             }
             self.follow_health();
-            // Before leases are looked at: a process that was stopped for long and goes on still
-            // holds what it held, if nobody else took it.
-            if self.now().mono >= sign_at {
-                sign_at = self.now().mono + self.lease / SIGNS_A_LEASE;
-                self.give_sign().await;
+            // Before leases are looked at, and at the same instant: a process that was stopped
+            // for long and goes on still holds what it held, if nobody else took it.
+            let now = self.now();
+            if now.mono >= sign_at {
+                sign_at = now.mono + self.lease / SIGNS_A_LEASE;
+                self.give_sign(now).await;
             }
-            if let Err(error) = self.tend().await {
+            if let Err(error) = self.tend(now).await {
                 tracing::warn!(%error, "the store could not be tended");
+            }
+            if now.mono >= compare_at {
+                compare_at = now.mono + COMPARE;
+                if let Err(error) = self.reconcile().await {
+                    tracing::warn!(%error, "the lines of waiting jobs could not be compared");
+                }
             }
             if let Err(error) = self.follow_queues().await {
                 tracing::warn!(%error, "the state of the queues could not be recorded");
@@ -54,12 +65,12 @@ impl Inner {
         }
     }
 
-    async fn give_sign(&self) {
+    async fn give_sign(&self, now: Now) {
         let leases = self.table().leases();
         if leases.is_empty() {
             return;
         }
-        match self.store.extend(leases, self.now()).await {
+        match self.store.extend(leases, now).await {
             Ok(lost) => {
                 for lease in lost {
                     // It may have ended between the two looks.
@@ -74,31 +85,39 @@ impl Inner {
         }
     }
 
-    async fn tend(&self) -> Result<(), StoreError> {
+    async fn tend(&self, mut now: Now) -> Result<(), StoreError> {
         for _ in 0..SLICES {
-            let tended = self.store.tend(self.now()).await?;
-            for moved in &tended.moved {
-                self.moved(moved).await?;
-            }
+            let tended = self.store.tend(now).await?;
+            self.moved(&tended.moved).await;
             if !tended.more {
                 break;
             }
+            now = self.now();
         }
         Ok(())
     }
 
-    /// A job changed inside the store.
-    async fn moved(&self, moved: &Moved) -> Result<(), StoreError> {
-        self.leave(moved.job);
-        let Some(job) = self.store.job(moved.job).await? else {
-            return Ok(());
-        };
-        if moved.status == Status::Queued {
-            self.came(Arc::new(job.lane()), true);
-        } else {
-            self.ended(&job, None);
+    /// Jobs changed inside the store. One that cannot be read keeps no other from being followed.
+    async fn moved(&self, moved: &[Moved]) {
+        let mut is_unclear = false;
+        for moved in moved {
+            self.leave(moved.job);
+            match self.store.job(moved.job).await {
+                Ok(Some(job)) if job.status == Status::Queued => {
+                    self.came(Arc::new(job.lane()), Came::Somewhere);
+                }
+                Ok(Some(job)) => self.ended(&job, None),
+                Ok(None) => self.ends.ended(moved.job),
+                Err(error) => {
+                    tracing::warn!(job = %moved.job, %error, "a job that moved cannot be read");
+                    self.ends.ended(moved.job);
+                    is_unclear |= moved.status == Status::Queued;
+                }
+            }
         }
-        Ok(())
+        if is_unclear && let Err(error) = self.look_again().await {
+            tracing::warn!(%error, "waiting jobs could not be looked for");
+        }
     }
 
     /// Queues stand or are drained as they were.

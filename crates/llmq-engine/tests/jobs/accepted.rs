@@ -1,23 +1,35 @@
 //! From acceptance to the result.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use llmq_core::{Clock as _, Priority, Status};
 use llmq_dispatch::Event;
 use llmq_engine::SystemClock;
-use llmq_store::{Cancelled, Filter, Idempotency};
+use llmq_store::{Cancelled, Filter, Idempotency, Store};
 
 use crate::world::{Act, BODY, Upstream, World, job};
+
+over_each_store! {
+    an_accepted_job_is_finished_and_its_answer_kept,
+    many_at_once_are_each_finished_once_within_the_limits,
+    the_more_urgent_start_first_and_the_first_come_first,
+    the_same_key_and_request_make_one_job_and_another_request_is_refused,
+    a_cancelled_job_is_not_sent_and_one_that_runs_is_broken_off,
+    a_delayed_job_starts_when_it_comes_due,
+    the_time_of_a_job_stands_with_its_queue,
+    a_job_whose_time_passes_in_line_expires_there,
+    it_is_told_what_a_waiting_job_waits_for,
+}
 
 fn good(_: usize) -> Act {
     Act::Answer("hi".to_owned())
 }
 
-#[tokio::test]
-async fn an_accepted_job_is_finished_and_its_answer_kept() {
+async fn an_accepted_job_is_finished_and_its_answer_kept(store: Arc<dyn Store>) {
     let upstream = Upstream::start(good).await;
-    let world = World::start(&upstream, "").await;
+    let world = World::over(store, &upstream, "").await;
     let id = world.accept().await;
     let job = world.end(id).await;
     assert_eq!((job.status, job.attempts), (Status::Completed, 1));
@@ -34,10 +46,9 @@ async fn an_accepted_job_is_finished_and_its_answer_kept() {
     assert_eq!(names, BTreeSet::from(["content-type", "x-request-id"]));
 }
 
-#[tokio::test]
-async fn many_at_once_are_each_finished_once_within_the_limits() {
+async fn many_at_once_are_each_finished_once_within_the_limits(store: Arc<dyn Store>) {
     let upstream = Upstream::start(good).await;
-    let world = World::start(&upstream, "concurrency = 4").await;
+    let world = World::over(store, &upstream, "concurrency = 4").await;
     let accepted = world.runner.accept_many((0..500).map(|_| job()).collect());
     let accepted = accepted.await.unwrap();
     assert!(accepted.iter().all(|one| one.new.is_some()));
@@ -49,14 +60,13 @@ async fn many_at_once_are_each_finished_once_within_the_limits() {
     assert_eq!((counts.completed, counts.queued), (500, 0));
 }
 
-#[tokio::test]
-async fn the_more_urgent_start_first_and_the_first_come_first() {
+async fn the_more_urgent_start_first_and_the_first_come_first(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|call| match call {
         0 => Act::Wait,
         _ => Act::Answer("hi".to_owned()),
     })
     .await;
-    let world = World::start(&upstream, "concurrency = 1").await;
+    let world = World::over(store, &upstream, "concurrency = 1").await;
     world.accept().await;
     upstream.got(1).await;
     let mut ids = Vec::new();
@@ -85,10 +95,11 @@ async fn the_more_urgent_start_first_and_the_first_come_first() {
     assert_eq!(order, [1, 3, 0, 2]);
 }
 
-#[tokio::test]
-async fn the_same_key_and_request_make_one_job_and_another_request_is_refused() {
+async fn the_same_key_and_request_make_one_job_and_another_request_is_refused(
+    store: Arc<dyn Store>,
+) {
     let upstream = Upstream::start(good).await;
-    let world = World::start(&upstream, "").await;
+    let world = World::over(store, &upstream, "").await;
     let keyed = |hash| {
         let mut job = job();
         job.idempotency = Some(Idempotency {
@@ -105,10 +116,9 @@ async fn the_same_key_and_request_make_one_job_and_another_request_is_refused() 
     assert_eq!(upstream.count(), 1);
 }
 
-#[tokio::test]
-async fn a_cancelled_job_is_not_sent_and_one_that_runs_is_broken_off() {
+async fn a_cancelled_job_is_not_sent_and_one_that_runs_is_broken_off(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Wait).await;
-    let world = World::start(&upstream, "concurrency = 1").await;
+    let world = World::over(store, &upstream, "concurrency = 1").await;
     let (runs, waits) = (world.accept().await, world.accept().await);
     upstream.got(1).await;
     for id in [waits, runs] {
@@ -126,10 +136,9 @@ async fn a_cancelled_job_is_not_sent_and_one_that_runs_is_broken_off() {
     assert_eq!(upstream.count(), 2);
 }
 
-#[tokio::test]
-async fn a_delayed_job_starts_when_it_comes_due() {
+async fn a_delayed_job_starts_when_it_comes_due(store: Arc<dyn Store>) {
     let upstream = Upstream::start(good).await;
-    let world = World::start(&upstream, "").await;
+    let world = World::over(store, &upstream, "").await;
     let mut later = job();
     let wait = Duration::from_millis(300);
     later.not_before = Some(SystemClock::new().now().wall + wait);
@@ -140,10 +149,9 @@ async fn a_delayed_job_starts_when_it_comes_due() {
     assert!(begun.elapsed() >= wait, "{:?}", begun.elapsed());
 }
 
-#[tokio::test]
-async fn a_job_past_its_time_is_never_sent_and_that_time_stands_with_its_queue() {
+async fn the_time_of_a_job_stands_with_its_queue(store: Arc<dyn Store>) {
     let upstream = Upstream::start(good).await;
-    let world = World::start(&upstream, "").await;
+    let world = World::over(store, &upstream, "").await;
     let queue = world
         .hub
         .with(|dispatcher| dispatcher.queue_ids().next().unwrap());
@@ -160,9 +168,11 @@ async fn a_job_past_its_time_is_never_sent_and_that_time_stands_with_its_queue()
     world.hub.handle(Event::Resume(queue));
     world.runner.queues_changed().await.unwrap();
     assert_eq!(world.end(id).await.status, Status::Completed);
+}
 
+async fn a_job_whose_time_passes_in_line_expires_there(store: Arc<dyn Store>) {
     let busy = Upstream::start(|_| Act::Wait).await;
-    let world = World::start(&busy, "concurrency = 1").await;
+    let world = World::over(store, &busy, "concurrency = 1").await;
     world.accept().await;
     busy.got(1).await;
     let mut short = job();
@@ -172,10 +182,9 @@ async fn a_job_past_its_time_is_never_sent_and_that_time_stands_with_its_queue()
     assert_eq!(busy.count(), 1);
 }
 
-#[tokio::test]
-async fn it_is_told_what_a_waiting_job_waits_for() {
+async fn it_is_told_what_a_waiting_job_waits_for(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Wait).await;
-    let world = World::start(&upstream, "concurrency = 1").await;
+    let world = World::over(store, &upstream, "concurrency = 1").await;
     world.accept().await;
     upstream.got(1).await;
     let id = world.accept().await;

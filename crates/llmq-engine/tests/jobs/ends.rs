@@ -1,27 +1,36 @@
 //! What becomes of attempts that fail.
 
+use std::sync::Arc;
+
 use llmq_core::{FailureClass, Status};
+use llmq_store::Store;
 
 use crate::world::{Act, Upstream, World};
 
-#[tokio::test]
-async fn a_fault_that_passes_is_tried_again_and_counted() {
+over_each_store! {
+    a_fault_that_passes_is_tried_again_and_counted,
+    a_job_whose_attempts_are_used_up_fails_with_the_providers_words,
+    what_the_provider_cannot_take_is_sent_once,
+    a_refusal_for_a_limit_is_no_attempt,
+    a_call_above_a_whole_limit_fails_without_being_sent,
+}
+
+async fn a_fault_that_passes_is_tried_again_and_counted(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|call| match call {
         0 | 1 => Act::Refuse(500, "oops"),
         _ => Act::Answer("hi".to_owned()),
     })
     .await;
-    let world = World::start(&upstream, "").await;
+    let world = World::over(store, &upstream, "").await;
     let id = world.accept().await;
     let job = world.end(id).await;
     assert_eq!((job.status, job.attempts), (Status::Completed, 3));
     assert_eq!(upstream.count(), 3);
 }
 
-#[tokio::test]
-async fn a_job_whose_attempts_are_used_up_fails_with_the_providers_words() {
+async fn a_job_whose_attempts_are_used_up_fails_with_the_providers_words(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Refuse(500, "oops")).await;
-    let world = World::start(&upstream, "").await;
+    let world = World::over(store, &upstream, "").await;
     let id = world.accept().await;
     let job = world.end(id).await;
     assert_eq!((job.status, job.attempts), (Status::Failed, 5));
@@ -31,10 +40,9 @@ async fn a_job_whose_attempts_are_used_up_fails_with_the_providers_words() {
     assert!(body.contains("oops"), "{body}");
 }
 
-#[tokio::test]
-async fn what_the_provider_cannot_take_is_sent_once() {
+async fn what_the_provider_cannot_take_is_sent_once(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Refuse(400, "no such field")).await;
-    let world = World::start(&upstream, "").await;
+    let world = World::over(store, &upstream, "").await;
     let id = world.accept().await;
     let job = world.end(id).await;
     assert_eq!((job.status, job.attempts), (Status::Failed, 1));
@@ -42,24 +50,22 @@ async fn what_the_provider_cannot_take_is_sent_once() {
     assert_eq!(upstream.count(), 1);
 }
 
-#[tokio::test]
-async fn a_refusal_for_a_limit_is_no_attempt() {
+async fn a_refusal_for_a_limit_is_no_attempt(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|call| match call {
         0..3 => Act::Refuse(503, "overloaded"),
         _ => Act::Answer("hi".to_owned()),
     })
     .await;
-    let world = World::start(&upstream, "").await;
+    let world = World::over(store, &upstream, "").await;
     let id = world.accept().await;
     let job = world.end(id).await;
     assert_eq!((job.status, job.attempts), (Status::Completed, 1));
     assert_eq!(upstream.count(), 4);
 }
 
-#[tokio::test]
-async fn a_call_above_a_whole_limit_fails_without_being_sent() {
+async fn a_call_above_a_whole_limit_fails_without_being_sent(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Answer("hi".to_owned())).await;
-    let world = World::start(&upstream, "tpm = 10").await;
+    let world = World::over(store, &upstream, "tpm = 10").await;
     let mut job = crate::world::job();
     job.size.input_tokens = 1_000;
     let id = world.runner.accept(job).await.unwrap().id;

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "tests and their helpers")]
 
+#[macro_use]
+mod world;
+
 mod accepted;
 mod ends;
 mod restarts;
-mod world;
+mod unseen;

@@ -5,17 +5,25 @@ use std::time::Duration;
 
 use llmq_core::Status;
 use llmq_dispatch::Event;
+use llmq_store::Store;
 
-use crate::world::{Act, Upstream, World, memory};
+use crate::world::{Act, Upstream, World};
 
-#[tokio::test]
-async fn what_a_dead_process_held_is_sent_again_and_marked() {
+over_each_store! {
+    what_a_dead_process_held_is_sent_again_and_marked,
+    a_stop_lets_what_runs_end_and_starts_nothing_more,
+    what_does_not_end_in_time_is_given_back_marked,
+    a_pause_outlives_a_restart,
+    a_process_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it_holds,
+    a_long_attempt_keeps_its_lease,
+}
+
+async fn what_a_dead_process_held_is_sent_again_and_marked(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|call| match call {
         0 => Act::Wait,
         _ => Act::Answer("hi".to_owned()),
     })
     .await;
-    let store = memory();
     let world = World::over(Arc::clone(&store), &upstream, "concurrency = 1").await;
     let (ran, waited) = (world.accept().await, world.accept().await);
     upstream.got(1).await;
@@ -29,10 +37,8 @@ async fn what_a_dead_process_held_is_sent_again_and_marked() {
     assert!(!waited.may_have_been_sent);
 }
 
-#[tokio::test]
-async fn a_stop_lets_what_runs_end_and_starts_nothing_more() {
+async fn a_stop_lets_what_runs_end_and_starts_nothing_more(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Wait).await;
-    let store = memory();
     let world = World::over(Arc::clone(&store), &upstream, "concurrency = 1").await;
     let (runs, waits) = (world.accept().await, world.accept().await);
     upstream.got(1).await;
@@ -56,10 +62,8 @@ async fn a_stop_lets_what_runs_end_and_starts_nothing_more() {
     assert_eq!(upstream.count(), 1);
 }
 
-#[tokio::test]
-async fn what_does_not_end_in_time_is_given_back_marked() {
+async fn what_does_not_end_in_time_is_given_back_marked(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Wait).await;
-    let store = memory();
     let world = World::over(Arc::clone(&store), &upstream, "").await;
     let id = world.accept().await;
     upstream.got(1).await;
@@ -69,10 +73,8 @@ async fn what_does_not_end_in_time_is_given_back_marked() {
     assert!(job.may_have_been_sent);
 }
 
-#[tokio::test]
-async fn a_pause_outlives_a_restart() {
+async fn a_pause_outlives_a_restart(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Answer("hi".to_owned())).await;
-    let store = memory();
     let world = World::over(Arc::clone(&store), &upstream, "").await;
     let queue = world
         .hub
@@ -96,11 +98,12 @@ async fn a_pause_outlives_a_restart() {
 }
 
 /// As after SIGSTOP, or on a machine that slept: every task of the process stands still.
-#[tokio::test]
-async fn a_process_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it_holds() {
+async fn a_process_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it_holds(
+    store: Arc<dyn Store>,
+) {
     let upstream = Upstream::start(|_| Act::Wait).await;
     let lease = Duration::from_millis(300);
-    let world = World::leasing(memory(), &upstream, "", lease).await;
+    let world = World::leasing(store, &upstream, "", lease).await;
     let id = world.accept().await;
     upstream.got(1).await;
     std::thread::sleep(lease * 3);
@@ -110,11 +113,10 @@ async fn a_process_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it
     assert_eq!(upstream.count(), 1, "it was not sent twice");
 }
 
-#[tokio::test]
-async fn a_long_attempt_keeps_its_lease() {
+async fn a_long_attempt_keeps_its_lease(store: Arc<dyn Store>) {
     let upstream = Upstream::start(|_| Act::Wait).await;
     let lease = Duration::from_millis(300);
-    let world = World::leasing(memory(), &upstream, "", lease).await;
+    let world = World::leasing(store, &upstream, "", lease).await;
     let id = world.accept().await;
     upstream.got(1).await;
     // Ten leases, in which nothing is to happen.

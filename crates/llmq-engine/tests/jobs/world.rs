@@ -1,6 +1,7 @@
 //! A runner, its store, and one upstream.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -144,10 +145,14 @@ pub(crate) struct World {
     pub(crate) runner: Runner,
     pub(crate) hub: Arc<Hub>,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) models: Arc<Models>,
     tasks: Tasks,
 }
 
-struct Models {
+pub(crate) struct Models {
+    /// No grant leads anywhere.
+    pub(crate) is_routeless: AtomicBool,
+
     queues: BTreeMap<String, QueueId>,
     routes: BTreeMap<UpstreamId, Arc<AssembledRoute>>,
     tenant: TenantId,
@@ -163,7 +168,8 @@ impl Directory for Models {
     }
 
     fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>> {
-        self.routes.get(&upstream).cloned()
+        let route = self.routes.get(&upstream).cloned();
+        route.filter(|_| !self.is_routeless.load(Ordering::SeqCst))
     }
 
     fn nano_usd(&self, _: &str, usage: &Usage) -> Option<u64> {
@@ -177,11 +183,35 @@ pub(crate) fn memory() -> Arc<dyn Store> {
     Arc::new(MemoryStore::new(Settings::default()))
 }
 
-impl World {
-    pub(crate) async fn start(upstream: &Upstream, limits: &str) -> Self {
-        Self::over(memory(), upstream, limits).await
-    }
+pub(crate) fn sqlite() -> Arc<dyn Store> {
+    let now = SystemClock::new().now().wall;
+    Arc::new(llmq_store_sqlite::Store::open(&llmq_store_sqlite::Place::Memory, now).unwrap())
+}
 
+/// Makes a test of each law, over each store.
+macro_rules! over_each_store {
+    ($($law:ident),* $(,)?) => {
+        mod over_memory {
+            $(
+                #[tokio::test]
+                async fn $law() {
+                    super::$law(crate::world::memory()).await;
+                }
+            )*
+        }
+
+        mod over_sqlite {
+            $(
+                #[tokio::test]
+                async fn $law() {
+                    super::$law(crate::world::sqlite()).await;
+                }
+            )*
+        }
+    };
+}
+
+impl World {
     /// A process that finds `store` as another left it.
     pub(crate) async fn over(store: Arc<dyn Store>, upstream: &Upstream, limits: &str) -> Self {
         Self::leasing(store, upstream, limits, Duration::from_secs(30)).await
@@ -205,7 +235,8 @@ impl World {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let assembly = assemble(&settings, None, &shared, clock.now()).unwrap();
         let tasks = Tasks::new();
-        let models = Models {
+        let models = Arc::new(Models {
+            is_routeless: AtomicBool::new(false),
             queues: assembly
                 .models
                 .iter()
@@ -217,13 +248,13 @@ impl World {
                 .map(|route| (route.upstream, Arc::new(route)))
                 .collect(),
             tenant: assembly.tenant,
-        };
+        });
         let hub = run(assembly.dispatcher, clock.clone(), &tasks);
         let options = RunnerOptions::new(
             Arc::clone(&store),
             Arc::clone(&hub),
             clock,
-            Arc::new(models),
+            Arc::clone(&models) as Arc<dyn Directory>,
         );
         let options = RunnerOptions { lease, ..options };
         let runner = Runner::open(options, &tasks).await.unwrap();
@@ -231,6 +262,7 @@ impl World {
             runner,
             hub,
             store,
+            models,
             tasks,
         }
     }

@@ -48,7 +48,7 @@ impl Desk<'_> {
         for row in &rows {
             self.appear(row, now)?;
             let position = self.index.order.position(&self.index.lane(row), row.place);
-            positions.push(Some(position));
+            positions.push((row.place, Some(position)));
         }
         note_positions(&mut answers, positions);
         Ok(answers)

@@ -97,9 +97,10 @@ impl Bulk {
         desk.tell_of_staged(&published, self.now)?;
         // Counted from the end of the line, where they are: the way to each is short.
         let order = &desk.index.order;
-        let positions = published
-            .iter()
-            .map(|staged| Some(order.position(&staged.lane, staged.place)));
+        let positions = published.iter().map(|staged| {
+            let position = order.position(&staged.lane, staged.place);
+            (staged.place, Some(position))
+        });
         note_positions(&mut self.answers, positions);
         Ok(Slice::Done(Ok(())))
     }

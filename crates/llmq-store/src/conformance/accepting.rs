@@ -127,7 +127,16 @@ pub async fn ten_thousand_at_once_are_seen_together(world: World) {
     }
     let accepted = accepting.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(ids(&accepted), wanted);
-    assert_eq!(world.waiting(&lane("m", "t")).await, wanted[..1000]);
+    let of = lane("m", "t");
+    let line = world.store.next(&of, None, 1000, world.now);
+    let line = line.await.unwrap().jobs.into_iter();
+    let line: Vec<_> = line
+        .map(|waiting| (waiting.job, Some(waiting.place)))
+        .collect();
+    let told = accepted
+        .iter()
+        .map(|accepted| (accepted.job, accepted.place));
+    assert_eq!(line, told.take(1000).collect::<Vec<_>>());
     assert_eq!(
         world.status(world.finish(wanted[9_999]).await.id).await,
         Status::Completed

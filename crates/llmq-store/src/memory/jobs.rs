@@ -35,7 +35,8 @@ impl State {
             let id = job.id;
             self.admit(job, now);
             self.tell_of(id, now);
-            positions.push(self.position(id));
+            let place = self.jobs.get(&id).map_or(Place(0), |row| row.place);
+            positions.push((place, self.position(id)));
         }
         note_positions(&mut answers, positions);
         Ok(answers)
