@@ -18,7 +18,7 @@ use crate::jobs::{Catalog, Desk};
 use crate::keys::{AuthPolicy, KeyRing, KeyRingError, KeyRingOptions};
 use crate::made::Made;
 use crate::models::Models;
-use crate::observe::{CallLog, Observed, Parts};
+use crate::observe::{CallLog, Observed, Parts, Traces};
 use crate::openai::batches;
 use crate::tenants::Tenants;
 use crate::{Bounds, TlsError, tls};
@@ -32,6 +32,8 @@ pub struct GatewayOptions {
     pub store: Store,
     /// Where a line is written for each call.
     pub log: CallLog,
+    /// Where a span is sent for each call; none: nowhere.
+    pub traces: Option<Traces>,
     /// How much patience and room there is for those who connect.
     pub bounds: Bounds,
 }
@@ -47,6 +49,7 @@ impl GatewayOptions {
             any_model: false,
             store: Store::open(&Place::Memory, clock.now().wall)?,
             log: CallLog::off(),
+            traces: None,
             bounds: Bounds::default(),
         })
     }
@@ -106,6 +109,7 @@ pub struct Gateway {
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) observed: Arc<Observed>,
     pub(crate) log: CallLog,
+    pub(crate) traces: Option<Arc<Traces>>,
     pub(crate) bounds: Bounds,
     pub(crate) live: ArcSwap<Live>,
     /// None: the store is nowhere, and nothing is kept.
@@ -227,6 +231,7 @@ impl Gateway {
             }
         };
         let touched = Arc::new(batches::Touched::default());
+        let traces = options.traces.map(Arc::new);
         let catalog = Catalog {
             models: Arc::clone(&models),
             tenants: Arc::clone(&tenants),
@@ -234,6 +239,7 @@ impl Gateway {
             hub: Arc::clone(&hub),
             clock: clock.clone(),
             observed: Arc::clone(&observed),
+            traces: traces.clone(),
             batches: Arc::clone(&touched),
         };
         observed.keep_events(Arc::clone(&jobs), tasks);
@@ -246,6 +252,7 @@ impl Gateway {
             keys,
             observed,
             log: options.log,
+            traces,
             tenants,
             hub,
             clock,
@@ -269,6 +276,10 @@ impl Gateway {
     pub async fn close(&self) -> Result<(), StoreError> {
         if let Some(keeping) = &self.keeping {
             keeping.end().await?;
+        }
+        if let Some(traces) = self.traces.clone() {
+            // A panic there has been told, and lost spans at worst.
+            let _ = tokio::task::spawn_blocking(move || traces.close()).await;
         }
         self.keys.save_last_usage().await
     }

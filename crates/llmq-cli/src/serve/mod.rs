@@ -1,6 +1,7 @@
 //! `llmq serve`.
 
 mod source;
+mod traces;
 mod watch;
 
 use std::net::SocketAddr;
@@ -94,6 +95,7 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
         any_model,
         store: store.clone(),
         log: call_log(args, &clock)?,
+        traces: traces::open()?,
         bounds: Bounds {
             connections_max: descriptors::callers(descriptors::raise_limit()),
             ..Bounds::default()

@@ -87,12 +87,13 @@ pub(crate) async fn attempt(
         let reason = format!("what the call names is kept by {}", only.account);
         return declined(&route, grant, reason, progress);
     }
-    let outgoing = match Outgoing::of(incoming, model, &route) {
+    let mut outgoing = match Outgoing::of(incoming, model, &route) {
         Ok(outgoing) => outgoing,
         Err(untranslatable) => {
             return declined(&route, grant, untranslatable.to_string(), progress);
         }
     };
+    progress.mark(&mut outgoing.headers);
     progress.attempts += 1;
     progress.upstream = Some(Arc::clone(&route.name));
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use llmq_core::{Clock, FailureClass, Timestamp, Usage};
 use uuid::Uuid;
 
@@ -10,7 +11,7 @@ use super::incoming::Incoming;
 use crate::Gateway;
 use crate::keys::Booking;
 use crate::models::Model;
-use crate::observe::CallRecord;
+use crate::observe::{Begun, CallRecord, CallSpan};
 
 /// What a server says of a caller that left before its answer (nginx's status).
 const CALLER_LEFT: u16 = 499;
@@ -39,6 +40,8 @@ pub(crate) struct Progress {
     booking: Option<Booking>,
     end: Option<(u16, Option<FailureClass>)>,
     usage: Option<Usage>,
+    /// None: calls are not traced.
+    span: Option<Box<CallSpan>>,
 }
 
 impl Progress {
@@ -66,6 +69,22 @@ impl Progress {
             booking: Some(booking),
             end: None,
             usage: None,
+            span: gateway.traces.as_ref().map(|traces| {
+                let begun = Begun {
+                    operation: incoming.operation,
+                    model: &model.name,
+                    stream: incoming.stream,
+                    at: incoming.arrived.wall,
+                };
+                Box::new(traces.begin(begun, &incoming.headers))
+            }),
+        }
+    }
+
+    /// Has the provider know below which span its work belongs.
+    pub(crate) fn mark(&self, headers: &mut HeaderMap) {
+        if let Some(span) = &self.span {
+            span.mark(headers);
         }
     }
 
@@ -92,7 +111,9 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        let took = self.gateway.clock.now().mono - self.arrived;
+        let now = self.gateway.clock.now();
+        let took = now.mono - self.arrived;
+        let span = self.span.take();
         let (status, outcome) = self.end.unwrap_or((CALLER_LEFT, None));
         let record = CallRecord {
             id: self.id,
@@ -113,5 +134,8 @@ impl Drop for Progress {
         };
         self.gateway.observed.metrics.call(&record);
         self.gateway.log.call(&record);
+        if let Some(span) = span {
+            span.end(&record, now.wall);
+        }
     }
 }

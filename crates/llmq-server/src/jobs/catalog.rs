@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::keys::KeyRing;
 use crate::models::Models;
-use crate::observe::{CallRecord, Observed};
+use crate::observe::{CallRecord, Observed, Traces};
 use crate::openai::batches::Touched;
 use crate::tenants::Tenants;
 
@@ -25,6 +25,7 @@ pub(crate) struct Catalog {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: SystemClock,
     pub(crate) observed: Arc<Observed>,
+    pub(crate) traces: Option<Arc<Traces>>,
     pub(crate) batches: Arc<Touched>,
 }
 
@@ -72,6 +73,9 @@ impl Catalog {
         {
             self.keys
                 .charge(key, &usage, job.cost_nano_usd.unwrap_or(0));
+        }
+        if let Some(traces) = &self.traces {
+            traces.job(job);
         }
         let operation = Operation::from_path(&job.details.endpoint);
         let took = took.unwrap_or_default();

@@ -29,6 +29,7 @@ mod same_site;
 mod sse;
 
 mod time;
+mod traces;
 
 pub use call_log::{CallLog, CallLogForm};
 pub use events::Events;
@@ -36,6 +37,10 @@ pub use metrics::Metrics;
 pub use observed::{Observed, Parts};
 pub use record::CallRecord;
 pub use router::{Routes, router, routes};
+pub use traces::Traces;
+#[cfg(feature = "otel")]
+pub use traces::TracesError;
+pub(crate) use traces::{Begun, CallSpan};
 pub use waiting::{Waiting, WaitingCall, WaitingGuard};
 
 #[cfg(test)]

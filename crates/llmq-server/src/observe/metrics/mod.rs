@@ -27,6 +27,8 @@ use super::record::CallRecord;
 
 pub(crate) use gauges::write_gauges;
 pub(crate) use page::{CONTENT_TYPE, Page};
+#[cfg(feature = "otel")]
+pub(crate) use series::operation_name;
 
 /// Counts calls and attempts, and shows the counts as Prometheus reads them.
 ///
