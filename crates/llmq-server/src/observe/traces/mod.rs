@@ -24,6 +24,10 @@ use llmq_provider::Operation;
 
 /// What a span of a call begins with.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(feature = "otel"),
+    expect(dead_code, reason = "nobody reads it where nothing is traced")
+)]
 pub(crate) struct Begun<'a> {
     pub(crate) operation: Operation,
     pub(crate) model: &'a str,
