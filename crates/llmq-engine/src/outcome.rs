@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-use llmq_core::{Now, Usage};
+use http::{HeaderMap, StatusCode};
+use llmq_core::{FailureClass, Now, Usage};
 use llmq_dispatch::{Ended, Outcome};
 use llmq_limit::{RateLimitHeaders, parse_rate_limit_headers};
 use llmq_provider::{Provider, Verdict};
@@ -45,6 +45,17 @@ pub fn failed(
         latency: answer.map(|(_, latency)| latency),
         pause: Some(verdict.pause),
     }
+}
+
+/// Whether an attempt whose whole answer is a failure may be billed all the same: not where the
+/// provider refused it, but where what came is no answer.
+#[must_use]
+pub fn may_be_billed(verdict: &Verdict, status: StatusCode) -> bool {
+    let passes = matches!(
+        verdict.class,
+        FailureClass::Transient | FailureClass::Ambiguous
+    );
+    status.is_success() && passes
 }
 
 fn limits_told(provider: &Provider, headers: &HeaderMap, now: Now) -> RateLimitHeaders {

@@ -1,10 +1,14 @@
 //! How the gateway itself speaks when no provider did: errors in the shape that the caller's SDK
 //! knows.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::StatusCode;
 use llmq_provider::Dialect;
 use serde::Serialize;
+
+use crate::keys::Denied;
 
 /// Something the gateway has to tell a caller instead of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub(crate) struct Refusal {
     pub(crate) param: Option<String>,
     /// For people: what is wrong, where, and what helps.
     pub(crate) message: String,
+    /// When another try makes sense, where one does.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Refusal {
@@ -25,6 +31,7 @@ impl Refusal {
             code,
             param: None,
             message: message.into(),
+            retry_after: None,
         }
     }
 
@@ -34,6 +41,11 @@ impl Refusal {
 
     pub(crate) fn about(mut self, param: &str) -> Self {
         self.param = Some(param.to_owned());
+        self
+    }
+
+    pub(crate) fn after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
         self
     }
 
@@ -75,6 +87,19 @@ impl Refusal {
         event.extend_from_slice(&body);
         event.extend_from_slice(b"\n\n");
         event.into()
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let message = denied.to_string();
+        match denied {
+            Denied::Unauthenticated(_) => {
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", message)
+            }
+            Denied::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            Denied::NoTenant => Self::invalid(message).about("X-LLMQ-Tenant"),
+        }
     }
 }
 

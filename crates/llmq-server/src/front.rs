@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::response::IntoResponse as _;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use llmq_provider::{Dialect, Operation};
@@ -12,10 +13,12 @@ use tower_service::Service as _;
 use crate::Gateway;
 use crate::call::{self, Reply, ReplyBody};
 use crate::dialect::Refusal;
+use crate::keys::{self, Look, Need as _};
 use crate::openai::background;
-use crate::{cors, host, pages};
+use crate::timed::{Slow, Timed};
+use crate::{Problem, cors, host, pages, site};
 
-/// Above what the providers of the Responses API keep.
+/// Before the name of a response, kept here or by a provider.
 const RESPONSE: &str = "/v1/responses/";
 
 /// What requests come to: the calls, and the small routes beside them.
@@ -34,16 +37,16 @@ impl Front {
 }
 
 /// Answers a request, for pages of other origins too where they may call.
-pub(crate) async fn answer(front: &Front, mut request: Request<Incoming>) -> Reply {
+pub(crate) async fn answer(front: &Front, request: Request<Incoming>) -> Reply {
     let live = front.gateway.live.load();
     let asked = cors::asked(&live.server.cors, request.method(), request.headers());
     drop(live);
     match asked {
+        None if is_of_another_site(front, &request) => another_site(&request),
         None => route(front, request).await,
         Some(cors::Asked::Preflight(reply)) => reply,
         Some(cors::Asked::Call(origin)) => {
             // Its pages are as good as our own.
-            request.headers_mut().remove("sec-fetch-site");
             let mut reply = route(front, request).await;
             cors::allow(reply.headers_mut(), origin);
             reply
@@ -88,9 +91,37 @@ async fn earlier(gateway: &Arc<Gateway>, request: &Request<Incoming>, rest: &str
 }
 
 async fn page(front: &Front, request: Request<Incoming>) -> Reply {
+    let slow = Slow::default();
+    let bounds = front.gateway.bounds;
+    let request = request.map(|body| Timed::new(body, bounds).telling(slow.clone()));
     // A router is always ready.
-    let Ok(response) = front.pages.clone().call(request).await;
+    let Ok(mut response) = front.pages.clone().call(request).await;
+    // Whoever read the body knows only that it broke off.
+    if slow.was_met() {
+        let status = StatusCode::REQUEST_TIMEOUT;
+        let message = "the body came too slowly";
+        response = Problem::new(status, "request_timeout", message).into_response();
+    }
     response.map(ReplyBody::Other)
+}
+
+/// Whether a page sent this that must not spend anything here. Where a key is asked for, it has
+/// none.
+fn is_of_another_site(front: &Front, request: &Request<Incoming>) -> bool {
+    site::is_another(request.method(), request.uri(), request.headers())
+        && front.gateway.keys.asks_nobody()
+}
+
+fn another_site(request: &Request<Incoming>) -> Reply {
+    let message = "pages of other sites may not call this server, since it asks for no key; \
+                   server.cors names those that may";
+    let path = request.uri().path();
+    if pages::has(path) && !path.starts_with("/v1/") {
+        let response = Problem::forbidden(message).into_response();
+        return response.map(ReplyBody::Other);
+    }
+    let refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden", message);
+    call::refused(&refusal, spoken(request))
 }
 
 fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply {
@@ -139,14 +170,10 @@ fn unknown_path(path: &str, dialect: Dialect) -> Reply {
 /// The models, as the API that the caller speaks lists them.
 fn models(gateway: &Gateway, request: &Request<Incoming>, name: Option<&str>) -> Reply {
     let dialect = spoken(request);
-    if let Err(error) = gateway.keys.authenticate(request.headers()) {
-        let refusal = Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthenticated",
-            error.to_string(),
-        );
-        return call::refused(&refusal, dialect);
-    }
+    let caller = match keys::caller(&gateway.keys, request.headers(), Look::SCOPES) {
+        Ok(caller) => caller,
+        Err(denied) => return call::refused(&denied.into(), dialect),
+    };
     if *request.method() != Method::GET {
         return wrong_method("models are listed with GET", dialect, "GET");
     }
@@ -159,7 +186,8 @@ fn models(gateway: &Gateway, request: &Request<Incoming>, name: Option<&str>) ->
             "created_at": "1970-01-01T00:00:00Z",
         }),
     };
-    let names = gateway.models.names();
+    let mut names = gateway.models.names();
+    names.retain(|name| caller.may_use(name).is_ok());
     let body = match name {
         None => {
             let data: Vec<_> = names.iter().map(|name| model(name)).collect();

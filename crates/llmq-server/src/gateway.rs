@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::books::{self, Keeping, StoreShelf};
 use crate::jobs::{Catalog, Desk};
-use crate::keys::{AuthPolicy, KeyRing, KeyRingError, KeyRingOptions};
+use crate::keys::{AuthPolicy, HasKeys, KeyRing, KeyRingError, KeyRingOptions};
 use crate::made::Made;
 use crate::models::Models;
 use crate::observe::{CallLog, Observed, Parts, Traces};
@@ -121,6 +121,12 @@ pub struct Gateway {
     pub(crate) batches: Arc<batches::Touched>,
 }
 
+impl HasKeys for Arc<Gateway> {
+    fn key_ring(&self) -> &KeyRing {
+        &self.keys
+    }
+}
+
 /// What is asked of the settings for each connection and request, or compared with others.
 pub(crate) struct Live {
     pub(crate) server: ServerSettings,
@@ -191,7 +197,7 @@ impl Gateway {
         let ring = ring.ok_or(GatewayError::OpenToAll(settings.server.listen))?;
         let live = Live::of(settings)?;
         let store = options.store;
-        let keys = KeyRing::open(store.clone(), Arc::clone(&shared), ring).await?;
+        let keys = KeyRing::open(store.clone(), Arc::clone(&shared), ring, tasks).await?;
         let wanted = Wanted::default();
         let asked = wanted.open();
         let memory = match store.place() {
@@ -301,7 +307,7 @@ impl Gateway {
     }
 }
 
-/// Keeps what keys have used on disk, a second behind at most. A crash in between costs nothing:
+/// Keeps what keys have used on disk, a second behind at most. A crash in between frees nothing:
 /// budgets are drawn ahead of use.
 async fn save_usage(keys: Arc<KeyRing>, tasks: Tasks) {
     const EVERY: Duration = Duration::from_secs(1);

@@ -26,6 +26,8 @@ mod cors;
 mod front;
 mod host;
 mod pages;
+mod site;
+mod timed;
 
 mod call;
 

@@ -58,25 +58,12 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match ring.authenticate(request.headers()) {
-        Ok(caller) => caller,
-        Err(error) => {
-            let problem = Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthenticated",
-                error.to_string(),
-            );
-            return problem.into_response();
-        }
-    };
-    match caller.may(scope) {
-        Ok(()) => {
+    match keys::caller(&ring, request.headers(), &[scope]) {
+        Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(error) => {
-            Problem::new(StatusCode::FORBIDDEN, "forbidden", error.to_string()).into_response()
-        }
+        Err(denied) => Problem::from(denied).into_response(),
     }
 }
 

@@ -1,11 +1,15 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use llmq_api::ProblemBody;
 use serde_json::Value;
+
+use crate::dialect::Refusal;
+use crate::keys::Denied;
 
 /// An error outside the providers' dialects, as problem JSON (RFC 9457).
 ///
@@ -102,6 +106,11 @@ impl Problem {
         self.code
     }
 
+    /// When to come again, if that was said.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// What goes over the wire.
     #[must_use]
     pub fn body(&self) -> ProblemBody {
@@ -119,6 +128,46 @@ impl Problem {
     }
 }
 
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let message = denied.to_string();
+        match denied {
+            Denied::Unauthenticated(_) => Self::unauthenticated(message),
+            Denied::Forbidden(_) => Self::forbidden(message),
+            Denied::NoTenant => Self::invalid(message),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let problem = Self::new(refusal.status, refusal.code, refusal.message);
+        match refusal.retry_after {
+            Some(after) => problem.with_retry_after(after),
+            None => problem,
+        }
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        let message = rejection.body_text();
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::too_large(message),
+            status @ StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                Self::new(status, "unsupported_media_type", message)
+            }
+            _ => Self::invalid(message),
+        }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::invalid(rejection.body_text())
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         // A tree of strings and numbers has a JSON form.
@@ -130,6 +179,10 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            // It must say how to authenticate (RFC 9110 section 15.5.2).
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

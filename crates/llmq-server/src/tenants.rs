@@ -10,9 +10,9 @@ use llmq_limit::charge_rule;
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
-use crate::keys::{Caller, KeyRing};
+use crate::keys::Caller;
 
-/// More tenants than this share the place of those without a name.
+/// More tenants than this share one place of their key, or that of those without a name.
 const TENANTS_MAX: usize = 10_000;
 
 /// The tenants that have called so far.
@@ -26,10 +26,32 @@ pub(crate) struct Tenants {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By name, and by key where the key has limits of its own.
-    tenants: FxHashMap<String, TenantId>,
-    /// The limits of keys: one set each, whoever its calls are charged to.
-    limits: FxHashMap<Uuid, Vec<LimitId>>,
+    /// By name.
+    named: FxHashMap<String, TenantId>,
+    /// Those whose key has limits of its own.
+    limited: FxHashMap<Uuid, Limited>,
+    count: usize,
+}
+
+/// The tenants that a key with limits calls for.
+#[derive(Debug)]
+struct Limited {
+    /// One set, whoever its calls are charged to.
+    limits: Vec<LimitId>,
+    named: FxHashMap<String, TenantId>,
+    /// Of all names that there was no more room for.
+    others: Option<TenantId>,
+}
+
+impl Known {
+    /// The tenant of that name, of a key with limits or without.
+    fn get(&self, limited: Option<Uuid>, name: &str) -> Option<TenantId> {
+        let named = match limited {
+            None => &self.named,
+            Some(key) => &self.limited.get(&key)?.named,
+        };
+        named.get(name).copied()
+    }
 }
 
 impl Tenants {
@@ -41,48 +63,46 @@ impl Tenants {
         }
     }
 
-    /// The tenant of that name, with the limits of its key if it has one: for what was accepted
-    /// earlier.
-    pub(crate) fn named(&self, name: &str, keys: &KeyRing, hub: &Hub, now: Now) -> TenantId {
-        let caller = keys.of_tenant(name).unwrap_or_else(Caller::anonymous);
-        self.of(&caller, name, hub, now)
-    }
-
     /// The tenant `name` of a caller; made when it calls first.
     pub(crate) fn of(&self, caller: &Caller, name: &str, hub: &Hub, now: Now) -> TenantId {
         if caller.key_id().is_none() && name == caller.tenant() {
             return self.nameless;
         }
-        let limits = caller.limits();
-        let known_as = match caller.key_id() {
-            Some(key) if !limits.is_empty() => format!("{name} {key}"),
-            _ => name.to_owned(),
-        };
+        let limited = caller.key_id().filter(|_| !caller.limits().is_empty());
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tenant) = known.tenants.get(&known_as) {
-            return *tenant;
+        if let Some(tenant) = known.get(limited, name) {
+            return tenant;
         }
         drop(known);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tenant) = known.tenants.get(&known_as) {
-            return *tenant;
+        if let Some(tenant) = known.get(limited, name) {
+            return tenant;
         }
-        if known.tenants.len() >= TENANTS_MAX {
-            return self.nameless;
-        }
-        let tenant = hub.with(|dispatcher| {
-            let ids = match caller.key_id() {
-                Some(key) if !limits.is_empty() => {
-                    let made = known.limits.entry(key);
-                    made.or_insert_with(|| self.limits(caller, dispatcher, now))
-                        .clone()
-                }
-                _ => Vec::new(),
-            };
-            dispatcher.add_tenant(1.0, ids)
-        });
-        known.tenants.insert(known_as, tenant);
-        tenant
+        let has_room = known.count < TENANTS_MAX;
+        known.count += usize::from(has_room);
+        let Some(key) = limited else {
+            if !has_room {
+                return self.nameless;
+            }
+            let tenant = hub.with(|dispatcher| dispatcher.add_tenant(1.0, Vec::new()));
+            known.named.insert(name.to_owned(), tenant);
+            return tenant;
+        };
+        hub.with(|dispatcher| {
+            let limited = known.limited.entry(key).or_insert_with(|| Limited {
+                limits: self.limits(caller, dispatcher, now),
+                named: FxHashMap::default(),
+                others: None,
+            });
+            let mut add = || dispatcher.add_tenant(1.0, limited.limits.clone());
+            if !has_room {
+                // Whatever it calls itself, its limits hold.
+                return *limited.others.get_or_insert_with(add);
+            }
+            let tenant = add();
+            limited.named.insert(name.to_owned(), tenant);
+            tenant
+        })
     }
 
     /// The limits of a caller's key, with what was used of them by an earlier process.
@@ -102,5 +122,70 @@ impl Tenants {
             id
         });
         limits.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{HeaderMap, HeaderValue};
+    use jiff::tz::TimeZone;
+    use llmq_api::{CreateKey, KeyScope};
+    use llmq_core::Clock;
+    use llmq_dispatch::Rules;
+    use llmq_engine::{SystemClock, Tasks};
+    use llmq_store_sqlite::{Place, Store};
+
+    use super::*;
+    use crate::keys::{AuthPolicy, KeyRing, KeyRingOptions};
+
+    async fn caller(keys: &Arc<KeyRing>, name: &str, limits: &[&str]) -> Caller {
+        let wanted = CreateKey {
+            name: name.to_owned(),
+            scopes: KeyScope::ALL.to_vec(),
+            models: None,
+            tenant: None,
+            any_tenant: true,
+            limits: limits.iter().map(|limit| (*limit).to_owned()).collect(),
+            budget: llmq_api::KeyBudget::default(),
+        };
+        let key = keys.create(wanted).await.unwrap().key;
+        let mut headers = HeaderMap::new();
+        let shown = format!("Bearer {}", key.expose());
+        headers.insert("authorization", HeaderValue::from_str(&shown).unwrap());
+        keys.authenticate(&headers).unwrap()
+    }
+
+    /// Once the 10,001st name was the nameless, who have no limits.
+    #[tokio::test]
+    async fn a_key_that_names_more_tenants_than_fit_keeps_its_limits() {
+        let (clock, tasks) = (SystemClock::new(), Tasks::new());
+        let mut dispatcher = Dispatcher::new(Rules::default(), 1);
+        let nameless = dispatcher.add_tenant(1.0, Vec::new());
+        let hub = llmq_engine::run(dispatcher, clock.clone(), &tasks);
+        let store = Store::open(&Place::Memory, clock.now().wall).unwrap();
+        let options = KeyRingOptions {
+            auth: AuthPolicy::Keys,
+            time_zone: TimeZone::UTC,
+        };
+        let keys = KeyRing::open(store, Arc::new(clock.clone()), options, &tasks);
+        let keys = keys.await.unwrap();
+        let one = caller(&keys, "one", &["rpm=1"]).await;
+        let two = caller(&keys, "two", &["rpm=1"]).await;
+        let free = caller(&keys, "free", &[]).await;
+        let tenants = Tenants::new(nameless, None);
+        let of = |caller: &Caller, name: &str| tenants.of(caller, name, &hub, clock.now());
+        let first = of(&one, "0");
+        for number in 1..=TENANTS_MAX {
+            let tenant = of(&one, &number.to_string());
+            assert_ne!(tenant, nameless, "{number}");
+        }
+        assert_eq!(of(&one, "0"), first);
+        let over = of(&one, "one more");
+        assert_eq!(of(&one, "and another"), over);
+        assert!(![nameless, over].contains(&of(&two, "one more")));
+        assert_eq!(of(&free, "one more"), nameless);
+        tasks.cancel();
     }
 }

@@ -126,6 +126,22 @@ impl Store {
         .await
     }
 
+    /// The revoked keys that had limits: what they handed in before may still wait.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn revoked_keys_with_limits(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        self.read(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT * FROM keys WHERE revoked_at IS NOT NULL AND limits <> '[]' ORDER BY id",
+            )?;
+            let rows = query.query_map([], key)?;
+            rows.collect()
+        })
+        .await
+    }
+
     /// One key, in use or revoked.
     ///
     /// # Errors

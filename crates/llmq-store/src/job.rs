@@ -3,6 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::{CallSize, FailureClass, Priority, Status, Usage, WallTime};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{BatchId, JobId, Lane};
 
@@ -66,6 +67,7 @@ impl NewJob {
             queue: self.queue.clone(),
             priority: self.priority,
             tenant: self.tenant.clone(),
+            key: self.details.key,
         }
     }
 
@@ -123,13 +125,16 @@ pub struct Member {
     pub custom_id: String,
 }
 
-/// What is kept with a job for its callers, and what no store looks at, but for the callback:
-/// a job that has one gets a delivery to it when it ends.
+/// What is kept with a job for its callers, and what no store looks at, but for the key, which
+/// is of its [lane](Lane), and the callback: a job that has one gets a delivery to it when it ends.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Details {
     /// The API's path, such as `/v1/chat/completions`.
     pub endpoint: String,
+    /// The key that it came with: its limits and its budget hold for the job too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Uuid>,
     /// The caller's notes.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     pub metadata: serde_json::Map<String, serde_json::Value>,
@@ -225,6 +230,7 @@ impl Job {
             queue: self.queue.clone(),
             priority: self.priority,
             tenant: self.tenant.clone(),
+            key: self.details.key,
         }
     }
 }

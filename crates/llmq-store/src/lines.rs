@@ -1,6 +1,7 @@
 use async_trait::async_trait;
 use llmq_core::{CallSize, Now, Priority, Timestamp};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{JobId, StoreError};
 
@@ -13,6 +14,8 @@ pub struct Lane {
     pub priority: Priority,
     /// The tenant.
     pub tenant: String,
+    /// The key that its jobs came with ([`Details::key`](crate::Details)).
+    pub key: Option<Uuid>,
 }
 
 /// Where a job stands in its lane: a smaller place goes first. Given on acceptance, in that

@@ -227,5 +227,6 @@ fn first_of(queue: &str) -> Lane {
         queue: queue.to_owned(),
         priority: llmq_core::Priority::new(0).unwrap_or_default(),
         tenant: String::new(),
+        key: None,
     }
 }

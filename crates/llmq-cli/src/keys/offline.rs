@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use llmq_api::{CreateKey, CreatedKey, KeyInfo};
 use llmq_core::Clock;
-use llmq_engine::SystemClock;
+use llmq_engine::{SystemClock, Tasks};
 use llmq_server::keys::{AuthPolicy, CreateKeyError, KeyRing, KeyRingOptions, RevokeKeyError};
 use llmq_store_sqlite::{OpenError, Place, Store};
 use tokio::runtime::{Builder, Runtime};
@@ -46,7 +46,12 @@ impl Offline {
             // Nothing is spent here.
             time_zone: TimeZone::UTC,
         };
-        let ring = runtime.block_on(KeyRing::open(store, Arc::new(clock), options));
+        let ring = runtime.block_on(KeyRing::open(
+            store,
+            Arc::new(clock),
+            options,
+            &Tasks::new(),
+        ));
         let ring = ring.map_err(|error| failed(&error))?;
         Ok(Self { runtime, ring })
     }

@@ -10,13 +10,13 @@ use llmq_core::{Clock, FailureClass, Timestamp, Usage};
 use llmq_dispatch::Event;
 use llmq_provider::translate::{self, StreamOptions, StreamTranslator};
 use llmq_provider::{
-    ANSWER_BYTES_MAX, Answer, Dialect, Operation, Request, Source, StreamEnd, StreamReader,
-    Verdict, WholeAnswer, check_answer, check_stream, processing_time,
+    ANSWER_BYTES_MAX, Answer, CallError, Dialect, Operation, Request, Source, StreamEnd,
+    StreamReader, Verdict, WholeAnswer, check_answer, check_stream, processing_time,
 };
 use llmq_store::{GiveBack, Job, JobError, Report, ReturnTo, Started, StoredAnswer};
 
-use super::Told;
 use super::runner::Inner;
+use super::{Hold, Told};
 use crate::speech::{Outgoing, spoken};
 use crate::{AfterFailure, AssembledRoute, Grant, outcome};
 
@@ -55,6 +55,7 @@ struct Good {
 struct Bad {
     verdict: Box<Verdict>,
     whole: Option<WholeAnswer>,
+    may_be_billed: bool,
 }
 
 impl From<Verdict> for Bad {
@@ -62,12 +63,27 @@ impl From<Verdict> for Bad {
         Self {
             verdict: Box::new(verdict),
             whole: None,
+            may_be_billed: true,
+        }
+    }
+}
+
+impl From<CallError> for Bad {
+    fn from(error: CallError) -> Self {
+        Self {
+            may_be_billed: error.may_have_been_sent(),
+            ..Self::from(Verdict::from(&error))
         }
     }
 }
 
 impl Inner {
-    pub(super) async fn attempt(&self, grant: Grant, started: &Started) -> Attempted {
+    pub(super) async fn attempt(
+        &self,
+        grant: Grant,
+        started: &Started,
+        held: &mut Option<Box<dyn Hold>>,
+    ) -> Attempted {
         let begun = self.clock.now().mono;
         let sent = Arc::new(AtomicBool::new(false));
         let Some(route) = self.directory.route(grant.start().upstream) else {
@@ -75,11 +91,17 @@ impl Inner {
             drop(grant);
             return self.given_back(begun, &sent);
         };
+        if let Some(held) = held {
+            held.begins();
+        }
         let asked = tokio::select! {
             biased;
             asked = self.ask(&route, &grant, started, &sent) => asked,
             () = self.giving_back.cancelled() => {
                 drop(grant);
+                if let Some(held) = held && !sent.load(Ordering::Acquire) {
+                    held.was_free();
+                }
                 return self.given_back(begun, &sent);
             }
         };
@@ -95,15 +117,26 @@ impl Inner {
                 grant.complete(ended);
                 let usage = good.usage;
                 let model = &started.job.queue;
+                let cost_nano_usd = usage
+                    .as_ref()
+                    .and_then(|usage| self.directory.nano_usd(model, usage));
+                if let Some(usage) = &usage
+                    && let Some(held) = held.take()
+                {
+                    held.settle(usage, cost_nano_usd.unwrap_or(0));
+                }
                 Outcome::Report(Report::Completed {
-                    cost_nano_usd: usage
-                        .as_ref()
-                        .and_then(|usage| self.directory.nano_usd(model, usage)),
+                    cost_nano_usd,
                     answer: good.answer,
                     usage,
                 })
             }
             Err(bad) => {
+                if let Some(held) = held
+                    && !bad.may_be_billed
+                {
+                    held.was_free();
+                }
                 let heard = bad
                     .whole
                     .as_ref()
@@ -155,8 +188,12 @@ impl Inner {
         // Only what is known is accepted.
         let operation =
             Operation::from_path(&job.details.endpoint).unwrap_or(Operation::ChatCompletions);
-        let outgoing = Outgoing::of(operation, &job.queue, &started.body, route)
-            .map_err(|untranslatable| row_fault(untranslatable.to_string()))?;
+        let outgoing = Outgoing::of(operation, &job.queue, &started.body, route).map_err(
+            |untranslatable| Bad {
+                may_be_billed: false,
+                ..row_fault(untranslatable.to_string())
+            },
+        )?;
         let (hub, ticket) = (Arc::clone(&self.hub), grant.start().ticket);
         let marks = Arc::clone(sent);
         let request = Request {
@@ -167,7 +204,7 @@ impl Inner {
             })
         };
         let answer = route.provider.call(request).await;
-        let answer = answer.map_err(|error| Bad::from(Verdict::from(&error)))?;
+        let answer = answer.map_err(Bad::from)?;
         grant.first_byte(processing_time(answer.headers()));
         let exchange = Exchange {
             route,
@@ -210,12 +247,13 @@ impl Exchange<'_> {
 
     async fn whole(&self, answer: Answer) -> Result<Good, Bad> {
         let whole = answer.collect().await;
-        let whole = whole.map_err(|error| Bad::from(Verdict::from(&error)))?;
+        let whole = whole.map_err(Bad::from)?;
         let now = self.clock.now();
         let facts = match check_answer(self.source(), &whole, now) {
             Ok(facts) => facts,
             Err(verdict) => {
                 return Err(Bad {
+                    may_be_billed: outcome::may_be_billed(&verdict, whole.status),
                     verdict,
                     whole: Some(whole),
                 });
@@ -252,7 +290,7 @@ impl Exchange<'_> {
         });
         let end = loop {
             let piece = answer.chunk().await;
-            let piece = piece.map_err(|error| Bad::from(Verdict::from(&error)))?;
+            let piece = piece.map_err(Bad::from)?;
             let Some(piece) = piece else {
                 break reader.finish();
             };
@@ -270,12 +308,8 @@ impl Exchange<'_> {
             }
         };
         let now = self.clock.now();
-        check_stream(self.source(), answer.status(), answer.headers(), &end, now).map_err(
-            |verdict| Bad {
-                verdict,
-                whole: None,
-            },
-        )?;
+        check_stream(self.source(), answer.status(), answer.headers(), &end, now)
+            .map_err(|verdict| Bad::from(*verdict))?;
         if let Some(mut translator) = translator {
             let finished = translator.finish(&mut said);
             finished.map_err(|broken| transient(broken.to_string()))?;
@@ -295,7 +329,7 @@ impl Exchange<'_> {
 
 /// How a failed attempt is told.
 fn told(job: &Job, route: &AssembledRoute, bad: Bad) -> Ended {
-    let Bad { verdict, whole } = bad;
+    let Bad { verdict, whole, .. } = bad;
     let operation = Operation::from_path(&job.details.endpoint);
     let dialect = operation.map_or(Dialect::OpenAi, spoken);
     let code = verdict.code.as_deref().unwrap_or(verdict.class.as_str());

@@ -1,9 +1,12 @@
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use llmq_core::{FailureClass, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
-use llmq_store::Job;
+use llmq_store::{Job, JobError};
+use uuid::Uuid;
 
 use crate::AssembledRoute;
 
@@ -12,8 +15,20 @@ pub trait Directory: Send + Sync + 'static {
     /// The line of a public model name; none when nothing serves it.
     fn queue(&self, name: &str) -> Option<QueueId>;
 
-    /// Who a job is charged to, as the dispatcher knows them.
-    fn tenant(&self, name: &str) -> TenantId;
+    /// Who a job is charged to, as the dispatcher knows them: a tenant, with the limits of the key
+    /// that the job came with.
+    fn tenant(&self, name: &str, key: Option<Uuid>) -> TenantId;
+
+    /// Holds the most that a job can cost of the budget of its key, from before its first byte is
+    /// sent to its end; none where nobody counts.
+    ///
+    /// # Errors
+    ///
+    /// How the job fails: its budget has no room for it.
+    fn hold<'a>(&'a self, job: &'a Job) -> Holding<'a> {
+        let _ = job;
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Where a grant leads.
     fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>>;
@@ -23,6 +38,23 @@ pub trait Directory: Send + Sync + 'static {
 
     /// Something happened to a job. Must not block.
     fn told(&self, told: Told<'_>);
+}
+
+/// What [`Directory::hold`] answers when it is known.
+pub type Holding<'a> =
+    Pin<Box<dyn Future<Output = Result<Option<Box<dyn Hold>>, JobError>> + Send + 'a>>;
+
+/// What is held of a budget for one job that runs. Dropped, it counts what may have been billed.
+pub trait Hold: Send + Sync {
+    /// An attempt begins: from here on it may cost something.
+    fn begins(&mut self);
+
+    /// The attempt that began last has cost nothing.
+    fn was_free(&mut self);
+
+    /// The attempt that began last was answered, and used this; `nano_usd` in billionths of a US
+    /// dollar. What earlier ones may have cost is counted beside it.
+    fn settle(self: Box<Self>, usage: &Usage, nano_usd: u64);
 }
 
 /// What a runner tells of its work.

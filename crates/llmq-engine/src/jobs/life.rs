@@ -156,13 +156,18 @@ impl Inner {
             class: Some(FailureClass::TooLarge),
             ..JobError::new(FailureClass::TooLarge.as_str(), refused.to_string())
         };
+        self.fail(started.lease, error).await;
+        Ok(())
+    }
+
+    /// A started job fails without an answer.
+    async fn fail(&self, lease: Lease, error: JobError) {
         let report = Report::Failed {
             error,
             answer: None,
             cost_nano_usd: None,
         };
-        self.record(started.lease, report, None, None).await;
-        Ok(())
+        self.record(lease, report, None, None).await;
     }
 
     /// Carries a started job on to its end, or until it is given back.
@@ -176,6 +181,14 @@ impl Inner {
 
     async fn attempts(&self, mut grant: Grant, mut started: Started) -> Left {
         let job = started.lease.job;
+        let mut held = match self.directory.hold(&started.job).await {
+            Ok(held) => held,
+            Err(error) => {
+                drop(grant);
+                self.fail(started.lease, error).await;
+                return Left::Over;
+            }
+        };
         let mut first = None;
         loop {
             let (leave, again) = self.table().started(job, started.lease);
@@ -186,7 +199,7 @@ impl Inner {
                 biased;
                 // Cancelled, or its lease was lost: what comes of it is worth nothing.
                 () = leave.cancelled() => return Left::Over,
-                attempted = self.attempt(grant, &started) => attempted,
+                attempted = self.attempt(grant, &started, &mut held) => attempted,
             };
             let ticket = match self.settle(&started, attempted, &mut first).await {
                 Next::Attempt(ticket) => ticket,

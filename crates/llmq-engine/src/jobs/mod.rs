@@ -23,5 +23,5 @@ mod life;
 mod ends;
 mod tend;
 
-pub use directory::{Directory, Told};
+pub use directory::{Directory, Hold, Holding, Told};
 pub use runner::{Accepted, Look, Runner, RunnerOptions};

@@ -429,7 +429,7 @@ impl Inner {
             priority: lane.priority,
             kind: CallKind::Stored,
             accepted: true,
-            ..Call::new(queue, self.directory.tenant(&lane.tenant))
+            ..Call::new(queue, self.directory.tenant(&lane.tenant, lane.key))
         })
     }
 

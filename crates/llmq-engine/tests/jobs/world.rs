@@ -14,6 +14,7 @@ use llmq_store::{Job, JobId, MemoryStore, NewJob, Settings, Store};
 use llmq_testkit::{Guest, PATIENCE, ScriptedServer};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 pub(crate) const BODY: &str = r#"{"model":"gpt","messages":[{"role":"user","content":"hello"}]}"#;
 
@@ -163,7 +164,7 @@ impl Directory for Models {
         self.queues.get(name).copied()
     }
 
-    fn tenant(&self, _: &str) -> TenantId {
+    fn tenant(&self, _: &str, _: Option<Uuid>) -> TenantId {
         self.tenant
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use llmq_core::{Clock, FailureClass, Now, Timestamp};
+use llmq_core::{Clock, FailureClass, Now, Timestamp, Usage};
 use llmq_dispatch::Event;
 use llmq_engine::{AfterFailure, AssembledRoute, Grant, Ticket, outcome};
 use llmq_provider::{
@@ -97,9 +97,9 @@ pub(crate) async fn attempt(
     progress.attempts += 1;
     progress.upstream = Some(Arc::clone(&route.name));
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
-    progress.sent();
+    progress.begins();
     let started = gateway.clock.now().mono;
-    let trial = Trial {
+    let mut trial = Trial {
         progress,
         started,
         gateway,
@@ -116,7 +116,12 @@ pub(crate) async fn attempt(
     };
     let answer = match route.provider.call(request).await {
         Ok(answer) => answer,
-        Err(error) => return trial.failed(&Verdict::from(&error), None),
+        Err(error) => {
+            if !error.may_have_been_sent() {
+                trial.progress.was_free();
+            }
+            return trial.failed(&Verdict::from(&error), None);
+        }
     };
     trial.grant.first_byte(processing_time(answer.headers()));
     if answer.status().is_success() && answer.is_event_stream() {
@@ -194,7 +199,10 @@ impl Trial<'_> {
                 self.grant.complete(ended);
                 let progress = &mut self.progress;
                 progress.upstream_time += now.mono - self.started;
-                progress.used(facts.usage);
+                // Counting is free, and says nothing of usage.
+                let counts = self.incoming.operation == Operation::CountTokens;
+                let usage = facts.usage.or_else(|| counts.then(Usage::default));
+                progress.used(usage);
                 self.gateway
                     .observed
                     .metrics
@@ -219,7 +227,12 @@ impl Trial<'_> {
                 let reply = reply::answered(status, headers, body, id, progress);
                 Attempted::Answered(Box::new(reply))
             }
-            Err(verdict) => self.failed(&verdict, Some(whole)),
+            Err(verdict) => {
+                if !outcome::may_be_billed(&verdict, whole.status) {
+                    self.progress.was_free();
+                }
+                self.failed(&verdict, Some(whole))
+            }
         }
     }
 

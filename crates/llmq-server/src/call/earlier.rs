@@ -14,7 +14,7 @@ use super::reply::{self, Reply};
 use super::{forward, refused};
 use crate::Gateway;
 use crate::dialect::Refusal;
-use crate::keys::KeyScope;
+use crate::keys::{self, HandIn, Need as _};
 use crate::models::Model;
 
 /// The account that a call must go to, since what it names is kept there.
@@ -76,20 +76,8 @@ fn unknown(name: &str, model: &str) -> String {
 /// comes, without a place in line.
 pub(crate) async fn response<B>(gateway: &Gateway, request: &Request<B>, rest: &str) -> Reply {
     let refuse = |refusal: &Refusal| refused(refusal, Dialect::OpenAi);
-    let caller = match gateway.keys.authenticate(request.headers()) {
-        Ok(caller) => caller,
-        Err(error) => {
-            let error = error.to_string();
-            return refuse(&Refusal::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthenticated",
-                error,
-            ));
-        }
-    };
-    if let Err(error) = caller.may(KeyScope::Call) {
-        let error = error.to_string();
-        return refuse(&Refusal::new(StatusCode::FORBIDDEN, "forbidden", error));
+    if let Err(denied) = keys::caller(&gateway.keys, request.headers(), HandIn::SCOPES) {
+        return refuse(&denied.into());
     }
     let (id, below) = rest.split_once('/').unwrap_or((rest, ""));
     let is_served = match (request.method(), below) {

@@ -1,10 +1,11 @@
 //! Which headers pass through, in either direction.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, SERVER, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, PROXY_AUTHENTICATE, SERVER,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use llmq_provider::Dialect;
+use smallvec::SmallVec;
 
 /// What of a caller's headers is meant for every provider.
 const TO_PROVIDER: [HeaderName; 7] = [
@@ -25,8 +26,8 @@ const OF_ACCOUNT: [HeaderName; 3] = [
     HeaderName::from_static("anthropic-workspace-id"),
 ];
 
-/// What of a provider's headers is about its connection to us.
-const NOT_TO_CALLER: [HeaderName; 11] = [
+/// What of a provider's headers is about its connection to us, or about our key.
+const NOT_TO_CALLER: [HeaderName; 13] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     TE,
@@ -38,7 +39,12 @@ const NOT_TO_CALLER: [HeaderName; 11] = [
     SERVER,
     SET_COOKIE,
     HeaderName::from_static("alt-svc"),
+    WWW_AUTHENTICATE,
+    PROXY_AUTHENTICATE,
 ];
+
+/// Which pages may read an answer (CORS) is for this server to say, not for a provider.
+const OF_PAGES: &str = "access-control-";
 
 pub(crate) fn for_provider(headers: &HeaderMap) -> HeaderMap {
     only(headers, &TO_PROVIDER)
@@ -64,10 +70,16 @@ fn only(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
 pub(crate) fn for_caller(mut headers: HeaderMap) -> HeaderMap {
     // A bit for each that is there: most are not, and looking for each costs more.
     let mut found = 0_u16;
+    let mut of_pages = SmallVec::<[HeaderName; 4]>::new();
     for name in headers.keys() {
         if let Some(at) = NOT_TO_CALLER.iter().position(|ours| ours == name) {
             found |= 1 << at;
+        } else if name.as_str().starts_with(OF_PAGES) {
+            of_pages.push(name.clone());
         }
+    }
+    for name in of_pages {
+        headers.remove(name);
     }
     for (at, name) in NOT_TO_CALLER.iter().enumerate() {
         if found & (1 << at) != 0 {
@@ -140,17 +152,24 @@ mod tests {
         }
     }
 
+    /// A provider's `access-control-allow-origin: *` once let every page read the gateway's answers.
     #[test]
-    fn limits_reach_the_caller_and_the_connections_headers_do_not() {
+    fn limits_reach_the_caller_and_what_is_between_the_provider_and_us_does_not() {
         let mut headers = HeaderMap::new();
         for name in [
             "x-ratelimit-remaining-requests",
             "connection",
             "content-length",
+            "access-control-allow-origin",
+            "access-control-allow-credentials",
+            "access-control-expose-headers",
+            "www-authenticate",
+            "proxy-authenticate",
         ] {
             headers.insert(name, HeaderValue::from_static("1"));
         }
         let passed = for_caller(headers);
-        assert_eq!(passed.len(), 1);
+        let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-ratelimit-remaining-requests"]);
     }
 }

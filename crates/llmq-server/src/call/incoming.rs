@@ -1,6 +1,7 @@
 //! A call as it came in: body, model, size, and how it wants to be treated.
 
 use std::hash::Hasher as _;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,20 +14,19 @@ use llmq_dispatch::TenantId;
 use llmq_engine::AssembledRoute;
 use llmq_provider::{Dialect, Operation, TokenCounter, scan_request};
 use rustc_hash::FxHasher;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{forward, spoken};
+use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::jobs::{Later, asks_for_job};
-use crate::keys::{Caller, Forbidden, KeyScope};
+use crate::keys::{self, Caller, Denied, HandIn, Need as _};
 use crate::openai::background::{self, Background};
-use crate::{Bounds, Gateway};
+use crate::timed::{BodyError, Timed};
 
 /// Nobody may ask for a longer wait.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-const TENANT: HeaderName = HeaderName::from_static("x-llmq-tenant");
 const PRIORITY: HeaderName = HeaderName::from_static("x-llmq-priority");
 const MAX_WAIT: HeaderName = HeaderName::from_static("x-llmq-max-wait");
 const EARLY_HEADERS: HeaderName = HeaderName::from_static("x-llmq-early-headers");
@@ -77,23 +77,8 @@ impl Incoming {
         arrived: Now,
     ) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
-        let caller = gateway.keys.authenticate(&parts.headers);
-        let caller = caller.map_err(|error| {
-            Refusal::new(
-                StatusCode::UNAUTHORIZED,
-                "unauthenticated",
-                error.to_string(),
-            )
-        })?;
-        caller
-            .may(KeyScope::Call)
-            .map_err(|error| forbidden(&error))?;
-        let asked = parts.headers.get(TENANT);
-        let asked = asked.and_then(|value| value.to_str().ok());
-        let tenant_name = caller
-            .tenant_for(asked)
-            .map_err(|error| forbidden(&error))?;
-        let tenant_name = tenant_name.to_owned();
+        let caller = keys::caller(&gateway.keys, &parts.headers, HandIn::SCOPES)?;
+        let tenant_name = keys::tenant(&caller, &parts.headers)?.to_owned();
         let wishes = Wishes::read(&parts.headers, gateway.max_wait())?;
         let respond_async = prefers(&parts.headers, "respond-async").is_some();
         let waits_first = respond_async && prefers(&parts.headers, "wait").is_some();
@@ -112,7 +97,7 @@ impl Incoming {
             let message = "the body names no model: set `model` to a text";
             return Err(Refusal::invalid(message).about("model"));
         };
-        caller.may_use(&model).map_err(|error| forbidden(&error))?;
+        caller.may_use(&model).map_err(Denied::from)?;
         let mut later_told = None;
         if operation == Operation::Responses
             && let Some(found) = background::asked(&body)?
@@ -170,13 +155,9 @@ impl Incoming {
     }
 }
 
-fn forbidden(error: &Forbidden) -> Refusal {
-    Refusal::new(StatusCode::FORBIDDEN, "forbidden", error.to_string())
-}
-
 /// The whole body, as much of it as may be, within the time that so much may take.
 async fn whole(
-    mut body: hyper::body::Incoming,
+    body: hyper::body::Incoming,
     headers: &HeaderMap,
     gateway: &Gateway,
 ) -> Result<Bytes, Refusal> {
@@ -187,8 +168,8 @@ async fn whole(
     if stated.is_some_and(|stated| stated > max) {
         return Err(too_large(max));
     }
-    let since = Instant::now();
-    let Some(first) = piece(&mut body, 0, since, gateway.bounds).await? else {
+    let mut body = pin!(Timed::new(body, gateway.bounds));
+    let Some(first) = piece(&mut body).await? else {
         return Ok(Bytes::new());
     };
     if stated == Some(first.len() as u64) {
@@ -202,41 +183,32 @@ async fn whole(
             return Err(too_large(max));
         }
         all.extend_from_slice(&part);
-        next = piece(&mut body, all.len(), since, gateway.bounds).await?;
+        next = piece(&mut body).await?;
     }
     Ok(all.freeze())
 }
 
-/// The next piece of a body of which `received` bytes have come since then.
+/// The next piece of a body.
 async fn piece(
-    body: &mut hyper::body::Incoming,
-    received: usize,
-    since: Instant,
-    bounds: Bounds,
+    body: &mut Pin<&mut Timed<hyper::body::Incoming>>,
 ) -> Result<Option<Bytes>, Refusal> {
-    loop {
-        let within = bounds.body_time(received);
-        let frame = match tokio::time::timeout_at(since + within, body.frame()).await {
-            Ok(None) => return Ok(None),
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => {
-                return Err(Refusal::invalid("the body broke off before its end"));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let message = error.to_string();
+            match error {
+                BodyError::Broken => Refusal::invalid(message),
+                BodyError::TooSlow { .. } => {
+                    Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+                }
             }
-            Err(_) => {
-                let message = format!("the body came too slowly: {received} bytes in {within:?}");
-                return Err(Refusal::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "request_timeout",
-                    message,
-                ));
-            }
-        };
+        })?;
         if let Ok(data) = frame.into_data()
             && !data.is_empty()
         {
             return Ok(Some(data));
         }
     }
+    Ok(None)
 }
 
 fn too_large(max: u64) -> Refusal {

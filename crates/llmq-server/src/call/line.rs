@@ -99,13 +99,13 @@ fn waiting_for(gateway: &Gateway, ticket: TicketId) -> Option<String> {
     Some(text)
 }
 
-/// What a caller is told whose call was never sent, and when another try makes sense.
+/// What a caller is told whose call was never sent.
 pub(crate) fn refusal(
     gateway: &Gateway,
     model: &Model,
     no_grant: &NoGrant,
     arrived: Timestamp,
-) -> (Refusal, Option<Duration>) {
+) -> Refusal {
     let now = gateway.clock.now().mono;
     let waited = (now - arrived).as_secs_f64();
     match no_grant {
@@ -113,10 +113,7 @@ pub(crate) fn refusal(
             let message = format!(
                 "the call is larger than the whole limit {limit} ({count}): it can never be sent"
             );
-            (
-                Refusal::new(StatusCode::BAD_REQUEST, "too_large", message),
-                None,
-            )
+            Refusal::new(StatusCode::BAD_REQUEST, "too_large", message)
         }
         NoGrant::Expired { could_start } => {
             let wait = could_start.map(|at| at.since(now)).unwrap_or(FALLBACK);
@@ -126,10 +123,7 @@ pub(crate) fn refusal(
                     model.name
                 );
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                (
-                    Refusal::new(status, "upstream_unavailable", message),
-                    Some(wait),
-                )
+                Refusal::new(status, "upstream_unavailable", message).after(Some(wait))
             } else {
                 let message = format!(
                     "the limits of `{}` had no room for the call within {waited:.0} s; \
@@ -137,12 +131,12 @@ pub(crate) fn refusal(
                     model.name
                 );
                 let status = StatusCode::TOO_MANY_REQUESTS;
-                (Refusal::new(status, "rate_limited", message), Some(wait))
+                Refusal::new(status, "rate_limited", message).after(Some(wait))
             }
         }
         other => {
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            (Refusal::new(status, "not_started", other.to_string()), None)
+            Refusal::new(status, "not_started", other.to_string())
         }
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use llmq_core::{Clock, Usage};
+use llmq_core::{CallSize, Clock, Usage, WallTime};
 use llmq_provider::{Dialect, Operation};
 
 pub(crate) use body::ReplyBody;
@@ -32,7 +32,7 @@ pub(crate) use reply::Reply;
 use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::jobs;
-use crate::keys::{BudgetError, Spend};
+use crate::keys::{BudgetError, Caller, Spend};
 use crate::models::Model;
 use crate::openai;
 use attempt::{Attempted, Remedy};
@@ -114,12 +114,15 @@ pub(crate) fn spoken(operation: Operation) -> Dialect {
 async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>) -> Reply {
     let booking = match gateway
         .keys
-        .reserve(&incoming.caller, most(incoming, model))
+        .reserve(
+            &incoming.caller,
+            most(incoming.operation, incoming.size, model),
+        )
         .await
     {
         Ok(booking) => booking,
         Err(error) => {
-            let refusal = over_budget(&error);
+            let refusal = over_budget(incoming.arrived.wall, &error);
             return reply::refused(&refusal, incoming.dialect, None);
         }
     };
@@ -149,10 +152,8 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
                     progress.ends(StatusCode::ACCEPTED.as_u16(), None);
                     return jobs::accepted(gateway, incoming, model).await;
                 }
-                let (refusal, retry_after) =
-                    line::refusal(gateway, model, &no_grant, incoming.arrived.mono);
-                progress.ends(refusal.status.as_u16(), None);
-                return reply::too_late(&refusal, incoming.dialect, retry_after, &progress);
+                let refusal = line::refusal(gateway, model, &no_grant, incoming.arrived.mono);
+                return told(refusal, incoming, progress);
             }
         };
         // Boxed, so that thousands who wait do not hold room for what comes after.
@@ -204,11 +205,13 @@ fn told(refusal: Refusal, incoming: &Incoming, mut progress: Progress) -> Reply 
 }
 
 /// What a call may cost at most, as far as that can be known before it is sent.
-fn most(incoming: &Incoming, model: &Model) -> Spend {
+pub(crate) fn most(operation: Operation, size: CallSize, model: &Model) -> Spend {
     /// Answers whose callers set no cap are seldom longer.
     const UNCAPPED: u32 = 4_096;
-    let size = incoming.size;
-    let output = size.max_output_tokens.unwrap_or(UNCAPPED);
+    let output = match operation {
+        Operation::CountTokens | Operation::Embeddings => 0,
+        _ => size.max_output_tokens.unwrap_or(UNCAPPED),
+    };
     let usage = Usage {
         input_tokens: u64::from(size.input_tokens),
         output_tokens: u64::from(output) * u64::from(size.choices.max(1)),
@@ -220,13 +223,30 @@ fn most(incoming: &Incoming, model: &Model) -> Spend {
     }
 }
 
-pub(crate) fn over_budget(error: &BudgetError) -> Refusal {
+/// Whether a caller's budget has room for `most` now. Nothing is held: what becomes a job holds
+/// its own when it starts.
+pub(crate) async fn has_room(
+    gateway: &Gateway,
+    caller: &Caller,
+    most: Spend,
+) -> Result<(), Refusal> {
+    match gateway.keys.reserve(caller, most).await {
+        Ok(booking) => {
+            drop(booking);
+            Ok(())
+        }
+        Err(error) => Err(over_budget(gateway.clock.now().wall, &error)),
+    }
+}
+
+fn over_budget(now: WallTime, error: &BudgetError) -> Refusal {
     match error {
-        BudgetError::Overspent { .. } => Refusal::new(
+        BudgetError::Overspent { resets_at, .. } => Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,
             "budget_exhausted",
             error.to_string(),
-        ),
+        )
+        .after(Some(resets_at.since(now))),
         BudgetError::Store(_) => Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "store_unavailable",

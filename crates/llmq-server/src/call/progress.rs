@@ -88,10 +88,17 @@ impl Progress {
         }
     }
 
-    /// It is sent, and may cost something from here on.
-    pub(crate) fn sent(&mut self) {
+    /// An attempt begins, and may cost something from here on.
+    pub(crate) fn begins(&mut self) {
         if let Some(booking) = &mut self.booking {
-            booking.sent();
+            booking.begins();
+        }
+    }
+
+    /// The attempt that began last has cost nothing.
+    pub(crate) fn was_free(&mut self) {
+        if let Some(booking) = &mut self.booking {
+            booking.was_free();
         }
     }
 

@@ -121,26 +121,7 @@ fn in_its_words(
     reply
 }
 
-/// The wait has ended without a call.
-pub(crate) fn too_late(
-    refusal: &Refusal,
-    dialect: Dialect,
-    wait: Option<Duration>,
-    progress: &Progress,
-) -> Reply {
-    let mut reply = refused(refusal, dialect, Some(progress));
-    if let Some(wait) = wait {
-        retry_after(reply.headers_mut(), wait);
-        // The caller has waited as long as it wanted to; its SDK is not to wait once more
-        // unless it is for long enough.
-        reply
-            .headers_mut()
-            .insert(SHOULD_RETRY, HeaderValue::from_static("true"));
-    }
-    reply
-}
-
-/// A word of llmq's own.
+/// A word of llmq's own. An SDK is to try again by itself only where it is said when.
 pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Progress>) -> Reply {
     let id = Uuid::now_v7();
     let mut text = [0; uuid::fmt::Simple::LENGTH];
@@ -149,7 +130,14 @@ pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Pro
     *reply.status_mut() = refusal.status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
-    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    let later = HeaderValue::from_static(match refusal.retry_after {
+        Some(_) => "true",
+        None => "false",
+    });
+    headers.insert(SHOULD_RETRY, later);
+    if let Some(wait) = refusal.retry_after {
+        retry_after(headers, wait);
+    }
     if let Ok(shown) = HeaderValue::from_str(&shown) {
         headers.insert(forward::request_id_of(dialect), shown);
     }

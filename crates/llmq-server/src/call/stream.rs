@@ -39,12 +39,12 @@ const HELD_BYTES_MAX: usize = 4 << 20;
 enum Opened {
     /// Good so far; `true` when it has ended well.
     Good(BytesMut, bool),
-    /// No answer comes of it.
-    Bad(Box<Verdict>),
+    /// No answer comes of it; `true` when it may be billed all the same.
+    Bad(Box<Verdict>, bool),
 }
 
 /// Takes over a stream whose head has come.
-pub(super) async fn open(trial: Trial<'_>, model: &Model, mut answer: Answer) -> Attempted {
+pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer) -> Attempted {
     let operation = match (trial.said, trial.source().dialect) {
         (Said::AsItCame, _) => trial.incoming.operation,
         (Said::Translated { .. }, Dialect::OpenAi) => Operation::ChatCompletions,
@@ -53,7 +53,12 @@ pub(super) async fn open(trial: Trial<'_>, model: &Model, mut answer: Answer) ->
     let mut reader = StreamReader::new(trial.source().dialect, operation);
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
-        Opened::Bad(verdict) => trial.failed(&verdict, None),
+        Opened::Bad(verdict, may_be_billed) => {
+            if !may_be_billed {
+                trial.progress.was_free();
+            }
+            trial.failed(&verdict, None)
+        }
         Opened::Good(held, ended) => {
             if operation == Operation::Responses {
                 trial.gateway.made.note_stream(&held, trial.route.upstream);
@@ -88,11 +93,12 @@ async fn hold(
             biased;
             piece = answer.chunk() => piece,
             () = &mut first_token, if reader.events() == 0 => {
-                return Opened::Bad(Box::new(Verdict::from(&CallError::CutOff {
+                let error = CallError::CutOff {
                     authority: trial.route.provider.authority().to_owned(),
                     received_bytes: held.len() as u64,
                     cause: Cause::FirstByteTimeout(limit),
-                })));
+                };
+                return Opened::Bad(Box::new(Verdict::from(&error)), true);
             }
         };
         let end = match piece {
@@ -112,7 +118,7 @@ async fn hold(
                 StreamEnd::Whole => return Opened::Good(held, true),
                 end => end,
             },
-            Err(error) => return Opened::Bad(Box::new(Verdict::from(&error))),
+            Err(error) => return Opened::Bad(Box::new(Verdict::from(&error)), true),
         };
         let judged = judge(
             trial.source(),
@@ -122,7 +128,9 @@ async fn hold(
             trial.now(),
         );
         if let Err(verdict) = judged {
-            return Opened::Bad(verdict);
+            // A provider that says why it gives nothing has made nothing.
+            let made = reader.events() > 1 || !matches!(end, StreamEnd::Failed(_));
+            return Opened::Bad(verdict, made);
         }
     }
 }

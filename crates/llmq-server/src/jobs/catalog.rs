@@ -3,19 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmq_core::{Clock, Usage};
+use llmq_core::{Clock, FailureClass, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
-use llmq_engine::jobs::{Directory, Told};
+use llmq_engine::jobs::{Directory, Hold, Holding, Told};
 use llmq_engine::{AssembledRoute, Hub, SystemClock};
 use llmq_provider::Operation;
-use llmq_store::Job;
+use llmq_store::{Job, JobError};
 use uuid::Uuid;
 
-use crate::keys::KeyRing;
+use crate::call;
+use crate::keys::{Booking, BudgetError, Caller, KeyRing, Spend};
 use crate::models::Models;
 use crate::observe::{CallRecord, Observed, Traces};
 use crate::openai::batches::Touched;
 use crate::tenants::Tenants;
+
+/// The word for a job that its key's budget had no room for.
+pub(super) const BUDGET_EXHAUSTED: &str = "budget_exhausted";
 
 /// The gateway's models, tenants and figures.
 pub(crate) struct Catalog {
@@ -36,9 +40,25 @@ impl Directory for Catalog {
         Some(model.queue)
     }
 
-    fn tenant(&self, name: &str) -> TenantId {
-        self.tenants
-            .named(name, &self.keys, &self.hub, self.clock.now())
+    fn tenant(&self, name: &str, key: Option<Uuid>) -> TenantId {
+        let caller = key.and_then(|key| self.keys.by_id(key));
+        let caller = caller.unwrap_or_else(Caller::anonymous);
+        let now = self.clock.now();
+        self.tenants.of(&caller, name, &self.hub, now)
+    }
+
+    fn hold<'a>(&'a self, job: &'a Job) -> Holding<'a> {
+        Box::pin(async {
+            let caller = job.details.key.and_then(|key| self.keys.by_id(key));
+            let Some(caller) = caller.filter(Caller::has_budget) else {
+                return Ok(None);
+            };
+            let most = self.most(job);
+            let booking = self.keys.reserve(&caller, most).await;
+            booking
+                .map(|booking| Some(Box::new(booking) as _))
+                .map_err(over_budget)
+        })
     }
 
     fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>> {
@@ -61,18 +81,47 @@ impl Directory for Catalog {
     }
 }
 
+/// How a job fails whose key's budget has no room for it.
+fn over_budget(error: BudgetError) -> JobError {
+    let (class, code) = match error {
+        BudgetError::Overspent { .. } => (FailureClass::Money, BUDGET_EXHAUSTED),
+        BudgetError::Store(_) => (FailureClass::Transient, "store_unavailable"),
+    };
+    JobError {
+        class: Some(class),
+        ..JobError::new(code, error.to_string())
+    }
+}
+
+impl Hold for Booking {
+    fn begins(&mut self) {
+        Self::begins(self);
+    }
+
+    fn was_free(&mut self) {
+        Self::was_free(self);
+    }
+
+    fn settle(self: Box<Self>, usage: &Usage, nano_usd: u64) {
+        Self::settle(*self, usage, nano_usd);
+    }
+}
+
 impl Catalog {
-    /// A job is over: it is counted, and its key charged.
+    /// The most that a job can cost.
+    fn most(&self, job: &Job) -> Spend {
+        let operation = Operation::from_path(&job.details.endpoint);
+        let model = self.models.known(&job.queue);
+        let most = operation
+            .zip(model)
+            .map(|(operation, model)| call::most(operation, job.size, &model));
+        most.unwrap_or_default()
+    }
+
+    /// A job is over: it is counted.
     fn ended(&self, job: &Job, took: Option<Duration>) {
         if let Some(member) = &job.member {
             self.batches.touch(member.batch);
-        }
-        let key = job.details.extra.get("key");
-        let key = key.and_then(serde_json::Value::as_str);
-        if let (Some(key), Some(usage)) = (key.and_then(|key| Uuid::parse_str(key).ok()), job.usage)
-        {
-            self.keys
-                .charge(key, &usage, job.cost_nano_usd.unwrap_or(0));
         }
         if let Some(traces) = &self.traces {
             traces.job(job);

@@ -93,13 +93,17 @@ impl Later {
 ///
 /// # Errors
 ///
-/// No upstream of the model can be told the call.
-pub(crate) fn of_call(
+/// No upstream of the model can be told the call, or its caller's budget has no room for it.
+pub(crate) async fn of_call(
     gateway: &Gateway,
     incoming: &Incoming,
     model: &Model,
 ) -> Result<NewJob, Refusal> {
     sayable(incoming, model)?;
+    if incoming.caller.has_budget() {
+        let most = call::most(incoming.operation, incoming.size, model);
+        call::has_room(gateway, &incoming.caller, most).await?;
+    }
     let later = incoming.later.as_deref();
     let mut job = NewJob::new(
         model.name.clone(),
@@ -166,7 +170,7 @@ fn hash(incoming: &Incoming) -> [u8; 32] {
 /// A call becomes a job: 202, with where to ask for it (RFC 7240, 4.1).
 pub(crate) async fn accepted(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
     let accepted = async {
-        let job = of_call(gateway, incoming, model)?;
+        let job = of_call(gateway, incoming, model).await?;
         let accepted = gateway.desk.accept(job).await;
         accepted.map_err(|problem| as_refusal(&problem))
     };
@@ -202,7 +206,7 @@ pub(crate) fn queued_instead(incoming: &Incoming, model: &Model) -> bool {
 /// A call with a key: a job whose caller waits for it. Whoever asks again with the same key gets
 /// the same bytes; a caller that goes loses its connection only.
 pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
-    let made = of_call(gateway, incoming, model).map(|job| NewJob {
+    let made = of_call(gateway, incoming, model).await.map(|job| NewJob {
         priority: incoming.priority,
         // A call waits no longer than its caller would.
         ttl: Some(incoming.max_wait.max(Duration::from_millis(1))),
@@ -277,5 +281,5 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
 /// A problem in the dialect of a provider's API.
 pub(crate) fn as_refusal(problem: &Problem) -> Refusal {
     let body = problem.body();
-    Refusal::new(problem.status(), problem.code(), body.message)
+    Refusal::new(problem.status(), problem.code(), body.message).after(problem.retry_after())
 }

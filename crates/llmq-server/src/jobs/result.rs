@@ -11,6 +11,7 @@ use llmq_store::{Job, JobId, StoredAnswer};
 use serde_json::json;
 
 use super::Desk;
+use super::catalog::BUDGET_EXHAUSTED;
 use super::desk::unavailable;
 use crate::Problem;
 
@@ -73,7 +74,11 @@ pub(super) fn passed_on(answer: StoredAnswer, id: JobId) -> Response {
 /// A job that failed without an answer of a provider.
 pub(super) fn failure(job: &Job) -> Problem {
     let class = job.error.as_ref().and_then(|error| error.class);
+    let code_of_job = job.error.as_ref().map(|error| error.code.as_str());
     let (status, code) = match class {
+        _ if code_of_job == Some(BUDGET_EXHAUSTED) => {
+            (StatusCode::TOO_MANY_REQUESTS, BUDGET_EXHAUSTED)
+        }
         Some(FailureClass::TooLarge) => (StatusCode::BAD_REQUEST, "too_large"),
         Some(FailureClass::RowFault) => (StatusCode::BAD_REQUEST, "invalid_request"),
         _ => (StatusCode::BAD_GATEWAY, "upstream_failed"),
@@ -82,6 +87,5 @@ pub(super) fn failure(job: &Job) -> Problem {
         Some(error) => error.message.clone(),
         None => format!("request {} failed", job.id),
     };
-    let word = job.error.as_ref().map(|error| error.code.as_str());
-    Problem::new(status, code, message).with_details(json!({"code": word}))
+    Problem::new(status, code, message).with_details(json!({"code": code_of_job}))
 }

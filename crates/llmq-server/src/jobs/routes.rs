@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use llmq_api::{
     AcceptedRequests, CreateRequest, CreateRequests, ProblemBody, RequestList, RequestState,
 };
+use llmq_provider::Operation;
 use llmq_store::{Cancelled, Job, JobId, NewJob};
 use serde::Deserialize;
 use serde_json::json;
@@ -20,19 +21,17 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::desk::{Standing, can_be_retried, gone, unavailable};
-use super::guard::{Refused, bad_query, caller, job};
+use super::guard::job;
 use super::listing::Asked;
 use super::wanted::{self, Wanted};
-use crate::keys::{Caller, KeyScope};
+use crate::call;
+use crate::keys::{self, Caller, HandIn, Look, May, Spend};
 use crate::{Gateway, Problem};
 
 /// Nobody holds a connection for longer than this for the state of a request.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 /// A request whose answer waits for its end waits so long.
 const COMPLETION_WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
-
-const HAND_IN: &[KeyScope] = &[KeyScope::Call];
-const LOOK: &[KeyScope] = &[KeyScope::Read, KeyScope::Call];
 
 type Shared = State<Arc<Gateway>>;
 
@@ -78,11 +77,11 @@ impl Gateway {
 )]
 async fn create(
     State(gateway): Shared,
+    May(caller, _): May<HandIn>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refused> {
-    let caller = caller(&gateway.keys, &headers, HAND_IN)?;
-    let tenant = tenant(&caller, &headers)?;
+) -> Result<Response, Problem> {
+    let tenant = keys::tenant(&caller, &headers)?;
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(format!(
             "the body is larger than {} bytes (server.max_body)",
@@ -91,8 +90,8 @@ async fn create(
         _ => Problem::invalid(rejection.body_text()),
     })?;
     match wanted::read(&body)? {
-        Wanted::One(one) => create_one(&gateway, &caller, &tenant, &headers, *one).await,
-        Wanted::Many(many) => create_many(&gateway, &caller, &tenant, many).await,
+        Wanted::One(one) => create_one(&gateway, &caller, tenant, &headers, *one).await,
+        Wanted::Many(many) => create_many(&gateway, &caller, tenant, many).await,
     }
 }
 
@@ -102,7 +101,7 @@ async fn create_one(
     tenant: &str,
     headers: &HeaderMap,
     mut one: CreateRequest,
-) -> Result<Response, Refused> {
+) -> Result<Response, Problem> {
     let wait = one.wait_for_completion;
     if let (None, Some(key)) = (&one.idempotency_key, headers.get("idempotency-key")) {
         let key = key
@@ -112,7 +111,7 @@ async fn create_one(
     }
     let mut job = wanted::job(gateway, caller, tenant, one, "")?;
     job.details.traceparent = trace(headers);
-    has_budget(gateway, caller, std::slice::from_ref(&job)).await?;
+    has_room(gateway, caller, std::slice::from_ref(&job)).await?;
     let accepted = gateway.desk.accept(job).await?;
     if !wait {
         return Ok(told(gateway, &accepted, StatusCode::ACCEPTED));
@@ -134,7 +133,7 @@ async fn create_many(
     caller: &Caller,
     tenant: &str,
     many: Vec<CreateRequest>,
-) -> Result<Response, Refused> {
+) -> Result<Response, Problem> {
     let mut jobs = Vec::with_capacity(many.len());
     for (at, one) in many.into_iter().enumerate() {
         if one.wait_for_completion {
@@ -142,7 +141,7 @@ async fn create_many(
                 "`requests[{at}].wait_for_completion`: it is for one request alone; ask for each \
                  with ?wait="
             );
-            return Err(Problem::invalid(message).into());
+            return Err(Problem::invalid(message));
         }
         let place = format!("requests[{at}].");
         jobs.push(wanted::job(gateway, caller, tenant, one, &place)?);
@@ -151,7 +150,7 @@ async fn create_many(
             tokio::task::yield_now().await;
         }
     }
-    has_budget(gateway, caller, &jobs).await?;
+    has_room(gateway, caller, &jobs).await?;
     let accepted = gateway.desk.accept_many(jobs).await?;
     let requests = accepted.iter().map(|one| gateway.desk.state(one));
     let requests = requests.collect();
@@ -164,38 +163,25 @@ fn trace(headers: &HeaderMap) -> Option<String> {
     Some(value.to_owned()).filter(|trace| trace.len() <= 256)
 }
 
-/// Whether the caller's budget has room for what it hands in. What it uses is charged at the end.
-async fn has_budget(gateway: &Gateway, caller: &Caller, jobs: &[NewJob]) -> Result<(), Problem> {
+/// Whether the caller's budget has room for what it hands in, as far as that may start now. Each
+/// job holds its own part when it does.
+async fn has_room(gateway: &Gateway, caller: &Caller, jobs: &[NewJob]) -> Result<(), Problem> {
     if !caller.has_budget() {
         return Ok(());
     }
-    let tokens = jobs
-        .iter()
-        .map(|job| u64::from(job.size.input_tokens))
-        .sum();
-    let least = crate::keys::Spend {
-        tokens,
-        nano_usd: 0,
-    };
-    match gateway.keys.reserve(caller, least).await {
-        // Nothing is held for what may wait for days.
-        Ok(booking) => {
-            drop(booking);
-            Ok(())
-        }
-        Err(error) => {
-            let refusal = crate::call::over_budget(&error);
-            Err(Problem::new(refusal.status, refusal.code, refusal.message))
-        }
+    let mut all = Spend::default();
+    for job in jobs.iter().filter(|job| job.not_before.is_none()) {
+        let operation = Operation::from_path(&job.details.endpoint);
+        let model = gateway.models.known(&job.queue);
+        let Some((operation, model)) = operation.zip(model) else {
+            continue;
+        };
+        let most = call::most(operation, job.size, &model);
+        all.tokens = all.tokens.saturating_add(most.tokens);
+        all.nano_usd = all.nano_usd.saturating_add(most.nano_usd);
     }
-}
-
-fn tenant(caller: &Caller, headers: &HeaderMap) -> Result<String, Refused> {
-    let asked = headers.get("x-llmq-tenant");
-    let asked = asked.and_then(|value| value.to_str().ok());
-    let tenant = caller.tenant_for(asked);
-    let tenant = tenant.map_err(|error| Problem::forbidden(error.to_string()))?;
-    Ok(tenant.to_owned())
+    let room = call::has_room(gateway, caller, all).await;
+    room.map_err(Problem::from)
 }
 
 fn told(gateway: &Gateway, standing: &Standing, status: StatusCode) -> Response {
@@ -222,11 +208,10 @@ fn told(gateway: &Gateway, standing: &Standing, status: StatusCode) -> Response 
 )]
 async fn list(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Look>,
     asked: Result<Query<Asked>, QueryRejection>,
-) -> Result<Json<RequestList>, Refused> {
-    let caller = caller(&gateway.keys, &headers, LOOK)?;
-    let Query(asked) = asked.map_err(|rejection| bad_query(&rejection))?;
+) -> Result<Json<RequestList>, Problem> {
+    let Query(asked) = asked?;
     let mut list = RequestList {
         requests: Vec::new(),
         next_cursor: None,
@@ -280,12 +265,11 @@ impl Patience {
 )]
 async fn show(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Look>,
     Path(id): Path<String>,
     patience: Result<Query<Patience>, QueryRejection>,
-) -> Result<Json<RequestState>, Refused> {
-    let caller = caller(&gateway.keys, &headers, LOOK)?;
-    let Query(patience) = patience.map_err(|rejection| bad_query(&rejection))?;
+) -> Result<Json<RequestState>, Problem> {
+    let Query(patience) = patience?;
     let wait = patience.wait()?;
     let mut job = job(&gateway, &caller, &id).await?;
     if !wait.is_zero() && !job.status.is_final() {
@@ -313,14 +297,13 @@ async fn show(
 )]
 async fn result(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Look>,
     Path(id): Path<String>,
-) -> Result<Response, Refused> {
-    let caller = caller(&gateway.keys, &headers, LOOK)?;
+) -> Result<Response, Problem> {
     match job(&gateway, &caller, &id).await {
         Ok(job) => Ok(gateway.desk.result(job).await?),
         Err(refused) => match purged(&gateway, &id) {
-            Some(problem) => Err(problem.into()),
+            Some(problem) => Err(problem),
             None => Err(refused),
         },
     }
@@ -354,16 +337,15 @@ fn purged(gateway: &Gateway, id: &str) -> Option<Problem> {
 )]
 async fn cancel(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<HandIn>,
     Path(id): Path<String>,
-) -> Result<Json<RequestState>, Refused> {
-    let caller = caller(&gateway.keys, &headers, HAND_IN)?;
+) -> Result<Json<RequestState>, Problem> {
     let found = job(&gateway, &caller, &id).await?;
     let cancelled = gateway.desk.runner.cancel(found.id).await;
     match cancelled.map_err(|error| unavailable(&error))? {
         Cancelled::Now(job) => Ok(Json(gateway.desk.show(job).await)),
-        Cancelled::Ended(job) => Err(has_ended(&job).into()),
-        Cancelled::NotFound => Err(gone(found.id).into()),
+        Cancelled::Ended(job) => Err(has_ended(&job)),
+        Cancelled::NotFound => Err(gone(found.id)),
     }
 }
 
@@ -388,17 +370,16 @@ fn has_ended(job: &Job) -> Problem {
 )]
 async fn retry(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<HandIn>,
     Path(id): Path<String>,
-) -> Result<Response, Refused> {
-    let caller = caller(&gateway.keys, &headers, HAND_IN)?;
+) -> Result<Response, Problem> {
     let first = job(&gateway, &caller, &id).await?;
     if !can_be_retried(first.status) || first.member.is_some() {
         let message = format!(
             "request {} is {}: only one that failed, expired or was cancelled is tried again",
             first.id, first.status
         );
-        return Err(Problem::conflict(message).into());
+        return Err(Problem::conflict(message));
     }
     let body = gateway.desk.store().body(first.id).await;
     let body = body.map_err(|error| unavailable(&error))?;
@@ -412,7 +393,7 @@ async fn retry(
     job.details.retry_of = Some(first.id);
     // What the first one's headers said still holds; who is charged is who asks now.
     wanted::charge_to(&mut job.details, &caller);
-    has_budget(&gateway, &caller, std::slice::from_ref(&job)).await?;
+    has_room(&gateway, &caller, std::slice::from_ref(&job)).await?;
     let accepted = gateway.desk.accept(job).await?;
     Ok(told(&gateway, &accepted, StatusCode::ACCEPTED))
 }

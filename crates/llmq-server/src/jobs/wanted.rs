@@ -147,11 +147,7 @@ fn check(
 
 /// Notes whose key is charged for a job.
 pub(super) fn charge_to(details: &mut Details, caller: &Caller) {
-    if let Some(key) = caller.key_id() {
-        note(details, "key", key.to_string().into());
-    } else if let Some(extra) = details.extra.as_object_mut() {
-        extra.remove("key");
-    }
+    details.key = caller.key_id();
 }
 
 /// Notes what the gateway wants back with a job.

@@ -8,7 +8,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, LOCATION};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use llmq_api::{
     CallbackSecret, CreateWebhook, DeliveryInfo, DeliveryList, DeliveryStatus, ProblemBody,
     UpdateWebhook, WebhookInfo, WebhookList, WebhookTest, WebhookWithSecret,
@@ -22,10 +22,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::desk::unavailable;
-use super::guard::{Refused, bad_body, bad_query, caller, sees};
+use super::guard::sees;
 use super::state::text;
 use super::wanted::checked_url;
-use crate::keys::{Caller, KeyScope};
+use crate::keys::{Caller, HandIn, Manage, May};
 use crate::{Gateway, Problem};
 
 /// So many endpoints are told at most.
@@ -62,9 +62,6 @@ const EVENTS: [&str; 23] = [
     "webhook.disabled",
 ];
 
-const MANAGE: &[KeyScope] = &[KeyScope::Manage];
-const HAND_IN: &[KeyScope] = &[KeyScope::Call];
-
 type Shared = State<Arc<Gateway>>;
 
 /// The routes of webhooks.
@@ -94,11 +91,10 @@ pub(super) fn routes() -> super::Routes {
 )]
 async fn create(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     body: Result<Json<CreateWebhook>, JsonRejection>,
-) -> Result<Response, Refused> {
-    let caller = caller(&gateway.keys, &headers, MANAGE)?;
-    let Json(wanted) = body.map_err(|rejection| bad_body(&rejection))?;
+) -> Result<Response, Problem> {
+    let Json(wanted) = body?;
     let desk = &gateway.desk;
     checked_url(&desk.reach, &wanted.url).map_err(|why| wrong("url", &why))?;
     check_events(&wanted.events)?;
@@ -112,7 +108,7 @@ async fn create(
     let known = desk.endpoints.list().await;
     if known.map_err(|error| unavailable(&error))?.len() >= WEBHOOKS_MAX {
         let message = format!("there are {WEBHOOKS_MAX} webhooks already: delete one first");
-        return Err(Problem::conflict(message).into());
+        return Err(Problem::conflict(message));
     }
     let now = desk.wall();
     let mut state = EndpointState {
@@ -147,8 +143,10 @@ async fn create(
 
 /// The endpoints that are told, oldest first.
 #[utoipa::path(get, path = "/api/webhooks", tag = "webhooks", operation_id = "list_webhooks", responses((status = 200, description = "All of them.", body = WebhookList)))]
-async fn list(State(gateway): Shared, headers: HeaderMap) -> Result<Json<WebhookList>, Refused> {
-    let caller = caller(&gateway.keys, &headers, MANAGE)?;
+async fn list(
+    State(gateway): Shared,
+    May(caller, _): May<Manage>,
+) -> Result<Json<WebhookList>, Problem> {
     let all = gateway.desk.endpoints.list().await;
     let all = all.map_err(|error| unavailable(&error))?;
     let mine = all.iter().filter(|endpoint| is_of(&caller, endpoint));
@@ -172,10 +170,10 @@ async fn list(State(gateway): Shared, headers: HeaderMap) -> Result<Json<Webhook
 )]
 async fn show(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     Path(id): Path<String>,
-) -> Result<Json<WebhookInfo>, Refused> {
-    let endpoint = mine(&gateway, &headers, &id).await?;
+) -> Result<Json<WebhookInfo>, Problem> {
+    let endpoint = mine(&gateway, &caller, &id).await?;
     Ok(Json(info(&gateway, &endpoint)))
 }
 
@@ -194,12 +192,12 @@ async fn show(
 )]
 async fn update(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     Path(id): Path<String>,
     body: Result<Json<UpdateWebhook>, JsonRejection>,
-) -> Result<Json<WebhookInfo>, Refused> {
-    let endpoint = mine(&gateway, &headers, &id).await?;
-    let Json(wanted) = body.map_err(|rejection| bad_body(&rejection))?;
+) -> Result<Json<WebhookInfo>, Problem> {
+    let endpoint = mine(&gateway, &caller, &id).await?;
+    let Json(wanted) = body?;
     if let Some(url) = &wanted.url {
         checked_url(&gateway.desk.reach, url).map_err(|why| wrong("url", &why))?;
     }
@@ -251,13 +249,13 @@ async fn update(
 )]
 async fn delete(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     Path(id): Path<String>,
-) -> Result<Json<WebhookInfo>, Refused> {
-    let endpoint = mine(&gateway, &headers, &id).await?;
+) -> Result<Json<WebhookInfo>, Problem> {
+    let endpoint = mine(&gateway, &caller, &id).await?;
     let removed = gateway.desk.endpoints.remove(endpoint.id).await;
     if !removed.map_err(|error| unavailable(&error))? {
-        return Err(unknown(&id).into());
+        return Err(unknown(&id));
     }
     Ok(Json(info(&gateway, &endpoint)))
 }
@@ -276,10 +274,10 @@ async fn delete(
 )]
 async fn rotate(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     Path(id): Path<String>,
-) -> Result<Response, Refused> {
-    let endpoint = mine(&gateway, &headers, &id).await?;
+) -> Result<Response, Problem> {
+    let endpoint = mine(&gateway, &caller, &id).await?;
     let secret = WebhookSecret::generate().map_err(|error| internal(&error))?;
     let now = gateway.desk.wall();
     let changed = gateway
@@ -308,10 +306,10 @@ async fn rotate(
 )]
 async fn test(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     Path(id): Path<String>,
-) -> Result<Json<WebhookTest>, Refused> {
-    let endpoint = mine(&gateway, &headers, &id).await?;
+) -> Result<Json<WebhookTest>, Problem> {
+    let endpoint = mine(&gateway, &caller, &id).await?;
     let tried = gateway.desk.outbox.test(&endpoint).await;
     let tried = tried.map_err(|error| unavailable(&error))?;
     Ok(Json(WebhookTest {
@@ -323,8 +321,10 @@ async fn test(
 
 /// The secret that signs the callbacks (`callback_url`) of the caller's own requests.
 #[utoipa::path(get, path = "/api/webhooks/secret", tag = "webhooks", responses((status = 200, description = "The secret.", body = CallbackSecret)))]
-async fn callback_secret(State(gateway): Shared, headers: HeaderMap) -> Result<Response, Refused> {
-    let caller = caller(&gateway.keys, &headers, HAND_IN)?;
+async fn callback_secret(
+    State(gateway): Shared,
+    May(caller, _): May<HandIn>,
+) -> Result<Response, Problem> {
     let key = caller.key_id().map(|key| key.to_string());
     let secret = gateway.desk.endpoints.callback_secret(key.as_deref()).await;
     let secret = secret.map_err(|error| unavailable(&error))?;
@@ -362,12 +362,12 @@ struct Page {
 )]
 async fn deliveries(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     Path(id): Path<String>,
     page: Result<Query<Page>, QueryRejection>,
-) -> Result<Json<DeliveryList>, Refused> {
-    let endpoint = mine(&gateway, &headers, &id).await?;
-    let Query(page) = page.map_err(|rejection| bad_query(&rejection))?;
+) -> Result<Json<DeliveryList>, Problem> {
+    let endpoint = mine(&gateway, &caller, &id).await?;
+    let Query(page) = page?;
     page_of(&gateway, Some(endpoint.id), page, |_| true).await
 }
 
@@ -382,11 +382,10 @@ async fn deliveries(
 )]
 async fn all_deliveries(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     page: Result<Query<Page>, QueryRejection>,
-) -> Result<Json<DeliveryList>, Refused> {
-    let caller = caller(&gateway.keys, &headers, MANAGE)?;
-    let Query(page) = page.map_err(|rejection| bad_query(&rejection))?;
+) -> Result<Json<DeliveryList>, Problem> {
+    let Query(page) = page?;
     page_of(&gateway, None, page, |delivery| may_see(&caller, delivery)).await
 }
 
@@ -402,10 +401,10 @@ async fn page_of(
     endpoint: Option<EndpointId>,
     page: Page,
     shown: impl Fn(&Delivery) -> bool,
-) -> Result<Json<DeliveryList>, Refused> {
+) -> Result<Json<DeliveryList>, Problem> {
     let limit = page.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!("`limit` must be 1 to {PAGE_MAX}")).into());
+        return Err(Problem::invalid(format!("`limit` must be 1 to {PAGE_MAX}")));
     }
     let after = page.cursor.as_deref().map(str::parse::<u64>).transpose();
     let after =
@@ -440,10 +439,9 @@ async fn page_of(
 )]
 async fn redeliver(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Manage>,
     Path(number): Path<String>,
-) -> Result<Response, Refused> {
-    let caller = caller(&gateway.keys, &headers, MANAGE)?;
+) -> Result<Response, Problem> {
     let unknown = || {
         let shown: String = number.chars().take(100).collect();
         Problem::not_found(
@@ -461,7 +459,7 @@ async fn redeliver(
     let now = llmq_core::Clock::now(&gateway.desk.clock);
     let again = store.redeliver(id, now).await;
     if !again.map_err(|error| unavailable(&error))? {
-        return Err(unknown().into());
+        return Err(unknown());
     }
     gateway.desk.outbox.look_again();
     let found = store.delivery(id).await;
@@ -472,13 +470,12 @@ async fn redeliver(
 }
 
 /// An endpoint that the caller may change; another tenant's is told like one that is not there.
-async fn mine(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Result<Endpoint, Refused> {
-    let caller = caller(&gateway.keys, headers, MANAGE)?;
+async fn mine(gateway: &Gateway, caller: &Caller, id: &str) -> Result<Endpoint, Problem> {
     let parsed: EndpointId = id.parse().map_err(|_| unknown(id))?;
     let found = gateway.desk.endpoints.get(parsed).await;
     let found = found.map_err(|error| unavailable(&error))?;
-    let found = found.filter(|endpoint| is_of(&caller, endpoint));
-    Ok(found.ok_or_else(|| unknown(id))?)
+    let found = found.filter(|endpoint| is_of(caller, endpoint));
+    found.ok_or_else(|| unknown(id))
 }
 
 fn is_of(caller: &Caller, endpoint: &Endpoint) -> bool {

@@ -28,8 +28,8 @@ pub enum BudgetError {
 /// What is held of a key's budget for one call, from before it waits for its turn until its cost
 /// is known.
 ///
-/// Dropped before [`Booking::sent`] it gives everything back; dropped afterwards, when the
-/// provider has perhaps billed the call, it counts the most that the call could cost.
+/// Dropped while no attempt of it may have been billed, it gives everything back; else it counts
+/// the most that the call could cost, for each attempt that may have been.
 #[must_use = "dropped at once it holds nothing"]
 pub struct Booking {
     /// None: nobody counts.
@@ -40,7 +40,8 @@ struct Held {
     key: Arc<Key>,
     most: Spend,
     periods: Periods,
-    sent: bool,
+    /// Attempts that the provider has perhaps billed.
+    billable: u32,
 }
 
 impl Booking {
@@ -55,26 +56,41 @@ impl Booking {
                 key,
                 most,
                 periods,
-                sent: false,
+                billable: 0,
             }),
         }
     }
 
-    /// The call's bytes are on their way: from now on it may cost something.
-    pub fn sent(&mut self) {
+    /// An attempt begins: from now on it may cost something.
+    pub fn begins(&mut self) {
         if let Some(held) = &mut self.held {
-            held.sent = true;
+            held.billable += 1;
         }
     }
 
-    /// The call ended and used this, all attempts together: `nano_usd` in billionths of a US
-    /// dollar, 0 where no price is known.
+    /// The attempt that began last has cost nothing: it did not leave, or was refused.
+    pub fn was_free(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.billable = held.billable.saturating_sub(1);
+        }
+    }
+
+    /// The attempt that began last was answered, and used this: `nano_usd` in billionths of a US
+    /// dollar, 0 where no price is known. Earlier ones that may have been billed count in full.
     pub fn settle(mut self, usage: &Usage, nano_usd: u64) {
         if let Some(Held {
-            key, most, periods, ..
+            key,
+            most,
+            periods,
+            billable,
         }) = self.held.take()
         {
-            key.change(|ledger| ledger.settle(most, usage, nano_usd, periods));
+            key.change(|ledger| {
+                ledger.settle(most, usage, nano_usd, periods);
+                for _ in 1..billable {
+                    ledger.keep_more(most, periods);
+                }
+            });
         }
     }
 }
@@ -85,10 +101,12 @@ impl Drop for Booking {
             return;
         };
         held.key.change(|ledger| {
-            if held.sent {
-                ledger.keep(held.most, held.periods);
-            } else {
-                ledger.give_back(held.most, held.periods);
+            if held.billable == 0 {
+                return ledger.give_back(held.most, held.periods);
+            }
+            ledger.keep(held.most, held.periods);
+            for _ in 1..held.billable {
+                ledger.keep_more(held.most, held.periods);
             }
         });
     }

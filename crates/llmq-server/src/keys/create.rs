@@ -110,11 +110,16 @@ fn invalid(field: impl Into<String>, message: impl Into<String>) -> CreateKeyErr
     }
 }
 
-/// A name as it may stand in a log line and in a header.
+/// Whether a key or a tenant may be called so: names stand in log lines and labels.
+pub(super) fn is_name(name: &str) -> bool {
+    let length = name.chars().count();
+    (1..=NAME_MAX).contains(&length) && !name.chars().any(char::is_control)
+}
+
+/// A name as it may be recorded.
 fn name_in(field: &str, text: &str) -> Result<String, CreateKeyError> {
     let name = text.trim();
-    let length = name.chars().count();
-    if !(1..=NAME_MAX).contains(&length) || name.chars().any(char::is_control) {
+    if !is_name(name) {
         let message =
             format!("must have 1 to {NAME_MAX} characters, none of them a control character");
         return Err(invalid(field, message));

@@ -4,8 +4,8 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use http::header::{CACHE_CONTROL, LOCATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{CACHE_CONTROL, LOCATION};
+use http::{HeaderValue, StatusCode};
 use llmq_api::{
     CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope, KeyUse, ProblemBody, UsedInPeriod,
 };
@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::ledger::{Booked, usd};
-use super::{AuthError, CreateKeyError, Forbidden, KeyRing, RevokeKeyError};
+use super::{CreateKeyError, HasKeys, KeyRing, Manage, May, RevokeKeyError};
 use crate::Problem;
 
 /// A key to make is a few hundred bytes; this is room for a hundred long model names.
@@ -58,11 +58,10 @@ pub(crate) fn described() -> OpenApiRouter<Arc<KeyRing>> {
 )]
 async fn create_key(
     State(ring): State<Arc<KeyRing>>,
-    headers: HeaderMap,
+    _: May<Manage>,
     body: Result<Json<CreateKey>, JsonRejection>,
-) -> Result<Response, Failure> {
-    check(&ring, &headers)?;
-    let Json(wanted) = body.map_err(|rejection| bad_body(&rejection))?;
+) -> Result<Response, Problem> {
+    let Json(wanted) = body?;
     let created = ring.create(wanted).await?;
     let location = format!("/api/keys/{}", created.record.id);
     let answer = CreatedKey {
@@ -97,14 +96,13 @@ struct Page {
 )]
 async fn list_keys(
     State(ring): State<Arc<KeyRing>>,
-    headers: HeaderMap,
+    _: May<Manage>,
     page: Result<Query<Page>, QueryRejection>,
-) -> Result<Json<KeyList>, Failure> {
-    check(&ring, &headers)?;
-    let Query(page) = page.map_err(|rejection| Problem::invalid(rejection.body_text()))?;
+) -> Result<Json<KeyList>, Problem> {
+    let Query(page) = page?;
     let limit = page.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!("limit must be 1 to {PAGE_MAX}")).into());
+        return Err(Problem::invalid(format!("limit must be 1 to {PAGE_MAX}")));
     }
     let cursor = page.cursor.as_deref().map(Uuid::parse_str).transpose();
     let cursor = cursor.map_err(|_| Problem::invalid("cursor is not one of a list of keys"))?;
@@ -132,10 +130,9 @@ async fn list_keys(
 )]
 async fn get_key(
     State(ring): State<Arc<KeyRing>>,
-    headers: HeaderMap,
+    _: May<Manage>,
     Path(id): Path<String>,
-) -> Result<Json<KeyInfo>, Failure> {
-    check(&ring, &headers)?;
+) -> Result<Json<KeyInfo>, Problem> {
     let id = parse_id(&id)?;
     let record = ring.one(id).await?;
     let record = record.ok_or_else(|| unknown(&id.to_string()))?;
@@ -156,63 +153,23 @@ async fn get_key(
 )]
 async fn revoke_key(
     State(ring): State<Arc<KeyRing>>,
-    headers: HeaderMap,
+    _: May<Manage>,
     Path(id): Path<String>,
-) -> Result<Json<KeyInfo>, Failure> {
-    check(&ring, &headers)?;
+) -> Result<Json<KeyInfo>, Problem> {
     let record = ring.revoke(parse_id(&id)?).await?;
     Ok(Json(ring.info(&record)))
 }
 
-fn check(ring: &KeyRing, headers: &HeaderMap) -> Result<(), Failure> {
-    let caller = ring.authenticate(headers)?;
-    caller.may(KeyScope::Manage)?;
-    Ok(())
-}
-
-/// Why a request about keys is refused.
-enum Failure {
-    Unauthenticated(AuthError),
-    Problem(Problem),
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        match self {
-            Self::Problem(problem) => problem.into_response(),
-            Self::Unauthenticated(error) => {
-                let mut response = Problem::unauthenticated(error.to_string()).into_response();
-                // A 401 must say how to authenticate (RFC 9110 section 15.5.2).
-                let challenge = HeaderValue::from_static("Bearer");
-                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-                response
-            }
-        }
+impl HasKeys for Arc<KeyRing> {
+    fn key_ring(&self) -> &KeyRing {
+        self
     }
 }
 
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-impl From<AuthError> for Failure {
-    fn from(error: AuthError) -> Self {
-        Self::Unauthenticated(error)
-    }
-}
-
-impl From<Forbidden> for Failure {
-    fn from(error: Forbidden) -> Self {
-        Problem::forbidden(error.to_string()).into()
-    }
-}
-
-impl From<CreateKeyError> for Failure {
+impl From<CreateKeyError> for Problem {
     fn from(error: CreateKeyError) -> Self {
         let message = error.to_string();
-        let problem = match error {
+        match error {
             CreateKeyError::Invalid { field, .. } => {
                 Problem::invalid(message).with_details(json!({ "field": field }))
             }
@@ -222,45 +179,30 @@ impl From<CreateKeyError> for Failure {
             CreateKeyError::NoRandomness(_) => {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
             }
-            CreateKeyError::Store(source) => return source.into(),
-        };
-        problem.into()
+            CreateKeyError::Store(source) => source.into(),
+        }
     }
 }
 
-impl From<RevokeKeyError> for Failure {
+impl From<RevokeKeyError> for Problem {
     fn from(error: RevokeKeyError) -> Self {
         let message = error.to_string();
-        let problem = match error {
+        match error {
             RevokeKeyError::Unknown(_) => Problem::not_found("key_not_found", message),
             RevokeKeyError::LastManager(_) => Problem::conflict(message),
-            RevokeKeyError::Store(source) => return source.into(),
-        };
-        problem.into()
+            RevokeKeyError::Store(source) => source.into(),
+        }
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         // What SQLite said is for the log; a caller can only come again.
         tracing::error!(
             error = &error as &dyn std::error::Error,
             "the store refused"
         );
-        Problem::unavailable("store_unavailable", "the store cannot be used now").into()
-    }
-}
-
-fn bad_body(rejection: &JsonRejection) -> Problem {
-    let message = rejection.body_text();
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(message),
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            message,
-        ),
-        _ => Problem::invalid(message),
+        Problem::unavailable("store_unavailable", "the store cannot be used now")
     }
 }
 

@@ -246,6 +246,14 @@ impl Ledger {
         }
     }
 
+    /// Another attempt of a call that held `most` may have been billed too.
+    pub(super) fn keep_more(&mut self, most: Spend, periods: Periods) {
+        for period in periods {
+            let account = self.accounts.entry(period).or_default();
+            account.spent = plus(account.spent, most);
+        }
+    }
+
     /// A call that held `most` was never sent.
     pub(super) fn give_back(&mut self, most: Spend, periods: Periods) {
         for period in periods {

@@ -19,12 +19,14 @@ mod period;
 mod create;
 mod limits;
 
+mod guard;
 mod http;
 
 pub use auth::{AuthError, AuthPolicy};
 pub use booking::{Booking, BudgetError};
 pub use caller::{Caller, Forbidden};
 pub use create::{CreateKeyError, Created, RevokeKeyError};
+pub(crate) use guard::{Denied, HandIn, HasKeys, Look, Manage, May, Need, caller, tenant};
 pub(crate) use http::described;
 pub use http::router;
 pub use ledger::{Overspent, SpendUnit};

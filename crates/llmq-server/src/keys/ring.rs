@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,12 +6,14 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 use jiff::tz::TimeZone;
 use llmq_api::{CreateKey, KeyScope};
-use llmq_core::{Clock, LimitSpec, Usage, WallTime};
+use llmq_core::{Clock, LimitSpec, WallTime};
+use llmq_engine::Tasks;
 use llmq_store_sqlite::{
     InsertedKey, KeyRecord, KeyUsage, RevokedKey, Spend, Store, StoreError, UsageRecord,
 };
-use rustc_hash::FxBuildHasher;
+use rustc_hash::FxHashMap;
 use subtle::ConstantTimeEq;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::auth::{Shown, shown};
@@ -59,25 +60,47 @@ pub struct KeyRing {
     clock: Arc<dyn Clock>,
     options: ArcSwap<KeyRingOptions>,
     keys: ArcSwap<Keys>,
-    /// Revoked keys whose last calls may not have been booked yet.
-    leaving: Mutex<Vec<Arc<Key>>>,
+    /// Revoked keys whose last calls may not have been booked yet, and those whose limits still
+    /// hold for what they handed in.
+    leaving: Mutex<FxHashMap<Uuid, Arc<Key>>>,
     /// Held while keys are made or revoked, so that tables follow one another.
     changing: tokio::sync::Mutex<()>,
+    /// For what must not stop halfway when its caller goes.
+    tasks: Tasks,
 }
 
-/// The keys in use by the first half of their hash: an index. Whether a key is the right one is
-/// asked of the whole hash, in constant time.
+/// The keys in use.
 #[derive(Debug, Clone, Default)]
-struct Keys(HashMap<[u8; 16], Arc<Key>, FxBuildHasher>);
+struct Keys {
+    /// By the first half of their hash: an index. Whether a key is the right one is asked of the
+    /// whole hash, in constant time.
+    by_hash: FxHashMap<[u8; 16], Arc<Key>>,
+    by_id: FxHashMap<Uuid, Arc<Key>>,
+}
 
 impl Keys {
     fn find(&self, hash: &KeyHash) -> Option<&Arc<Key>> {
-        let key = self.0.get(&index(hash))?;
+        let key = self.by_hash.get(&index(hash))?;
         bool::from(key.record.sha256.ct_eq(hash)).then_some(key)
     }
 
+    fn insert(&mut self, key: Arc<Key>) {
+        self.by_id.insert(key.record.id, Arc::clone(&key));
+        self.by_hash.insert(index(&key.record.sha256), key);
+    }
+
+    fn remove(&mut self, id: Uuid) -> Option<Arc<Key>> {
+        let key = self.by_id.remove(&id)?;
+        self.by_hash.remove(&index(&key.record.sha256));
+        Some(key)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     fn manages(&self) -> bool {
-        self.0
+        self.by_id
             .values()
             .any(|key| key.scopes.contains(&KeyScope::Manage))
     }
@@ -176,7 +199,7 @@ impl Key {
 }
 
 impl KeyRing {
-    /// Reads the keys of `store`, and what they have spent.
+    /// Reads the keys of `store`, and what they have spent. Changes of keys are among `tasks`.
     ///
     /// # Errors
     ///
@@ -185,6 +208,7 @@ impl KeyRing {
         store: Store,
         clock: Arc<dyn Clock>,
         options: KeyRingOptions,
+        tasks: &Tasks,
     ) -> Result<Arc<Self>, KeyRingError> {
         let now = periods_at(clock.now().wall, &options.time_zone);
         let [day, month] = kept_from(now);
@@ -194,15 +218,23 @@ impl KeyRing {
             let key = Key::new(record)?;
             let rows = usage.iter().filter(|row| row.key == key.record.id);
             key.with(|ledger| rows.filter_map(line).for_each(|line| ledger.restore(line)));
-            keys.0.insert(index(&key.record.sha256), Arc::new(key));
+            keys.insert(Arc::new(key));
+        }
+        let mut leaving = FxHashMap::default();
+        for record in store.revoked_keys_with_limits().await? {
+            // One that is not understood opens nothing: nobody can show it.
+            if let Ok(key) = Key::new(record) {
+                leaving.insert(key.record.id, Arc::new(key));
+            }
         }
         Ok(Arc::new(Self {
             store,
             clock,
             options: ArcSwap::from_pointee(options),
             keys: ArcSwap::from_pointee(keys),
-            leaving: Mutex::default(),
+            leaving: Mutex::new(leaving),
             changing: tokio::sync::Mutex::default(),
+            tasks: tasks.clone(),
         }))
     }
 
@@ -239,23 +271,13 @@ impl KeyRing {
         }
     }
 
-    /// The caller with a key in use whose requests are charged to `tenant`.
+    /// The caller with the key of this id, in use or revoked: whose calls are its, although nobody
+    /// shows it now. None for one that was revoked long ago and has no limits.
     #[must_use]
-    pub fn of_tenant(&self, tenant: &str) -> Option<Caller> {
-        let keys = self.keys.load();
-        let key = keys.0.values().find(|key| key.tenant() == tenant)?;
-        Some(Caller {
-            key: Some(Arc::clone(key)),
-        })
-    }
-
-    /// Charges a key for what a request used that held nothing of its budget.
-    pub fn charge(&self, id: Uuid, usage: &Usage, nano_usd: u64) {
-        let periods = self.periods();
-        let keys = self.all_keys();
-        if let Some(key) = keys.iter().find(|key| key.record.id == id) {
-            key.change(|ledger| ledger.settle(Spend::default(), usage, nano_usd, periods));
-        }
+    pub fn by_id(&self, id: Uuid) -> Option<Caller> {
+        let in_use = self.keys.load().by_id.get(&id).cloned();
+        let key = in_use.or_else(|| self.leaving().get(&id).cloned())?;
+        Some(Caller { key: Some(key) })
     }
 
     /// Whether those without a key may call.
@@ -267,15 +289,9 @@ impl KeyRing {
     fn is_open(&self, keys: &Keys) -> bool {
         match self.options.load().auth {
             AuthPolicy::Open => true,
-            AuthPolicy::OpenUntilKeys => keys.0.is_empty(),
+            AuthPolicy::OpenUntilKeys => keys.is_empty(),
             AuthPolicy::Keys => false,
         }
-    }
-
-    /// Whether a key is in use.
-    #[must_use]
-    pub fn has_keys(&self) -> bool {
-        !self.keys.load().0.is_empty()
     }
 
     /// Makes a key. When this returns, it is on disk and in use.
@@ -283,7 +299,31 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`CreateKeyError`]; no key was made then.
-    pub async fn create(&self, wanted: CreateKey) -> Result<Created, CreateKeyError> {
+    ///
+    /// # Cancel safety
+    ///
+    /// A key whose maker has gone is known to nobody, and is revoked.
+    pub async fn create(self: &Arc<Self>, wanted: CreateKey) -> Result<Created, CreateKeyError> {
+        let (tell, told) = oneshot::channel();
+        let ring = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let made = ring.make(wanted).await;
+            if let Err(Ok(Created { record, .. })) = tell.send(made)
+                && let Err(error) = ring.take_out(record.id).await
+            {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    key = record.name,
+                    error,
+                    "nobody has this key, and it stays"
+                );
+            }
+        });
+        // A task that ends without a word has panicked.
+        told.await.unwrap_or(Err(StoreError::Closed.into()))
+    }
+
+    async fn make(&self, wanted: CreateKey) -> Result<Created, CreateKeyError> {
         let _turn = self.changing.lock().await;
         let created = create(wanted, self.clock.now().wall)?;
         let key = Key::new(created.record.clone());
@@ -301,7 +341,7 @@ impl KeyRing {
             }
             InsertedKey::Inserted => {}
         }
-        keys.0.insert(index(&key.record.sha256), Arc::new(key));
+        keys.insert(Arc::new(key));
         self.keys.store(Arc::new(keys));
         Ok(created)
     }
@@ -312,19 +352,26 @@ impl KeyRing {
     /// # Errors
     ///
     /// [`RevokeKeyError`].
-    pub async fn revoke(&self, id: Uuid) -> Result<KeyRecord, RevokeKeyError> {
+    ///
+    /// # Cancel safety
+    ///
+    /// It goes on without its caller.
+    pub async fn revoke(self: &Arc<Self>, id: Uuid) -> Result<KeyRecord, RevokeKeyError> {
+        let ring = Arc::clone(self);
+        let revoking = async move { ring.take_out(id).await };
+        let revoked = self.tasks.spawn(revoking).await;
+        revoked.unwrap_or(Err(StoreError::Closed.into()))
+    }
+
+    async fn take_out(&self, id: Uuid) -> Result<KeyRecord, RevokeKeyError> {
         let _turn = self.changing.lock().await;
         let mut keys = Keys::clone(&self.keys.load());
         let managed = keys.manages();
-        let leaving: Vec<Arc<Key>> = keys
-            .0
-            .extract_if(|_, key| key.record.id == id)
-            .map(|(_, key)| key)
-            .collect();
-        if let Some(key) = leaving.first()
+        let leaving = keys.remove(id);
+        if let Some(key) = &leaving
             && managed
             && !keys.manages()
-            && !keys.0.is_empty()
+            && !keys.is_empty()
         {
             return Err(RevokeKeyError::LastManager(key.record.name.clone()));
         }
@@ -334,7 +381,7 @@ impl KeyRing {
             RevokedKey::Unknown => return Err(RevokeKeyError::Unknown(id)),
         };
         self.keys.store(Arc::new(keys));
-        self.leaving().extend(leaving);
+        self.leaving().extend(leaving.map(|key| (id, key)));
         Ok(record)
     }
 
@@ -402,9 +449,10 @@ impl KeyRing {
     /// Cancel safe: the next call writes what this one may not have written.
     pub async fn save_usage(&self) -> Result<(), StoreError> {
         let now = self.periods();
-        // A revoked key that nobody calls with any more and that has nothing left to write.
-        self.leaving()
-            .retain(|key| Arc::strong_count(key) > 1 || key.is_dirty());
+        // Nobody calls with it any more, nothing is left to write, and no limit of it can hold.
+        self.leaving().retain(|_, key| {
+            Arc::strong_count(key) > 1 || key.is_dirty() || !key.limits.is_empty()
+        });
         let dirty = self.all_keys().into_iter().filter(|key| key.is_dirty());
         let stale: Vec<(Arc<Key>, Vec<Line>)> = dirty
             .map(|key| {
@@ -459,7 +507,7 @@ impl KeyRing {
     /// What a key in use has booked today and this month; none for another.
     pub(super) fn booked(&self, record: &KeyRecord) -> Option<[Booked; 2]> {
         let keys = self.keys.load();
-        let key = keys.0.get(&index(&record.sha256))?;
+        let key = keys.by_id.get(&record.id)?;
         let periods = self.periods();
         let booked = |period| {
             let Account { booked, .. } = key.with(|ledger| ledger.account(period));
@@ -475,10 +523,11 @@ impl KeyRing {
     fn all_keys(&self) -> Vec<Arc<Key>> {
         let keys = self.keys.load();
         let leaving = self.leaving();
-        keys.0.values().chain(leaving.iter()).cloned().collect()
+        let keys = keys.by_id.values().chain(leaving.values());
+        keys.cloned().collect()
     }
 
-    fn leaving(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Key>>> {
+    fn leaving(&self) -> std::sync::MutexGuard<'_, FxHashMap<Uuid, Arc<Key>>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -487,7 +536,7 @@ impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyRing")
             .field("auth", &self.options.load().auth)
-            .field("keys", &self.keys.load().0.len())
+            .field("keys", &self.keys.load().by_id.len())
             .finish_non_exhaustive()
     }
 }

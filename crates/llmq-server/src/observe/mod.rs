@@ -25,7 +25,6 @@ mod openapi;
 mod page;
 mod router;
 mod routes;
-mod same_site;
 mod sse;
 
 mod time;

@@ -1,10 +1,9 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn;
 
 use super::observed::Observed;
-use super::{openapi, same_site};
+use super::openapi;
 
 /// The routes that show a gateway, by who may use them.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub fn routes(observed: &Arc<Observed>) -> Routes {
     Routes {
         open: with_state(openapi::open()),
         read: with_state(openapi::read()),
-        manage: with_state(openapi::manage()).layer(from_fn(same_site::guard)),
+        manage: with_state(openapi::manage()),
     }
 }
 

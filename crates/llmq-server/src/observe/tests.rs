@@ -301,21 +301,6 @@ async fn what_is_not_there_is_a_problem_with_a_code() {
     }
 }
 
-/// A browser sends a POST without a body anywhere, and a loopback address asks for no key.
-#[tokio::test(start_paused = true)]
-async fn pages_of_other_sites_steer_nothing() {
-    let mut world = World::new();
-    for (site, expected) in [
-        ("cross-site", 403),
-        ("same-site", 403),
-        ("same-origin", 200),
-    ] {
-        let request = Request::post("/api/queues/org%2Fgpt/pause").header("sec-fetch-site", site);
-        let response = world.ask(request.body(Body::empty()).unwrap()).await;
-        assert_eq!(response.status(), expected, "{site}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_listener_comes_back_to_where_it_was() {
     let mut world = World::new();

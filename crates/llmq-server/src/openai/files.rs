@@ -17,12 +17,12 @@ use llmq_store::{FileId, Store, StoreError, StoredFile};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::guard::{self, HAND_IN, LOOK, Refused, caller, not_found, sees_of};
+use super::guard::{Refused, not_found, sees_of};
 use super::{ids, upload};
 use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::jobs::sees;
-use crate::keys::Caller;
+use crate::keys::{self, Caller, HandIn, Look, May};
 
 type Shared = State<Arc<Gateway>>;
 
@@ -47,11 +47,11 @@ const LIMIT_MAX: usize = 10_000;
 )]
 pub(super) async fn create(
     State(gateway): Shared,
+    May(caller, _): May<HandIn, Refused>,
     headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Json<Value>, Refused> {
-    let caller = caller(&gateway, &headers, HAND_IN)?;
-    let tenant = guard::tenant(&caller, &headers)?;
+    let tenant = keys::tenant(&caller, &headers)?.to_owned();
     let form = form.map_err(|rejection| Refusal::invalid(rejection.body_text()))?;
     // If the caller goes, the task ends by the broken form, and takes out what came until then.
     let taking = upload::take(Arc::clone(&gateway), tenant, form);
@@ -86,10 +86,9 @@ pub(super) struct Asked {
 )]
 pub(super) async fn list(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Look, Refused>,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Value>, Refused> {
-    let caller = caller(&gateway, &headers, LOOK)?;
     let Query(asked) = asked?;
     let limit = asked.limit.unwrap_or(LIMIT_MAX);
     if limit == 0 || limit > LIMIT_MAX {
@@ -197,10 +196,9 @@ impl Wanted<'_> {
 )]
 pub(super) async fn show(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Look, Refused>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Refused> {
-    let caller = caller(&gateway, &headers, LOOK)?;
     Ok(Json(object(&find(&gateway, &caller, &name).await?)))
 }
 
@@ -218,10 +216,9 @@ pub(super) async fn show(
 )]
 pub(super) async fn content(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Look, Refused>,
     Path(name): Path<String>,
 ) -> Result<Response, Refused> {
-    let caller = caller(&gateway, &headers, LOOK)?;
     let file = find(&gateway, &caller, &name).await?;
     let store = Arc::clone(gateway.desk.store());
     let id = file.id;
@@ -252,10 +249,9 @@ pub(super) async fn content(
 )]
 pub(super) async fn delete(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<HandIn, Refused>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Refused> {
-    let caller = caller(&gateway, &headers, HAND_IN)?;
     let file = find(&gateway, &caller, &name).await?;
     if !gateway.desk.store().delete_file(file.id).await? {
         return Err(not_found("file", &name));

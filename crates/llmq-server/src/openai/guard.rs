@@ -4,17 +4,14 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use llmq_provider::Dialect;
 use llmq_store::StoreError;
 
+use crate::Problem;
 use crate::dialect::Refusal;
 use crate::jobs::{as_refusal, unavailable};
-use crate::keys::{Caller, KeyScope};
-use crate::{Gateway, Problem};
-
-pub(super) const HAND_IN: &[KeyScope] = &[KeyScope::Call];
-pub(super) const LOOK: &[KeyScope] = &[KeyScope::Read, KeyScope::Call];
+use crate::keys::{Caller, Denied};
 
 /// Why a request is refused, in OpenAI's form.
 #[derive(Debug)]
@@ -23,6 +20,12 @@ pub(super) struct Refused(pub(super) Refusal);
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self(refusal)
+    }
+}
+
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Self {
+        Self(denied.into())
     }
 }
 
@@ -57,42 +60,9 @@ impl IntoResponse for Refused {
     }
 }
 
-/// The caller, who has at least one of these scopes.
-pub(super) fn caller(
-    gateway: &Gateway,
-    headers: &HeaderMap,
-    scopes: &[KeyScope],
-) -> Result<Caller, Refused> {
-    let caller = gateway.keys.authenticate(headers).map_err(|error| {
-        let error = error.to_string();
-        Refusal::new(StatusCode::UNAUTHORIZED, "unauthenticated", error)
-    })?;
-    let mut refused = None;
-    for scope in scopes {
-        match caller.may(*scope) {
-            Ok(()) => return Ok(caller),
-            Err(error) => refused = refused.or(Some(error.to_string())),
-        }
-    }
-    Err(forbidden(refused.unwrap_or_default()))
-}
-
-/// Whose what a caller hands in is to be.
-pub(super) fn tenant(caller: &Caller, headers: &HeaderMap) -> Result<String, Refused> {
-    let asked = headers.get("x-llmq-tenant");
-    let asked = asked.and_then(|value| value.to_str().ok());
-    let tenant = caller.tenant_for(asked);
-    let tenant = tenant.map_err(|error| forbidden(error.to_string()))?;
-    Ok(tenant.to_owned())
-}
-
 /// Of which tenant a caller sees all; none: of every one.
 pub(super) fn sees_of(caller: &Caller) -> Option<&str> {
     (!caller.sees_all()).then(|| caller.tenant())
-}
-
-pub(super) fn forbidden(message: String) -> Refused {
-    Refusal::new(StatusCode::FORBIDDEN, "forbidden", message).into()
 }
 
 /// What is not there, or another tenant's.

@@ -115,6 +115,52 @@ async fn a_caller_that_sends_its_body_byte_by_byte_gets_408() {
     }
 }
 
+/// Once only calls were bounded so, and `connections_max` slow bodies shut the server.
+#[tokio::test]
+async fn a_slow_body_gets_408_on_every_path_that_takes_one() {
+    let world = World::new("", SHORT).await;
+    for path in ["/api/requests", "/api/webhooks", "/api/keys", "/v1/batches"] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: 1000\r\n\r\n{{\"a\":\""
+        );
+        let (answer, took) = trickle(&world, &head, "m").await;
+        is(&answer, 408, "too slowly");
+        assert!(took >= SHORT.body_within, "{path}: {took:?}");
+    }
+    let head = "POST /v1/files HTTP/1.1\r\nhost: localhost\r\n\
+                content-type: multipart/form-data; boundary=x\r\ncontent-length: 1000\r\n\r\n\
+                --x\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\n";
+    let (answer, _) = trickle(&world, head, "m").await;
+    is(&answer, 408, "too slowly");
+}
+
+/// Once a body of `max_body` was read before the key was looked at.
+#[tokio::test]
+async fn nothing_is_read_of_those_who_may_not_call() {
+    let world = World::new("auth = \"keys\"", Bounds::default()).await;
+    for path in [
+        "/api/requests",
+        "/api/webhooks",
+        "/api/keys",
+        "/v1/batches",
+        "/v1/files",
+    ] {
+        let kind = match path {
+            "/v1/files" => "multipart/form-data; boundary=x",
+            _ => "application/json",
+        };
+        // The body never comes.
+        let answer = world
+            .exchange(format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                 content-type: {kind}\r\ncontent-length: 30000\r\n\r\n"
+            ))
+            .await;
+        is(&answer, 401, "unauthenticated");
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_brings_nothing_is_closed_before_and_after_a_request() {
     let world = World::new("", SHORT).await;

@@ -26,6 +26,59 @@ async fn without_the_setting_no_page_of_another_origin_may_call() {
     assert!(!answer.contains("access-control"), "{answer}");
 }
 
+/// A page needs nobody's leave to send a POST with a plain body, and a server on this machine asks
+/// for no key: once such a call was sent, and paid.
+#[tokio::test]
+async fn a_page_of_another_site_spends_nothing_and_hands_nothing_in() {
+    let world = World::new("", SHORT).await;
+    let body = r#"{"model":"nothing here","messages":[]}"#;
+    let post = |path: &str, headers: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost:8080\r\nconnection: close\r\n{headers}\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    for path in [
+        "/v1/chat/completions",
+        "/v1/messages",
+        "/api/requests",
+        "/v1/batches",
+        "/api/keys",
+    ] {
+        for headers in [
+            "sec-fetch-site: cross-site\r\n",
+            "sec-fetch-site: same-site\r\n",
+            "origin: https://evil.example\r\n",
+            "origin: null\r\n",
+            "origin: http://localhost:3000\r\n",
+        ] {
+            is(
+                &world.exchange(post(path, headers)).await,
+                403,
+                "other sites",
+            );
+        }
+    }
+    // Programs, this server's own pages, and what a user typed.
+    for headers in [
+        "",
+        "sec-fetch-site: none\r\n",
+        "sec-fetch-site: same-origin\r\norigin: http://localhost:5173\r\n",
+        "origin: http://localhost:8080\r\n",
+    ] {
+        let answer = world.exchange(post("/v1/chat/completions", headers)).await;
+        is(&answer, 404, "model_not_found");
+    }
+    // A page has no key of ours: where one is asked for, it gets no further.
+    let asking = World::new("auth = \"keys\"", SHORT).await;
+    let answer = asking.exchange(post(
+        "/v1/chat/completions",
+        "sec-fetch-site: cross-site\r\n",
+    ));
+    is(&answer.await, 401, "unauthenticated");
+}
+
 #[tokio::test]
 async fn an_allowed_origin_may_ask_call_and_read_and_no_other_may() {
     let world = World::new(ALLOWED, SHORT).await;

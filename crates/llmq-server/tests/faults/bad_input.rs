@@ -65,6 +65,37 @@ async fn what_is_no_call_is_refused_in_the_callers_dialect() {
     world.ask(Mode::Whole).await.is_from(&one);
 }
 
+/// Once a name of 60 KB was kept for ever, and one that is no text was passed over.
+#[tokio::test]
+async fn a_tenant_that_is_no_name_is_refused() {
+    let (one, world) = small().await;
+    let long = "x".repeat(101);
+    for name in ["", long.as_str()] {
+        let seen = world
+            .ask_with(Mode::Whole, &[("x-llmq-tenant", name)])
+            .await;
+        seen.failed(400, "X-LLMQ-Tenant");
+    }
+    assert_eq!(one.calls(), 0);
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+    let no_text = [
+        head.as_bytes(),
+        b"x-llmq-tenant: \xff\r\ncontent-length: 0\r\n\r\n",
+    ]
+    .concat();
+    let reply = world.raw_bytes(&no_text).await;
+    assert!(
+        reply.starts_with("HTTP/1.1 400 ") && reply.contains("X-LLMQ-Tenant"),
+        "{reply}"
+    );
+    let body = r#"{"model":"m","messages":[]}"#;
+    let length = body.len();
+    let name = "x-llmq-tenant: B\u{fc}ro\r\n";
+    let named = format!("{head}{name}content-length: {length}\r\n\r\n{body}");
+    let reply = world.raw(&named).await;
+    assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+}
+
 /// A length that is not stated beforehand is found out while it comes: once a body whose first
 /// piece was too long was answered only when more of it came.
 #[tokio::test]

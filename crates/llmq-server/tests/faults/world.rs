@@ -250,10 +250,15 @@ impl World {
 
     /// What these bytes are answered, until the gateway closes the connection.
     pub(crate) async fn raw(&self, bytes: &str) -> String {
+        self.raw_bytes(bytes.as_bytes()).await
+    }
+
+    /// The same for what need not be text.
+    pub(crate) async fn raw_bytes(&self, bytes: &[u8]) -> String {
         let exchange = async {
             let mut stream = TcpStream::connect(self.addr).await.unwrap();
             // It may be answered, and the connection closed, before all of it is read.
-            let _written = stream.write_all(bytes.as_bytes()).await;
+            let _written = stream.write_all(bytes).await;
             let mut reply = Vec::new();
             let mut piece = [0; 4096];
             while let Ok(length @ 1..) = stream.read(&mut piece).await {

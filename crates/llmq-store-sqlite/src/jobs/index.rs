@@ -180,6 +180,7 @@ impl Index {
             queue: self.names.name(row.queue).to_string(),
             priority: row.priority,
             tenant: self.names.name(row.tenant).to_string(),
+            key: row.key(),
         }
     }
 

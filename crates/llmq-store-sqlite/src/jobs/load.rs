@@ -39,6 +39,9 @@ impl Opened {
     }
 }
 
+/// What a row says of its lane.
+type LaneOf = (i64, i64, Priority, Option<Uuid>);
+
 impl Index {
     /// Reads all that has not ended, checks each row of it, and removes what was never published.
     ///
@@ -134,7 +137,7 @@ impl Index {
     ) -> rusqlite::Result<Vec<JobRow>> {
         let mut unpublished = Vec::new();
         // Neighbours are mostly of one lane, and a name is not looked up a million times.
-        let mut lane: Option<((i64, i64, Priority), Lane)> = None;
+        let mut lane: Option<(LaneOf, Lane)> = None;
         let mut query = connection.prepare(select_jobs!("WHERE status < 2 ORDER BY place"))?;
         let mut rows = query.query([])?;
         while let Some(row) = rows.next()? {
@@ -168,7 +171,7 @@ impl Index {
                 continue;
             }
             opened.queued += 1;
-            let of = (row.queue, row.tenant, row.priority);
+            let of = (row.queue, row.tenant, row.priority, row.key());
             if lane.as_ref().is_none_or(|(found, _)| *found != of) {
                 lane = Some((of, self.lane(&row)));
             }

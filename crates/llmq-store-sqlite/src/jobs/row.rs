@@ -312,6 +312,20 @@ impl JobRow {
         }
     }
 
+    /// The key of its lane.
+    pub(crate) fn key(&self) -> Option<Uuid> {
+        #[derive(Deserialize)]
+        struct Keyed {
+            key: Option<Uuid>,
+        }
+        // Most have none, and their notes are not read.
+        if !self.details.contains("\"key\":") {
+            return None;
+        }
+        let keyed = serde_json::from_str::<Keyed>(&self.details);
+        keyed.ok()?.key
+    }
+
     pub(crate) fn noted(&self) -> Result<Noted, Damage> {
         self.parse(&self.details)
     }

@@ -416,6 +416,7 @@ impl Case {
                         queue: queue.to_owned(),
                         priority,
                         tenant: tenant.to_owned(),
+                        key: None,
                     };
                     let found = self.world.waiting(&lane).await;
                     assert_eq!(found, self.model.waiting(&lane), "seed {seed}: {lane:?}");

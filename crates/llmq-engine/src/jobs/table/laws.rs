@@ -86,6 +86,7 @@ impl Model {
                 queue: "m".to_owned(),
                 priority,
                 tenant: tenant.to_owned(),
+                key: None,
             })
         };
         Self {

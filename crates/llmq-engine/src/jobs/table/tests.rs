@@ -7,6 +7,7 @@ fn lane(queue: &str, priority: Priority, tenant: &str) -> Arc<Lane> {
         queue: queue.to_owned(),
         priority,
         tenant: tenant.to_owned(),
+        key: None,
     })
 }
 

@@ -1,7 +1,8 @@
 use axum::body::Body;
-use http::Request;
+use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use jiff::tz::TimeZone;
+use llmq_engine::Tasks;
 use llmq_store_sqlite::{Place, Store};
 use llmq_testkit::FakeClock;
 use serde_json::Value;
@@ -28,7 +29,8 @@ impl World {
             auth,
             time_zone: TimeZone::UTC,
         };
-        let ring = KeyRing::open(store, Arc::new(FakeClock::new()), options);
+        let tasks = Tasks::new();
+        let ring = KeyRing::open(store, Arc::new(FakeClock::new()), options, &tasks);
         Self {
             router: router(ring.await.unwrap()),
             key: None,

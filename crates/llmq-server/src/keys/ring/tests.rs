@@ -1,3 +1,5 @@
+use std::pin::Pin;
+
 use http::HeaderValue;
 use llmq_api::KeyBudget;
 use llmq_core::Usage;
@@ -13,7 +15,10 @@ async fn ring(store: &Store, auth: AuthPolicy) -> Arc<KeyRing> {
         time_zone: TimeZone::UTC,
     };
     let clock = Arc::new(FakeClock::new());
-    KeyRing::open(store.clone(), clock, options).await.unwrap()
+    let tasks = Tasks::new();
+    KeyRing::open(store.clone(), clock, options, &tasks)
+        .await
+        .unwrap()
 }
 
 fn memory() -> Store {
@@ -93,7 +98,6 @@ async fn the_whole_hash_decides_and_not_its_index() {
 #[tokio::test]
 async fn a_loopback_server_is_open_until_the_first_key() {
     let keys = ring(&memory(), AuthPolicy::OpenUntilKeys).await;
-    assert!(!keys.has_keys());
     for headers in [HeaderMap::new(), showing("sk-1"), showing("llmq_no")] {
         let caller = keys.authenticate(&headers).unwrap();
         assert_eq!((caller.tenant(), caller.key_id()), ("default", None));
@@ -205,7 +209,7 @@ async fn a_budget_holds_through_a_stop_and_through_a_crash() {
     let caller = keys.authenticate(&headers).unwrap();
     assert!(caller.has_budget());
     let mut booking = keys.reserve(&caller, tokens(500)).await.unwrap();
-    booking.sent();
+    booking.begins();
     booking.settle(&usage(400), 0);
     drop(keys.reserve(&caller, tokens(600)).await.unwrap());
     keys.save_last_usage().await.unwrap();
@@ -216,7 +220,7 @@ async fn a_budget_holds_through_a_stop_and_through_a_crash() {
     assert!(keys.reserve(&caller, tokens(601)).await.is_err());
     drop(keys.reserve(&caller, tokens(600)).await.unwrap());
     let mut booking = keys.reserve(&caller, tokens(100)).await.unwrap();
-    booking.sent();
+    booking.begins();
     drop(booking);
 
     // After a crash what had been drawn is spent: here all of it.
@@ -241,7 +245,7 @@ async fn a_call_that_was_sent_and_never_settled_counts_in_full() {
     let caller = keys.authenticate(&showing(created.key.expose())).unwrap();
     drop(keys.reserve(&caller, tokens(700)).await.unwrap());
     let mut booking = keys.reserve(&caller, tokens(700)).await.unwrap();
-    booking.sent();
+    booking.begins();
     drop(booking);
     assert!(keys.reserve(&caller, tokens(301)).await.is_err());
     assert!(keys.reserve(&caller, tokens(300)).await.is_ok());
@@ -276,6 +280,58 @@ async fn what_is_booked_is_written_each_second_and_shown() {
     let [day, month] = keys.booked(&created.record).unwrap();
     assert_eq!((day.input_tokens, day.nano_usd), (14, 22));
     assert_eq!(day, month);
+}
+
+/// Drops the future of a caller that hung up, and waits for what goes on without it.
+async fn left(keys: &KeyRing, mut asked: impl Future + Unpin) {
+    let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(Pin::new(&mut asked).poll(context).is_pending());
+    drop(asked);
+    assert!(keys.tasks.ended(llmq_testkit::PATIENCE).await);
+}
+
+// Between the store's word and the table's there is a wait: once a key stayed in use until the
+// next start when its revoker hung up there.
+#[tokio::test]
+async fn a_key_goes_out_of_use_although_its_revoker_goes() {
+    let keys = ring(&memory(), AuthPolicy::Keys).await;
+    keys.create(wanted("manager")).await.unwrap();
+    let created = keys.create(wanted("a")).await.unwrap();
+    left(&keys, Box::pin(keys.revoke(created.record.id))).await;
+    let shown = showing(created.key.expose());
+    assert_eq!(keys.authenticate(&shown).unwrap_err(), AuthError::Refused);
+    let record = keys.one(created.record.id).await.unwrap().unwrap();
+    assert!(record.revoked_at.is_some());
+}
+
+// Once such a key closed a loopback server to everybody at its next start.
+#[tokio::test]
+async fn a_key_that_nobody_was_told_is_taken_back() {
+    let store = memory();
+    let keys = ring(&store, AuthPolicy::OpenUntilKeys).await;
+    left(&keys, Box::pin(keys.create(wanted("a")))).await;
+    assert!(keys.asks_nobody());
+    assert!(ring(&store, AuthPolicy::OpenUntilKeys).await.asks_nobody());
+    keys.create(wanted("a")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_key_that_had_limits_is_known_to_the_next_process() {
+    let store = memory();
+    let keys = ring(&store, AuthPolicy::Keys).await;
+    keys.create(wanted("manager")).await.unwrap();
+    let limited = CreateKey {
+        limits: vec!["rpm=1".to_owned()],
+        ..wanted("limited")
+    };
+    let created = keys.create(limited).await.unwrap();
+    keys.revoke(created.record.id).await.unwrap();
+    keys.save_usage().await.unwrap();
+    for keys in [&keys, &ring(&store, AuthPolicy::Keys).await] {
+        let caller = keys.by_id(created.record.id).unwrap();
+        assert_eq!(caller.limits().len(), 1);
+        assert!(keys.authenticate(&showing(created.key.expose())).is_err());
+    }
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use super::object::response;
 use crate::call::{self, Incoming, Reply, ReplyBody};
 use crate::dialect::Refusal;
 use crate::jobs::{self, sees};
-use crate::keys::KeyScope;
+use crate::keys::{self, HandIn, Need as _};
 use crate::models::Model;
 use crate::{Gateway, Problem};
 
@@ -39,7 +39,7 @@ pub(crate) async fn accepted(
     model: &Model,
 ) -> Reply {
     let accepting = async {
-        let mut job = jobs::of_call(gateway, incoming, model)?;
+        let mut job = jobs::of_call(gateway, incoming, model).await?;
         jobs::note(&mut job.details, MARK, true.into());
         let accepted = gateway.desk.accept(job).await;
         accepted.map_err(|problem| jobs::as_refusal(&problem))
@@ -68,22 +68,14 @@ pub(crate) async fn kept(
     let rest = uri.path().strip_prefix("/v1/responses/")?;
     let (name, below) = rest.split_once('/').unwrap_or((rest, ""));
     let id = ids::job_of(name)?;
-    let caller = match gateway.keys.authenticate(headers) {
+    let caller = match keys::caller(&gateway.keys, headers, HandIn::SCOPES) {
         Ok(caller) => caller,
-        Err(error) => {
-            let error = error.to_string();
-            let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "unauthenticated", error);
-            return Some(refused(&refusal));
-        }
+        Err(denied) => return Some(refused(&denied.into())),
     };
     let job = match gateway.desk.job(id).await {
         Ok(job) => job.filter(|job| is_response(job) && sees(&caller, &job.tenant))?,
         Err(problem) => return Some(refused(&jobs::as_refusal(&problem))),
     };
-    if let Err(error) = caller.may(KeyScope::Call) {
-        let refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden", error.to_string());
-        return Some(refused(&refusal));
-    }
     Some(match (method, below) {
         (&Method::GET, "") => match Query::<Asked>::try_from_uri(uri) {
             Ok(Query(asked)) => {

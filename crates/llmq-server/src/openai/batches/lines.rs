@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::notes::{Fault, Notes};
 use crate::models::Model;
-use crate::{Gateway, call, jobs};
+use crate::{Gateway, call};
 
 /// The most lines of a batch (OpenAI's own limit).
 pub(super) const LINES_MAX: u32 = 50_000;
@@ -128,9 +128,7 @@ impl<'a> Checker<'a> {
             custom_id,
         });
         job.details.endpoint.clone_from(&self.notes.endpoint);
-        if let Some(key) = self.notes.key {
-            jobs::note(&mut job.details, "key", key.to_string().into());
-        }
+        job.details.key = self.notes.key;
         Ok(job)
     }
 

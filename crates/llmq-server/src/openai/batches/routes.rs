@@ -14,15 +14,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::super::files::{bad_cursor, find as find_file, listed};
-use super::super::guard::{self, HAND_IN, LOOK, Refused, caller, not_found, sees_of};
+use super::super::guard::{Refused, not_found, sees_of};
 use super::super::{ids, upload};
 use super::notes::{Instants, Notes};
 use super::object::object;
 use super::steward::{told, update};
 use crate::Gateway;
+use crate::call;
 use crate::dialect::Refusal;
 use crate::jobs::sees;
-use crate::keys::Caller;
+use crate::keys::{self, Caller, HandIn, Look, May, Spend};
 
 type Shared = State<Arc<Gateway>>;
 
@@ -70,15 +71,21 @@ struct Expiry {
 )]
 pub(in super::super) async fn create(
     State(gateway): Shared,
+    May(caller, _): May<HandIn, Refused>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Refused> {
-    let caller = caller(&gateway, &headers, HAND_IN)?;
-    let tenant = guard::tenant(&caller, &headers)?;
+    let tenant = keys::tenant(&caller, &headers)?.to_owned();
     let body = body.map_err(|rejection| Refusal::invalid(rejection.body_text()))?;
     let wanted: Create =
         serde_json::from_slice(&body).map_err(|error| Refusal::invalid(error.to_string()))?;
     let file = input(&gateway, &caller, &wanted.input_file_id).await?;
+    // What its lines may cost is held line by line, as each one starts.
+    let least = Spend {
+        tokens: 1,
+        nano_usd: 1,
+    };
+    call::has_room(&gateway, &caller, least).await?;
     let notes = notes(&caller, &file, wanted)?;
     let now = gateway.clock.now().wall;
     let batch = Batch {
@@ -185,10 +192,9 @@ pub(in super::super) struct Asked {
 )]
 pub(in super::super) async fn list(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Look, Refused>,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Value>, Refused> {
-    let caller = caller(&gateway, &headers, LOOK)?;
     let Query(asked) = asked?;
     let limit = asked.limit.unwrap_or(LIMIT);
     if limit == 0 || limit > LIMIT_MAX {
@@ -222,10 +228,9 @@ pub(in super::super) async fn list(
 )]
 pub(in super::super) async fn show(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<Look, Refused>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Refused> {
-    let caller = caller(&gateway, &headers, LOOK)?;
     Ok(Json(object(&find(&gateway, &caller, &name).await?)?))
 }
 
@@ -244,10 +249,9 @@ pub(in super::super) async fn show(
 )]
 pub(in super::super) async fn cancel(
     State(gateway): Shared,
-    headers: HeaderMap,
+    May(caller, _): May<HandIn, Refused>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Refused> {
-    let caller = caller(&gateway, &headers, HAND_IN)?;
     loop {
         let batch = find(&gateway, &caller, &name).await?;
         let now = gateway.clock.now();

@@ -1,0 +1,280 @@
+//! What a key may do and spend holds for its accepted requests too.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::world::{Got, World, chat, request};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// A gateway with a key that may do everything, and the keys of its callers.
+struct Keyed {
+    world: World,
+    admin: String,
+}
+
+/// A key, with its id.
+struct Key {
+    shown: String,
+    id: String,
+}
+
+impl Keyed {
+    async fn new(limits: &[&str]) -> Self {
+        let world = World::with(limits, "").await;
+        let all = json!({"name": "admin", "scopes": ["call", "read", "manage"],
+            "any_tenant": true});
+        let admin = world.post("/api/keys", &all).await.json()["key"].clone();
+        let admin = format!("Bearer {}", admin.as_str().unwrap());
+        Self { world, admin }
+    }
+
+    async fn ask(&self, key: &str, method: Method, path: &str, body: &Value) -> Got {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let headers = [("authorization", key)];
+        self.world.ask(method, path, &headers, body).await
+    }
+
+    async fn key(&self, wanted: Value) -> Key {
+        let got = self
+            .ask(&self.admin, Method::POST, "/api/keys", &wanted)
+            .await;
+        assert_eq!(got.status, 201, "{got:?}");
+        let key = got.json();
+        Key {
+            shown: format!("Bearer {}", key["key"].as_str().unwrap()),
+            id: key["id"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    /// Hands one in as a tenant, and tells its id.
+    async fn hand_in(&self, key: &Key, tenant: Option<&str>) -> String {
+        let mut headers = vec![("authorization", key.shown.as_str())];
+        headers.extend(tenant.map(|tenant| ("x-llmq-tenant", tenant)));
+        let body = request().to_string();
+        let got = self
+            .world
+            .ask(Method::POST, "/api/requests", &headers, body)
+            .await;
+        assert_eq!(got.status, 202, "{got:?}");
+        got.json()["queue_id"].as_str().unwrap().to_owned()
+    }
+
+    /// A request at its end, or after these seconds.
+    async fn after(&self, id: &str, wait: u32) -> Value {
+        let path = format!("/api/requests/{id}?wait={wait}");
+        self.ask(&self.admin, Method::GET, &path, &Value::Null)
+            .await
+            .json()
+    }
+
+    async fn completes(&self, id: &str) {
+        let state = self.after(id, 20).await;
+        assert_eq!(state["status"], "completed", "{state}");
+    }
+
+    /// It waits for its key's own limit.
+    async fn waits_for_its_key(&self, id: &str) {
+        let state = self.after(id, 1).await;
+        assert_eq!(state["status"], "queued", "{state}");
+        let why = state["waiting_for"].as_str().unwrap_or_default();
+        assert!(why.contains("key"), "{state}");
+    }
+
+    /// The tokens that a key has used today.
+    async fn used(&self, key: &Key) -> u64 {
+        let path = format!("/api/keys/{}", key.id);
+        let info = self
+            .ask(&self.admin, Method::GET, &path, &Value::Null)
+            .await
+            .json();
+        let day = &info["usage"]["day"];
+        day["input_tokens"].as_u64().unwrap() + day["output_tokens"].as_u64().unwrap()
+    }
+}
+
+/// A call that costs 100 output tokens at most, and some of input.
+fn capped() -> Value {
+    let mut body = chat();
+    body["max_tokens"] = json!(100);
+    body
+}
+
+/// Once a job was known by its tenant's name alone: a name that no key has was without limits.
+#[tokio::test]
+async fn a_keys_limits_hold_whatever_tenant_it_names() {
+    let keyed = Keyed::new(&[]).await;
+    let key = json!({"name": "k", "any_tenant": true, "limits": ["requests=1/1h"]});
+    let key = keyed.key(key).await;
+    let first = keyed.hand_in(&key, Some("x")).await;
+    keyed.completes(&first).await;
+    for tenant in [Some("x"), Some("y"), None] {
+        let next = keyed.hand_in(&key, tenant).await;
+        keyed.waits_for_its_key(&next).await;
+    }
+}
+
+#[tokio::test]
+async fn two_keys_of_one_tenant_have_each_its_own_limits() {
+    let keyed = Keyed::new(&[]).await;
+    let limited = json!({"name": "a", "tenant": "team", "limits": ["requests=1/1h"]});
+    let limited = keyed.key(limited).await;
+    let free = keyed.key(json!({"name": "b", "tenant": "team"})).await;
+    keyed.completes(&keyed.hand_in(&limited, None).await).await;
+    let waits = keyed.hand_in(&limited, None).await;
+    keyed.waits_for_its_key(&waits).await;
+    for _ in 0..3 {
+        keyed.completes(&keyed.hand_in(&free, None).await).await;
+    }
+    let path = format!("/api/keys/{}", limited.id);
+    keyed
+        .ask(&keyed.admin, Method::DELETE, &path, &Value::Null)
+        .await;
+    let state = keyed.after(&waits, 1).await;
+    assert_eq!(
+        state["status"], "queued",
+        "a revoked key's limits hold: {state}"
+    );
+}
+
+/// Once only a plain call asked the budget: a key of a dollar a day handed in work for thousands.
+#[tokio::test]
+async fn a_spent_budget_is_spent_in_every_way_of_calling() {
+    let keyed = Keyed::new(&[]).await;
+    let key = json!({"name": "k", "budget": {"tokens_per_day": 130}});
+    let key = keyed.key(key).await;
+    let first = keyed.ask(&key.shown, Method::POST, CHAT, &capped()).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let before = keyed.world.calls();
+    let key_header = ("authorization", key.shown.as_str());
+    let body = capped().to_string();
+    for more in [
+        ("x-none", "1"),
+        ("idempotency-key", "a"),
+        ("prefer", "respond-async"),
+    ] {
+        let got = keyed
+            .world
+            .ask(Method::POST, CHAT, &[key_header, more], body.clone())
+            .await;
+        assert_eq!(got.status, 429, "{more:?}: {got:?}");
+        assert_eq!(got.json()["error"]["code"], "budget_exhausted");
+        let wait: u64 = got.header("retry-after").parse().unwrap();
+        assert!((1..=86_400).contains(&wait), "until the day turns: {wait}");
+    }
+    let background = json!({"model": "gpt", "input": "x", "background": true,
+        "max_output_tokens": 200});
+    let got = keyed
+        .ask(&key.shown, Method::POST, "/v1/responses", &background)
+        .await;
+    assert_eq!(got.json()["error"]["code"], "budget_exhausted", "{got:?}");
+    let one = json!({"endpoint": CHAT, "body": capped()});
+    let got = keyed
+        .ask(&key.shown, Method::POST, "/api/requests", &one)
+        .await;
+    assert_eq!(got.problem(), (429, "budget_exhausted".to_owned()));
+    assert_eq!(keyed.world.calls(), before);
+
+    let key = json!({"name": "many", "budget": {"tokens_per_day": 300}});
+    let key = keyed.key(key).await;
+    let many = json!({"requests": vec![one; 10]});
+    let got = keyed
+        .ask(&key.shown, Method::POST, "/api/requests", &many)
+        .await;
+    assert_eq!(got.problem(), (429, "budget_exhausted".to_owned()));
+}
+
+#[tokio::test]
+async fn what_was_accepted_holds_its_part_of_the_budget_while_it_runs() {
+    let keyed = Keyed::new(&[]).await;
+    let key = json!({"name": "k", "budget": {"tokens_per_day": 250}});
+    let key = keyed.key(key).await;
+    let steer = |word: &str| format!("/api/queues/gpt/{word}");
+    keyed
+        .ask(&keyed.admin, Method::POST, &steer("pause"), &Value::Null)
+        .await;
+    let one = json!({"endpoint": CHAT, "body": capped()});
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        let got = keyed
+            .ask(&key.shown, Method::POST, "/api/requests", &one)
+            .await;
+        assert_eq!(got.status, 202, "nothing is held for what waits: {got:?}");
+        ids.push(got.json()["queue_id"].as_str().unwrap().to_owned());
+    }
+    keyed
+        .ask(&keyed.admin, Method::POST, &steer("resume"), &Value::Null)
+        .await;
+    let mut completed = 0;
+    for id in &ids {
+        let state = keyed.after(id, 20).await;
+        if state["status"] == "completed" {
+            completed += 1;
+            continue;
+        }
+        assert_eq!(state["error"]["code"], "budget_exhausted", "{state}");
+        let path = format!("/api/requests/{id}/result");
+        let got = keyed
+            .ask(&keyed.admin, Method::GET, &path, &Value::Null)
+            .await;
+        assert_eq!(got.problem(), (429, "budget_exhausted".to_owned()));
+    }
+    let used = keyed.used(&key).await;
+    assert!(
+        completed > 0 && completed < 8 && used <= 250,
+        "{completed}: {used}"
+    );
+}
+
+/// A batch is made by a key whose budget is spent, or its lines find it spent.
+#[tokio::test]
+async fn a_batch_is_refused_when_nothing_is_left() {
+    let keyed = Keyed::new(&[]).await;
+    let key = json!({"name": "k", "budget": {"tokens_per_day": 1}});
+    let key = keyed.key(key).await;
+    let line = json!({"custom_id": "a", "method": "POST", "url": CHAT, "body": capped()});
+    let form = format!(
+        "--B\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--B\r\n\
+         Content-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n{line}\r\n--B--\r\n"
+    );
+    let headers = [
+        ("authorization", key.shown.as_str()),
+        ("content-type", "multipart/form-data; boundary=B"),
+    ];
+    let file = keyed
+        .world
+        .ask(Method::POST, "/v1/files", &headers, form)
+        .await
+        .json();
+    let batch = json!({"input_file_id": file["id"], "endpoint": CHAT,
+        "completion_window": "24h"});
+    let got = keyed
+        .ask(&key.shown, Method::POST, "/v1/batches", &batch)
+        .await;
+    assert_eq!(got.status, 200, "{got:?}");
+    let id = got.json()["id"].as_str().unwrap().to_owned();
+    let ended = async {
+        loop {
+            let path = format!("/v1/batches/{id}");
+            let batch = keyed
+                .ask(&key.shown, Method::GET, &path, &Value::Null)
+                .await
+                .json();
+            if batch["status"] == "completed" {
+                return batch;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ended = tokio::time::timeout(llmq_testkit::PATIENCE, ended)
+        .await
+        .unwrap();
+    assert_eq!(ended["request_counts"]["failed"], 1, "{ended}");
+    assert_eq!(keyed.world.calls(), 0);
+}
