@@ -31,5 +31,5 @@ pub use assembly::{Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyE
 pub use clock::SystemClock;
 pub use found_out::FoundOut;
 pub use hub::{AfterFailure, Grant, Hub, Listener, Running, Ticket, listen, run};
-pub use speech::{Outgoing, spoken};
+pub use speech::{Outgoing, Saying, StreamOf, refuses_stream_options, spoken};
 pub use tasks::Tasks;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse as _;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -93,7 +94,10 @@ async fn earlier(gateway: &Arc<Gateway>, request: &Request<Incoming>, rest: &str
 async fn page(front: &Front, request: Request<Incoming>) -> Reply {
     let slow = Slow::default();
     let bounds = front.gateway.bounds;
-    let request = request.map(|body| Timed::new(body, bounds).telling(slow.clone()));
+    let mut request = request.map(|body| Timed::new(body, bounds).telling(slow.clone()));
+    // Some routes have a bound of their own.
+    let max = usize::try_from(front.gateway.max_body_bytes()).unwrap_or(usize::MAX);
+    DefaultBodyLimit::max(max).apply(&mut request);
     // A router is always ready.
     let Ok(mut response) = front.pages.clone().call(request).await;
     // Whoever read the body knows only that it broke off.

@@ -1,6 +1,7 @@
 //! What a running gateway is made of.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -8,7 +9,7 @@ use jiff::tz::TimeZone;
 use llmq_core::{Clock, Verdict};
 use llmq_dispatch::Notice;
 use llmq_engine::books::{Memory, Wanted};
-use llmq_engine::config::{Ambiguous, ServerSettings, Settings, StoreSettings};
+use llmq_engine::config::{Ambiguous, RetrySettings, ServerSettings, Settings, StoreSettings};
 use llmq_engine::{AssemblyError, Hub, SystemClock, Tasks, assemble};
 use llmq_store_sqlite::{OpenError, Place, Store, StoreError};
 use tokio_rustls::TlsAcceptor;
@@ -108,15 +109,17 @@ pub struct Gateway {
     pub(crate) tenants: Arc<Tenants>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) observed: Arc<Observed>,
-    pub(crate) log: CallLog,
+    pub(crate) log: Arc<CallLog>,
     pub(crate) traces: Option<Arc<Traces>>,
     pub(crate) bounds: Bounds,
     pub(crate) live: ArcSwap<Live>,
     /// None: the store is nowhere, and nothing is kept.
     keeping: Option<Keeping>,
     /// Who made what calls may name later.
-    pub(crate) made: Made,
+    pub(crate) made: Arc<Made>,
     pub(crate) desk: Desk,
+    /// Of files that are on their way in.
+    pub(crate) file_bytes_coming: AtomicU64,
     /// The batches that something happened to.
     pub(crate) batches: Arc<batches::Touched>,
 }
@@ -131,6 +134,7 @@ impl HasKeys for Arc<Gateway> {
 pub(crate) struct Live {
     pub(crate) server: ServerSettings,
     pub(crate) store: StoreSettings,
+    pub(crate) retry: RetrySettings,
     /// Whether a caller's choice of an account reaches any upstream.
     pub(crate) passes_account: bool,
     /// For https; none: http.
@@ -144,6 +148,7 @@ impl Live {
             tls: server.tls.as_ref().map(tls::acceptor).transpose()?,
             server,
             store: settings.store.clone(),
+            retry: settings.retry,
             passes_account: settings
                 .upstreams
                 .values()
@@ -212,7 +217,9 @@ impl Gateway {
         let news = assembly.accounts.take_news();
         let hub = llmq_engine::run(assembly.dispatcher, clock.clone(), tasks);
         tasks.spawn(save_usage(Arc::clone(&keys), tasks.clone()));
-        let observed = Arc::new(Observed::new(parts(settings, &hub), clock.clone()));
+        let seen = parts(settings, &hub);
+        let observed = Observed::new(seen, clock.clone(), Arc::clone(&jobs), tasks);
+        let observed = Arc::new(observed);
         let (hears, asks) = (Arc::clone(&observed), wanted.clone());
         llmq_engine::listen(&hub, move |notice| {
             asks.hear(&notice);
@@ -238,6 +245,8 @@ impl Gateway {
         };
         let touched = Arc::new(batches::Touched::default());
         let traces = options.traces.map(Arc::new);
+        let log = Arc::new(options.log);
+        let made = Arc::new(Made::new(settings.upstreams.len()));
         let catalog = Catalog {
             models: Arc::clone(&models),
             tenants: Arc::clone(&tenants),
@@ -246,18 +255,20 @@ impl Gateway {
             clock: clock.clone(),
             observed: Arc::clone(&observed),
             traces: traces.clone(),
+            log: Arc::clone(&log),
+            made: Arc::clone(&made),
             batches: Arc::clone(&touched),
         };
-        observed.keep_events(Arc::clone(&jobs), tasks);
         let desk = Desk::open(settings, jobs, catalog, tasks)
             .await
             .map_err(GatewayError::Jobs)?;
         let gateway = Arc::new(Self {
             desk,
+            file_bytes_coming: AtomicU64::new(0),
             batches: touched,
             keys,
             observed,
-            log: options.log,
+            log,
             traces,
             tenants,
             hub,
@@ -266,7 +277,7 @@ impl Gateway {
             bounds: options.bounds,
             live: ArcSwap::from_pointee(live),
             keeping,
-            made: Made::new(settings.upstreams.len()),
+            made,
         });
         tasks.spawn(batches::keep(Arc::clone(&gateway), tasks.clone()));
         Ok(gateway)
@@ -299,6 +310,11 @@ impl Gateway {
     /// How long a call may wait that does not say so itself.
     pub(crate) fn max_wait(&self) -> Duration {
         self.live.load().server.max_wait
+    }
+
+    /// How often what is accepted is tried.
+    pub(crate) fn max_attempts(&self) -> u32 {
+        self.live.load().retry.max_attempts
     }
 
     /// How many bytes a call's body may have.

@@ -3,10 +3,11 @@
 //!
 //! Read [`Gateway`] first: what a running gateway is made of. [`serve`] accepts connections,
 //! and `front` hands each request to `call` (a model is to answer) or to the small routes beside
-//! it. In
-//! `call`, `incoming` reads the request, `line` waits for leave to send, `attempt` sends and
+//! it. In `call`, `incoming` reads the request, `line` waits for leave to send, `attempt` sends and
 //! judges the answer, `stream` passes a stream on as it comes, and `reply` speaks to the caller
-//! in the dialect of the API that it called.
+//! in the dialect of the API that it called. Then [`keys`]: who calls, and what they may spend;
+//! `jobs`: calls that are accepted and finished later; `openai`: responses in the background,
+//! files and batches, which are made of those; and [`observe`]: what can be seen of it all.
 
 // A library says what it has to say to its caller, not to the terminal.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -36,6 +37,7 @@ mod jobs;
 mod openai;
 
 mod dialect;
+mod shown;
 
 pub mod keys;
 

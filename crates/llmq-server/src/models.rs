@@ -9,7 +9,9 @@ use llmq_dispatch::{QueueId, UpstreamId};
 use llmq_engine::config::{
     LimitTable, ModelSettings, OnUnavailable, RouteSettings, Settings, StreamRecovery, StreamUsage,
 };
-use llmq_engine::{Accounts, AssembledModel, AssembledRoute, AssemblyError, Hub, Outgoing};
+use llmq_engine::{
+    Accounts, AssembledModel, AssembledRoute, AssemblyError, Hub, Outgoing, Saying, StreamOf,
+};
 use llmq_provider::translate::Untranslatable;
 use llmq_provider::{Dialect, Operation, Provider};
 use rustc_hash::FxHashMap;
@@ -25,27 +27,20 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Whether at least one of its upstreams can be told a call.
-    ///
-    /// # Errors
-    ///
-    /// Why its first one cannot.
-    pub(crate) fn can_be_told(
-        &self,
+    /// A call of it, as its caller made it.
+    pub(crate) fn saying<'a>(
+        &'a self,
         operation: Operation,
-        body: &Bytes,
-    ) -> Result<(), Untranslatable> {
-        let mut first = None;
-        for route in &self.routes {
-            if operation.speaks(route.provider.dialect()) {
-                return Ok(());
-            }
-            match Outgoing::of(operation, &self.name, body, route) {
-                Ok(_) => return Ok(()),
-                Err(why) => first = first.or(Some(why)),
-            }
+        body: &'a Bytes,
+        stream: StreamOf,
+    ) -> Saying<'a> {
+        Saying {
+            operation,
+            model: &self.name,
+            settings: &self.settings,
+            body,
+            stream,
         }
-        first.map_or(Ok(()), Err)
     }
 
     /// What a call cost, in billionths of a dollar; 0 where no price is configured.
@@ -206,6 +201,35 @@ impl Models {
             .collect()
     }
 
+    /// Whether a call can be said to at least one of a model's upstreams or its fallbacks'.
+    ///
+    /// # Errors
+    ///
+    /// Why its first one cannot be told.
+    pub(crate) fn can_be_told(
+        &self,
+        model: &Model,
+        operation: Operation,
+        body: &Bytes,
+    ) -> Result<(), Untranslatable> {
+        let native = |route: &Arc<AssembledRoute>| operation.speaks(route.provider.dialect());
+        if model.routes.iter().any(native) {
+            return Ok(());
+        }
+        let names = model.settings.fallback.iter();
+        let fallbacks: Vec<_> = names.filter_map(|name| self.known(name)).collect();
+        let others = fallbacks.iter().flat_map(|other| &other.routes);
+        let saying = model.saying(operation, body, StreamOf::Nothing);
+        let mut first = None;
+        for route in model.routes.iter().chain(others) {
+            match Outgoing::of(&saying, route) {
+                Ok(_) => return Ok(()),
+                Err(why) => first = first.or(Some(why)),
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
     /// The model of this name. Where nothing was configured, one is made for it.
     /// `made` is called after one was.
     pub(crate) fn find(
@@ -309,7 +333,8 @@ fn account_for(accounts: &Accounts, model: &str) -> Option<String> {
     speaks(wanted).or_else(|| speaks(other))
 }
 
-fn unnamed(account: String) -> ModelSettings {
+/// How a model is set that nobody configured.
+pub(crate) fn unnamed(account: String) -> ModelSettings {
     ModelSettings {
         upstreams: vec![RouteSettings {
             upstream: account,

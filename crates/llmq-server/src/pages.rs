@@ -60,6 +60,8 @@ async fn guard(
 ) -> Response {
     match keys::caller(&ring, request.headers(), &[scope]) {
         Ok(caller) => {
+            // What goes on for long asks again whether its caller may.
+            request.extensions_mut().insert(Arc::clone(&ring));
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

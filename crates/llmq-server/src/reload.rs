@@ -46,6 +46,9 @@ impl Gateway {
         if settings.store != before.store {
             return Err(ReloadError::NeedsRestart("store"));
         }
+        if settings.retry.ambiguous != before.retry.ambiguous {
+            return Err(ReloadError::NeedsRestart("retry.ambiguous"));
+        }
         let ring = ring_options(settings);
         let ring = ring.ok_or(GatewayError::OpenToAll(settings.server.listen))?;
         let live = Live::of(settings).map_err(GatewayError::from)?;
@@ -55,6 +58,8 @@ impl Gateway {
 
         self.models.renew(accounts, settings, any_model, &self.hub);
         self.keys.set_options(ring);
+        self.desk.reach.allow(settings.webhooks.allow.clone());
+        self.made.has_accounts(settings.upstreams.len());
         self.live.store(Arc::new(live));
         self.observed.replace(parts(settings, &self.hub));
         Ok(Reloaded {

@@ -3,11 +3,17 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::{Request, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::call::{Broken, ReplyBody};
 use crate::front::{self, Front};
 use crate::{Bounds, Gateway};
 
@@ -107,18 +114,21 @@ impl Closing {
         self.news.notify_waiters();
     }
 
-    /// Carries a connection to its end: after its call in flight once closing has begun, and at
-    /// the `deadline` if it has not asked for anything by then.
+    /// Carries a connection to its end: after its call in flight once closing has begun, at the
+    /// `deadline` if it has not asked for anything by then, and when it has been `idle_max` without
+    /// a call.
     async fn carry(
         &self,
         connection: impl GracefulConnection,
-        has_asked: &AtomicBool,
+        busy: &Busy,
         deadline: Instant,
+        idle_max: Duration,
     ) {
         let mut connection = pin!(connection);
         let mut news = pin!(self.news.notified());
         let mut patience = pin!(tokio::time::sleep_until(deadline));
         let (mut listens, mut told) = (false, false);
+        let mut idle = Idle::default();
         poll_fn(|context| {
             // Once is enough: a task keeps its waker. Asking again takes a lock that all
             // connections share, with every piece of every call.
@@ -132,10 +142,18 @@ impl Closing {
             }
             // How a connection ends is its caller's affair.
             let end = connection.as_mut().poll(context).map(drop);
-            if end.is_pending() && !has_asked.load(Ordering::Relaxed) {
+            if end.is_ready() {
+                return end;
+            }
+            if !busy.has_asked.load(Ordering::Relaxed) {
                 return patience.as_mut().poll(context);
             }
-            end
+            if !told && idle.is_over(busy, idle_max, context) {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+                return connection.as_mut().poll(context).map(drop);
+            }
+            Poll::Pending
         })
         .await;
     }
@@ -180,7 +198,7 @@ impl Door {
             front: Arc::clone(&self.front),
             builder: Arc::clone(&self.builder),
             closing: Arc::clone(&self.closing),
-            has_asked: Arc::new(AtomicBool::new(false)),
+            busy: Arc::default(),
         };
         self.tasks.spawn(async move {
             guest.serve(stream).await;
@@ -216,13 +234,77 @@ async fn next(
     }
 }
 
+/// What a connection does.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    /// Whether a request came.
+    has_asked: AtomicBool,
+    /// It speaks HTTP/2: nothing else sees that it is idle, since its pings are answered.
+    multiplexes: AtomicBool,
+    /// Calls that came over HTTP/2, and those of them that are over.
+    began: AtomicU64,
+    ended: AtomicU64,
+    /// Whoever carries the connection: calls end in tasks of their own.
+    carrier: AtomicWaker,
+}
+
+/// A call that came over HTTP/2, until its answer is written.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Busy>);
+
+impl Busy {
+    fn begins(self: &Arc<Self>, version: Version) -> Option<InFlight> {
+        self.has_asked.store(true, Ordering::Relaxed);
+        if version != Version::HTTP_2 {
+            return None;
+        }
+        self.multiplexes.store(true, Ordering::Relaxed);
+        self.began.fetch_add(1, Ordering::Relaxed);
+        Some(InFlight(Arc::clone(self)))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Release);
+        self.0.carrier.wake();
+    }
+}
+
+/// For how long a connection has had no call.
+#[derive(Debug, Default)]
+struct Idle {
+    /// After so many calls, until then.
+    wait: Option<(u64, Pin<Box<tokio::time::Sleep>>)>,
+}
+
+impl Idle {
+    /// Whether it has been too long. Looked at whenever the connection has moved, or a call of it
+    /// has ended.
+    fn is_over(&mut self, busy: &Busy, max: Duration, context: &mut Context<'_>) -> bool {
+        if !busy.multiplexes.load(Ordering::Relaxed) {
+            return false;
+        }
+        busy.carrier.register(context.waker());
+        let began = busy.began.load(Ordering::Relaxed);
+        if busy.ended.load(Ordering::Acquire) != began {
+            self.wait = None;
+            return false;
+        }
+        if self.wait.as_ref().is_none_or(|(after, _)| *after != began) {
+            self.wait = Some((began, Box::pin(tokio::time::sleep(max))));
+        }
+        let wait = self.wait.as_mut();
+        wait.is_some_and(|(_, until)| until.as_mut().poll(context).is_ready())
+    }
+}
+
 /// One connection.
 struct Guest {
     front: Arc<Front>,
     builder: Arc<Builder<TokioExecutor>>,
     closing: Arc<Closing>,
-    /// Whether a request came.
-    has_asked: Arc<AtomicBool>,
+    busy: Arc<Busy>,
 }
 
 impl Guest {
@@ -247,14 +329,49 @@ impl Guest {
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
         TokioIo<S>: Read + Write,
     {
-        let (front, has_asked) = (self.front, Arc::clone(&self.has_asked));
-        let service = service_fn(move |request| {
-            has_asked.store(true, Ordering::Relaxed);
+        let (front, busy) = (self.front, Arc::clone(&self.busy));
+        let idle_max = front.gateway.bounds.idle_max;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let in_flight = busy.begins(request.version());
             let front = Arc::clone(&front);
-            async move { Ok::<_, Infallible>(front::answer(&front, request).await) }
+            async move {
+                let reply = front::answer(&front, request).await;
+                Ok::<_, Infallible>(reply.map(|body| Written {
+                    body,
+                    _in_flight: in_flight,
+                }))
+            }
         });
         let connection = self.builder.serve_connection(TokioIo::new(stream), service);
-        let carried = self.closing.carry(connection, &self.has_asked, deadline);
+        let carried = self
+            .closing
+            .carry(connection, &self.busy, deadline, idle_max);
         carried.await;
+    }
+}
+
+/// An answer's body, whose call is in flight until it is written.
+struct Written {
+    body: ReplyBody,
+    _in_flight: Option<InFlight>,
+}
+
+impl Body for Written {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -11,14 +11,19 @@ use llmq_dispatch::Event;
 use llmq_provider::translate::{self, StreamOptions, StreamTranslator};
 use llmq_provider::{
     ANSWER_BYTES_MAX, Answer, CallError, Dialect, Operation, Request, Source, StreamEnd,
-    StreamReader, Verdict, WholeAnswer, check_answer, check_stream, processing_time,
+    StreamReader, UsageChunkFilter, Verdict, WholeAnswer, check_answer, check_stream,
+    processing_time,
 };
 use llmq_store::{GiveBack, Job, JobError, Report, ReturnTo, Started, StoredAnswer};
 
 use super::runner::Inner;
 use super::{Hold, Told};
-use crate::speech::{Outgoing, spoken};
-use crate::{AfterFailure, AssembledRoute, Grant, outcome};
+use crate::{
+    AfterFailure, AssembledRoute, Grant, Outgoing, outcome, refuses_stream_options, spoken,
+};
+
+/// A stream's last event is there; its connection may take so long to end too.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// What became of an attempt.
 pub(super) struct Attempted {
@@ -31,6 +36,8 @@ pub(super) struct Attempted {
 pub(super) enum Outcome {
     /// In this way, whatever the dispatcher thinks.
     Report(Report),
+    /// Nothing was sent: that upstream cannot take it, for this reason.
+    Declined(String, AfterFailure),
     /// It failed, and the dispatcher says what follows.
     Failed(Box<Ended>, AfterFailure),
 }
@@ -91,12 +98,34 @@ impl Inner {
             drop(grant);
             return self.given_back(begun, &sent);
         };
+        let only = started.job.details.extra.get("account");
+        let only = only.and_then(serde_json::Value::as_str);
+        if let Some(only) = only.filter(|only| **only != *route.account) {
+            let reason = format!("what the call names is kept by {only}");
+            return Attempted {
+                took: Duration::ZERO,
+                outcome: Outcome::Declined(reason, grant.decline()),
+            };
+        }
+        // Only what is known is accepted.
+        let operation = Operation::from_path(&started.job.details.endpoint);
+        let operation = operation.unwrap_or(Operation::ChatCompletions);
+        let (job, body) = (&started.job, &started.body);
+        let outgoing = match self.directory.say(job, operation, body, &route) {
+            Ok(outgoing) => outgoing,
+            Err(untranslatable) => {
+                return Attempted {
+                    took: Duration::ZERO,
+                    outcome: Outcome::Declined(untranslatable.to_string(), grant.decline()),
+                };
+            }
+        };
         if let Some(held) = held {
             held.begins();
         }
         let asked = tokio::select! {
             biased;
-            asked = self.ask(&route, &grant, started, &sent) => asked,
+            asked = self.ask(&route, &grant, started, (operation, outgoing), &sent) => asked,
             () = self.giving_back.cancelled() => {
                 drop(grant);
                 if let Some(held) = held && !sent.load(Ordering::Acquire) {
@@ -115,6 +144,11 @@ impl Inner {
                 let ended =
                     outcome::completed(provider, &good.headers, good.usage, good.latency, now);
                 grant.complete(ended);
+                self.directory.told(Told::Answered {
+                    job: &started.job,
+                    upstream: route.upstream,
+                    body: &good.answer.body,
+                });
                 let usage = good.usage;
                 let model = &started.job.queue;
                 let cost_nano_usd = usage
@@ -182,22 +216,14 @@ impl Inner {
         route: &AssembledRoute,
         grant: &Grant,
         started: &Started,
+        (operation, outgoing): (Operation, Outgoing),
         sent: &Arc<AtomicBool>,
     ) -> Result<Good, Bad> {
         let job = &started.job;
-        // Only what is known is accepted.
-        let operation =
-            Operation::from_path(&job.details.endpoint).unwrap_or(Operation::ChatCompletions);
-        let outgoing = Outgoing::of(operation, &job.queue, &started.body, route).map_err(
-            |untranslatable| Bad {
-                may_be_billed: false,
-                ..row_fault(untranslatable.to_string())
-            },
-        )?;
         let (hub, ticket) = (Arc::clone(&self.hub), grant.start().ticket);
         let marks = Arc::clone(sent);
         let request = Request {
-            headers: headers_of(job),
+            headers: headers_of(job, route),
             ..Request::new(outgoing.operation, outgoing.body).on_sent(move |_| {
                 marks.store(true, Ordering::Release);
                 hub.handle(Event::Sent(ticket));
@@ -211,6 +237,7 @@ impl Inner {
             operation: outgoing.operation,
             dialect: spoken(operation),
             include_usage: outgoing.include_usage,
+            asks_usage: outgoing.asks_usage,
             clock: &self.clock,
         };
         if answer.status().is_success() && answer.is_event_stream() {
@@ -230,6 +257,8 @@ struct Exchange<'a> {
     dialect: Dialect,
     /// Set where the call was translated.
     include_usage: Option<bool>,
+    /// The stream is asked for its usage, and not because the caller did.
+    asks_usage: bool,
     clock: &'a crate::SystemClock,
 }
 
@@ -239,6 +268,11 @@ impl Exchange<'_> {
             host: self.route.provider.host(),
             dialect: self.route.provider.dialect(),
         }
+    }
+
+    /// Takes out the usage that the caller did not ask for.
+    fn filter(&self) -> Option<UsageChunkFilter> {
+        (self.asks_usage && self.include_usage.is_none()).then(UsageChunkFilter::default)
     }
 
     fn created_s(&self) -> u64 {
@@ -251,7 +285,12 @@ impl Exchange<'_> {
         let now = self.clock.now();
         let facts = match check_answer(self.source(), &whole, now) {
             Ok(facts) => facts,
-            Err(verdict) => {
+            Err(mut verdict) => {
+                if self.asks_usage && refuses_stream_options(&whole) {
+                    // The same call without what was added is another call.
+                    self.route.found_out.refused_stream_usage();
+                    verdict.class = FailureClass::Transient;
+                }
                 return Err(Bad {
                     may_be_billed: outcome::may_be_billed(&verdict, whole.status),
                     verdict,
@@ -288,6 +327,7 @@ impl Exchange<'_> {
             };
             StreamTranslator::new(self.dialect, options)
         });
+        let mut filter = self.filter();
         let end = loop {
             let piece = answer.chunk().await;
             let piece = piece.map_err(Bad::from)?;
@@ -297,16 +337,27 @@ impl Exchange<'_> {
             if reader.push(&piece).is_err() || said.len() + piece.len() > ANSWER_BYTES_MAX {
                 break StreamEnd::Malformed;
             }
-            match &mut translator {
-                Some(translator) => translator
+            match (&mut translator, &mut filter) {
+                (Some(translator), _) => translator
                     .push(&piece, &mut said)
                     .map_err(|broken| transient(broken.to_string()))?,
-                None => said.extend_from_slice(&piece),
+                (None, Some(filter)) => filter.push(piece, |bytes| said.extend_from_slice(&bytes)),
+                (None, None) => said.extend_from_slice(&piece),
             }
-            if reader.is_broken() {
-                break reader.end();
+            match reader.end() {
+                StreamEnd::CutOff => {}
+                StreamEnd::Whole => {
+                    // Nothing of it is missing. A connection that ends with it is used again.
+                    let end = answer.chunk();
+                    let _ended = tokio::time::timeout(END_WITHIN, end).await;
+                    break StreamEnd::Whole;
+                }
+                end => break end,
             }
         };
+        if let Some(mut filter) = filter {
+            filter.finish(|bytes| said.extend_from_slice(&bytes));
+        }
         let now = self.clock.now();
         check_stream(self.source(), answer.status(), answer.headers(), &end, now)
             .map_err(|verdict| Bad::from(*verdict))?;
@@ -367,16 +418,9 @@ fn said_answer(dialect: Dialect, route: &AssembledRoute, whole: WholeAnswer) -> 
     }
 }
 
-fn row_fault(message: String) -> Bad {
-    verdict(FailureClass::RowFault, message).into()
-}
-
 fn transient(message: String) -> Bad {
-    verdict(FailureClass::Transient, message).into()
-}
-
-fn verdict(class: FailureClass, message: String) -> Verdict {
-    Verdict {
+    let class = FailureClass::Transient;
+    Bad::from(Verdict {
         class,
         wait: None,
         pause: class.rule().pause,
@@ -384,7 +428,7 @@ fn verdict(class: FailureClass, message: String) -> Verdict {
         code: None,
         message,
         limit: None,
-    }
+    })
 }
 
 /// The headers of an answer that mean something when it is fetched: not those of the connection
@@ -408,14 +452,20 @@ fn json_headers(mut headers: Vec<(String, String)>) -> Vec<(String, String)> {
     headers
 }
 
-/// What of a caller's headers goes to the provider, as the acceptor noted it (`headers`, an object
-/// of texts, in [`Details::extra`](llmq_store::Details)), and its trace.
-fn headers_of(job: &Job) -> HeaderMap {
+/// What of a caller's headers goes to the provider, as the acceptor noted it (`headers`, and those
+/// that choose an account in `account_headers`, objects of texts in
+/// [`Details::extra`](llmq_store::Details)), and its trace.
+fn headers_of(job: &Job, route: &AssembledRoute) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let noted = job.details.extra.get("headers");
-    let noted = noted.and_then(serde_json::Value::as_object);
-    let pairs = noted.into_iter().flatten();
-    let pairs = pairs.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
+    let noted = |name: &str| {
+        let noted = job.details.extra.get(name);
+        let noted = noted.and_then(serde_json::Value::as_object);
+        let pairs = noted.into_iter().flatten();
+        pairs.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
+    };
+    let passes = |name: &str| route.pass_headers.iter().any(|passed| passed == name);
+    let of_account = noted("account_headers").filter(|(name, _)| passes(name));
+    let pairs = noted("headers").chain(of_account);
     let trace = job.details.traceparent.as_deref();
     let trace = trace.map(|trace| ("traceparent", trace));
     for (name, value) in pairs.chain(trace) {

@@ -3,12 +3,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use llmq_core::{FailureClass, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
+use llmq_provider::Operation;
+use llmq_provider::translate::Untranslatable;
 use llmq_store::{Job, JobError};
 use uuid::Uuid;
 
-use crate::AssembledRoute;
+use crate::{AssembledRoute, Outgoing};
 
 /// What a runner must know of the models, and whom it tells of its work.
 pub trait Directory: Send + Sync + 'static {
@@ -29,6 +32,19 @@ pub trait Directory: Send + Sync + 'static {
         let _ = job;
         Box::pin(std::future::ready(Ok(None)))
     }
+
+    /// What a route's provider is to get of a job, whose body this is.
+    ///
+    /// # Errors
+    ///
+    /// The provider's dialect has no words for it.
+    fn say(
+        &self,
+        job: &Job,
+        operation: Operation,
+        body: &Bytes,
+        route: &AssembledRoute,
+    ) -> Result<Outgoing, Untranslatable>;
 
     /// Where a grant leads.
     fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>>;
@@ -67,6 +83,15 @@ pub enum Told<'a> {
         upstream: &'a str,
         /// How it failed, if it did.
         failure: Option<FailureClass>,
+    },
+    /// An attempt was answered.
+    Answered {
+        /// The job.
+        job: &'a Job,
+        /// Who answered.
+        upstream: UpstreamId,
+        /// What its caller will get.
+        body: &'a Bytes,
     },
     /// A job came to its end.
     Ended {

@@ -209,7 +209,11 @@ impl Inner {
             let granted = tokio::select! {
                 biased;
                 () = leave.cancelled() => return Left::Over,
-                () = self.stopping.cancelled() => return Left::Over,
+                () = self.stopping.cancelled() => {
+                    // Who waits for its end learns that none comes here.
+                    self.ends.ended(job);
+                    return Left::Over;
+                }
                 granted = ticket.granted() => granted,
             };
             let begun = match granted {
@@ -239,6 +243,33 @@ impl Inner {
         let (took, lease) = (Some(attempted.took), started.lease);
         let report = match attempted.outcome {
             Outcome::Report(report) => report,
+            Outcome::Declined(_, AfterFailure::Again(ticket)) => {
+                let report = Report::GivenBack {
+                    why: GiveBack::NotSent,
+                    after: Duration::ZERO,
+                    place: ReturnTo::ItsPlace,
+                };
+                return match self.record(lease, report, None, took).await {
+                    true => Next::Attempt(ticket),
+                    false => Next::Leave(Left::Over),
+                };
+            }
+            Outcome::Declined(reason, AfterFailure::GivenUp { .. }) => {
+                let class = FailureClass::RowFault;
+                let (error, answer) = match first.take() {
+                    Some(first) => (first.error, first.answer),
+                    None => {
+                        let error = JobError::new(class.as_str(), reason);
+                        let class = Some(class);
+                        (JobError { class, ..error }, None)
+                    }
+                };
+                Report::Failed {
+                    error,
+                    answer,
+                    cost_nano_usd: None,
+                }
+            }
             Outcome::Failed(ended, AfterFailure::Again(ticket)) => {
                 let (report, due_at) = self.again(started, &ended, &ticket);
                 *first = Some(telling(first.take(), ended));

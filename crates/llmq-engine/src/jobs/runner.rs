@@ -243,17 +243,9 @@ impl Runner {
         cancelled.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Stops what this process does for jobs that have ended in the store in another way, such as
-    /// the members of a batch that was cancelled.
-    pub fn dropped(&self, ids: impl IntoIterator<Item = JobId>) {
-        for id in ids {
-            self.inner.leave(id);
-            self.inner.ends.ended(id);
-        }
-    }
-
     /// Waits until a job has ended, for at most `wait`. Answers it as it is then; none where there
-    /// is no such job.
+    /// is no such job. When the process stops it waits no longer for one that does not run, or is
+    /// given back.
     ///
     /// # Errors
     ///
@@ -271,13 +263,17 @@ impl Runner {
             tokio::pin!(notified);
             notified.as_mut().enable();
             let job = inner.store.job(id).await?;
-            if job.as_ref().is_none_or(|job| job.status.is_final()) {
+            let status = job.as_ref().map(|job| job.status);
+            if status.is_none_or(Status::is_final) {
                 return Ok(job);
             }
+            let is_queued = status == Some(Status::Queued);
             tokio::select! {
                 () = notified => {}
                 () = tokio::time::sleep_until(until) => return Ok(job),
-                () = inner.stopping.cancelled() => return Ok(job),
+                // What runs may end yet.
+                () = inner.stopping.cancelled(), if is_queued => return Ok(job),
+                () = inner.giving_back.cancelled() => return Ok(job),
             }
         }
     }

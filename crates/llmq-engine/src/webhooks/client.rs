@@ -1,7 +1,6 @@
 //! One try of one delivery.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -93,7 +92,7 @@ impl DeliveryClient {
             .with_native_roots()?
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Connector::new(Arc::new(reach)));
+            .wrap_connector(Connector::new(reach));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)

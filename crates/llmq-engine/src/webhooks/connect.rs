@@ -4,7 +4,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Uri;
@@ -22,7 +21,7 @@ const ADDRESSES_MAX: usize = 8;
 /// which leads elsewhere the second time gains nothing.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
-    reach: Arc<Reach>,
+    reach: Reach,
 }
 
 /// Nothing that a name leads to may be reached. Found again in the error chain.
@@ -34,7 +33,7 @@ pub(super) struct Closed {
 }
 
 impl Connector {
-    pub(super) fn new(reach: Arc<Reach>) -> Self {
+    pub(super) fn new(reach: Reach) -> Self {
         Self { reach }
     }
 }
@@ -51,7 +50,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let reach = Arc::clone(&self.reach);
+        let reach = self.reach.clone();
         Box::pin(async move { connect(&reach, &uri).await.map(TokioIo::new) })
     }
 }

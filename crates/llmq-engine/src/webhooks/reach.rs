@@ -1,6 +1,7 @@
 //! Which addresses webhooks may reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::config::Network;
 
@@ -44,24 +45,32 @@ const CLOSED_V6: [(Ipv6Addr, u8); 10] = [
 ];
 
 /// Which addresses webhooks may reach: all of the public ones, and the private ones that the
-/// configuration names (`[webhooks] allow`).
+/// configuration names (`[webhooks] allow`). Clones change together.
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
-    allowed: Vec<Network>,
+    allowed: Arc<RwLock<Vec<Network>>>,
 }
 
 impl Reach {
     /// Public addresses, and those in one of these networks.
     #[must_use]
     pub fn new(allowed: Vec<Network>) -> Self {
-        Self { allowed }
+        Self {
+            allowed: Arc::new(RwLock::new(allowed)),
+        }
+    }
+
+    /// Allows these networks from now on, and no others. Connections that stand stay.
+    pub fn allow(&self, allowed: Vec<Network>) {
+        *self.allowed.write().unwrap_or_else(PoisonError::into_inner) = allowed;
     }
 
     /// Whether a connection to `address` may be made.
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
         let address = plain(address);
-        self.allowed.iter().any(|network| holds(network, address)) || is_public(address)
+        let allowed = self.allowed.read().unwrap_or_else(PoisonError::into_inner);
+        allowed.iter().any(|network| holds(network, address)) || is_public(address)
     }
 }
 

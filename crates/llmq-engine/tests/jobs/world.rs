@@ -5,11 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use llmq_core::{Clock, Status, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
-use llmq_engine::config::Config;
+use llmq_engine::config::{Config, ModelSettings};
 use llmq_engine::jobs::{Directory, Runner, RunnerOptions, Told};
-use llmq_engine::{AssembledRoute, Hub, SystemClock, Tasks, assemble, run};
+use llmq_engine::{
+    AssembledRoute, Hub, Outgoing, Saying, StreamOf, SystemClock, Tasks, assemble, run,
+};
+use llmq_provider::Operation;
+use llmq_provider::translate::Untranslatable;
 use llmq_store::{Job, JobId, MemoryStore, NewJob, Settings, Store};
 use llmq_testkit::{Guest, PATIENCE, ScriptedServer};
 use tokio::sync::Notify;
@@ -153,7 +158,7 @@ pub(crate) struct World {
 pub(crate) struct Models {
     /// No grant leads anywhere.
     pub(crate) is_routeless: AtomicBool,
-
+    settings: BTreeMap<String, ModelSettings>,
     queues: BTreeMap<String, QueueId>,
     routes: BTreeMap<UpstreamId, Arc<AssembledRoute>>,
     tenant: TenantId,
@@ -166,6 +171,23 @@ impl Directory for Models {
 
     fn tenant(&self, _: &str, _: Option<Uuid>) -> TenantId {
         self.tenant
+    }
+
+    fn say(
+        &self,
+        job: &Job,
+        operation: Operation,
+        body: &Bytes,
+        route: &AssembledRoute,
+    ) -> Result<Outgoing, Untranslatable> {
+        let saying = Saying {
+            operation,
+            model: &job.queue,
+            settings: &self.settings[&job.queue],
+            body,
+            stream: StreamOf::Nothing,
+        };
+        Outgoing::of(&saying, route)
     }
 
     fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>> {
@@ -238,6 +260,7 @@ impl World {
         let tasks = Tasks::new();
         let models = Arc::new(Models {
             is_routeless: AtomicBool::new(false),
+            settings: settings.models.clone(),
             queues: assembly
                 .models
                 .iter()

@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use llmq_core::{Clock, FailureClass, Now, Timestamp, Usage};
 use llmq_dispatch::Event;
-use llmq_engine::{AfterFailure, AssembledRoute, Grant, Ticket, outcome};
+use llmq_engine::{AfterFailure, AssembledRoute, Grant, Ticket, outcome, refuses_stream_options};
 use llmq_provider::{
     Answer, Dialect, Operation, Request, Source, Verdict, WholeAnswer, check_answer,
     processing_time, translate,
@@ -16,11 +16,12 @@ use llmq_provider::{
 use super::body::ReplyBody;
 use super::forward;
 use super::incoming::Incoming;
-use super::outgoing::{Outgoing, Said, refuses_stream_options};
+use super::outgoing::{Outgoing, Said};
 use super::progress::Progress;
 use super::reply::{self, Reply};
 use super::stream;
 use crate::Gateway;
+use crate::made::Maker;
 use crate::models::Model;
 
 /// What became of an attempt.
@@ -173,6 +174,17 @@ impl Trial<'_> {
         }
     }
 
+    /// Who makes its response, where that is worth remembering.
+    pub(super) fn maker(&self) -> Option<Maker> {
+        let incoming = self.incoming;
+        let matters = incoming.operation == Operation::Responses
+            && self
+                .gateway
+                .made
+                .matters(incoming.caller.key_id().is_some());
+        matters.then(|| Maker::new(self.route.upstream, &incoming.tenant_name))
+    }
+
     pub(super) fn now(&self) -> Now {
         self.gateway.clock.now()
     }
@@ -192,8 +204,7 @@ impl Trial<'_> {
                 let latency = now.mono - whole.times.sent;
                 let provider = &self.route.provider;
                 let ended = outcome::completed(provider, &whole.headers, facts.usage, latency, now);
-                if self.incoming.operation == Operation::Responses {
-                    let by = self.route.upstream;
+                if let Some(by) = self.maker() {
                     self.gateway.made.note_whole(&whole.body, by);
                 }
                 self.grant.complete(ended);

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use futures_util::stream;
 use http::{Method, Request, StatusCode};
+use llmq_core::Host;
 use llmq_engine::AssembledRoute;
-use llmq_provider::{Dialect, Item, Operation, Request as Sent};
+use llmq_provider::{Dialect, Item, Operation, Request as Sent, with_member};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::body::ReplyBody;
@@ -14,44 +16,80 @@ use super::reply::{self, Reply};
 use super::{forward, refused};
 use crate::Gateway;
 use crate::dialect::Refusal;
-use crate::keys::{self, HandIn, Need as _};
+use crate::keys::{self, Caller, HandIn, Need as _};
 use crate::models::Model;
+use crate::openai::background;
 
-/// The account that a call must go to, since what it names is kept there.
+/// Has a call go to the account that keeps what it names. What was made in the background here is
+/// known to that account by another name, which takes the place of ours.
 ///
 /// # Errors
 ///
-/// It is not known which of several that is, or the model is not served there.
-pub(super) fn account(
+/// It is not known which of several accounts that is, or the model is not served there; or it is
+/// another tenant's.
+pub(super) async fn follow(
     gateway: &Gateway,
-    incoming: &Incoming,
+    incoming: &mut Incoming,
     model: &Model,
-) -> Result<Option<Arc<AssembledRoute>>, Refusal> {
+) -> Result<(), Refusal> {
     let Some((param, name)) = &incoming.names else {
-        return Ok(None);
+        return Ok(());
     };
-    let maker = gateway
-        .made
-        .by(name)
-        .and_then(|by| gateway.models.route(by));
-    let is_one = |route: &&Arc<AssembledRoute>| match &maker {
-        Some(maker) => route.account == maker.account,
-        // There is no other who could have made it.
-        None => model
-            .routes
-            .iter()
-            .all(|other| other.account == route.account),
+    let mut routes = model.routes.iter();
+    let kept = background::providers_own(gateway, &incoming.caller, name).await?;
+    let account = match &kept {
+        Some(kept) => {
+            let own = Value::from(kept.id.as_str()).to_string();
+            let body = with_member(&incoming.body, param, &own);
+            incoming.body = body.map_err(|error| Refusal::invalid(error.to_string()))?;
+            routes.find(|route| Some(&*route.name) == kept.upstream.as_deref())
+        }
+        None => match maker(gateway, &incoming.caller, &incoming.tenant_name, name) {
+            Found::Made(maker) => routes.find(|route| route.account == maker.account),
+            // There is no other who could have made it.
+            Found::Unknown => model.routes.first().filter(|first| {
+                let mut others = model.routes.iter();
+                others.all(|other| other.account == first.account)
+            }),
+            Found::Foreign => None,
+        },
     };
-    match model.routes.iter().find(is_one) {
-        Some(route) => Ok(Some(Arc::clone(route))),
-        None => Err(Refusal {
-            param: Some((*param).to_owned()),
-            ..Refusal::new(
-                StatusCode::BAD_REQUEST,
-                not_found(param),
-                unknown(name, &model.name),
-            )
-        }),
+    match account {
+        Some(route) => incoming.only = Some(Arc::clone(route)),
+        None => {
+            return Err(Refusal {
+                param: Some((*param).to_owned()),
+                ..Refusal::new(
+                    StatusCode::BAD_REQUEST,
+                    not_found(param),
+                    unknown(name, &model.name),
+                )
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What is known of something that an upstream made earlier.
+enum Found {
+    Made(Arc<AssembledRoute>),
+    /// Nobody knows: it is older than what is remembered.
+    Unknown,
+    /// Another tenant's.
+    Foreign,
+}
+
+fn maker(gateway: &Gateway, caller: &Caller, tenant: &str, name: &str) -> Found {
+    let maker = gateway.made.by(name);
+    if let Some(maker) = maker
+        && !maker.is_for(tenant)
+        && !caller.sees_all()
+    {
+        return Found::Foreign;
+    }
+    match maker.and_then(|maker| gateway.models.route(maker.upstream)) {
+        Some(route) => Found::Made(route),
+        None => Found::Unknown,
     }
 }
 
@@ -66,9 +104,9 @@ fn not_found(param: &str) -> &'static str {
 fn unknown(name: &str, model: &str) -> String {
     let shown: String = name.chars().take(100).collect();
     format!(
-        "`{shown}` was made by another account, and it is not known here that one of `{model}` \
-         has it: what is older than the latest 50,000, or than this gateway, is forgotten where \
-         there are several accounts"
+        "`{shown}` is not known here as made for this caller by an account of `{model}`: what is \
+         older than the latest 50,000, or than this gateway, is forgotten where there are several \
+         accounts"
     )
 }
 
@@ -76,9 +114,14 @@ fn unknown(name: &str, model: &str) -> String {
 /// comes, without a place in line.
 pub(crate) async fn response<B>(gateway: &Gateway, request: &Request<B>, rest: &str) -> Reply {
     let refuse = |refusal: &Refusal| refused(refusal, Dialect::OpenAi);
-    if let Err(denied) = keys::caller(&gateway.keys, request.headers(), HandIn::SCOPES) {
-        return refuse(&denied.into());
-    }
+    let caller = match keys::caller(&gateway.keys, request.headers(), HandIn::SCOPES) {
+        Ok(caller) => caller,
+        Err(denied) => return refuse(&denied.into()),
+    };
+    let tenant = match keys::tenant(&caller, request.headers()) {
+        Ok(tenant) => tenant,
+        Err(denied) => return refuse(&denied.into()),
+    };
     let (id, below) = rest.split_once('/').unwrap_or((rest, ""));
     let is_served = match (request.method(), below) {
         (&Method::GET, "" | "input_items") | (&Method::DELETE, "") => true,
@@ -86,13 +129,17 @@ pub(crate) async fn response<B>(gateway: &Gateway, request: &Request<B>, rest: &
         _ => false,
     };
     let is_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    let maker = gateway.made.by(id).and_then(|by| gateway.models.route(by));
-    let provider = match maker {
-        Some(route) => Some(route.provider.clone()),
-        None => gateway.models.only_provider(),
+    let is_served = is_served && !id.is_empty() && id.bytes().all(is_id);
+    let provider = match maker(gateway, &caller, tenant, id) {
+        Found::Made(route) => Some(route.provider.clone()),
+        Found::Unknown => gateway
+            .models
+            .only_provider()
+            .filter(|provider| provider.host() == Host::OpenAi),
+        Found::Foreign => None,
     };
     let provider = provider.filter(|provider| provider.dialect() == Dialect::OpenAi);
-    let (true, true, Some(provider)) = (is_served, id.bytes().all(is_id), provider) else {
+    let (true, Some(provider)) = (is_served, provider) else {
         let shown: String = id.chars().take(100).collect();
         let message = format!("no response `{shown}` is known here");
         return refuse(&Refusal::new(StatusCode::NOT_FOUND, "not_found", message));

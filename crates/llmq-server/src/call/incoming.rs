@@ -133,8 +133,7 @@ impl Incoming {
                 false => HeaderMap::new(),
             },
             arrived,
-            // Nobody reads a 202 as a stream: the preference is passed over (RFC 7240, 2).
-            later: later.filter(|later| !scan.stream || later.is_keyed()),
+            later: later.and_then(|later| later.of_stream(scan.stream)),
             background: later_told,
         })
     }

@@ -20,13 +20,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use llmq_core::{CallSize, Clock, Usage, WallTime};
+use llmq_core::{CallSize, Clock, FailureClass, Usage, WallTime};
+use llmq_dispatch::NoGrant;
 use llmq_provider::{Dialect, Operation};
 
-pub(crate) use body::ReplyBody;
+pub(crate) use body::{Broken, ReplyBody};
 pub(crate) use earlier::response;
 pub(crate) use incoming::Incoming;
 pub(crate) use line::is_down;
+pub(crate) use outgoing::stream_of;
 pub(crate) use reply::Reply;
 
 use crate::Gateway;
@@ -35,7 +37,7 @@ use crate::jobs;
 use crate::keys::{BudgetError, Caller, Spend};
 use crate::models::Model;
 use crate::openai;
-use attempt::{Attempted, Remedy};
+use attempt::{Attempted, Failure, Remedy};
 use progress::Progress;
 
 /// Answers a call: reads it, waits for its turn, sends it until it has an answer or has failed
@@ -64,9 +66,10 @@ pub(crate) async fn call(
         let refusal = unknown_model(&gateway, &incoming.model);
         return reply::refused(&refusal, dialect, None);
     };
-    match earlier::account(&gateway, &incoming, &model) {
-        Ok(route) => incoming.only = route,
-        Err(refusal) => return reply::refused(&refusal, dialect, None),
+    if incoming.names.is_some()
+        && let Err(refusal) = Box::pin(earlier::follow(&gateway, &mut incoming, &model)).await
+    {
+        return reply::refused(&refusal, dialect, None);
     }
     if let Some(background) = &incoming.background {
         return openai::background::accepted(&gateway, &incoming, background, &model).await;
@@ -112,22 +115,20 @@ pub(crate) fn spoken(operation: Operation) -> Dialect {
 }
 
 async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>) -> Reply {
-    let booking = match gateway
-        .keys
-        .reserve(
-            &incoming.caller,
-            most(incoming.operation, incoming.size, model),
-        )
-        .await
-    {
-        Ok(booking) => booking,
+    let mut progress = Progress::new(gateway, incoming, model);
+    let most = most(incoming.operation, incoming.size, model);
+    match gateway.keys.reserve(&incoming.caller, most).await {
+        Ok(booking) => progress.books(booking),
         Err(error) => {
             let refusal = over_budget(incoming.arrived.wall, &error);
-            return reply::refused(&refusal, incoming.dialect, None);
+            return told(refusal, incoming, progress);
         }
-    };
-    let mut progress = Progress::new(gateway, incoming, model, booking);
-    if let Err(untranslatable) = outgoing::speakable(gateway, incoming, model) {
+    }
+    if let Err(untranslatable) =
+        gateway
+            .models
+            .can_be_told(model, incoming.operation, &incoming.body)
+    {
         let refusal = Refusal {
             param: untranslatable.path().map(str::to_owned),
             ..Refusal::invalid(untranslatable.to_string())
@@ -145,12 +146,15 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
         let grant = match line::wait(gateway, incoming, model, ticket, &mut progress).await {
             Ok(grant) => grant,
             Err(no_grant) => {
+                let class = match no_grant {
+                    NoGrant::TooLarge { .. } => Some(FailureClass::TooLarge),
+                    _ => failure.as_ref().map(|failure: &Failure| failure.class),
+                };
+                if becomes_job(gateway, incoming, model, class) {
+                    return kept(gateway, incoming, model, progress).await;
+                }
                 if let Some(failure) = failure {
                     return reply::failed(gateway, incoming, failure, &mut progress);
-                }
-                if becomes_job(gateway, incoming, model) {
-                    progress.ends(StatusCode::ACCEPTED.as_u16(), None);
-                    return jobs::accepted(gateway, incoming, model).await;
                 }
                 let refusal = line::refusal(gateway, model, &no_grant, incoming.arrived.mono);
                 return told(refusal, incoming, progress);
@@ -177,8 +181,12 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
                     Remedy::WithoutUsage => Some(Arc::clone(model)),
                     Remedy::Nothing => None,
                 };
+                let class = Some(failed.class);
                 let told = attempt::telling(failure, failed);
                 let Some(elsewhere) = elsewhere else {
+                    if becomes_job(gateway, incoming, model, class) {
+                        return kept(gateway, incoming, model, *back).await;
+                    }
                     return reply::failed(gateway, incoming, told, &mut back);
                 };
                 match line::enter(gateway, incoming, &elsewhere) {
@@ -192,11 +200,43 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
     }
 }
 
-/// Whether a call whose wait was in vain is kept for later instead of refused.
-fn becomes_job(gateway: &Gateway, incoming: &Incoming, model: &Model) -> bool {
+/// Whether a call that got no answer is kept for later instead of refused. `class`: how its last
+/// attempt failed, if there was one.
+fn becomes_job(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+    class: Option<FailureClass>,
+) -> bool {
+    use llmq_engine::config::Ambiguous;
+    let may_help = match class {
+        None => true,
+        // What was perhaps billed is not to be sent again where that is set.
+        Some(FailureClass::Ambiguous) => gateway.live.load().retry.ambiguous == Ambiguous::Retry,
+        Some(FailureClass::RowFault | FailureClass::TooLarge) => false,
+        Some(_) => true,
+    };
     let asked = incoming.later.as_ref();
     let asked = asked.is_some_and(|later| later.respond_async);
-    asked || jobs::queued_instead(incoming, model) && line::is_down(gateway, model)
+    let is_down = || {
+        let class = class.is_some_and(|class| class.rule().trips_breaker);
+        class || line::is_down(gateway, model)
+    };
+    may_help && (asked || jobs::queued_instead(incoming, model) && is_down())
+}
+
+/// It becomes a job.
+async fn kept(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+    mut progress: Progress,
+) -> Reply {
+    // The job holds its own part of the budget, when it starts.
+    progress.gives_back();
+    let reply = jobs::accepted(gateway, incoming, model).await;
+    progress.ends(reply.status().as_u16(), None);
+    reply
 }
 
 fn told(refusal: Refusal, incoming: &Incoming, mut progress: Progress) -> Reply {

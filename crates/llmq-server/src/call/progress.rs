@@ -45,12 +45,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(
-        gateway: &Arc<Gateway>,
-        incoming: &Incoming,
-        model: &Arc<Model>,
-        booking: Booking,
-    ) -> Self {
+    pub(crate) fn new(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>) -> Self {
         Self {
             gateway: Arc::clone(gateway),
             model: Arc::clone(model),
@@ -66,7 +61,7 @@ impl Progress {
             upstream: None,
             waited_for: None,
             first_token: None,
-            booking: Some(booking),
+            booking: None,
             end: None,
             usage: None,
             span: gateway.traces.as_ref().map(|traces| {
@@ -86,6 +81,16 @@ impl Progress {
         if let Some(span) = &self.span {
             span.mark(headers);
         }
+    }
+
+    /// What is held of its caller's budget, from here on.
+    pub(crate) fn books(&mut self, booking: Booking) {
+        self.booking = Some(booking);
+    }
+
+    /// Nothing is held any more but for what may have been billed.
+    pub(crate) fn gives_back(&mut self) {
+        self.booking = None;
     }
 
     /// An attempt begins, and may cost something from here on.

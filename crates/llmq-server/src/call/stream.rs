@@ -4,11 +4,13 @@
 //! without the caller knowing. After that it is passed on as it comes, and a stream that breaks
 //! off is never ended as if it were whole.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use http_body::Frame;
 use llmq_core::{Clock, Timestamp};
 use llmq_dispatch::Ended;
@@ -19,6 +21,7 @@ use llmq_provider::{
     Answer, CallError, Cause, Dialect, Operation, Source, StreamEnd, StreamReader,
     UsageChunkFilter, Verdict, check_stream,
 };
+use tokio::time::Sleep;
 
 use super::attempt::{Attempted, Trial};
 use super::body::{Broken, ReplyBody};
@@ -34,6 +37,8 @@ use crate::models::Model;
 const TOGETHER_BYTES: usize = 64 << 10;
 /// So much is held back where a stream is to be recovered.
 const HELD_BYTES_MAX: usize = 4 << 20;
+/// A stream's last event is there; its connection may take so long to end too.
+const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// What was read of a stream before any of it was passed on.
 enum Opened {
@@ -60,8 +65,8 @@ pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer
             trial.failed(&verdict, None)
         }
         Opened::Good(held, ended) => {
-            if operation == Operation::Responses {
-                trial.gateway.made.note_stream(&held, trial.route.upstream);
+            if let Some(by) = trial.maker() {
+                trial.gateway.made.note_stream(&held, by);
             }
             let (status, mut headers) = (answer.status(), answer.headers().clone());
             if trial.said != Said::AsItCame {
@@ -107,6 +112,9 @@ async fn hold(
                 match reader.push(&piece) {
                     Err(_) => StreamEnd::Malformed,
                     Ok(()) if reader.is_broken() => reader.end(),
+                    Ok(()) if reader.end() == StreamEnd::Whole => {
+                        return Opened::Good(held, false);
+                    }
                     Ok(()) if !hold_all && reader.events() > 0 => {
                         return Opened::Good(held, false);
                     }
@@ -120,7 +128,7 @@ async fn hold(
             },
             Err(error) => return Opened::Bad(Box::new(Verdict::from(&error)), true),
         };
-        let judged = judge(
+        let judged = check_stream(
             trial.source(),
             answer.status(),
             answer.headers(),
@@ -133,16 +141,6 @@ async fn hold(
             return Opened::Bad(verdict, made);
         }
     }
-}
-
-fn judge(
-    source: Source,
-    status: StatusCode,
-    headers: &HeaderMap,
-    end: &StreamEnd,
-    now: llmq_core::Now,
-) -> Result<(), Box<Verdict>> {
-    check_stream(source, status, headers, end, now)
 }
 
 /// A stream that is being passed on.
@@ -160,6 +158,8 @@ pub(crate) struct Passing {
     started: Timestamp,
     sent: Timestamp,
     state: State,
+    /// For the end of a connection whose stream is whole.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// How a stream's bytes become the caller's.
@@ -174,6 +174,8 @@ enum Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
+    /// Its last event is there and all is settled; its connection has not ended yet.
+    Whole,
     Ended,
     Broken,
 }
@@ -212,12 +214,16 @@ impl Passing {
             progress: trial.progress,
             started: trial.started,
             state: State::Open,
+            patience: None,
         };
         passing.progress.first_token = Some(passing.gateway.clock.now().mono);
         let mut pieces = Pieces::default();
         passing.write(held, &mut pieces);
-        if ended && passing.state == State::Open {
+        if passing.state == State::Open && (ended || passing.reader.end() == StreamEnd::Whole) {
             passing.end_well(&mut pieces);
+        }
+        if ended && passing.state == State::Whole {
+            passing.state = State::Ended;
         }
         passing.held = pieces.take();
         passing
@@ -257,6 +263,7 @@ impl Passing {
         }
         match self.state {
             State::Open => {}
+            State::Whole => return self.poll_end(context),
             State::Ended => return Poll::Ready(None),
             State::Broken => return Poll::Ready(Some(Err(Broken))),
         }
@@ -265,7 +272,13 @@ impl Passing {
             match self.answer.poll_chunk(context) {
                 Poll::Ready(Ok(Some(piece))) => self.pass(piece, &mut pieces),
                 Poll::Ready(Ok(None)) => match self.reader.finish() {
-                    StreamEnd::Whole => self.end_well(&mut pieces),
+                    StreamEnd::Whole => {
+                        self.end_well(&mut pieces);
+                        self.state = match self.state {
+                            State::Whole => State::Ended,
+                            broken => broken,
+                        };
+                    }
                     end => self.break_off(&end, &mut pieces),
                 },
                 Poll::Ready(Err(error)) => {
@@ -280,8 +293,34 @@ impl Passing {
         match (pieces.take(), self.state) {
             (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             (None, State::Broken) => Poll::Ready(Some(Err(Broken))),
+            (None, State::Whole) => self.poll_end(context),
             (None, _) => Poll::Ready(None),
         }
+    }
+
+    /// A stream that is whole ends with its connection, which can then be used again; but not
+    /// much later, however that one ends.
+    fn poll_end(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        loop {
+            match self.answer.poll_chunk(context) {
+                Poll::Ready(Ok(Some(piece))) if matches!(self.way, Way::AsItComes) => {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                Poll::Ready(Ok(Some(_))) => {}
+                Poll::Ready(Ok(None) | Err(_)) => break,
+                Poll::Pending => {
+                    let patience = || Box::pin(tokio::time::sleep(END_WITHIN));
+                    let patience = self.patience.get_or_insert_with(patience);
+                    ready!(patience.as_mut().poll(context));
+                    break;
+                }
+            }
+        }
+        self.state = State::Ended;
+        Poll::Ready(None)
     }
 
     fn pass(&mut self, piece: Bytes, pieces: &mut Pieces) {
@@ -297,10 +336,18 @@ impl Passing {
                     self.judge_failed(&end);
                 }
             }
-            StreamEnd::Whole | StreamEnd::CutOff => self.write(piece, pieces),
+            StreamEnd::CutOff => self.write(piece, pieces),
+            StreamEnd::Whole => {
+                self.write(piece, pieces);
+                if self.state == State::Open {
+                    self.end_well(pieces);
+                }
+            }
         }
     }
 
+    /// All of it is there: what it used is settled, and it is told as a success, whatever becomes
+    /// of its connection and of its caller.
     fn end_well(&mut self, pieces: &mut Pieces) {
         match &mut self.way {
             Way::AsItComes => {}
@@ -314,7 +361,7 @@ impl Passing {
                 }
             }
         }
-        self.state = State::Ended;
+        self.state = State::Whole;
         let now = self.gateway.clock.now();
         let ended = outcome::completed(
             &self.route.provider,
@@ -348,7 +395,7 @@ impl Passing {
         };
         let now = self.gateway.clock.now();
         let (status, headers) = (self.answer.status(), self.answer.headers());
-        match judge(source, status, headers, end, now) {
+        match check_stream(source, status, headers, end, now) {
             Ok(()) => String::new(),
             Err(verdict) => {
                 self.fail(&verdict);

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use llmq_core::{Clock, FailureClass, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
 use llmq_engine::jobs::{Directory, Hold, Holding, Told};
-use llmq_engine::{AssembledRoute, Hub, SystemClock};
+use llmq_engine::{AssembledRoute, Hub, Outgoing, Saying, StreamOf, SystemClock};
 use llmq_provider::Operation;
+use llmq_provider::translate::Untranslatable;
 use llmq_store::{Job, JobError};
 use uuid::Uuid;
 
+use super::plain::STREAM;
 use crate::call;
 use crate::keys::{Booking, BudgetError, Caller, KeyRing, Spend};
-use crate::models::Models;
-use crate::observe::{CallRecord, Observed, Traces};
+use crate::made::{Made, Maker};
+use crate::models::{Models, unnamed};
+use crate::observe::{CallLog, CallRecord, Observed, Traces};
 use crate::openai::batches::Touched;
 use crate::tenants::Tenants;
 
@@ -30,6 +34,8 @@ pub(crate) struct Catalog {
     pub(crate) clock: SystemClock,
     pub(crate) observed: Arc<Observed>,
     pub(crate) traces: Option<Arc<Traces>>,
+    pub(crate) log: Arc<CallLog>,
+    pub(crate) made: Arc<Made>,
     pub(crate) batches: Arc<Touched>,
 }
 
@@ -61,6 +67,38 @@ impl Directory for Catalog {
         })
     }
 
+    fn say(
+        &self,
+        job: &Job,
+        operation: Operation,
+        body: &Bytes,
+        route: &AssembledRoute,
+    ) -> Result<Outgoing, Untranslatable> {
+        let stream = match job.details.extra.get(STREAM) {
+            None => StreamOf::Nothing,
+            Some(stream) => {
+                let caller = job.details.key.and_then(|key| self.keys.by_id(key));
+                let caller = caller.unwrap_or_else(Caller::anonymous);
+                let include_usage = stream["include_usage"].as_bool();
+                call::stream_of(true, include_usage, &caller)
+            }
+        };
+        match self.models.known(&job.queue) {
+            Some(model) => Outgoing::of(&model.saying(operation, body, stream), route),
+            // The configuration has changed since it was granted.
+            None => {
+                let saying = Saying {
+                    operation,
+                    model: &job.queue,
+                    settings: &unnamed(String::new()),
+                    body,
+                    stream,
+                };
+                Outgoing::of(&saying, route)
+            }
+        }
+    }
+
     fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>> {
         self.models.route(upstream)
     }
@@ -75,6 +113,11 @@ impl Directory for Catalog {
             Told::Attempt { upstream, failure } => {
                 self.observed.metrics.attempt(upstream, failure);
             }
+            Told::Answered {
+                job,
+                upstream,
+                body,
+            } => self.answered(job, upstream, body),
             Told::Ended { job, took } => self.ended(job, took),
             _ => {}
         }
@@ -118,7 +161,19 @@ impl Catalog {
         most.unwrap_or_default()
     }
 
-    /// A job is over: it is counted.
+    /// A response that is continued later is continued where it was made.
+    fn answered(&self, job: &Job, upstream: UpstreamId, body: &Bytes) {
+        if Operation::from_path(&job.details.endpoint) != Some(Operation::Responses) {
+            return;
+        }
+        let by = Maker::new(upstream, &job.tenant);
+        match job.details.extra.get(STREAM) {
+            None => self.made.note_whole(body, by),
+            Some(_) => self.made.note_stream(body, by),
+        }
+    }
+
+    /// A job is over: it is counted and logged.
     fn ended(&self, job: &Job, took: Option<Duration>) {
         if let Some(member) = &job.member {
             self.batches.touch(member.batch);
@@ -131,14 +186,14 @@ impl Catalog {
         let lived = job.finished_at.map(|at| at.since(job.created_at));
         let lived = lived.unwrap_or_default().max(took);
         let error = job.error.as_ref().filter(|_| job.usage.is_none());
-        self.observed.metrics.call(&CallRecord {
+        let record = CallRecord {
             id: job.id.as_uuid(),
             tenant: &job.tenant,
             model: &job.queue,
             upstream: job.upstream.as_deref(),
             operation: operation.unwrap_or(Operation::ChatCompletions),
             priority: job.priority,
-            stream: false,
+            stream: job.details.extra.get(STREAM).is_some(),
             status: match job.status {
                 llmq_core::Status::Completed => 200,
                 llmq_core::Status::Cancelled => 499,
@@ -152,6 +207,8 @@ impl Catalog {
             added: Duration::ZERO,
             first_token: None,
             usage: job.usage,
-        });
+        };
+        self.observed.metrics.call(&record);
+        self.log.call(&record);
     }
 }

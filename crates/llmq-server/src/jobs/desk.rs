@@ -20,7 +20,6 @@ pub(crate) struct Desk {
     pub(crate) reach: Reach,
     pub(crate) clock: SystemClock,
     pub(crate) settings: StoreSettings,
-    pub(crate) max_attempts: u32,
     /// For what is to end well although its caller goes.
     pub(crate) tasks: Tasks,
 }
@@ -59,7 +58,6 @@ impl Desk {
             reach,
             clock,
             settings: settings.store.clone(),
-            max_attempts: settings.retry.max_attempts,
             tasks: tasks.clone(),
         })
     }

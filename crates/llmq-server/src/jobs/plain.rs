@@ -8,8 +8,8 @@ use axum::response::IntoResponse;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use llmq_core::{Priority, Status, parse_duration};
-use llmq_engine::Outgoing;
 use llmq_store::{Idempotency, Job, NewJob};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::desk::refusal as refused;
@@ -24,6 +24,8 @@ use crate::{Gateway, Problem};
 const HELD_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Before the names of a caller's own notes.
 const NOTE: &str = "x-llmq-metadata-";
+/// What marks a job whose answer is a stream, with what its caller says of that.
+pub(super) const STREAM: &str = "stream";
 
 /// What a call says that makes a job of it, or may.
 #[derive(Debug, Clone, Default)]
@@ -83,6 +85,15 @@ pub(crate) fn asks_for_job(
 }
 
 impl Later {
+    /// What is left of it for a call, which may be for a `stream`: nobody reads a 202 as one, so
+    /// the preference is passed over (RFC 7240, 2), and nothing else.
+    pub(crate) fn of_stream(mut self: Box<Self>, stream: bool) -> Option<Box<Self>> {
+        if stream {
+            (self.respond_async, self.waits_first) = (false, false);
+        }
+        (self.respond_async || self.key.is_some()).then_some(self)
+    }
+
     /// Whether it is a call with a key, whose bytes are kept for those who ask again.
     pub(crate) fn is_keyed(&self) -> bool {
         self.key.is_some() && !self.respond_async
@@ -99,7 +110,13 @@ pub(crate) async fn of_call(
     incoming: &Incoming,
     model: &Model,
 ) -> Result<NewJob, Refusal> {
-    sayable(incoming, model)?;
+    let told = gateway
+        .models
+        .can_be_told(model, incoming.operation, &incoming.body);
+    told.map_err(|why| Refusal {
+        param: why.path().map(str::to_owned),
+        ..Refusal::invalid(why.to_string())
+    })?;
     if incoming.caller.has_budget() {
         let most = call::most(incoming.operation, incoming.size, model);
         call::has_room(gateway, &incoming.caller, most).await?;
@@ -111,7 +128,7 @@ pub(crate) async fn of_call(
         incoming.body.clone(),
     );
     job.size = incoming.size;
-    job.max_attempts = gateway.desk.max_attempts;
+    job.max_attempts = gateway.max_attempts();
     job.priority = later.and_then(|later| later.priority).unwrap_or_default();
     let ttl = later.and_then(|later| later.ttl);
     job.ttl = Some(ttl.unwrap_or(gateway.desk.settings.request_ttl));
@@ -127,42 +144,38 @@ pub(crate) async fn of_call(
         .map(|(name, text)| (name.clone(), text.clone().into()))
         .collect();
     wanted::charge_to(&mut job.details, &incoming.caller);
-    let headers = headers(incoming);
-    if !headers.is_empty() {
-        wanted::note(&mut job.details, "headers", headers.into());
+    for (name, headers) in [
+        ("headers", &incoming.headers),
+        ("account_headers", &incoming.account_headers),
+    ] {
+        if !headers.is_empty() {
+            wanted::note(&mut job.details, name, noted(headers).into());
+        }
+    }
+    if let Some(only) = &incoming.only {
+        wanted::note(&mut job.details, "account", only.account.as_str().into());
+    }
+    if incoming.stream {
+        let stream = json!({"include_usage": incoming.include_usage});
+        wanted::note(&mut job.details, STREAM, stream);
     }
     Ok(job)
 }
 
-/// The caller's headers that the provider may see.
-fn headers(incoming: &Incoming) -> serde_json::Map<String, serde_json::Value> {
-    let headers = incoming.headers.iter();
+/// Headers of the caller that a provider may see.
+fn noted(headers: &HeaderMap) -> serde_json::Map<String, serde_json::Value> {
+    let headers = headers.iter();
     headers
         .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())))
         .collect()
-}
-
-fn sayable(incoming: &Incoming, model: &Model) -> Result<(), Refusal> {
-    let mut first = None;
-    for route in &model.routes {
-        match Outgoing::of(incoming.operation, &incoming.model, &incoming.body, route) {
-            Ok(_) => return Ok(()),
-            Err(why) => first = first.or(Some(why)),
-        }
-    }
-    first.map_or(Ok(()), |why| {
-        Err(Refusal {
-            param: why.path().map(str::to_owned),
-            ..Refusal::invalid(why.to_string())
-        })
-    })
 }
 
 /// The same bytes at the same place.
 fn hash(incoming: &Incoming) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(incoming.operation.path().as_bytes());
-    hasher.update([0]);
+    // A response in the background has the body of the plain call that it becomes.
+    hasher.update([0, u8::from(incoming.background.is_some())]);
     hasher.update(&incoming.body);
     hasher.finalize().into()
 }

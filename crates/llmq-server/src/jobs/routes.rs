@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use http::header::LOCATION;
@@ -25,7 +25,7 @@ use super::guard::job;
 use super::listing::Asked;
 use super::wanted::{self, Wanted};
 use crate::call;
-use crate::keys::{self, Caller, HandIn, Look, May, Spend};
+use crate::keys::{self, Caller, Denied, HandIn, Look, May, Spend};
 use crate::{Gateway, Problem};
 
 /// Nobody holds a connection for longer than this for the state of a request.
@@ -52,10 +52,7 @@ impl Gateway {
     /// The routes, for a router.
     pub(crate) fn job_routes(self: &Arc<Self>) -> Router {
         let (router, _) = routes().split_for_parts();
-        let max = usize::try_from(self.max_body_bytes()).unwrap_or(usize::MAX);
-        router
-            .layer(DefaultBodyLimit::max(max))
-            .with_state(Arc::clone(self))
+        router.with_state(Arc::clone(self))
     }
 }
 
@@ -71,7 +68,12 @@ impl Gateway {
         (status = 202, description = "Accepted: one state, or `requests` in order.", body = RequestState),
         (status = 200, description = "With `wait_for_completion`: the request at its end.", body = RequestState),
         (status = 400, description = "What is wrong, and where.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "A key is needed.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The key may not do that, or not use that model or tenant.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such model.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The idempotency key was used for another request.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than `server.max_body`.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "The key's budget has no room for it.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "The queue is full, or the store cannot record.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -381,6 +383,7 @@ async fn retry(
         );
         return Err(Problem::conflict(message));
     }
+    caller.may_use(&first.queue).map_err(Denied::from)?;
     let body = gateway.desk.store().body(first.id).await;
     let body = body.map_err(|error| unavailable(&error))?;
     let body = body.ok_or_else(|| gone(first.id))?;
@@ -388,7 +391,7 @@ async fn retry(
     job.priority = first.priority;
     job.size = first.size;
     job.ttl = Some(gateway.desk.settings.request_ttl);
-    job.max_attempts = gateway.desk.max_attempts;
+    job.max_attempts = gateway.max_attempts();
     job.details = first.details;
     job.details.retry_of = Some(first.id);
     // What the first one's headers said still holds; who is charged is who asks now.

@@ -1,11 +1,12 @@
 //! How a job stands, as its caller sees it.
 
 use llmq_api::{RequestError, RequestState, RequestUsage};
-use llmq_core::{Clock, Status, WallTime};
+use llmq_core::{Clock, Status};
 use llmq_store::{Job, Position};
 
 use super::Desk;
 use super::desk::Standing;
+use crate::shown::{instant as text, usd};
 
 impl Desk {
     /// A job as it is shown.
@@ -72,18 +73,4 @@ fn shown(job: &Job) -> RequestState {
         status_url: format!("/api/requests/{id}"),
         result_url: format!("/api/requests/{id}/result"),
     }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a call costs far less than 2^53 nano dollars"
-)]
-fn usd(nano_usd: u64) -> f64 {
-    nano_usd as f64 / 1e9
-}
-
-/// An instant, to the millisecond: nobody reads more.
-pub(super) fn text(at: WallTime) -> String {
-    let at = jiff::Timestamp::from_microsecond(at.as_micros()).unwrap_or_default();
-    format!("{at:.3}")
 }

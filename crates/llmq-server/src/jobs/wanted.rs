@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_api::CreateRequest;
 use llmq_core::{Clock, Priority, WallTime, parse_duration};
-use llmq_engine::Outgoing;
 use llmq_provider::{Operation, TokenCounter, scan_request, with_model};
 use llmq_store::{Callback, Details, ENQUEUE_MAX, Idempotency, NewJob};
 use serde::Deserialize;
@@ -67,10 +66,11 @@ pub(super) fn read(body: &[u8]) -> Result<Wanted, Problem> {
     Ok(Wanted::Many(all.collect::<Result<_, _>>()?))
 }
 
-/// The reader's own words hold names of fields and no texts of the caller's but those.
+/// The reader's own words hold names of fields, and of a value that is of another kind its
+/// beginning: to its own caller, and in no log.
 fn not_read(place: &str, error: &serde_json::Error) -> Problem {
     let what = match error.classify() {
-        serde_json::error::Category::Data => error.to_string(),
+        serde_json::error::Category::Data => error.to_string().chars().take(300).collect(),
         _ => format!(
             "the body is not JSON at line {}, column {}",
             error.line(),
@@ -121,7 +121,8 @@ fn check(
     let operation = operation(&wanted.endpoint)?;
     let (model, body, size) = body(&wanted)?;
     let known = allowed(gateway, caller, &model)?;
-    sayable(operation, &model, &body, &known)?;
+    let told = gateway.models.can_be_told(&known, operation, &body);
+    told.map_err(|why| wrong("body", why.to_string()))?;
     let now = gateway.desk.wall();
     let ttl = ttl(gateway, wanted.ttl.as_deref())?;
     let not_before = not_before(wanted.not_before.as_deref(), now, ttl)?;
@@ -130,7 +131,7 @@ fn check(
     job.priority = wanted.priority.unwrap_or(Priority::NORMAL);
     job.ttl = Some(ttl);
     job.not_before = not_before;
-    job.max_attempts = gateway.desk.max_attempts;
+    job.max_attempts = gateway.max_attempts();
     job.idempotency = match (wanted.idempotency_key, hash) {
         (Some(key), Some(request_hash)) => Some(Idempotency {
             key: checked_key(key)?,
@@ -232,18 +233,6 @@ fn allowed(
         let unknown = crate::call::unknown_model(gateway, model);
         refused(Problem::not_found("model_not_found", unknown.message))
     })
-}
-
-/// Whether at least one upstream of the model can be told the call.
-fn sayable(operation: Operation, model: &str, body: &Bytes, known: &Model) -> Result<(), Wrong> {
-    let mut first = None;
-    for route in &known.routes {
-        match Outgoing::of(operation, model, body, route) {
-            Ok(_) => return Ok(()),
-            Err(untranslatable) => first = first.or(Some(untranslatable)),
-        }
-    }
-    first.map_or(Ok(()), |why| Err(wrong("body", why.to_string())))
 }
 
 fn ttl(gateway: &Gateway, text: Option<&str>) -> Result<Duration, Wrong> {

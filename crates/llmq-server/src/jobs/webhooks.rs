@@ -23,9 +23,9 @@ use utoipa_axum::routes;
 
 use super::desk::unavailable;
 use super::guard::sees;
-use super::state::text;
 use super::wanted::checked_url;
 use crate::keys::{Caller, HandIn, Manage, May};
+use crate::shown::instant as text;
 use crate::{Gateway, Problem};
 
 /// So many endpoints are told at most.

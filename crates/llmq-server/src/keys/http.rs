@@ -9,7 +9,6 @@ use http::{HeaderValue, StatusCode};
 use llmq_api::{
     CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope, KeyUse, ProblemBody, UsedInPeriod,
 };
-use llmq_core::WallTime;
 use llmq_store_sqlite::{KeyRecord, StoreError};
 use serde::Deserialize;
 use serde_json::json;
@@ -17,9 +16,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::ledger::{Booked, usd};
+use super::ledger::Booked;
 use super::{CreateKeyError, HasKeys, KeyRing, Manage, May, RevokeKeyError};
 use crate::Problem;
+use crate::shown::{instant, usd};
 
 /// A key to make is a few hundred bytes; this is room for a hundred long model names.
 const BODY_MAX: usize = 64 * 1024;
@@ -250,12 +250,6 @@ fn used(booked: Booked) -> UsedInPeriod {
         output_tokens: booked.output_tokens,
         usd: usd(booked.nano_usd),
     }
-}
-
-fn instant(at: WallTime) -> String {
-    // Every instant that a clock shows has a date; another one is shown as the first of all.
-    let at = jiff::Timestamp::from_microsecond(at.as_micros()).unwrap_or_default();
-    at.to_string()
 }
 
 #[cfg(test)]

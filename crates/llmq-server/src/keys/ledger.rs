@@ -13,6 +13,7 @@ use llmq_core::Usage;
 use llmq_store_sqlite::{Budget, Spend};
 
 use super::period::{Period, PeriodKind, Periods};
+use crate::shown::usd;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,16 +56,6 @@ impl fmt::Display for Overspent {
             amount(self.needed)
         )
     }
-}
-
-/// Billionths of a dollar in dollars, to be shown.
-pub(super) fn usd(nano: u64) -> f64 {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "shown to people, to a millionth"
-    )]
-    let nano = nano as f64;
-    nano / 1e9
 }
 
 /// Why a call may not start now.

@@ -280,6 +280,14 @@ impl KeyRing {
         Some(Caller { key: Some(key) })
     }
 
+    /// Whether a caller would be let in now, as it was before.
+    pub(crate) fn lets_in(&self, caller: &Caller) -> bool {
+        match caller.key_id() {
+            Some(id) => self.keys.load().by_id.contains_key(&id),
+            None => self.asks_nobody(),
+        }
+    }
+
     /// Whether those without a key may call.
     #[must_use]
     pub fn asks_nobody(&self) -> bool {

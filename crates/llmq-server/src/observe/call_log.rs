@@ -11,7 +11,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::record::{CallRecord, ErrorType};
-use super::time;
+use crate::shown;
 
 /// Lines that wait to be written take this much room at most; what comes then is left out and
 /// counted. A slow disk must not slow calls down, nor fill the memory.
@@ -186,7 +186,7 @@ fn text_line(call: &CallRecord<'_>, at: WallTime) -> String {
         line,
         "{} {} {} upstream={} status={} attempts={} queued_ms={} took_ms={} stream={} \
          priority={} tenant={}",
-        time::text(at),
+        shown::instant(at),
         call.id,
         Word(call.model),
         Word(call.upstream.unwrap_or("-")),
@@ -216,7 +216,7 @@ fn text_line(call: &CallRecord<'_>, at: WallTime) -> String {
 fn json_line(call: &CallRecord<'_>, at: WallTime) -> String {
     let error = ErrorType::of(call).as_str();
     let line = JsonLine {
-        time: time::text(at),
+        time: shown::instant(at),
         id: call.id,
         tenant: call.tenant,
         model: call.model,

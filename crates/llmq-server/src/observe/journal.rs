@@ -11,9 +11,8 @@ use llmq_store::{EventId, NewEvent, Store, StoredEvent, Subject};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::events::{Cursor, NoCursor};
 use super::observed::Observed;
-use super::time;
+use crate::shown;
 
 /// So many events of the gateway's own may wait to be recorded. More come only while the store
 /// cannot record; those are lost, and their loss is logged.
@@ -33,24 +32,18 @@ impl fmt::Debug for Journal {
     }
 }
 
-impl Observed {
-    /// Events are recorded in `store` from here on, and listeners read them there.
-    pub(crate) fn keep_events(&self, store: Arc<dyn Store>, tasks: &Tasks) {
+impl Journal {
+    /// Records what is told from here on.
+    pub(crate) fn begin(store: Arc<dyn Store>, clock: SystemClock, tasks: &Tasks) -> Self {
         let (sender, waiting) = mpsc::channel(WAITING_MAX);
-        let journal = Journal {
-            store: Arc::clone(&store),
-            sender,
-        };
-        if self.journal.set(journal).is_ok() {
-            tasks.spawn(record(store, waiting, self.clock.clone(), tasks.clone()));
-        }
+        tasks.spawn(record(Arc::clone(&store), waiting, clock, tasks.clone()));
+        Self { store, sender }
     }
+}
 
+impl Observed {
     /// Tells that something happened. Never waits.
     pub(crate) fn publish(&self, kind: &'static str, data: Value) {
-        let Some(journal) = self.journal.get() else {
-            return self.events.publish(kind, data, self.now());
-        };
         // The store itself tells of these, with the change.
         if matches!(kind, "queue.paused" | "queue.resumed") {
             return;
@@ -66,7 +59,7 @@ impl Observed {
             subject,
             data,
         };
-        if journal.sender.try_send(event).is_err() {
+        if self.journal.sender.try_send(event).is_err() {
             tracing::warn!(kind, "an event was lost: the store cannot record");
         }
     }
@@ -116,13 +109,23 @@ impl fmt::Display for Place {
     }
 }
 
-impl FromStr for Place {
-    type Err = NoCursor;
+/// The text is no place of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoPlace;
 
-    fn from_str(text: &str) -> Result<Self, NoCursor> {
-        let Cursor { epoch, number } = text.parse()?;
+impl FromStr for Place {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (log, number) = text.trim().split_once('-').ok_or(NoPlace)?;
+        let read = |part: &str| part.parse::<u64>().map_err(|_| NoPlace);
+        let number = read(number)?;
+        // The next number must exist.
+        if number == u64::MAX {
+            return Err(NoPlace);
+        }
         Ok(Self {
-            log: epoch,
+            log: read(log)?,
             number: EventId(number),
         })
     }
@@ -132,7 +135,7 @@ impl FromStr for Place {
 pub(crate) fn said(event: &StoredEvent) -> String {
     let mut said = Map::new();
     said.insert("type".to_owned(), json!(event.event.kind));
-    said.insert("at".to_owned(), json!(time::text(event.at)));
+    said.insert("at".to_owned(), json!(shown::instant(event.at)));
     match &event.event.subject {
         Subject::Job {
             id,
@@ -164,15 +167,27 @@ pub(crate) fn said(event: &StoredEvent) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    proptest! {
+        #[test]
+        fn a_place_reads_back(log: u64, number in 0..u64::MAX) {
+            let place = Place { log, number: EventId(number) };
+            prop_assert_eq!(place.to_string().parse(), Ok(place));
+        }
+
+        #[test]
+        fn no_text_breaks_the_reader(text: String) {
+            let _ = text.parse::<Place>();
+        }
+    }
+
     #[test]
-    fn a_place_reads_back_and_no_other_text_does() {
-        let place = Place {
-            log: u64::MAX,
-            number: EventId(7),
-        };
-        assert_eq!(place.to_string().parse(), Ok(place));
-        assert!("7".parse::<Place>().is_err());
+    fn no_other_text_is_a_place() {
+        for text in ["7", "7-", "-7", "a-7", "1-18446744073709551615"] {
+            assert_eq!(text.parse::<Place>(), Err(NoPlace), "{text}");
+        }
     }
 }

@@ -8,18 +8,33 @@ use std::time::Duration;
 use llmq_store::{EventId, EventPage, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::journal::{Journal, Place, said};
+use super::journal::{Place, said};
 use super::observed::Observed;
-use crate::keys::Caller;
+use crate::keys::{Caller, KeyRing};
 
 /// So many events are read together at most.
 const TOGETHER_MAX: usize = 256;
+
+/// Who listens.
+pub(super) struct Hears {
+    pub(super) caller: Caller,
+    /// Where it is asked whether they still may; none: nobody is asked.
+    pub(super) keys: Option<Arc<KeyRing>>,
+}
+
+impl Hears {
+    fn still_may(&self) -> bool {
+        self.keys
+            .as_ref()
+            .is_none_or(|keys| keys.lets_in(&self.caller))
+    }
+}
 
 /// One listener's place in the log.
 pub(super) struct Listener {
     observed: Arc<Observed>,
     news: watch::Receiver<EventId>,
-    caller: Caller,
+    hears: Hears,
     log: u64,
     after: EventId,
     /// What it saw last is not known here.
@@ -31,11 +46,11 @@ impl Listener {
     /// Goes on after the event of this id, or with what is yet to come.
     pub(super) fn new(
         observed: Arc<Observed>,
-        journal: &Journal,
         last: Option<&str>,
-        caller: Caller,
+        hears: Hears,
         permit: OwnedSemaphorePermit,
     ) -> Self {
+        let journal = &observed.journal;
         let news = journal.store.newest_event();
         let newest = *news.borrow();
         let log = Place::log_of(journal.store.as_ref());
@@ -51,7 +66,7 @@ impl Listener {
         Self {
             observed,
             news,
-            caller,
+            hears,
             log,
             after,
             lost,
@@ -59,12 +74,17 @@ impl Listener {
         }
     }
 
-    /// What goes out next; none: the server ends, or its store cannot be read.
+    /// What goes out next; none: the server ends, its store cannot be read, or the listener's key
+    /// is not in use any more.
     pub(super) async fn next(&mut self, keep_alive: Duration) -> Option<String> {
         loop {
             // What comes after this is seen as a change.
             self.news.mark_unchanged();
-            match self.frames().await {
+            let frames = self.frames().await;
+            if !self.hears.still_may() {
+                return None;
+            }
+            match frames {
                 Ok(frames) if !frames.is_empty() => return Some(frames),
                 Ok(_) => {}
                 Err(error) => {
@@ -88,17 +108,16 @@ impl Listener {
             self.reset(&mut frames);
             return Ok(frames);
         }
-        let Some(journal) = self.observed.journal.get() else {
-            return Ok(frames);
-        };
+        let store = &self.observed.journal.store;
         while frames.is_empty() {
-            match journal.store.events(self.after, TOGETHER_MAX).await? {
+            match store.events(self.after, TOGETHER_MAX).await? {
                 EventPage::Events(events) if events.is_empty() => break,
                 EventPage::Events(events) => {
                     for event in events {
                         self.after = event.id;
                         let tenant = event.event.tenant.as_deref();
-                        if tenant.is_none_or(|tenant| self.caller.tenant_for(Some(tenant)).is_ok())
+                        if tenant
+                            .is_none_or(|tenant| self.hears.caller.tenant_for(Some(tenant)).is_ok())
                         {
                             frame(&mut frames, self.place(), &event.event.kind, &said(&event));
                         }

@@ -13,8 +13,8 @@ use llmq_limit::{BreakerState, QuotaMetrics};
 use uuid::Uuid;
 
 use super::observed::{Observed, Parts};
-use super::time;
 use super::waiting::WaitingCall;
+use crate::shown;
 
 impl Parts {
     /// The queue of this name.
@@ -176,5 +176,5 @@ fn day(quota: QuotaMetrics) -> QuotaState {
 
 /// A monotonic instant in the words of the wall clock.
 pub(crate) fn at_text(at: Timestamp, now: Now) -> String {
-    time::text(now.wall_at(at))
+    shown::instant(now.wall_at(at))
 }

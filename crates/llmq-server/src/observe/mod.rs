@@ -2,8 +2,9 @@
 //!
 //! [`Observed`] holds it all; [`Metrics::call`] and [`CallLog::call`] are told of each call when
 //! it is over, [`Observed::notice`] of what the dispatcher has to tell, and [`routes`] show it.
-//! `look` reads the dispatcher's books, `notices` makes events of what it tells, `events` keeps
-//! them and `sse` passes them on; `openapi` lists every route.
+//! `look` reads the dispatcher's books, `notices` makes events of what it tells, `journal` keeps
+//! them in the store, and `kept` reads them there for those who listen (`sse`); `openapi` lists
+//! every route.
 
 mod record;
 
@@ -11,7 +12,6 @@ mod metrics;
 
 mod call_log;
 
-mod events;
 mod journal;
 mod kept;
 mod waiting;
@@ -27,15 +27,15 @@ mod router;
 mod routes;
 mod sse;
 
-mod time;
 mod traces;
 
 pub use call_log::{CallLog, CallLogForm};
-pub use events::Events;
 pub use metrics::Metrics;
 pub use observed::{Observed, Parts};
 pub use record::CallRecord;
-pub use router::{Routes, router, routes};
+#[cfg(test)]
+pub(crate) use router::router;
+pub use router::{Routes, routes};
 pub use traces::Traces;
 #[cfg(feature = "otel")]
 pub use traces::TracesError;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::look::at_text;
 use super::observed::Observed;
-use super::time;
+use crate::shown;
 
 impl Observed {
     /// Takes note of what the dispatcher has to tell: for [`llmq_engine::listen`].
@@ -71,7 +71,7 @@ impl Observed {
                 let data = json!({
                     "upstream": upstream,
                     "reason": advice.reason.to_string(),
-                    "resume_at": time::text(advice.resume_at),
+                    "resume_at": shown::instant(advice.resume_at),
                     "below": matches!(advice.scope, PauseScope::BelowHigh).then_some("high"),
                 });
                 ("quota.paused", data)

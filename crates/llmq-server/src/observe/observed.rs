@@ -1,15 +1,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use llmq_core::{Clock, Now};
 use llmq_dispatch::UpstreamId;
-use llmq_engine::{Hub, SystemClock};
+use llmq_engine::{Hub, SystemClock, Tasks};
+use llmq_store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::events::Events;
 use super::journal::Journal;
 use super::metrics::Metrics;
 use super::waiting::Waiting;
@@ -21,16 +21,14 @@ pub(crate) const LISTENERS_MAX: usize = 256;
 pub struct Observed {
     /// What is counted.
     pub metrics: Metrics,
-    /// What happens.
-    pub events: Events,
     /// Calls that wait for their turn.
     pub waiting: Waiting,
     pub(crate) clock: SystemClock,
     pub(crate) started: Now,
     pub(crate) listeners: Arc<Semaphore>,
     pub(crate) draining: CancellationToken,
-    /// Where events are kept; none: nowhere but in memory.
-    pub(super) journal: OnceLock<Journal>,
+    /// Where events are kept.
+    pub(super) journal: Journal,
     parts: ArcSwap<Parts>,
 }
 
@@ -56,19 +54,20 @@ impl fmt::Debug for Parts {
 }
 
 impl Observed {
-    /// Looks at a gateway that has just started.
+    /// Looks at a gateway that has just started. What happens is recorded in `store`, by one of
+    /// `tasks`.
     #[must_use]
-    pub fn new(parts: Parts, clock: SystemClock) -> Self {
+    pub fn new(parts: Parts, clock: SystemClock, store: Arc<dyn Store>, tasks: &Tasks) -> Self {
         let started = clock.now();
+        let journal = Journal::begin(store, clock.clone(), tasks);
         let observed = Self {
             metrics: Metrics::new(),
-            events: Events::new(started.wall),
             waiting: Waiting::default(),
             clock,
             started,
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
             draining: CancellationToken::new(),
-            journal: OnceLock::new(),
+            journal,
             parts: ArcSwap::from_pointee(parts),
         };
         observed.refresh();

@@ -80,13 +80,14 @@ pub(crate) fn document() -> OpenApi {
         describe_call(&mut document, operation);
     }
     describe_model(&mut document);
-    describe_response(&mut document, HttpMethod::Get, "", "get_response");
-    describe_response(
-        &mut document,
-        HttpMethod::Post,
-        "/cancel",
-        "cancel_response",
-    );
+    for (method, below, name) in [
+        (HttpMethod::Get, "", "get_response"),
+        (HttpMethod::Delete, "", "delete_response"),
+        (HttpMethod::Get, "/input_items", "list_input_items"),
+        (HttpMethod::Post, "/cancel", "cancel_response"),
+    ] {
+        describe_response(&mut document, method, below, name);
+    }
     document
 }
 
@@ -164,8 +165,8 @@ fn describe_model(document: &mut OpenApi) {
 /// A response that was made in the background, or that a provider keeps.
 fn describe_response(document: &mut OpenApi, method: HttpMethod, below: &str, name: &str) {
     let answer = ResponseBuilder::new().description(
-        "OpenAI's response object as it stands, a stream of it with `?stream=true`, or an error \
-         in OpenAI's form.",
+        "What OpenAI's API answers, such as the response object as it stands, a stream of it with \
+         `?stream=true`, or an error in OpenAI's form.",
     );
     let id = ParameterBuilder::new()
         .name("id")
@@ -176,13 +177,14 @@ fn describe_response(document: &mut OpenApi, method: HttpMethod, below: &str, na
         .tag("calls")
         .operation_id(Some(name))
         .summary(Some(
-            "OpenAI's API, for responses made with `background: true`.",
+            "OpenAI's API, for a response made with `background: true` (get, cancel) and for one \
+             that the caller's provider keeps.",
         ))
         .parameter(id.build())
         .response("default", answer.build());
-    let item = PathItem::new(method, described.build());
     let path = format!("/v1/responses/{{id}}{below}");
-    document.paths.paths.insert(path, item);
+    let paths = &mut document.paths;
+    paths.add_path_operation(path, vec![method], described.build());
 }
 
 #[cfg(test)]
@@ -220,7 +222,7 @@ mod tests {
         assert!(info["title"].is_string() && info["version"].is_string());
         let mut responses = Vec::new();
         all(&json["paths"], "responses", &mut responses);
-        assert_eq!(responses.len(), 18 + 17 + 11 + Operation::ALL.len() + 1);
+        assert_eq!(responses.len(), 18 + 17 + 13 + Operation::ALL.len() + 1);
         for response in responses.iter().flat_map(|all| all.as_object().unwrap()) {
             assert!(response.1["description"].is_string(), "{response:?}");
         }

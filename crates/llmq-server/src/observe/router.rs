@@ -30,8 +30,9 @@ pub fn routes(observed: &Arc<Observed>) -> Routes {
     }
 }
 
-/// All of them together, for a gateway that asks nobody for a key.
-pub fn router(observed: &Arc<Observed>) -> Router {
+/// All of them together, for those who need no key.
+#[cfg(test)]
+pub(crate) fn router(observed: &Arc<Observed>) -> Router {
     let routes = routes(observed);
     routes.open.merge(routes.read).merge(routes.manage)
 }

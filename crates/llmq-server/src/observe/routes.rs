@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use super::metrics::{self, Page, write_gauges};
 use super::observed::Observed;
-use super::{page, time};
+use super::page;
 use crate::problem::Problem;
+use crate::shown;
 
 type Shared = State<Arc<Observed>>;
 
@@ -222,7 +223,7 @@ impl Observed {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         Stats {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: time::text(self.started.wall),
+            started_at: shown::instant(self.started.wall),
             uptime_s: (now.mono - self.started.mono).as_secs_f64(),
             calls: totals.calls,
             failed: totals.failed,

@@ -1,8 +1,8 @@
 //! OpenAI's own ways to hand in work and to come back for it, on any provider.
 //!
 //! `background` makes a job of a response that its caller does not wait for. `files` are handed in
-//! (`upload`) and out, and `batches` finish many calls of one; `guard` says who may. `ids` are the names that OpenAI's SDKs know things
-//! by.
+//! (`upload`) and out, and `batches` finish many calls of one; `guard` says in OpenAI's form what
+//! is wrong. `ids` are the names that OpenAI's SDKs know things by.
 
 mod ids;
 

@@ -1,6 +1,7 @@
 //! A file that comes in, chunk by chunk.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::Multipart;
@@ -19,6 +20,8 @@ const CHUNK: usize = 512 << 10;
 /// A field beside the file holds a word.
 const WORD_MAX: usize = 1_024;
 const NAME_MAX: usize = 255;
+/// So many files are read from the store at once.
+const PAGE: usize = 500;
 /// What OpenAI's API keeps files for (`purpose`, API reference, 2026).
 const PURPOSES: [&str; 6] = [
     "batch",
@@ -32,6 +35,56 @@ const PURPOSES: [&str; 6] = [
 pub(super) const KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// For how long a file may be kept, in seconds.
 const EXPIRES_S: std::ops::RangeInclusive<u64> = 3_600..=2_592_000;
+
+/// The room that is left for files: all together may be as large as what waits may be
+/// (`[store] max_bytes`). Else whoever may call could fill the disk, and shut the store.
+struct Room<'a> {
+    gateway: &'a Gateway,
+    /// In files that are whole.
+    kept: u64,
+    /// In this one.
+    mine: u64,
+}
+
+impl<'a> Room<'a> {
+    async fn new(gateway: &'a Gateway, store: &dyn Store) -> Result<Self, Refused> {
+        let (mut kept, mut after) = (0, None);
+        loop {
+            let page = store.files(None, after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            kept += page.iter().map(|file| file.bytes).sum::<u64>();
+        }
+        let mut room = Self {
+            gateway,
+            kept,
+            mine: 0,
+        };
+        room.take(0)?;
+        Ok(room)
+    }
+
+    fn take(&mut self, bytes: u64) -> Result<(), Refused> {
+        let max = self.gateway.live.load().store.capacity.bytes;
+        self.mine += bytes;
+        let coming = &self.gateway.file_bytes_coming;
+        let coming = coming.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.kept.saturating_add(coming) < max {
+            return Ok(());
+        }
+        let message =
+            format!("the files here fill {max} bytes already (store.max_bytes): remove some");
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Err(Refusal::new(status, "queue_full", message).into())
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        let coming = &self.gateway.file_bytes_coming;
+        coming.fetch_sub(self.mine, Ordering::Relaxed);
+    }
+}
 
 /// What was said of a file so far, in whatever order.
 struct Draft {
@@ -66,7 +119,8 @@ pub(super) async fn take(
         seconds: None,
     };
     let max = gateway.live.load().server.max_file_bytes;
-    let taken = draft.read(store.as_ref(), &mut form, max).await;
+    let mut room = Room::new(&gateway, store.as_ref()).await?;
+    let taken = draft.read(store.as_ref(), &mut form, max, &mut room).await;
     if taken.is_err() && draft.filename.is_some() {
         // What cannot be removed now is removed when the store is next opened.
         let _ = store.delete_file(draft.id).await;
@@ -80,10 +134,11 @@ impl Draft {
         store: &dyn Store,
         form: &mut Multipart,
         max: u64,
+        room: &mut Room<'_>,
     ) -> Result<StoredFile, Refused> {
         while let Some(field) = form.next_field().await.map_err(|error| broken(&error))? {
             match field.name() {
-                Some("file") => self.content(store, field, max).await?,
+                Some("file") => self.content(store, field, max, room).await?,
                 Some("purpose") => self.purpose = Some(word(field, "purpose").await?),
                 Some("expires_after[anchor]") => {
                     self.anchor = Some(word(field, "expires_after").await?);
@@ -114,6 +169,7 @@ impl Draft {
         store: &dyn Store,
         mut field: Field<'_>,
         max: u64,
+        room: &mut Room<'_>,
     ) -> Result<(), Refused> {
         if self.filename.is_some() {
             return Err(Refusal::invalid("one `file` at once").about("file").into());
@@ -128,6 +184,7 @@ impl Draft {
             let at_end = piece.is_none();
             if let Some(piece) = piece {
                 bytes += piece.len() as u64;
+                room.take(piece.len() as u64)?;
                 if bytes > max {
                     let message = format!("the file is larger than {max} bytes (server.max_file)");
                     let too_large = StatusCode::PAYLOAD_TOO_LARGE;

@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use llmq_server::Bounds;
+use llmq_testkit::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
 use crate::world::{SHORT, World, all, get, is};
@@ -192,4 +198,28 @@ async fn connections_beyond_the_bound_wait_until_one_ends() {
     assert!(early.is_err(), "{early:?}");
     drop(held);
     is(&all(&mut third).await, 200, "\"status\"");
+}
+
+/// It answers pings, so it was never idle: one call without a key held a place for ever.
+#[tokio::test]
+async fn a_connection_of_http_2_is_closed_when_it_brings_nothing_more() {
+    let world = World::new("", SHORT).await;
+    let io = TokioIo::new(world.connect().await);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let mut driving = JoinSet::new();
+    driving.spawn(connection);
+    let mut last = Instant::now();
+    for _ in 0..3 {
+        let request = http::Request::get("http://localhost/health");
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        last = Instant::now();
+        tokio::time::sleep(SHORT.idle_max / 2).await;
+    }
+    // The caller still has it, and would go on.
+    let ended = timeout(PATIENCE, driving.join_next()).await;
+    ended.expect("the gateway ends the connection");
+    assert!(last.elapsed() >= SHORT.idle_max, "{:?}", last.elapsed());
+    drop(sender);
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::world::{SHORT, World, all, get, settings};
+use crate::world::{SHORT, World, all, get, is, settings};
 
 /// A gateway with the certificate of `identity`, and where its files lie.
 async fn secure(identity: &Identity) -> (World, TempDir) {
@@ -139,4 +139,44 @@ async fn browsers_and_keys_follow_other_settings() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("server.listen"), "{refused}");
+}
+
+/// Once these were what they had been at the start, and the reload said nothing of that.
+#[tokio::test]
+async fn all_that_is_not_for_a_restart_is_in_force_after_a_reload() {
+    let world = World::new("max_body = \"100KB\"", SHORT).await;
+    let post = |path: &str, body: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let large = format!("{{\"pad\":\"{}\"}}", "x".repeat(20_000));
+    let private = r#"{"url":"http://127.0.0.1:9/","events":["*"]}"#;
+    is(
+        &world.exchange(post("/api/requests", &large)).await,
+        400,
+        "",
+    );
+    is(
+        &world.exchange(post("/api/webhooks", private)).await,
+        400,
+        "",
+    );
+    let text = "max_body = \"10KB\"\n[webhooks]\nallow = [\"127.0.0.0/8\"]";
+    world.gateway.reload(&settings(text), false).unwrap();
+    is(
+        &world.exchange(post("/api/requests", &large)).await,
+        413,
+        "10000",
+    );
+    is(
+        &world.exchange(post("/api/webhooks", private)).await,
+        201,
+        "",
+    );
+    let fails = settings("max_body = \"10KB\"\n[retry]\nambiguous = \"fail\"");
+    let refused = world.gateway.reload(&fails, false).unwrap_err();
+    assert!(refused.to_string().contains("retry.ambiguous"), "{refused}");
 }

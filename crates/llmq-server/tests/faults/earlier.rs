@@ -131,11 +131,95 @@ async fn where_there_is_one_account_everything_is_its() {
     let world = world(&[&one]).await;
     let more = json!({"input": "x", "previous_response_id": "resp_of_yesterday"});
     assert_eq!(ask(&world, more).await.status, 200);
+    // Only OpenAI itself is asked for what nobody here is known to have made.
     let request = Request::get(format!("{RESPONSES}/resp_of_yesterday"));
     let seen = world.send(request, &[], String::new()).await;
-    assert!(
-        seen.status == 200 && seen.body.contains("resp_one"),
-        "{seen:?}"
+    assert_eq!(seen.status, 404, "{seen:?}");
+    assert_eq!(one.calls(), 1);
+}
+
+/// Once a call with a key went to either account, and the wrong one's 400 was kept for a day.
+#[tokio::test]
+async fn what_is_accepted_goes_to_the_account_that_has_what_it_names() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let world = world(&[&one, &two]).await;
+    let mut prompt = 0;
+    while one.calls() == 0 || two.calls() == 0 {
+        prompt += 1;
+        ask(&world, json!({"input": prompt.to_string()})).await;
+    }
+    for made in [&one, &two] {
+        let before = [one.calls() + two.calls(), made.calls()];
+        for turn in 0..6 {
+            let name = format!("resp_{}", made.name);
+            let body =
+                json!({"model": "m", "input": turn.to_string(), "previous_response_id": name});
+            let key = format!("{}{turn}", made.name);
+            let request = Request::post(RESPONSES);
+            let headers = [("idempotency-key", key.as_str())];
+            let seen = world.send(request, &headers, body.to_string()).await;
+            assert_eq!(seen.status, 200, "{seen:?}");
+        }
+        assert_eq!(made.calls() - before[1], 6);
+        assert_eq!(one.calls() + two.calls() - before[0], 6);
+    }
+}
+
+/// What the answer of an accepted call is called is known too.
+#[tokio::test]
+async fn a_response_in_the_background_is_continued_under_either_name() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let world = world(&[&one, &two]).await;
+    let first = ask(&world, json!({"input": "x", "background": true})).await;
+    let first: Value = serde_json::from_str(&first.body).unwrap();
+    let ours = first["id"].as_str().unwrap();
+    let wait = format!(
+        "/api/requests/{}?wait=20",
+        ours.strip_prefix("resp_").unwrap()
     );
-    assert_eq!(one.calls(), 2);
+    let state = world.send(Request::get(wait), &[], String::new()).await;
+    assert!(state.body.contains("\"completed\""), "{state:?}");
+    let made = if one.calls() == 1 { &one } else { &two };
+    let theirs = format!("resp_{}", made.name);
+    for (turn, name) in [ours, theirs.as_str()]
+        .into_iter()
+        .cycle()
+        .take(6)
+        .enumerate()
+    {
+        let more = json!({"input": turn.to_string(), "previous_response_id": name});
+        assert_eq!(ask(&world, more).await.status, 200);
+        let heard: Value = serde_json::from_str(&made.heard(turn + 1).body).unwrap();
+        assert_eq!(heard["previous_response_id"], theirs);
+    }
+    assert_eq!(one.calls() + two.calls(), 7);
+}
+
+#[tokio::test]
+async fn headers_that_choose_an_account_pass_for_accepted_calls_too() {
+    let one = upstream("one").await;
+    let text = format!(
+        "[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         pass_headers = [\"openai-project\"]\n\
+         [models.m]\nupstreams = [{{ upstream = \"one\" }}]\n",
+        one.url
+    );
+    let world = World::with(&text).await;
+    let body = json!({"model": "m", "input": "x"}).to_string();
+    for headers in [
+        vec![("openai-project", "p"), ("openai-organization", "o")],
+        vec![
+            ("openai-project", "p"),
+            ("openai-organization", "o"),
+            ("idempotency-key", "k"),
+        ],
+    ] {
+        let seen = world
+            .send(Request::post(RESPONSES), &headers, body.clone())
+            .await;
+        assert_eq!(seen.status, 200, "{seen:?}");
+        let head = one.heard(one.calls() - 1).head.to_ascii_lowercase();
+        assert!(head.contains("openai-project: p"), "{head}");
+        assert!(!head.contains("openai-organization"), "{head}");
+    }
 }

@@ -9,6 +9,7 @@
 mod answers;
 mod world;
 
+mod accepted;
 mod accounts;
 mod bad_input;
 mod callers;

@@ -1,6 +1,6 @@
 //! Streams that go wrong after a part of them is with the caller.
 
-use crate::answers::{END, STREAM, chunk, stop, word};
+use crate::answers::{END, STREAM, chunk, done, stop, word};
 use crate::world::{Act, Mode, Upstream, World};
 
 async fn ask_one(timeouts: &str, act: Act) -> (World, Upstream, crate::world::Seen) {
@@ -57,4 +57,27 @@ async fn a_complete_stream_needs_no_done() {
     let (_world, one, seen) = ask_one("", Act::Say(text)).await;
     seen.is_from(&one);
     assert_eq!(one.calls(), 1);
+}
+
+/// The connection says nothing more once the last event is there: once that was a broken stream
+/// after a silence of 30 s, and a call with a key was sent again.
+#[tokio::test]
+async fn a_stream_is_whole_with_its_last_event_whatever_its_connection_does() {
+    let all = format!(
+        "{STREAM}{}{}{}",
+        word("one", "from one"),
+        stop("one"),
+        done()
+    );
+    for act in [Act::Hang(all.clone()), Act::Say(all)] {
+        let (world, one, seen) = ask_one("", act.clone()).await;
+        seen.is_from(&one);
+        assert!(seen.body.ends_with("data: [DONE]\n\n"), "{seen:?}");
+        let two = Upstream::start("one", move |_| act.clone()).await;
+        let keyed = World::new(&[&two], "", "").await;
+        let key = [("idempotency-key", "k")];
+        keyed.ask_with(Mode::Stream, &key).await.is_from(&two);
+        assert_eq!((one.calls(), two.calls()), (1, 1));
+        drop(world);
+    }
 }

@@ -1,9 +1,15 @@
 //! Responses that nobody waits for, and that are asked for later.
 
-use http::Method;
-use serde_json::{Value, json};
+use std::time::Duration;
 
-use crate::world::{Got, World};
+use http::Method;
+use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_testkit::PATIENCE;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::world::{Got, World, chat};
 
 fn asked() -> Value {
     json!({"model": "gpt", "input": "hello", "background": true, "instructions": "be short"})
@@ -165,4 +171,46 @@ async fn what_is_not_ours_or_cannot_be_is_told_so() {
         .get(&format!("{path}?starting_after=x&stream=true"))
         .await;
     assert_eq!(got.status, 400);
+}
+
+/// Once it was ended in order, and its reader took what it had for all.
+#[tokio::test]
+async fn a_stream_that_the_servers_end_cuts_short_is_not_ended_in_order() {
+    let world = World::start().await;
+    pause(&world).await;
+    let id = create(&world, &asked()).await;
+    let mut stream = TcpStream::connect(world.addr).await.unwrap();
+    let ask = format!("GET /v1/responses/{id}?stream=true HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut text = Vec::new();
+    while !String::from_utf8_lossy(&text).contains("response.queued") {
+        assert!(stream.read_buf(&mut text).await.unwrap() > 0);
+    }
+    world.gateway.stop_requests(PATIENCE).await;
+    let rest = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text)).await;
+    // A reset is an end too.
+    let _ = rest.expect("it ends");
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(!text.ends_with("0\r\n\r\n"), "{text}");
+}
+
+/// Once a call with a key was let go at once, although its attempt went on and was answered.
+#[tokio::test]
+async fn a_call_that_is_on_its_way_has_time_to_end() {
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        latency: Duration::from_millis(300),
+        ..MockConfig::default()
+    };
+    let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
+    let headers = [("idempotency-key", "k")];
+    let path = "/v1/chat/completions";
+    let call = world.ask(Method::POST, path, &headers, chat().to_string());
+    let stop = async {
+        let running = "/api/requests?status=processing";
+        while world.get(running).await.json()["requests"] == json!([]) {}
+        world.gateway.stop_requests(PATIENCE).await;
+    };
+    let (got, ()) = tokio::join!(call, stop);
+    assert_eq!(got.status, 200, "{got:?}");
 }

@@ -460,3 +460,25 @@ async fn what_cannot_be_a_batch_is_told_so() {
     assert_eq!(world.get("/v1/batches?limit=101").await.status, 400);
     assert_eq!(world.get("/v1/batches?after=x").await.status, 400);
 }
+
+/// Once anybody with a key could fill the disk, and nobody's requests were taken in any more.
+#[tokio::test]
+async fn files_together_have_a_bound() {
+    let world = World::with(&[], "[store]\nmax_bytes = \"10KB\"\n").await;
+    let content = "x".repeat(4_000);
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let got = upload(&world, &[("purpose", "user_data"), ("file", &content)]).await;
+        assert_eq!(got.status, 200, "{got:?}");
+        ids.push(got.json()["id"].as_str().unwrap().to_owned());
+    }
+    for _ in 0..2 {
+        let got = upload(&world, &[("purpose", "user_data"), ("file", &content)]).await;
+        assert_eq!(got.status, 503, "{got:?}");
+        assert_eq!(got.json()["error"]["code"], "queue_full");
+    }
+    let path = format!("/v1/files/{}", ids[0]);
+    world.ask(Method::DELETE, &path, &[], "").await;
+    let got = upload(&world, &[("purpose", "user_data"), ("file", &content)]).await;
+    assert_eq!(got.status, 200, "{got:?}");
+}

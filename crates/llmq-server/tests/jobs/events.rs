@@ -16,9 +16,14 @@ type Heard = (String, String, serde_json::Value);
 
 impl Ear {
     async fn start(world: &World, last: Option<&str>) -> Self {
-        let mut stream = TcpStream::connect(world.addr).await.unwrap();
         let last = last.map_or_else(String::new, |id| format!("last-event-id: {id}\r\n"));
-        let request = format!("GET /api/events HTTP/1.0\r\nhost: x\r\n{last}\r\n");
+        Self::with(world, &last).await
+    }
+
+    /// With these headers.
+    async fn with(world: &World, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(world.addr).await.unwrap();
+        let request = format!("GET /api/events HTTP/1.0\r\nhost: x\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut ear = Self {
             stream,
@@ -120,5 +125,38 @@ async fn what_is_not_known_any_more_is_told_by_a_reset() {
         assert_eq!(ear.next().await.1, "reset");
         world.submit().await;
         assert_eq!(ear.until_end().await.len(), 3);
+    }
+}
+
+/// Once a listener heard for ever what its revoked key might not see.
+#[tokio::test]
+async fn a_listener_is_let_go_with_its_key() {
+    let world = World::start().await;
+    let mut open = Ear::start(&world, None).await;
+    let all = serde_json::json!({"name": "a", "scopes": ["call", "read", "manage"]});
+    let admin = world.post("/api/keys", &all).await.json();
+    let admin = format!("Bearer {}", admin["key"].as_str().unwrap());
+    let manage = [("authorization", admin.as_str())];
+    let all = serde_json::json!({"name": "b", "scopes": ["read"]}).to_string();
+    let made = world
+        .ask(http::Method::POST, "/api/keys", &manage, all)
+        .await
+        .json();
+    let shown = format!(
+        "authorization: Bearer {}\r\n",
+        made["key"].as_str().unwrap()
+    );
+    let mut with_key = Ear::with(&world, &shown).await;
+    let path = format!("/api/keys/{}", made["id"].as_str().unwrap());
+    world.ask(http::Method::DELETE, &path, &manage, "").await;
+    let pause = "/api/queues/gpt/pause";
+    world.ask(http::Method::POST, pause, &manage, "").await;
+    // One whose key is gone, and one that needed none before the first key.
+    for ear in [&mut open, &mut with_key] {
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, ear.stream.read_to_end(&mut rest)).await;
+        read.expect("it ends").unwrap();
+        let text = String::from_utf8_lossy(&rest);
+        assert!(!text.contains("queue.paused"), "{text}");
     }
 }

@@ -232,6 +232,32 @@ async fn what_was_accepted_holds_its_part_of_the_budget_while_it_runs() {
     );
 }
 
+/// Once a keyed stream was never asked for its usage, and so cost a budget nothing, for ever.
+#[tokio::test]
+async fn a_keyed_stream_is_counted_and_its_caller_sees_nothing_of_that() {
+    let keyed = Keyed::new(&[]).await;
+    let key = json!({"name": "k", "budget": {"tokens_per_day": 10_000}});
+    let key = keyed.key(key).await;
+    let mut body = capped();
+    body["stream"] = json!(true);
+    let headers = [
+        ("authorization", key.shown.as_str()),
+        ("idempotency-key", "s"),
+    ];
+    let got = keyed
+        .world
+        .ask(Method::POST, CHAT, &headers, body.to_string())
+        .await;
+    let text = String::from_utf8(got.body.to_vec()).unwrap();
+    assert!(
+        got.status == 200 && text.ends_with("data: [DONE]\n\n"),
+        "{text}"
+    );
+    assert!(!text.contains("\"usage\":{"), "{text}");
+    let used = keyed.used(&key).await;
+    assert!(used > 0 && used < 120, "{used}");
+}
+
 /// A batch is made by a key whose budget is spent, or its lines find it spent.
 #[tokio::test]
 async fn a_batch_is_refused_when_nothing_is_left() {
@@ -277,4 +303,70 @@ async fn a_batch_is_refused_when_nothing_is_left() {
         .unwrap();
     assert_eq!(ended["request_counts"]["failed"], 1, "{ended}");
     assert_eq!(keyed.world.calls(), 0);
+}
+
+#[tokio::test]
+async fn nobody_repeats_a_request_for_a_model_that_its_key_may_not_use() {
+    let keyed = Keyed::new(&[]).await;
+    let first = keyed.key(json!({"name": "a", "tenant": "t"})).await;
+    let other = json!({"name": "b", "tenant": "t", "models": ["another"]});
+    let other = keyed.key(other).await;
+    keyed
+        .ask(
+            &keyed.admin,
+            Method::POST,
+            "/api/queues/gpt/pause",
+            &Value::Null,
+        )
+        .await;
+    let id = keyed.hand_in(&first, None).await;
+    let path = format!("/api/requests/{id}");
+    keyed
+        .ask(&first.shown, Method::DELETE, &path, &Value::Null)
+        .await;
+    let path = format!("{path}/retry");
+    let got = keyed
+        .ask(&other.shown, Method::POST, &path, &Value::Null)
+        .await;
+    assert_eq!(got.problem(), (403, "forbidden".to_owned()));
+    let got = keyed
+        .ask(&first.shown, Method::POST, &path, &Value::Null)
+        .await;
+    assert_eq!(got.status, 202, "{got:?}");
+}
+
+/// Once whoever knew a name read, continued and removed what another tenant had made.
+#[tokio::test]
+async fn a_response_is_its_tenants_alone() {
+    let keyed = Keyed::new(&[]).await;
+    let one = keyed.key(json!({"name": "one"})).await;
+    let two = keyed.key(json!({"name": "two"})).await;
+    let ask = json!({"model": "gpt", "input": "x"});
+    let made = keyed
+        .ask(&one.shown, Method::POST, "/v1/responses", &ask)
+        .await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    let after = json!({"model": "gpt", "input": "x", "previous_response_id": id});
+    let before = keyed.world.calls();
+    let got = keyed
+        .ask(&two.shown, Method::POST, "/v1/responses", &after)
+        .await;
+    assert_eq!(got.status, 400, "{got:?}");
+    assert_eq!(got.json()["error"]["code"], "previous_response_not_found");
+    for (method, below) in [
+        (Method::GET, ""),
+        (Method::GET, "/input_items"),
+        (Method::POST, "/cancel"),
+        (Method::DELETE, ""),
+    ] {
+        let path = format!("/v1/responses/{id}{below}");
+        let got = keyed.ask(&two.shown, method, &path, &Value::Null).await;
+        assert_eq!(got.status, 404, "{path}: {got:?}");
+    }
+    assert_eq!(keyed.world.calls(), before);
+    let got = keyed
+        .ask(&one.shown, Method::POST, "/v1/responses", &after)
+        .await;
+    assert_eq!(got.status, 200, "{got:?}");
 }

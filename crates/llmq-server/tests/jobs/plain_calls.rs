@@ -114,6 +114,7 @@ async fn a_keyed_call_without_room_ends_as_any_other() {
     assert_eq!(got.json()["error"]["code"], "rate_limited");
 }
 
+/// Once the first calls of an outage failed, until the breaker had opened.
 #[tokio::test]
 async fn a_call_that_nobody_can_serve_is_kept_where_that_is_set() {
     let config = MockConfig {
@@ -123,19 +124,89 @@ async fn a_call_that_nobody_can_serve_is_kept_where_that_is_set() {
     };
     let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
     let headers = [("x-llmq-max-wait", "1s")];
-    let mut statuses = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..3 {
         let got = call(&world, &headers, &chat()).await;
-        statuses.push(got.status.as_u16());
-        if got.status == 202 {
-            let list = world.get("/api/requests?status=queued").await.json();
-            assert!(!list["requests"].as_array().unwrap().is_empty());
-            let mut stream = chat();
-            stream["stream"] = json!(true);
-            let refused = call(&world, &headers, &stream).await;
-            assert_eq!(refused.status, 503, "no SDK reads a 202 as a stream");
-            return;
-        }
+        assert_eq!(got.status, 202, "{got:?}");
     }
-    panic!("no call was kept: {statuses:?}");
+    let list = world.get("/api/requests?status=queued").await.json();
+    assert!(!list["requests"].as_array().unwrap().is_empty());
+    let mut stream = chat();
+    stream["stream"] = json!(true);
+    let refused = call(&world, &headers, &stream).await;
+    assert!(
+        refused.status.is_server_error(),
+        "no SDK reads a 202 as a stream: {refused:?}"
+    );
+}
+
+/// Once it got the 429 of an attempt that was made in the meantime.
+#[tokio::test]
+async fn a_call_that_would_rather_be_a_job_becomes_one_although_it_was_refused() {
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        limits: vec!["requests=1/1h".parse().unwrap()],
+        latency: std::time::Duration::from_millis(1),
+        ..MockConfig::default()
+    };
+    // The gateway knows nothing of the limit before it is told.
+    let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
+    assert_eq!(call(&world, &[], &chat()).await.status, 200);
+    let headers = [("prefer", "respond-async, wait=1")];
+    let got = call(&world, &headers, &chat()).await;
+    assert_eq!(got.status, 202, "{got:?}");
+}
+
+/// The preference is passed over for a stream, and the key is not.
+#[tokio::test]
+async fn a_keyed_stream_that_would_rather_be_a_job_is_sent_once() {
+    let world = World::start().await;
+    let mut body = chat();
+    body["stream"] = json!(true);
+    for prefer in ["respond-async", "respond-async, wait=5"] {
+        let headers = [("idempotency-key", prefer), ("prefer", prefer)];
+        let before = world.calls();
+        let first = call(&world, &headers, &body).await;
+        let second = call(&world, &headers, &body).await;
+        assert_eq!(
+            (first.status, &second.body),
+            (http::StatusCode::OK, &first.body)
+        );
+        assert_eq!(world.calls() - before, 1);
+    }
+}
+
+/// Once the answer to who handed in too much did not say when to come again.
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_again_in_every_dialect() {
+    let world = World::with(&[], "[store]\nmax_jobs = 2\n").await;
+    world.post("/api/queues/gpt/pause", &json!({})).await;
+    let background = json!({"model": "gpt", "input": "x", "background": true});
+    let keyed = [("idempotency-key", "k"), ("x-llmq-max-wait", "1ms")];
+    for _ in 0..3 {
+        let _full = world.post("/v1/responses", &background).await;
+    }
+    let later = [("prefer", "respond-async")];
+    for got in [
+        world.post("/v1/responses", &background).await,
+        call(&world, &later, &chat()).await,
+        call(&world, &keyed, &chat()).await,
+        world.post("/api/requests", &crate::world::request()).await,
+    ] {
+        assert_eq!(got.status, 503, "{got:?}");
+        assert!(!got.header("retry-after").is_empty(), "{got:?}");
+    }
+}
+
+/// Once who used a key for a plain call and then for one in the background got the first one's
+/// answer under a name that nobody knew.
+#[tokio::test]
+async fn a_plain_call_and_one_in_the_background_are_not_the_same_request() {
+    let world = World::start().await;
+    let headers = [("idempotency-key", "k")];
+    let mut body = json!({"model": "gpt", "input": "x"});
+    let ask = |body: &Value| world.ask(Method::POST, "/v1/responses", &headers, body.to_string());
+    assert_eq!(ask(&body).await.status, 200);
+    body["background"] = json!(true);
+    let got = ask(&body).await;
+    assert_eq!(got.status, 409, "{got:?}");
 }

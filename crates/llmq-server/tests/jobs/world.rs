@@ -1,6 +1,7 @@
 //! A gateway with a stand-in provider, and a caller.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) struct World {
     pub(crate) addr: SocketAddr,
     pub(crate) store: Store,
+    pub(crate) gateway: Arc<Gateway>,
     mock: MockServer,
     tasks: Tasks,
 }
@@ -99,10 +101,13 @@ impl World {
             .await
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = serve(gateway, listener, &tasks).unwrap().addr();
+        let addr = serve(Arc::clone(&gateway), listener, &tasks)
+            .unwrap()
+            .addr();
         Self {
             addr,
             store,
+            gateway,
             mock,
             tasks,
         }

@@ -1,20 +1,24 @@
 use llmq_core::Priority;
+use uuid::Uuid;
 
 use super::World;
 use super::world::{lane, new_job};
 use crate::{JobId, NewJob, Position};
 
 pub async fn first_come_first_served_in_each_lane(world: World) {
-    let of = |queue: &str, tenant: &str, priority| NewJob {
-        priority,
-        ..NewJob::new(queue, tenant, "")
+    let of = |queue: &str, tenant: &str, priority, key| {
+        let mut job = NewJob::new(queue, tenant, "");
+        job.priority = priority;
+        job.details.key = key;
+        job
     };
+    let keys = [None, Some(Uuid::from_u128(7))];
     let mut jobs = Vec::new();
     for _ in 0..20 {
         for queue in ["m", "n"] {
             for tenant in ["t", "u"] {
                 for priority in [Priority::LOW, Priority::HIGH] {
-                    jobs.push(of(queue, tenant, priority));
+                    jobs.extend(keys.map(|key| of(queue, tenant, priority, key)));
                 }
             }
         }
@@ -29,7 +33,7 @@ pub async fn first_come_first_served_in_each_lane(world: World) {
         .await
         .unwrap();
     let lanes = world.store.lanes(world.now).await.unwrap();
-    assert_eq!(lanes.len(), 8);
+    assert_eq!(lanes.len(), 16);
     for depth in lanes {
         assert_eq!((depth.due, depth.delayed, depth.due_at), (20, 0, None));
         let wanted = jobs.iter().filter(|job| job.lane() == depth.lane);

@@ -2,6 +2,7 @@ use axum::body::Body;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use jiff::tz::TimeZone;
+use llmq_core::WallTime;
 use llmq_engine::Tasks;
 use llmq_store_sqlite::{Place, Store};
 use llmq_testkit::FakeClock;

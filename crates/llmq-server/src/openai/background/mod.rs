@@ -5,9 +5,11 @@
 //! plain call: it need not know of any of this.
 
 mod asked;
+mod earlier;
 mod events;
 mod object;
 mod routes;
 
 pub(crate) use asked::{Background, asked};
+pub(crate) use earlier::providers_own;
 pub(crate) use routes::{accepted, kept};

@@ -91,7 +91,7 @@ pub(crate) async fn kept(
     })
 }
 
-fn is_response(job: &Job) -> bool {
+pub(super) fn is_response(job: &Job) -> bool {
     job.details.extra.get(MARK).is_some()
 }
 
@@ -149,9 +149,12 @@ fn streamed(gateway: Arc<Gateway>, job: Job, after: Option<u64>) -> Reply {
                         (events.take(), At::End)
                     }
                     // The server ends: the response is made in the next one.
-                    Some(_) if asked_at.elapsed() < SIGN_OF_LIFE => return Ok(None),
+                    Some(_) if asked_at.elapsed() < SIGN_OF_LIFE => {
+                        let message = "the server ends: ask again with starting_after";
+                        return Err(std::io::Error::other(message));
+                    }
                     Some(_) => (Bytes::from_static(b": waiting\n\n"), At::Waiting),
-                    None => return Ok(None),
+                    None => return Err(std::io::Error::other("the response was removed")),
                 }
             }
             At::End => return Ok(None),

@@ -113,15 +113,18 @@ impl<'a> Checker<'a> {
             return Err(Fault::new("invalid_request", message).about("body.stream"));
         }
         let model = self.model_of(scan.model)?;
-        model.can_be_told(self.operation, &body).map_err(|why| {
-            Fault::new("invalid_request", why.to_string()).about(why.path().unwrap_or("body"))
-        })?;
+        let models = &self.gateway.models;
+        models
+            .can_be_told(&model, self.operation, &body)
+            .map_err(|why| {
+                Fault::new("invalid_request", why.to_string()).about(why.path().unwrap_or("body"))
+            })?;
         self.count_inputs(&body)?;
         let mut job = NewJob::new(model.name.clone(), self.tenant, body);
         job.size = scan.size;
         job.priority = Priority::LOW;
         job.ttl = Some(Duration::from_secs(self.notes.window_s));
-        job.max_attempts = self.gateway.desk.max_attempts;
+        job.max_attempts = self.gateway.max_attempts();
         job.member = Some(Member {
             batch: self.batch,
             line: number,
