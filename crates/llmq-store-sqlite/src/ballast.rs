@@ -42,9 +42,10 @@ impl Ballast {
     }
 
     /// Gives the room to the database. Whether there is any, now or since before.
-    pub(crate) fn free(&mut self) -> bool {
+    pub(crate) fn free(&mut self, now: Now) -> bool {
         if self.is_there {
             self.is_there = std::fs::remove_file(&self.path).is_err();
+            self.tried_at = Some(now.mono);
         }
         self.is_freed()
     }

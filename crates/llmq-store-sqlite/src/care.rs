@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::jobs::audit;
 use crate::owner::OwnerLock;
 use crate::store::unusable;
-use crate::{OpenError, Owner, header};
+use crate::{OpenError, Owner, header, sums};
 
 /// How many faults of its structure SQLite is asked for.
 const STRUCTURE_MAX: u32 = 100;
@@ -50,6 +50,7 @@ pub fn check(path: &Path, history: bool) -> Result<Checked, OpenError> {
         ..Checked::default()
     };
     let connection = look(path)?;
+    crate::migrate::expect_newest(&connection, path)?;
     let failed = |source| unusable(path, source);
     // One state for all that follows.
     connection.execute_batch("BEGIN").map_err(failed)?;
@@ -164,6 +165,7 @@ fn look(path: &Path) -> Result<Connection, OpenError> {
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(|source| unusable(path, source))?;
+    sums::register(&connection).map_err(|source| unusable(path, source))?;
     crate::migrate::expect_known(&connection, path)?;
     Ok(connection)
 }

@@ -37,6 +37,19 @@ pub enum OpenError {
         /// The newest version of this build.
         known: u32,
     },
+    /// An older llmq wrote it, and it is only to be looked at.
+    #[error(
+        "the store {} was written by an older llmq (its layout is version {found}, this llmq's is \
+         version {known}); start this llmq with it once, which brings it forward", .path.display()
+    )]
+    Older {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version of this build.
+        known: u32,
+    },
     /// It is a database of something else.
     #[error("{} is a database, but not one of llmq; choose another store", .path.display())]
     Foreign {
@@ -81,6 +94,11 @@ pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
         }
         _ => StoreError::unavailable(error.to_string(), error),
     }
+}
+
+/// Whether the disk could not read or write.
+pub(crate) fn is_of_disk(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
 }
 
 pub(crate) fn is_full(error: &rusqlite::Error) -> bool {

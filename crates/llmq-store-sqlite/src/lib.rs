@@ -4,8 +4,8 @@
 //! returns. Then `writer`, the thread behind it: it takes all that waits, makes one transaction
 //! of it, syncs once and only then tells each caller. `keys`, `usage`, `books` and `learned` are
 //! tables, one module each; `jobs` is a room of its own, and [`llmq_store::Store`] is how it is
-//! asked. `migrate` holds the history of the layout, `owner` the lock that keeps other processes
-//! out, `header` what is looked at before SQLite is.
+//! asked. `migrate` holds the history of the layout, `sums` the checksums of
+//! its smaller rows, `owner` the lock that keeps other processes out, `header` what is looked at before SQLite is.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,6 +42,7 @@ mod care;
 
 mod migrate;
 mod owner;
+mod sums;
 
 pub use books::{LimitBooks, UsedPart};
 pub use care::{Checked, backup, check, compact};

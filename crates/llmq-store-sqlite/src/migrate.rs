@@ -11,6 +11,7 @@ use crate::OpenError;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_keys_and_limits.sql"),
     include_str!("migrations/0002_jobs.sql"),
+    include_str!("migrations/0003_sums.sql"),
 ];
 
 /// `llmq` in ASCII: tells our files from those of other programs.
@@ -25,6 +26,20 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
 /// That the database is one of ours, and of no newer layout than this build knows.
 pub(crate) fn expect_known(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     version_of(connection, path, MIGRATIONS.len()).map(|_| ())
+}
+
+/// That the database is one of ours, and of the newest layout.
+pub(crate) fn expect_newest(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let found = version_of(connection, path, MIGRATIONS.len())?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if found < known {
+        return Err(OpenError::Older {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    Ok(())
 }
 
 /// The version of our database at `path`, of which `known` are known.

@@ -15,14 +15,10 @@ use crate::jobs::{self, Desk, Done};
 use crate::migrate::migrate;
 use crate::owner::OwnerLock;
 use crate::writer::{Access, BeginBulk, Question, Seen, Task, Work, Writer, load_at_open};
-use crate::{OpenError, Opened, Owner, Place, StoreError, header};
+use crate::{OpenError, Opened, Owner, Place, StoreError, header, sums};
 
 /// How much may wait for the writer before those who bring more wait themselves.
 const WAITING_MAX: usize = 1024;
-
-/// The log is copied into the database when it has this many bytes. Larger than SQLite's 4 MB:
-/// the copying is what callers notice, and each page is copied once however often it changed.
-const LOG_BYTES: u32 = 64 << 20;
 
 /// How much of the file is kept in memory, in KiB: the pages that every life of a job touches.
 const CACHE_KIB: i64 = 8192;
@@ -41,6 +37,8 @@ pub struct Options {
     /// How much room it lays by beside its file, which is freed when the disk fills so that the
     /// results of what runs can still be recorded. 0: none.
     pub ballast_bytes: u64,
+    /// How long the log beside its file gets before it is copied into the file.
+    pub log_bytes: u32,
     /// The name under which SQLite knows the file system to use; `None`: the system's. Tests
     /// register one that loses power.
     pub vfs: Option<String>,
@@ -49,6 +47,11 @@ pub struct Options {
 impl Options {
     /// The room that is laid by unless something else is said: 64 MiB.
     pub const BALLAST_BYTES: u64 = 64 << 20;
+
+    /// The length that the log gets unless something else is said: 64 MiB. Larger than SQLite's
+    /// 4 MB: the copying is what callers notice, and each page is copied once however often it
+    /// changed.
+    pub const LOG_BYTES: u32 = 64 << 20;
 }
 
 impl Default for Options {
@@ -56,6 +59,7 @@ impl Default for Options {
         Self {
             settings: Settings::default(),
             ballast_bytes: Self::BALLAST_BYTES,
+            log_bytes: Self::LOG_BYTES,
             vfs: None,
         }
     }
@@ -121,7 +125,7 @@ impl Store {
                 let path = create(path)?;
                 let lock = OwnerLock::acquire(&path, &Owner::this_process(now))?;
                 findings = header::check(&path)?;
-                let connection = open_file(&path, options.vfs.as_deref())?;
+                let connection = open_file(&path, &options)?;
                 if options.ballast_bytes > 0 {
                     ballast = Some(Ballast::new(&path, options.ballast_bytes));
                 }
@@ -145,6 +149,7 @@ impl Store {
             ballast,
             bulks: std::collections::VecDeque::new(),
             must_reload: false,
+            must_renew_log: false,
         };
         let (to_writer, waiting) = mpsc::channel(WAITING_MAX);
         let (end, ended) = watch::channel(());
@@ -338,35 +343,59 @@ fn open_memory() -> Result<Connection, OpenError> {
     prepare(connection?, &path)
 }
 
-fn open_file(path: &Path, vfs: Option<&str>) -> Result<Connection, OpenError> {
+fn open_file(path: &Path, options: &Options) -> Result<Connection, OpenError> {
     let flags = OpenFlags::default();
-    let connection = match vfs {
+    let connection = match options.vfs.as_deref() {
         None => Connection::open_with_flags(path, flags),
         Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
     };
     let connection = connection.map_err(|source| unusable(path, source))?;
-    use_log(&connection).map_err(|source| unusable(path, source))?;
+    use_log(&connection, options.log_bytes).map_err(|source| unusable(path, source))?;
     prepare(connection, path)
 }
 
 /// A write-ahead log that is synced at each commit, and checkpointed seldom.
-fn use_log(connection: &Connection) -> rusqlite::Result<()> {
+fn use_log(connection: &Connection, log_bytes: u32) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    let mode = journal_mode(connection)?;
+    if mode != "wal" {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+            Some(format!(
+                "no write-ahead log can be kept beside it (its journal is `{mode}`)"
+            )),
+        ));
+    }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     // On macOS a plain fsync leaves data in the drive's cache; elsewhere these do nothing.
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     let page_bytes: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
-    let pages = LOG_BYTES / page_bytes.max(1);
+    let pages = (log_bytes / page_bytes.max(1)).max(1);
     connection.pragma_update_and_check(None, "wal_autocheckpoint", pages, |_| Ok(()))?;
     // After a burst the log gives its space back.
-    connection.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES, |_| Ok(()))
+    connection.pragma_update_and_check(None, "journal_size_limit", log_bytes, |_| Ok(()))
+}
+
+/// Asks for a write-ahead log, and says what there is then.
+///
+/// SQLite stays with its old journal where it cannot have a log, and then a commit is not on the
+/// disk when it says so: the removal of that journal is not synced. It answers before it has
+/// written, so the answer alone says nothing: what follows it may be an error.
+fn journal_mode(connection: &Connection) -> rusqlite::Result<String> {
+    let mut statement = connection.prepare("PRAGMA journal_mode = WAL")?;
+    let mut rows = statement.query([])?;
+    let mut mode = String::new();
+    while let Some(row) = rows.next()? {
+        mode = row.get(0)?;
+    }
+    Ok(mode)
 }
 
 fn prepare(mut connection: Connection, path: &Path) -> Result<Connection, OpenError> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    sums::register(&connection).map_err(|source| unusable(path, source))?;
     migrate(&mut connection, path)?;
     connection
         .pragma_update(None, "foreign_keys", true)

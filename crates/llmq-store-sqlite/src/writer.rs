@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::StoreError;
 use crate::ballast::Ballast;
-use crate::error::{failed, is_full};
+use crate::error::{failed, is_full, is_of_disk};
 use crate::jobs::{Bulk, Desk, Done, Fault, Index, Slice, is_of_value};
 
 /// Work in one transaction, at most: bounds how long the first of a batch waits for the last.
@@ -243,6 +243,8 @@ pub(crate) struct Writer {
     pub(crate) bulks: VecDeque<Bulk>,
     /// A transaction failed, and what is known of the file may be more than is in it.
     pub(crate) must_reload: bool,
+    /// The disk failed while the log was written or synced.
+    pub(crate) must_renew_log: bool,
 }
 
 impl Writer {
@@ -364,10 +366,17 @@ impl Writer {
             let _ = self.connection.execute_batch("ROLLBACK");
         }
         self.must_reload = true;
+        self.must_renew_log |= is_of_disk(&error);
         let is_full = is_full(&error);
         let error = failed(error);
         let reason = error.to_string();
-        if is_full && self.ballast.as_mut().is_some_and(Ballast::free) {
+        let now = self.index.now;
+        if is_full
+            && self
+                .ballast
+                .as_mut()
+                .is_some_and(|ballast| ballast.free(now))
+        {
             self.set_health(Health::ReserveOnly { reason });
         } else if self.seen.health() == Health::Ready {
             self.set_health(Health::Unavailable { reason });
@@ -392,6 +401,10 @@ impl Writer {
 
     /// Reads again what follows from the file.
     fn reload(&mut self) -> rusqlite::Result<()> {
+        if self.must_renew_log {
+            renew_log(&self.connection)?;
+            self.must_renew_log = false;
+        }
         let settings = self.index.settings.clone();
         let mut before = std::mem::take(&mut self.index);
         let loaded = Index::load(&self.connection, settings, Some(&before), before.now.wall);
@@ -408,6 +421,23 @@ impl Writer {
             }
         }
     }
+}
+
+/// Copies the log into the database and begins it anew.
+///
+/// A sync that failed has dropped what it was to sync, and the next one does not say so (Linux
+/// marks the pages clean). What was in the log and not synced yet, slices of large inserts, would
+/// be a hole in it: whatever is acknowledged behind it would be lost with the power.
+fn renew_log(connection: &Connection) -> rusqlite::Result<()> {
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let is_busy = connection.query_row(checkpoint, [], |row| row.get::<_, bool>(0))?;
+    if is_busy {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
+            Some("somebody else reads the file, so its log cannot be begun anew".to_owned()),
+        ));
+    }
+    Ok(())
 }
 
 fn ended_by_the_disk() -> rusqlite::Error {

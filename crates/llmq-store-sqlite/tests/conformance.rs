@@ -11,7 +11,7 @@ fn open(place: &Place, settings: Settings) -> Arc<dyn llmq_store::Store> {
     let options = Options {
         settings,
         ballast_bytes: 0,
-        vfs: None,
+        ..Options::default()
     };
     Arc::new(Store::open_with(place, options, WallTime::default()).unwrap())
 }

@@ -8,13 +8,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::{Now, WallTime};
 use llmq_store::{
-    Endpoint, EndpointId, Filter, Job, JobId, Jobs, Lines, NewJob, Reads, Report, Start,
-    StoreError, StoredAnswer, Webhooks, Worker,
+    Batch, BatchCounts, BatchId, BatchStatus, Batches, Delivery, Endpoint, EndpointId, FileId,
+    Files, Filter, Job, JobId, Jobs, Lines, NewJob, Reads, Report, Start, StoreError, StoredAnswer,
+    StoredFile, Webhooks, Worker,
 };
 use llmq_store_sqlite::{OpenError, Place, Store, backup, check, compact};
 
-/// All that a store says of its jobs.
-type Said = Vec<(Job, Option<Bytes>, Option<StoredAnswer>)>;
+/// All that a store says of its jobs, and of what is beside them.
+type Said = (Vec<(Job, Option<Bytes>, Option<StoredAnswer>)>, Beside);
+
+/// What a store says of all that is no job.
+#[derive(Debug, Clone, PartialEq)]
+struct Beside {
+    endpoints: Vec<Endpoint>,
+    deliveries: Vec<Delivery>,
+    batches: Vec<Batch>,
+    files: Vec<(StoredFile, Option<Bytes>)>,
+}
 
 fn open(path: &Path) -> Result<Store, OpenError> {
     Store::open(&Place::File(path.to_owned()), WallTime::default())
@@ -34,6 +44,9 @@ async fn fill(store: &Store) -> Vec<JobId> {
         created_at: now.wall,
     };
     store.put_endpoint(endpoint, None, now).await.unwrap();
+    for n in 0..4_u8 {
+        add_batch_and_file(store, n).await;
+    }
     let mut ids = Vec::new();
     for n in 0..24_u8 {
         let body = vec![b'a' + n; 100 + usize::from(n) * 400];
@@ -73,8 +86,57 @@ async fn fill(store: &Store) -> Vec<JobId> {
     ids
 }
 
+async fn add_batch_and_file(store: &Store, n: u8) {
+    let now = Now::default();
+    let batch = Batch {
+        id: BatchId::new(),
+        tenant: "t".to_owned(),
+        status: BatchStatus::Validating,
+        counts: BatchCounts::default(),
+        created_at: now.wall,
+        changed_at: now.wall,
+        details: serde_json::json!({"n": n, "notes": "x".repeat(200)}),
+    };
+    store.create_batch(batch).await.unwrap();
+    let file = StoredFile {
+        id: FileId::new(),
+        tenant: "t".to_owned(),
+        filename: format!("{n}.jsonl"),
+        purpose: "batch".to_owned(),
+        bytes: 0,
+        created_at: now.wall,
+        expires_at: None,
+    };
+    let id = file.id;
+    store.create_file(file).await.unwrap();
+    let content = vec![b'0' + n; 700];
+    store.append_file(id, content.into()).await.unwrap();
+    store.publish_file(id).await.unwrap();
+}
+
 /// What the store says of all of them, or that it refuses to.
 async fn said(store: &Store, ids: &[JobId]) -> Result<Said, StoreError> {
+    Ok((said_of_jobs(store, ids).await?, beside(store).await?))
+}
+
+async fn beside(store: &Store) -> Result<Beside, StoreError> {
+    let mut files = Vec::new();
+    for file in store.files(None, None, 100).await? {
+        let content = store.read_file(file.id, 0).await?;
+        files.push((file, content));
+    }
+    Ok(Beside {
+        endpoints: store.endpoints().await?,
+        deliveries: store.deliveries(None, None, 100).await?,
+        batches: store.batches(None, None, 100).await?,
+        files,
+    })
+}
+
+async fn said_of_jobs(
+    store: &Store,
+    ids: &[JobId],
+) -> Result<Vec<(Job, Option<Bytes>, Option<StoredAnswer>)>, StoreError> {
     let mut said = Vec::new();
     for id in ids {
         let Some(job) = store.job(*id).await? else {
@@ -126,7 +188,7 @@ async fn no_bit_changes_what_a_store_says_unseen() {
             Ok(now) => assert!(now == all || !sound, "byte {at} changed what is said"),
             Err(error) => assert!(!sound, "byte {at}: {error}, and check finds nothing"),
         }
-        for (id, (_, body, answer)) in ids.iter().zip(&all) {
+        for (id, (_, body, answer)) in ids.iter().zip(&all.0) {
             if let Ok(read @ Some(_)) = store.body(*id).await {
                 assert_eq!(read, *body, "byte {at} changed a request");
             }

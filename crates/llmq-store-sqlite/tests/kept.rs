@@ -3,13 +3,25 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use llmq_core::WallTime;
+use llmq_core::{Now, WallTime};
+use llmq_store::{Callback, Filter, Jobs as _, NewJob, Reads as _, Webhooks as _};
 use llmq_store_sqlite::{
     Budget, InsertedKey, KeyRecord, KeyUsage, LimitBooks, OpenError, Place, RevokedKey, Spend,
     Store, StoreError, UsageRecord, UsedPart,
 };
 use uuid::Uuid;
+
+/// The tables that the third layout gave sums to.
+const SUMMED: [&str; 6] = [
+    "names",
+    "webhook_endpoints",
+    "deliveries",
+    "batches",
+    "files",
+    "file_chunks",
+];
 
 const NOW: WallTime = WallTime::from_micros(1_767_225_600_000_000);
 
@@ -229,6 +241,62 @@ async fn the_next_process_finds_all_of_it() {
         store.close();
         assert!(matches!(other.keys_in_use().await, Err(StoreError::Closed)));
     }
+}
+
+#[tokio::test]
+async fn what_a_killed_process_was_delivering_is_due_for_the_next_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::File(directory.path().join("llmq.db"));
+    let now = Now::default();
+    let mut job = NewJob::new("m", "t", "{}");
+    job.details.callback = Some(Callback {
+        url: "https://example.com/".to_owned(),
+        signed_by: None,
+    });
+    let id = job.id;
+    let store = open(&place);
+    store.enqueue(vec![job], now).await.unwrap();
+    store.cancel(id, now).await.unwrap();
+    let hold = Duration::from_secs(60);
+    let due = store.due_deliveries(10, hold, now).await.unwrap();
+    assert_eq!(due.len(), 1);
+    let again = store.due_deliveries(10, hold, now).await.unwrap();
+    assert_eq!(again, [], "somebody has it");
+    store.close();
+    let store = open(&place);
+    let next = store.due_deliveries(10, hold, now).await.unwrap();
+    assert_eq!((next[0].id, &next[0].event), (due[0].id, &due[0].event));
+}
+
+#[tokio::test]
+async fn a_file_of_the_layout_before_sums_is_brought_forward_with_all_that_it_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let place = Place::File(path.clone());
+    let store = open(&place);
+    let now = Now::default();
+    store
+        .enqueue(vec![NewJob::new("m", "t", "{}")], now)
+        .await
+        .unwrap();
+    store.close();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    for table in SUMMED {
+        let drop = format!("ALTER TABLE {table} DROP COLUMN sum");
+        database.execute_batch(&drop).unwrap();
+    }
+    database.pragma_update(None, "user_version", 2).unwrap();
+    drop(database);
+    let older = llmq_store_sqlite::check(&path, true).unwrap_err();
+    assert!(
+        matches!(older, OpenError::Older { found: 2, .. }),
+        "{older}"
+    );
+    let store = open(&place);
+    let jobs = store.list(&Filter::default(), None, 10).await.unwrap();
+    assert_eq!((jobs.items[0].queue.as_str(), jobs.items.len()), ("m", 1));
+    store.close();
+    assert!(llmq_store_sqlite::check(&path, true).unwrap().is_sound());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! - [`ScriptedServer`] is a provider that says exactly what a test tells it to, byte for byte:
 //!   half an answer, something else than HTTP, silence, a reset.
 //! - [`Identity, SecureServer`] is a provider over TLS, whose authority nobody knows but the test.
+//! - `disk`, a feature, is a file system for SQLite that loses power, gets full or breaks.
 //! - [`SmallFile`] is a file with room for so many bytes, which knows what was synced.
 //! - [`FaultyStore`] is a store that fails, or holds an answer back, when a test wants it.
 //! - [`scale`] says how much larger than usual the tests are to be.
@@ -16,6 +17,8 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod clock;
+#[cfg(feature = "disk")]
+pub mod disk;
 mod faulty;
 mod file;
 mod scale;

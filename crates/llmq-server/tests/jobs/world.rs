@@ -89,7 +89,7 @@ impl World {
         let options = Options {
             settings: store_settings(&settings),
             ballast_bytes: 0,
-            vfs: None,
+            ..Options::default()
         };
         let store = Store::open_with(&Place::Memory, options, clock.now().wall).unwrap();
         let options = GatewayOptions {

@@ -253,8 +253,11 @@ impl Webhooks for Store {
     }
 
     async fn due_deliveries(&self, max: usize, hold: Duration, now: Now) -> Sure<Vec<Delivery>> {
-        self.change(now, move |desk| desk.due_deliveries(max, hold, now))
-            .await
+        self.look(move |desk| {
+            desk.index.comes_to(now);
+            desk.due_deliveries(max, hold, now)
+        })
+        .await
     }
 
     async fn next_delivery(&self) -> Sure<Option<WallTime>> {

@@ -12,6 +12,7 @@ use super::outbox::parsed;
 use super::row::{JobRow, select_jobs};
 use super::{blobs, events};
 use crate::Checked;
+use crate::sums::SUMMED;
 
 /// How many findings of one kind are told word for word.
 const WORDS_MAX: usize = 20;
@@ -49,6 +50,7 @@ pub(crate) fn check(connection: &Connection, checked: &mut Checked) -> rusqlite:
             *of_status(counts, row.status) += 1;
         }
     }
+    check_sums(connection, &mut found)?;
     check_blobs(connection, wanted, checked, &mut found)?;
     check_counts(connection, &counts, &mut found)?;
     let names = Names::load(connection)?;
@@ -61,6 +63,18 @@ pub(crate) fn check(connection: &Connection, checked: &mut Checked) -> rusqlite:
         }
     }
     checked.findings.append(&mut found.into_words());
+    Ok(())
+}
+
+/// Rows of the smaller tables.
+fn check_sums(connection: &Connection, found: &mut Findings) -> rusqlite::Result<()> {
+    for (table, columns) in SUMMED {
+        let count = format!("SELECT count(*) FROM {table} WHERE sum IS NOT checksum({columns})");
+        let wrong: i64 = connection.query_row(&count, [], |row| row.get(0))?;
+        if wrong > 0 {
+            found.add(format!("{wrong} rows of {table}: the checksum is wrong"));
+        }
+    }
     Ok(())
 }
 

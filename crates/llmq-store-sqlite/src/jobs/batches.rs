@@ -17,6 +17,7 @@ use super::index::{BatchEntry, Index, NEVER, Stage, Staged, second_of};
 use super::outbox::{parsed, written};
 use super::row::{JobRow, select_jobs};
 use super::tend::is_open;
+use crate::sums::expect_whole;
 
 /// How many batches are kept in memory before those that ended are dropped from it.
 const BATCHES_MAX: usize = 1024;
@@ -45,11 +46,14 @@ impl Desk<'_> {
     pub(crate) fn create_batch(&mut self, batch: Batch) -> Done<()> {
         let stage = self.begin_stage(self.index.now)?;
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO batches (id, tenant, stage, data) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO batches (number, id, tenant, stage, data, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, checksum(?1, ?2, ?3, ?4, NULL, ?5))",
         )?;
+        self.index.last_batch += 1;
+        let number = self.index.last_batch;
         let id = batch.id.as_uuid();
         let json = written(&batch)?;
-        let number = insert.insert(params![id.as_bytes(), batch.tenant, stage, json])?;
+        insert.execute(params![number, id.as_bytes(), batch.tenant, stage, json])?;
         self.keep_batch(number, batch, stage);
         Ok(())
     }
@@ -338,10 +342,11 @@ impl Desk<'_> {
         let before = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut query = self.connection.prepare_cached(
-            "SELECT data FROM batches WHERE id < ?1 AND (?2 IS NULL OR tenant = ?2)
-             ORDER BY id DESC LIMIT ?3",
+            "SELECT data, sum IS checksum(number, id, tenant, stage, ended, data) FROM batches
+             WHERE id < ?1 AND (?2 IS NULL OR tenant = ?2) ORDER BY id DESC LIMIT ?3",
         )?;
         let rows = query.query_map(params![before, tenant, limit], |row| {
+            expect_whole(row, 1, "batches")?;
             parsed(&row.get::<_, String>(0)?)
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -379,10 +384,12 @@ impl Desk<'_> {
 
     pub(crate) fn batch_by_number<E>(&mut self, number: i64) -> Done<Option<&mut BatchEntry>, E> {
         if !self.index.batches.contains_key(&number) {
-            let mut query = self
-                .connection
-                .prepare_cached("SELECT data, stage FROM batches WHERE number = ?1")?;
+            let mut query = self.connection.prepare_cached(
+                "SELECT data, stage, sum IS checksum(number, id, tenant, stage, ended, data)
+                     FROM batches WHERE number = ?1",
+            )?;
             let found = query.query_row([number], |row| {
+                expect_whole(row, 2, "batches")?;
                 Ok((parsed(&row.get::<_, String>(0)?)?, row.get(1)?))
             });
             if let Some((batch, stage)) = found.optional()? {
@@ -404,9 +411,10 @@ impl Desk<'_> {
     }
 
     pub(crate) fn flush_batches(&mut self) -> rusqlite::Result<()> {
-        let mut update = self
-            .connection
-            .prepare_cached("UPDATE batches SET data = ?2, ended = ?3 WHERE number = ?1")?;
+        let mut update = self.connection.prepare_cached(
+            "UPDATE batches SET data = ?2, ended = ?3,
+                   sum = checksum(number, ?4, ?5, ?6, ?3, ?2) WHERE number = ?1",
+        )?;
         while let Some(number) = self.index.dirty_batches.pop_first() {
             if let Some(entry) = self.index.batches.get(&number) {
                 let batch = &entry.batch;
@@ -414,7 +422,14 @@ impl Desk<'_> {
                     .status
                     .is_final()
                     .then(|| batch.changed_at.as_micros());
-                update.execute(params![number, written(batch)?, ended])?;
+                update.execute(params![
+                    number,
+                    written(batch)?,
+                    ended,
+                    batch.id.as_uuid().as_bytes(),
+                    batch.tenant,
+                    entry.stage
+                ])?;
             }
         }
         Ok(())
@@ -423,7 +438,8 @@ impl Desk<'_> {
     pub(crate) fn create_file(&self, file: StoredFile) -> Done<()> {
         let file = StoredFile { bytes: 0, ..file };
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO files (id, tenant, state, expires_at, data) VALUES (?1, ?2, 0, ?3, ?4)",
+            "INSERT INTO files (id, tenant, state, expires_at, data, sum)
+             VALUES (?1, ?2, 0, ?3, ?4, checksum(?1, ?2, 0, ?3, ?4))",
         )?;
         let id = file.id.as_uuid();
         let expires_at = file.expires_at.map(WallTime::as_micros);
@@ -445,12 +461,15 @@ impl Desk<'_> {
         blobs::put(self.connection, self.index.last_blob, chunk)?;
         let bytes = *id.as_uuid().as_bytes();
         let mut insert = self.connection.prepare_cached(
-            "INSERT INTO file_chunks (file, chunk, blob) VALUES (?1,
-               (SELECT coalesce(max(chunk) + 1, 0) FROM file_chunks WHERE file = ?1), ?2)",
+            "INSERT INTO file_chunks (file, chunk, blob, sum)
+             SELECT ?1, next, ?2, checksum(?1, next, ?2) FROM
+               (SELECT coalesce(max(chunk) + 1, 0) AS next FROM file_chunks WHERE file = ?1)",
         )?;
         insert.execute(params![bytes, self.index.last_blob])?;
-        let update = "UPDATE files SET data = ?2 WHERE id = ?1";
-        let mut update = self.connection.prepare_cached(update)?;
+        let mut update = self.connection.prepare_cached(
+            "UPDATE files SET data = ?2, sum = checksum(id, tenant, state, expires_at, ?2)
+             WHERE id = ?1",
+        )?;
         update.execute(params![bytes, written(&file)?])?;
         Ok(Some(file.bytes))
     }
@@ -461,8 +480,10 @@ impl Desk<'_> {
         };
         let bytes = written_so_far.bytes;
         let file = StoredFile { bytes, ..file };
-        let update = "UPDATE files SET tenant = ?2, expires_at = ?3, data = ?4 WHERE id = ?1";
-        let mut update = self.connection.prepare_cached(update)?;
+        let mut update = self.connection.prepare_cached(
+            "UPDATE files SET tenant = ?2, expires_at = ?3, data = ?4,
+               sum = checksum(id, ?2, state, ?3, ?4) WHERE id = ?1",
+        )?;
         let (id, expires_at) = (file.id.as_uuid(), file.expires_at.map(WallTime::as_micros));
         update.execute(params![
             id.as_bytes(),
@@ -484,27 +505,35 @@ impl Desk<'_> {
     }
 
     fn file_in_state(&self, id: FileId, state: i64) -> rusqlite::Result<Option<StoredFile>> {
-        let mut query = self
-            .connection
-            .prepare_cached("SELECT data FROM files WHERE id = ?1 AND state = ?2")?;
+        let mut query = self.connection.prepare_cached(
+            "SELECT data, sum IS checksum(id, tenant, state, expires_at, data) FROM files
+                 WHERE id = ?1 AND state = ?2",
+        )?;
         let found = query.query_row(params![id.as_uuid().as_bytes(), state], |row| {
+            expect_whole(row, 1, "files")?;
             parsed(&row.get::<_, String>(0)?)
         });
         found.optional()
     }
 
     fn set_file(&self, id: FileId, from: i64, to: i64) -> rusqlite::Result<usize> {
-        let update = "UPDATE files SET state = ?3 WHERE id = ?1 AND state = ?2";
-        let mut update = self.connection.prepare_cached(update)?;
+        let mut update = self.connection.prepare_cached(
+            "UPDATE files SET state = ?3, sum = checksum(id, tenant, ?3, expires_at, data)
+             WHERE id = ?1 AND state = ?2",
+        )?;
         update.execute(params![id.as_uuid().as_bytes(), from, to])
     }
 
     pub(crate) fn read_file(&self, id: FileId, chunk: u32) -> Done<Option<Bytes>> {
         let mut query = self.connection.prepare_cached(
-            "SELECT blob FROM file_chunks JOIN files ON files.id = file
+            "SELECT blob, file_chunks.sum IS checksum(file, chunk, blob)
+             FROM file_chunks JOIN files ON files.id = file
              WHERE file = ?1 AND chunk = ?2 AND state = 1",
         )?;
-        let blob = query.query_row(params![id.as_uuid().as_bytes(), chunk], |row| row.get(0));
+        let blob = query.query_row(params![id.as_uuid().as_bytes(), chunk], |row| {
+            expect_whole(row, 1, "file_chunks")?;
+            row.get(0)
+        });
         match blob.optional()? {
             Some(blob) => Ok(Some(blobs::get(self.connection, blob)??)),
             None => Ok(None),
@@ -520,10 +549,12 @@ impl Desk<'_> {
         let before = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut query = self.connection.prepare_cached(
-            "SELECT data FROM files WHERE id < ?1 AND state = 1 AND (?2 IS NULL OR tenant = ?2)
+            "SELECT data, sum IS checksum(id, tenant, state, expires_at, data) FROM files
+             WHERE id < ?1 AND state = 1 AND (?2 IS NULL OR tenant = ?2)
              ORDER BY id DESC LIMIT ?3",
         )?;
         let rows = query.query_map(params![before, tenant, limit], |row| {
+            expect_whole(row, 1, "files")?;
             parsed(&row.get::<_, String>(0)?)
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)

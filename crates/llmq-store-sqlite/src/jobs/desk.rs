@@ -133,8 +133,10 @@ impl Desk<'_> {
     fn deliver<E>(&mut self, event: &NewEvent, job: Option<&Job>, now: Now) -> Done<(), E> {
         let targets = targets(event, job, self.index.endpoints.values());
         for target in targets {
+            self.index.last_delivery += 1;
             outbox::add(
                 self.connection,
+                self.index.last_delivery,
                 &target,
                 self.index.last_event,
                 event,

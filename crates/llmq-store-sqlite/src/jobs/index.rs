@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use llmq_core::{Now, Status, Timestamp, WallTime};
 use llmq_store::{
-    Batch, BatchCounts, Capacity, Counts, DueAt, Endpoint, EndpointId, Health, JobId, Lane,
-    LeaseToken, Order, QueueState, Settings, Steady, Stood, Worker,
+    Batch, BatchCounts, Capacity, Counts, DeliveryId, DueAt, Endpoint, EndpointId, Health, JobId,
+    Lane, LeaseToken, Order, QueueState, Settings, Steady, Stood, Worker,
 };
 
 use super::names::Names;
@@ -97,6 +97,9 @@ pub(crate) struct Index {
     pub(crate) leases: HashMap<JobId, Held>,
     pub(crate) stages: HashMap<i64, Stage>,
     pub(crate) endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Deliveries that somebody tries, and until when nobody else is to.
+    pub(crate) handed_out: HashMap<DeliveryId, WallTime>,
+    pub(crate) last_delivery: i64,
     /// By number; those that were looked at since the store was opened.
     pub(crate) batches: HashMap<i64, BatchEntry>,
     pub(crate) dirty_batches: BTreeSet<i64>,
@@ -105,6 +108,7 @@ pub(crate) struct Index {
     pub(crate) last_place: u64,
     pub(crate) last_token: u64,
     pub(crate) last_stage: i64,
+    pub(crate) last_batch: i64,
     pub(crate) last_event: u64,
     pub(crate) oldest_event: u64,
     /// Events of the transaction that is being made.
@@ -138,6 +142,7 @@ impl Index {
         self.now = before.now;
         self.settings = before.settings.clone();
         self.health = before.health.take();
+        self.handed_out = std::mem::take(&mut before.handed_out);
         for (job, held) in &mut self.leases {
             if let Some(known) = before.leases.remove(job) {
                 *held = known;

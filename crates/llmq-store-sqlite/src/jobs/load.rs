@@ -74,8 +74,20 @@ impl Index {
         for (number, queue) in queues::load(connection, now)? {
             index.queues.insert(number, queue);
         }
-        for endpoint in outbox::load(connection)? {
+        for number in index.names.damaged() {
+            opened.find(format!(
+                "row {number} of names is damaged: whose name it was, queue, tenant or upstream, \
+                 is lost"
+            ));
+        }
+        let (endpoints, damaged) = outbox::load(connection)?;
+        for endpoint in endpoints {
             index.endpoints.insert(endpoint.id, endpoint);
+        }
+        if damaged > 0 {
+            opened.find(format!(
+                "{damaged} rows of webhook_endpoints are damaged: nothing is delivered to these"
+            ));
         }
         index.load_stages(connection, now)?;
         index.load_numbers(connection)?;
@@ -86,7 +98,11 @@ impl Index {
         index.remove_unpublished(connection, &unpublished)?;
         if is_opening {
             // Parts of files that nobody finished; batches write theirs again.
-            connection.execute("UPDATE files SET state = 2 WHERE state = 0", [])?;
+            connection.execute(
+                "UPDATE files SET state = 2, sum = checksum(id, tenant, 2, expires_at, data)
+                 WHERE state = 0",
+                [],
+            )?;
         }
         opened.unpublished = unpublished.len() as u64;
         Ok((index, opened))
@@ -117,6 +133,8 @@ impl Index {
         self.last_number = last("SELECT coalesce(max(number), 0) FROM jobs")?;
         self.last_blob = last("SELECT coalesce(max(number), 0) FROM blobs")?;
         self.last_event = last("SELECT coalesce(max(last), 0) FROM event_log")?.cast_unsigned();
+        self.last_batch = last("SELECT coalesce(max(number), 0) FROM batches")?;
+        self.last_delivery = outbox::last_number(connection)?;
         let oldest = connection
             .query_row(
                 "SELECT last - count + 1 FROM event_log ORDER BY last LIMIT 1",
@@ -258,6 +276,8 @@ impl Index {
                 ));
                 queue.is_dirty = true;
             }
+            // Those of rows that were never published were counted, and are removed.
+            queue.is_dirty |= queue.counts.bytes != counted.bytes;
             queue.counts.queued = counted.queued;
             queue.counts.processing = counted.processing;
             queue.counts.bytes = counted.bytes;

@@ -3,23 +3,33 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 /// All names of a store.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     by_number: HashMap<i64, Arc<str>>,
     numbers: HashMap<Arc<str>, i64>,
+    last: i64,
+    /// Rows that are not what was written.
+    damaged: Vec<i64>,
 }
 
 impl Names {
     pub(crate) fn load(connection: &Connection) -> rusqlite::Result<Self> {
         let mut names = Self::default();
-        let mut query = connection.prepare("SELECT number, name FROM names")?;
-        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
-        for row in rows {
-            let (number, name) = row?;
-            names.keep(number, name.into());
+        let mut query = connection.prepare(
+            "SELECT number, sum IS checksum(number, name), name FROM names ORDER BY number",
+        )?;
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            let number = row.get(0)?;
+            names.last = number;
+            if row.get::<_, bool>(1)? {
+                names.keep(number, row.get::<_, String>(2)?.into());
+            } else {
+                names.damaged.push(number);
+            }
         }
         Ok(names)
     }
@@ -34,10 +44,20 @@ impl Names {
         if let Some(number) = self.find(name) {
             return Ok(number);
         }
-        let mut insert = connection.prepare_cached("INSERT INTO names (name) VALUES (?1)")?;
-        let number = insert.insert([name])?;
+        // Only a damaged row can have the name already.
+        let mut insert = connection.prepare_cached(
+            "INSERT OR REPLACE INTO names (number, name, sum) VALUES (?1, ?2, checksum(?1, ?2))",
+        )?;
+        let number = self.last + 1;
+        insert.execute(params![number, name])?;
+        self.last = number;
         self.keep(number, name.into());
         Ok(number)
+    }
+
+    /// The numbers of names that are not what was written.
+    pub(crate) fn damaged(&self) -> &[i64] {
+        &self.damaged
     }
 
     /// The name with this number. One that is not there was lost with its row.

@@ -11,16 +11,39 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::desk::{Desk, Done};
+use crate::sums::expect_whole;
 
-pub(crate) fn load(connection: &Connection) -> rusqlite::Result<Vec<Endpoint>> {
-    let mut query = connection.prepare("SELECT data FROM webhook_endpoints ORDER BY id")?;
-    let rows = query.query_map([], |row| parsed(&row.get::<_, String>(0)?))?;
-    rows.collect()
+/// The endpoints, and how many rows of them are not what was written.
+pub(crate) fn load(connection: &Connection) -> rusqlite::Result<(Vec<Endpoint>, u64)> {
+    let mut query = connection
+        .prepare("SELECT data, sum IS checksum(id, data) FROM webhook_endpoints ORDER BY id")?;
+    let rows = query.query_map([], |row| {
+        expect_whole(row, 1, "webhook_endpoints")?;
+        parsed(&row.get::<_, String>(0)?)
+    })?;
+    let (mut endpoints, mut damaged) = (Vec::new(), 0);
+    for row in rows {
+        match row {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(error) if is_of_value(&error).is_some() => damaged += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((endpoints, damaged))
 }
 
-/// Adds a delivery of event `number`, due at once.
+/// The last number that a delivery was given.
+pub(crate) fn last_number(connection: &Connection) -> rusqlite::Result<i64> {
+    // AUTOINCREMENT remembers it when the row is gone.
+    let query = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'deliveries'";
+    let last: Option<i64> = connection.query_row(query, [], |row| row.get(0))?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Adds delivery `delivery` of event `number`, due at once.
 pub(crate) fn add(
     connection: &Connection,
+    delivery: i64,
     target: &Target,
     number: u64,
     event: &NewEvent,
@@ -36,10 +59,12 @@ pub(crate) fn add(
         Target::Callback(callback) => (None, Some(written(callback)?)),
     };
     let mut insert = connection.prepare_cached(
-        "INSERT INTO deliveries (endpoint, callback, event, due_at, delivered, attempts)
-         VALUES (?1, ?2, ?3, ?4, 0, 0)",
+        "INSERT INTO deliveries (number, endpoint, callback, event, due_at, delivered, attempts,
+           sum)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, checksum(?1, ?2, ?3, ?4, ?5, 0, 0, NULL, NULL))",
     )?;
     insert.execute(params![
+        delivery,
         endpoint,
         callback,
         written(&stored)?,
@@ -65,13 +90,17 @@ macro_rules! select_deliveries {
     ($which:literal) => {
         concat!(
             "SELECT number, endpoint, callback, event, due_at, delivered, attempts,
-               last_attempt_at, last_outcome FROM deliveries ",
+               last_attempt_at, last_outcome,
+               sum IS checksum(number, endpoint, callback, event, due_at, delivered, attempts,
+                 last_attempt_at, last_outcome)
+             FROM deliveries ",
             $which
         )
     };
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Delivery> {
+    expect_whole(row, 9, "deliveries")?;
     let endpoint: Option<[u8; 16]> = row.get(1)?;
     let target = match endpoint {
         Some(id) => Target::Endpoint(EndpointId::from_uuid(Uuid::from_bytes(id))),
@@ -102,7 +131,8 @@ impl Desk<'_> {
         now: Now,
     ) -> Done<()> {
         let mut insert = self.connection.prepare_cached(
-            "INSERT OR REPLACE INTO webhook_endpoints (id, data) VALUES (?1, ?2)",
+            "INSERT OR REPLACE INTO webhook_endpoints (id, data, sum)
+             VALUES (?1, ?2, checksum(?1, ?2))",
         )?;
         insert.execute(params![
             endpoint.id.as_uuid().as_bytes(),
@@ -125,29 +155,37 @@ impl Desk<'_> {
         Ok(deleted == 1)
     }
 
+    /// What is handed out is held in memory: this process alone has the store, and what it held
+    /// when it was killed is due for the next one at once.
     pub(crate) fn due_deliveries(
         &mut self,
         max: usize,
         hold: Duration,
         now: Now,
     ) -> Done<Vec<Delivery>> {
+        let handed_out = &mut self.index.handed_out;
+        handed_out.retain(|_, until| *until > now.wall);
         let mut query = self.connection.prepare_cached(select_deliveries!(
             "WHERE due_at <= ?1 ORDER BY due_at, number"
         ))?;
         let mut rows = query.query([now.wall.as_micros()])?;
+        let until = now.wall + hold;
         let mut due = Vec::new();
         while due.len() < max
             && let Some(row) = rows.next()?
         {
-            let delivery = read(row)?;
-            if !self.is_disabled(&delivery.target) {
+            let mut delivery = match read(row) {
+                Ok(delivery) => delivery,
+                // The others are delivered all the same.
+                Err(error) if is_of_value(&error).is_some() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let is_held = self.index.handed_out.contains_key(&delivery.id);
+            if !is_held && !self.is_disabled(&delivery.target) {
+                self.index.handed_out.insert(delivery.id, until);
+                delivery.state = DeliveryState::Due(until);
                 due.push(delivery);
             }
-        }
-        let until = now.wall + hold;
-        for delivery in &mut due {
-            self.set_due(delivery.id, until)?;
-            delivery.state = DeliveryState::Due(until);
         }
         Ok(due)
     }
@@ -159,36 +197,43 @@ impl Desk<'_> {
         }
     }
 
-    fn set_due(&self, id: DeliveryId, at: WallTime) -> rusqlite::Result<usize> {
-        let mut update = self
-            .connection
-            .prepare_cached("UPDATE deliveries SET due_at = ?2 WHERE number = ?1")?;
-        update.execute(params![id.0.cast_signed(), at.as_micros()])
-    }
-
     pub(crate) fn next_delivery(&self) -> Done<Option<WallTime>> {
-        let mut query = self.connection.prepare_cached(
-            "SELECT due_at, endpoint FROM deliveries WHERE due_at IS NOT NULL ORDER BY due_at",
-        )?;
+        let mut query = self.connection.prepare_cached(select_deliveries!(
+            "WHERE due_at IS NOT NULL ORDER BY due_at"
+        ))?;
         let mut rows = query.query([])?;
+        let mut next: Option<WallTime> = None;
         while let Some(row) = rows.next()? {
-            let endpoint: Option<[u8; 16]> = row.get(1)?;
-            let endpoint = endpoint.map(|id| EndpointId::from_uuid(Uuid::from_bytes(id)));
-            let is_open = endpoint
-                .is_none_or(|id| self.index.endpoints.get(&id).is_some_and(|it| !it.disabled));
-            if is_open {
-                return Ok(Some(WallTime::from_micros(row.get(0)?)));
+            let delivery = match read(row) {
+                Ok(delivery) => delivery,
+                Err(error) if is_of_value(&error).is_some() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let DeliveryState::Due(at) = delivery.state else {
+                continue;
+            };
+            if next.is_some_and(|next| next <= at) {
+                break;
+            }
+            if !self.is_disabled(&delivery.target) {
+                let held_until = self.index.handed_out.get(&delivery.id);
+                let at = held_until.map_or(at, |until| at.max(*until));
+                next = Some(next.map_or(at, |next| next.min(at)));
             }
         }
-        Ok(None)
+        Ok(next)
     }
 
     pub(crate) fn delivered(&mut self, attempts: Vec<Attempted>, now: Now) -> Done<()> {
         let mut update = self.connection.prepare_cached(
             "UPDATE deliveries SET due_at = ?2, delivered = ?3, attempts = attempts + 1,
-               last_attempt_at = ?4, last_outcome = ?5 WHERE number = ?1",
+               last_attempt_at = ?4, last_outcome = ?5,
+               sum = checksum(number, endpoint, callback, event, ?2, ?3, attempts + 1, ?4, ?5)
+             WHERE number = ?1 AND sum IS checksum(number, endpoint, callback, event, due_at,
+               delivered, attempts, last_attempt_at, last_outcome)",
         )?;
         for attempt in attempts {
+            self.index.handed_out.remove(&attempt.delivery);
             let due_at = match attempt.state {
                 DeliveryState::Due(at) => Some(at.as_micros()),
                 DeliveryState::Delivered | DeliveryState::GivenUp => None,
@@ -238,7 +283,16 @@ impl Desk<'_> {
     }
 
     pub(crate) fn redeliver(&mut self, id: DeliveryId, now: Now) -> Done<bool> {
-        Ok(self.set_due(id, now.wall)? == 1)
+        self.index.handed_out.remove(&id);
+        let mut update = self.connection.prepare_cached(
+            "UPDATE deliveries SET due_at = ?2,
+               sum = checksum(number, endpoint, callback, event, ?2, delivered, attempts,
+                 last_attempt_at, last_outcome)
+             WHERE number = ?1 AND sum IS checksum(number, endpoint, callback, event, due_at,
+               delivered, attempts, last_attempt_at, last_outcome)",
+        )?;
+        let updated = update.execute(params![id.0.cast_signed(), now.wall.as_micros()])?;
+        Ok(updated == 1)
     }
 }
 

@@ -150,9 +150,10 @@ impl Desk<'_> {
 
     /// Removes parts of files that are to be removed. Whether there are more.
     fn remove_files(&mut self, now: Now) -> Done<bool> {
-        let mut expire = self
-            .connection
-            .prepare_cached("UPDATE files SET state = 2 WHERE state = 1 AND expires_at <= ?1")?;
+        let mut expire = self.connection.prepare_cached(
+            "UPDATE files SET state = 2, sum = checksum(id, tenant, 2, expires_at, data)
+                 WHERE state = 1 AND expires_at <= ?1",
+        )?;
         expire.execute([now.wall.as_micros()])?;
         let mut query = self.connection.prepare_cached(
             "SELECT files.id, chunk, blob FROM files

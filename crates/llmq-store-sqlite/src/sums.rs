@@ -1,0 +1,59 @@
+//! Checksums of the rows of small tables, as a function of SQL: what a statement writes and what it
+//! reads is summed where it stands, and a migration sums what is there.
+
+use rusqlite::functions::{Context, FunctionFlags};
+use rusqlite::types::{Type, ValueRef};
+use rusqlite::{Connection, Row};
+use xxhash_rust::xxh3::Xxh3;
+
+/// The tables whose rows have a `sum`, with the other columns in the order in which they are
+/// summed.
+pub(crate) const SUMMED: [(&str, &str); 6] = [
+    ("names", "number, name"),
+    ("webhook_endpoints", "id, data"),
+    (
+        "deliveries",
+        "number, endpoint, callback, event, due_at, delivered, attempts, last_attempt_at, \
+         last_outcome",
+    ),
+    ("batches", "number, id, tenant, stage, ended, data"),
+    ("files", "id, tenant, state, expires_at, data"),
+    ("file_chunks", "file, chunk, blob"),
+];
+
+/// Makes `checksum(…)` known to a connection: a number of all its arguments, and their kinds.
+pub(crate) fn register(connection: &Connection) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    connection.create_scalar_function("checksum", -1, flags, |context| Ok(sum(context)))
+}
+
+fn sum(values: &Context<'_>) -> i64 {
+    let mut sum = Xxh3::new();
+    for at in 0..values.len() {
+        let mut add = |kind: u8, bytes: &[u8]| {
+            sum.update(&[kind]);
+            sum.update(&(bytes.len() as u64).to_le_bytes());
+            sum.update(bytes);
+        };
+        match values.get_raw(at) {
+            ValueRef::Null => add(0, &[]),
+            ValueRef::Integer(number) => add(1, &number.to_le_bytes()),
+            ValueRef::Real(number) => add(2, &number.to_le_bytes()),
+            ValueRef::Text(text) => add(3, text),
+            ValueRef::Blob(bytes) => add(4, bytes),
+        }
+    }
+    sum.digest().cast_signed()
+}
+
+/// That column `at` of a row, a comparison of its sum with what was summed now, says yes.
+pub(crate) fn expect_whole(row: &Row<'_>, at: usize, what: &str) -> rusqlite::Result<()> {
+    if row.get::<_, bool>(at)? {
+        return Ok(());
+    }
+    Err(rusqlite::Error::FromSqlConversionFailure(
+        at,
+        Type::Integer,
+        format!("{what}: the checksum of a row is wrong").into(),
+    ))
+}
