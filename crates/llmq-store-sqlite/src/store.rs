@@ -150,6 +150,8 @@ impl Store {
             bulks: std::collections::VecDeque::new(),
             must_reload: false,
             must_renew_log: false,
+            // Until it was said, it is not known.
+            is_full_sync: false,
         };
         let (to_writer, waiting) = mpsc::channel(WAITING_MAX);
         let (end, ended) = watch::channel(());

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::StoreError;
 use crate::ballast::Ballast;
-use crate::error::{failed, is_full, is_of_disk};
+use crate::error::{failed, is_damage, is_full, is_of_disk};
 use crate::jobs::{Bulk, Desk, Done, Fault, Index, Slice, is_of_value};
 
 /// Work in one transaction, at most: bounds how long the first of a batch waits for the last.
@@ -111,8 +111,9 @@ fn in_savepoint<T>(
 
 /// What a desk is asked to do, and who waits for what comes of it.
 ///
-/// It checks before it writes, so it needs no savepoint of its own: if a write fails, the disk
-/// has, and the whole transaction goes.
+/// It checks before it writes, so it needs no savepoint of its own. If a write fails, the disk has;
+/// if something is found damaged after a write, what was written must not stay: in both cases the
+/// whole transaction goes, and what is known of the file is read again.
 pub(crate) struct Task<F, T, E> {
     access: Access,
     ask: Option<F>,
@@ -150,17 +151,34 @@ where
         let Some(ask) = self.ask.take() else {
             return Ok(());
         };
-        self.result = Some(match ask(desk) {
-            Ok(value) => Ok(Ok(value)),
-            Err(Fault::Refused(error)) => Ok(Err(error)),
-            Err(Fault::Store(error)) => Err(error),
-            Err(Fault::Broken(error)) => Err(is_of_value(&error).ok_or(error)?),
-        });
-        Ok(())
+        let before = desk.connection.total_changes();
+        let (own, goes) = match ask(desk) {
+            Ok(value) => (Ok(Ok(value)), None),
+            Err(Fault::Refused(error)) => (Ok(Err(error)), None),
+            Err(Fault::Store(error)) => {
+                let has_written = desk.connection.total_changes() != before;
+                (Err(error), has_written.then(taken_back))
+            }
+            Err(Fault::Broken(error)) => match is_of_value(&error) {
+                Some(damaged) => {
+                    let has_written = desk.connection.total_changes() != before;
+                    (Err(damaged), has_written.then_some(error))
+                }
+                None if is_damage(&error) => {
+                    let damaged = StoreError::damaged(error.to_string());
+                    (Err(damaged), Some(error))
+                }
+                None => return Err(error),
+            },
+        };
+        self.result = Some(own);
+        goes.map_or(Ok(()), Err)
     }
 
     fn finish(self: Box<Self>, failure: Option<&StoreError>) {
         let result = match (failure, self.result) {
+            // What it met itself says more than that its transaction failed.
+            (_, Some(Err(own))) => Err(own),
             (Some(error), _) => Err(error.clone()),
             (None, Some(result)) => result,
             (None, None) => Err(StoreError::Closed),
@@ -245,6 +263,8 @@ pub(crate) struct Writer {
     pub(crate) must_reload: bool,
     /// The disk failed while the log was written or synced.
     pub(crate) must_renew_log: bool,
+    /// A commit is synced. Nobody is told of one that is not.
+    pub(crate) is_full_sync: bool,
 }
 
 impl Writer {
@@ -275,9 +295,11 @@ impl Writer {
         let mut stepped = None;
         let outcome = self.commit(batch, &mut stepped);
         let failure = outcome.err().map(|error| self.fall_back(error));
+        let failure = failure.map(of_another);
         for work in batch.drain(..) {
             work.finish(failure.as_ref());
         }
+        let is_committed = failure.is_none();
         self.bulks.extend(self.index.bulks.drain(..));
         match (failure, stepped) {
             (Some(error), _) => {
@@ -293,10 +315,13 @@ impl Writer {
             (None, Some(Slice::More)) => self.bulks.rotate_left(1),
             (None, None) => {}
         }
-        let newest = EventId(self.index.last_event);
-        self.seen
-            .newest_event
-            .send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
+        // What failed told of events that are not there, and whose numbers are given again.
+        if is_committed {
+            let newest = EventId(self.index.last_event);
+            self.seen
+                .newest_event
+                .send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
+        }
     }
 
     fn commit(
@@ -309,15 +334,24 @@ impl Writer {
         }
         // Nobody is told of a slice that is not the last, so it need not be synced.
         let is_synced = !batch.is_empty() || self.bulks.front().is_none_or(Bulk::is_near_its_end);
-        if !is_synced {
+        if is_synced {
+            self.sync_fully()?;
+        } else {
             self.connection
                 .execute_batch("PRAGMA synchronous = NORMAL")?;
+            self.is_full_sync = false;
         }
-        let committed = self.transaction(batch, stepped);
-        if !is_synced {
+        self.transaction(batch, stepped)?;
+        self.sync_fully()
+    }
+
+    /// From now on commits are synced. Not to be asked inside a transaction: SQLite refuses it.
+    fn sync_fully(&mut self) -> rusqlite::Result<()> {
+        if !self.is_full_sync {
             self.connection.execute_batch("PRAGMA synchronous = FULL")?;
+            self.is_full_sync = true;
         }
-        committed
+        Ok(())
     }
 
     fn transaction(
@@ -352,6 +386,7 @@ impl Writer {
         }
         desk.flush()?;
         self.connection.prepare_cached("COMMIT")?.execute([])?;
+        self.index.given_up.clear();
         if is_writing && matches!(self.seen.health(), Health::Unavailable { .. }) {
             self.set_health(Health::Ready);
         }
@@ -365,6 +400,8 @@ impl Writer {
             // If this fails there is no transaction any more.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
+        // If this fails, the next commit begins with it.
+        let _ = self.sync_fully();
         self.must_reload = true;
         self.must_renew_log |= is_of_disk(&error);
         let is_full = is_full(&error);
@@ -440,6 +477,24 @@ fn renew_log(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// What the others of a turn are told when one of them met damage: theirs may be sound.
+fn of_another(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Damaged { what } => StoreError::Unavailable {
+            reason: format!("what was to be recorded at the same time met damage: {what}"),
+            source: None,
+        },
+        other => other,
+    }
+}
+
+fn taken_back() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT),
+        Some("something was found damaged after a write: all of it is taken back".to_owned()),
+    )
+}
+
 fn ended_by_the_disk() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(
         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
@@ -455,3 +510,6 @@ pub(crate) fn load_at_open(
 ) -> rusqlite::Result<(Index, crate::Opened)> {
     Index::load(connection, settings, None, now)
 }
+
+#[cfg(test)]
+mod failures;

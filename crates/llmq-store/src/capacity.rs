@@ -20,8 +20,14 @@ impl Capacity {
             .idempotency
             .as_ref()
             .map_or(0, |key| key.key.len() + 100);
-        let notes = job.details.endpoint.len() + job.details.metadata.len() * 40;
-        ROW_BYTES + (job.body.len() + key + notes) as u64
+        let mut notes = Length(0);
+        // A counter refuses nothing.
+        let _ = serde_json::to_writer(&mut notes, &job.details);
+        let name = job
+            .member
+            .as_ref()
+            .map_or(0, |member| member.custom_id.len());
+        ROW_BYTES + (job.body.len() + key + name + notes.0) as u64
     }
 
     /// Takes jobs in, or says what there is too much of.
@@ -88,9 +94,42 @@ impl Capacity {
     }
 }
 
+/// How long what is written is.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// 64 notes of 1 KiB counted 2,560 bytes, and callbacks nothing.
+    #[test]
+    fn what_is_kept_of_a_job_counts_whatever_it_is() {
+        let plain = NewJob::new("m", "t", "{}");
+        let mut noted = plain.clone();
+        for note in 0..64 {
+            let text = serde_json::Value::from("x".repeat(1024));
+            noted.details.metadata.insert(note.to_string(), text);
+        }
+        noted.details.callback = Some(crate::Callback {
+            url: format!("https://example.com/{}", "y".repeat(2_000)),
+            signed_by: None,
+        });
+        noted.details.extra = serde_json::json!({"headers": {"a": "z".repeat(500)}});
+        let more = Capacity::bytes_of(&noted) - Capacity::bytes_of(&plain);
+        let kept = 64 * 1024 + 2_020 + 500;
+        assert!((kept..kept * 11 / 10).contains(&more), "{more} of {kept}");
+    }
 
     #[test]
     fn it_refuses_from_the_high_watermark_on_until_it_is_below_the_low_one() {

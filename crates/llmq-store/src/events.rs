@@ -62,6 +62,15 @@ pub enum Subject {
     Other(String),
 }
 
+impl NewEvent {
+    /// Whether it is only for those who see all tenants: what is said of a webhook that is nobody's
+    /// names its URL, which may be a secret.
+    #[must_use]
+    pub fn is_for_operators(&self) -> bool {
+        self.tenant.is_none() && self.kind.starts_with("webhook.")
+    }
+}
+
 /// The names of the events that stores derive.
 ///
 /// Those of jobs are `request.` and what happened; webhooks are offered the four that end a job.

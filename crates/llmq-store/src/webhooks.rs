@@ -43,7 +43,8 @@ impl Endpoint {
     pub fn wants(&self, event: &NewEvent) -> bool {
         let of_tenant = match (&self.tenant, &event.tenant) {
             (Some(mine), Some(its)) => mine == its,
-            (_, None) | (None, _) => true,
+            (Some(_), None) => !event.is_for_operators(),
+            (None, _) => true,
         };
         !self.disabled && is_offered(&event.kind) && of_tenant && self.asks_for(&event.kind)
     }

@@ -7,7 +7,7 @@ use llmq_core::{FailureClass, Timestamp};
 use llmq_dispatch::{Call, NoGrant};
 use llmq_store::{
     GiveBack, JobError, JobId, Lane, Lease, Report, ReportError, ReturnTo, StartError, Started,
-    Waiting,
+    StoreError, Waiting,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -346,6 +346,13 @@ impl Inner {
                 }
                 Err(ReportError::LeaseLost { job }) => {
                     tracing::debug!(%job, "the end of an attempt came too late to count");
+                    return false;
+                }
+                Err(ReportError::Store {
+                    job,
+                    source: error @ (StoreError::Damaged { .. } | StoreError::Closed),
+                }) => {
+                    tracing::error!(%job, %error, "the end of an attempt cannot be recorded");
                     return false;
                 }
                 Err(error) => {

@@ -212,6 +212,8 @@ impl Outbox {
         let state = self.state_after(&delivery, &tried);
         self.record(&delivery, state, tried.outcome.clone()).await?;
         match addressed.endpoint {
+            // Nothing was sent, and what is kept with the endpoint is not to be overwritten.
+            Some(_) if addressed.secrets.is_empty() => Ok(()),
             Some(endpoint) => {
                 self.endpoints
                     .tried(endpoint, tried.taken, tried.gone)
@@ -257,6 +259,15 @@ impl Outbox {
             Subject::Job { id, .. } => self.store.job(*id).await?,
             _ => None,
         };
+        if addressed.secrets.is_empty() {
+            return Ok(Tried {
+                taken: false,
+                status: None,
+                outcome: "the webhook has no secret that can be read: rotate it".to_owned(),
+                gone: false,
+                retry_after: None,
+            });
+        }
         let outgoing = Outgoing {
             url: &addressed.url,
             id: &message::message_id(self.store.id(), event),

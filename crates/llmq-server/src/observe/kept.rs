@@ -116,9 +116,11 @@ impl Listener {
                     for event in events {
                         self.after = event.id;
                         let tenant = event.event.tenant.as_deref();
-                        if tenant
-                            .is_none_or(|tenant| self.hears.caller.tenant_for(Some(tenant)).is_ok())
-                        {
+                        let may_hear = match tenant {
+                            Some(tenant) => self.hears.caller.tenant_for(Some(tenant)).is_ok(),
+                            None => self.hears.caller.sees_all() || !event.event.is_for_operators(),
+                        };
+                        if may_hear {
                             frame(&mut frames, self.place(), &event.event.kind, &said(&event));
                         }
                     }

@@ -89,9 +89,7 @@ impl Desk<'_> {
         let mut answers = Vec::with_capacity(jobs.len());
         let mut new = Vec::with_capacity(jobs.len());
         for (index, job) in jobs.into_iter().enumerate() {
-            let queue = self.index.names.find(&job.queue);
-            let queue = queue.and_then(|queue| self.index.queues.get(&queue));
-            if queue.is_some_and(|queue| queue.state.drains) {
+            if self.index.drains(&job.queue) {
                 let queue = job.queue;
                 return Err(Fault::Refused(EnqueueError::Draining { queue }));
             }

@@ -138,7 +138,7 @@ impl Desk<'_> {
             }
             _ => return Err(Fault::Refused(Lost)),
         };
-        self.index.leases.remove(&lease.job);
+        self.index.give_up(lease.job);
         self.move_row(&mut row, event, now)?;
         Ok(self.job(&row)?)
     }
@@ -188,7 +188,7 @@ impl Desk<'_> {
 
     /// Nobody knows what became of an attempt.
     pub(crate) fn lose(&mut self, job: JobId, now: Now) -> Done<Option<Moved>> {
-        self.index.leases.remove(&job);
+        self.index.give_up(job);
         let mut row = match self.find(job) {
             Ok(Some(row)) => row,
             // What is wrong with a damaged row is said to whoever reads it.

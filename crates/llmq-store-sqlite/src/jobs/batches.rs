@@ -192,7 +192,12 @@ impl Desk<'_> {
             return Err(Fault::Refused(EnqueueError::TooMany { count: jobs.len() }));
         }
         let mut places = Vec::with_capacity(jobs.len());
-        for job in &jobs {
+        let mut new = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            if self.index.drains(&job.queue) {
+                let queue = job.queue;
+                return Err(Fault::Refused(EnqueueError::Draining { queue }));
+            }
             let batch = job.member.as_ref().map(|member| member.batch);
             let entry = match batch {
                 Some(batch) => self.batch_by_id(batch)?,
@@ -205,8 +210,14 @@ impl Desk<'_> {
                     source: None,
                 }));
             };
-            places.push((number, entry.stage));
+            let stage = entry.stage;
+            // Whoever reads its input again finds what was staged the first time.
+            if !self.is_staged(number, &job)? {
+                places.push((number, stage));
+                new.push(job);
+            }
         }
+        let jobs = new;
         self.take_room(&jobs)?;
         let stages: BTreeSet<_> = places.iter().map(|(_, stage)| *stage).collect();
         for (written, (job, (batch, stage))) in jobs.iter().zip(places).enumerate() {
@@ -226,6 +237,25 @@ impl Desk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a batch has the line that a job comes from.
+    fn is_staged(&self, batch: i64, job: &NewJob) -> rusqlite::Result<bool> {
+        let line = job.member.as_ref().map(|member| member.line);
+        let mut query = self
+            .connection
+            .prepare_cached("SELECT 1 FROM jobs WHERE batch = ?1 AND line = ?2")?;
+        query.exists(params![batch, line])
+    }
+
+    /// Whether a job is one of a batch whose output is still to be written.
+    pub(crate) fn is_awaited(&mut self, row: &JobRow) -> bool {
+        let Some(number) = row.batch else {
+            return false;
+        };
+        // Of a batch that cannot be read nothing will be written.
+        let entry = self.batch_by_number::<std::convert::Infallible>(number);
+        entry.is_ok_and(|entry| entry.is_some_and(|entry| !entry.batch.status.is_final()))
     }
 
     pub(crate) fn publish_batch(

@@ -100,7 +100,7 @@ impl Desk<'_> {
         self.tell_of(row, now)?;
         if to.is_final() {
             self.index.capacity.give_back(1, bytes);
-            self.index.leases.remove(&row.id);
+            self.index.give_up(row.id);
             self.forget_key_if_curable(row)?;
             self.count_member(row, to, now)?;
         }
@@ -186,13 +186,17 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// A member has ended: its batch counts it, and may have been waiting for it alone.
+    /// A member has ended: its batch counts it, and may have been waiting for it alone. The end
+    /// of a job whose batch cannot be read is recorded all the same.
     fn count_member<E>(&mut self, row: &JobRow, status: Status, now: Now) -> Done<(), E> {
         let Some(number) = row.batch else {
             return Ok(());
         };
-        let Some(entry) = self.batch_by_number(number)? else {
-            return Ok(());
+        let entry = match self.batch_by_number(number) {
+            Ok(Some(entry)) => entry,
+            Ok(None) | Err(Fault::Store(_)) => return Ok(()),
+            Err(Fault::Broken(error)) if outbox::is_of_value(&error).is_some() => return Ok(()),
+            Err(fault) => return Err(fault),
         };
         if let Some(count) = of_end(&mut entry.batch.counts, status) {
             *count += 1;

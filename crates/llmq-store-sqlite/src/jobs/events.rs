@@ -232,13 +232,13 @@ fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 /// Lets go of events that were kept long enough, but for the newest row: it says how far the
-/// numbers have come.
+/// numbers have come. How many rows.
 pub(crate) fn let_go(
     connection: &Connection,
     index: &mut Index,
     before: WallTime,
     rows_max: usize,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<usize> {
     let surplus = index.last_event.saturating_sub(index.settings.max_events);
     let mut query = connection
         .prepare_cached("SELECT last, count, at FROM event_log ORDER BY last LIMIT ?1")?;
@@ -257,7 +257,7 @@ pub(crate) fn let_go(
     }
     if let Some(last) = let_go {
         let mut delete = connection.prepare_cached("DELETE FROM event_log WHERE last <= ?1")?;
-        delete.execute([last])?;
+        return delete.execute([last]);
     }
-    Ok(())
+    Ok(0)
 }

@@ -95,6 +95,8 @@ pub(crate) struct Index {
     pub(crate) queues: HashMap<i64, QueueEntry>,
     pub(crate) capacity: Capacity,
     pub(crate) leases: HashMap<JobId, Held>,
+    /// Leases that end with the transaction that is being made.
+    pub(crate) given_up: HashMap<LeaseToken, Held>,
     pub(crate) stages: HashMap<i64, Stage>,
     pub(crate) endpoints: BTreeMap<EndpointId, Endpoint>,
     /// Deliveries that somebody tries, and until when nobody else is to.
@@ -144,8 +146,11 @@ impl Index {
         self.health = before.health.take();
         self.handed_out = std::mem::take(&mut before.handed_out);
         for (job, held) in &mut self.leases {
-            if let Some(known) = before.leases.remove(job) {
-                *held = known;
+            let known = before.leases.remove(job);
+            let known = known.filter(|known| known.token == held.token);
+            match known.or_else(|| before.given_up.remove(&held.token)) {
+                Some(known) => *held = known,
+                None => held.alive_at = before.now.mono,
             }
         }
         for (number, stage) in &mut self.stages {
@@ -156,6 +161,10 @@ impl Index {
         for (number, queue) in &mut self.queues {
             if let Some(known) = before.queues.get(number) {
                 queue.state.parked = known.state.parked;
+                if known.state.parked {
+                    // When the file was read, it was taken to go again.
+                    queue.stood = known.stood;
+                }
             }
         }
     }
@@ -228,6 +237,20 @@ impl Index {
             row,
         };
         self.leases.insert(job, held);
+    }
+
+    /// A lease ends, unless the transaction fails in which it does.
+    pub(crate) fn give_up(&mut self, job: JobId) {
+        if let Some(held) = self.leases.remove(&job) {
+            self.given_up.insert(held.token, held);
+        }
+    }
+
+    /// Whether a queue takes nothing new.
+    pub(crate) fn drains(&self, queue: &str) -> bool {
+        let queue = self.names.find(queue);
+        let queue = queue.and_then(|queue| self.queues.get(&queue));
+        queue.is_some_and(|queue| queue.state.drains)
     }
 
     /// A queue's counts change.

@@ -21,22 +21,30 @@ impl Desk<'_> {
         now: Now,
     ) -> Done<Window> {
         let clock = self.index.clock();
-        let (first, due_at) = self.index.order.next(lane, after, n, clock, now);
-        let mut jobs = Vec::with_capacity(first.len());
-        for (place, entry) in first {
-            match row::by_number(self.connection, entry.number)? {
-                Some(Ok(mut row)) => {
-                    self.index.settle(&mut row);
-                    jobs.push(self.waiting(&row, now));
-                }
-                // It cannot be started, and must not be met again each time. Whoever reads it is
-                // told; `llmq store check` finds it.
-                Some(Err(_)) | None => {
-                    self.index.order.remove(lane, place, llmq_store::DueAt::Now);
+        let (mut jobs, mut after) = (Vec::new(), after);
+        loop {
+            let wanted = n - jobs.len();
+            let (first, due_at) = self.index.order.next(lane, after, wanted, clock, now);
+            let is_end = first.len() < wanted;
+            after = first.last().map(|(place, _)| *place).or(after);
+            for (place, entry) in first {
+                match row::by_number(self.connection, entry.number)? {
+                    Some(Ok(mut row)) => {
+                        self.index.settle(&mut row);
+                        jobs.push(self.waiting(&row, now));
+                    }
+                    // It cannot be started, and must not be met again each time. Whoever reads it
+                    // is told; `llmq store check` finds it.
+                    Some(Err(_)) | None => {
+                        self.index.order.remove(lane, place, llmq_store::DueAt::Now);
+                    }
                 }
             }
+            // A window that is not full says that nobody stands behind it.
+            if is_end || jobs.len() >= n {
+                return Ok(Window { jobs, due_at });
+            }
         }
-        Ok(Window { jobs, due_at })
     }
 
     fn waiting(&self, row: &JobRow, now: Now) -> Waiting {

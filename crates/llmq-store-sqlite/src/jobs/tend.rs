@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::desk::{Desk, Done};
 use super::index::{NEVER, of_status, second_of};
-use super::row::{self, JobRow, select_jobs};
+use super::row::{self, HAS_KEY, JobRow, select_jobs};
 use super::{batches, blobs, events, outbox};
 
 /// How many jobs one slice moves or removes.
@@ -27,13 +27,13 @@ impl Desk<'_> {
         let before = steady.before(self.index.settings.keep_results);
         let keys = self.forget_old_keys(steady.before(self.index.settings.keep_idempotency))?;
         let oldest = steady.before(self.index.settings.keep_events);
-        events::let_go(self.connection, self.index, oldest, SLICE)?;
+        let events = events::let_go(self.connection, self.index, oldest, SLICE)?;
         let deliveries = outbox::let_go(self.connection, before, SLICE)?;
         batches::let_go(self.connection, self.index, before, SLICE)?;
         let parts = self.remove_files(now)?;
         let is_full = |count: usize| count >= SLICE;
         Ok(Tended {
-            more: [moved.len(), purged, keys, deliveries]
+            more: [moved.len(), purged, keys, deliveries, events]
                 .into_iter()
                 .any(is_full)
                 || parts,
@@ -94,14 +94,21 @@ impl Desk<'_> {
     }
 
     /// Removes jobs that ended long enough ago, in the order in which they came: one that was
-    /// accepted since cannot have ended before.
+    /// accepted since cannot have ended before. What a batch is still to write is kept, and so is
+    /// a job whose key may be used again.
     fn purge(&mut self, now: Now) -> Done<usize> {
-        let kept = self.index.settings.keep_results;
-        let before = self.index.steady(now).min(now.wall).before(kept);
-        let (rows, is_end) = self.next_old_rows(before)?;
+        let settings = &self.index.settings;
+        let (results, keys) = (settings.keep_results, settings.keep_idempotency);
+        let here = self.index.steady(now).min(now.wall);
+        let before = here.before(results);
+        let before_keys = here.before(results.max(keys));
+        let (rows, is_end) = self.next_old_rows(before, now)?;
         let mut purged = 0;
         for row in rows {
-            if row.finished_at.is_some_and(|at| at <= before.as_micros()) {
+            let has_key = row.flags & HAS_KEY != 0;
+            let before = if has_key { before_keys } else { before };
+            let is_old = row.finished_at.is_some_and(|at| at <= before.as_micros());
+            if is_old && !self.is_awaited(&row) {
                 self.delete(row.number, row.body, row.answer)?;
                 let status = row.status;
                 self.index.count(row.queue, |counts| {
@@ -119,7 +126,10 @@ impl Desk<'_> {
     }
 
     /// The next rows that may be old enough, and whether there are no more.
-    fn next_old_rows(&self, before: WallTime) -> rusqlite::Result<(Vec<JobRow>, bool)> {
+    fn next_old_rows(&self, before: WallTime, now: Now) -> rusqlite::Result<(Vec<JobRow>, bool)> {
+        // Accepted by a clock that ran ahead: it says nothing of those behind.
+        let is_possible = |at: i64| at <= now.wall.as_micros();
+
         let mut query = self
             .connection
             .prepare_cached(select_jobs!("WHERE number > ?1 ORDER BY number LIMIT ?2"))?;
@@ -132,7 +142,7 @@ impl Desk<'_> {
             let Ok(row) = JobRow::read(row)? else {
                 continue;
             };
-            if row.created_at > before.as_micros() {
+            if row.created_at > before.as_micros() && is_possible(row.created_at) {
                 return Ok((rows, true));
             }
             rows.push(row);

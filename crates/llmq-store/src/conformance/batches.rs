@@ -323,3 +323,52 @@ pub async fn the_output_appears_with_the_end_of_its_batch(world: World) {
     let told = world.events(EventId(0)).await;
     assert_eq!(told.last().unwrap().event, event);
 }
+
+/// A reader that was broken off begins anew, with new ids.
+pub async fn a_line_is_staged_once(world: World) {
+    let new = batch(&world);
+    let id = new.id;
+    world.store.create_batch(new).await.unwrap();
+    for lines in [1..4, 1..6] {
+        let staged = world.store.stage(members(id, lines), world.now).await;
+        staged.unwrap();
+    }
+    let begin = update(BatchStatus::Validating, BatchStatus::InProgress);
+    let published = world.store.publish_batch(id, begin, world.now).await;
+    assert_eq!(published.unwrap().unwrap().counts.total, 5);
+    let members = world.store.members(id, 0, 100).await.unwrap();
+    let lines = members.iter().map(|job| job.member.as_ref().unwrap().line);
+    assert_eq!(lines.collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+}
+
+pub async fn a_draining_queue_takes_no_members(world: World) {
+    let new = batch(&world);
+    let id = new.id;
+    world.store.create_batch(new).await.unwrap();
+    let drains = crate::QueueState {
+        drains: true,
+        ..crate::QueueState::default()
+    };
+    let set = world.store.set_queue("m", drains, world.now).await;
+    set.unwrap();
+    let refused = world.store.stage(members(id, 1..3), world.now).await;
+    assert!(matches!(refused, Err(EnqueueError::Draining { queue }) if queue == "m"));
+}
+
+/// A batch that takes longer than results are kept still writes all of its output.
+pub async fn what_is_still_to_be_written_is_kept(mut world: World) {
+    let id = publish(&world, 1..3).await;
+    let members = world.store.members(id, 0, 100).await.unwrap();
+    for job in &members {
+        world.finish(job.id).await;
+    }
+    world.advance(Duration::from_secs(30 * 24 * 60 * 60));
+    world.tend().await;
+    assert_eq!(world.store.members(id, 0, 100).await.unwrap().len(), 2);
+    assert!(world.store.answer(members[0].id).await.unwrap().is_some());
+    let done = update(BatchStatus::InProgress, BatchStatus::Completed);
+    let done = world.store.update_batch(id, done, world.now).await;
+    done.unwrap().unwrap();
+    world.tend().await;
+    assert_eq!(world.store.members(id, 0, 100).await.unwrap(), []);
+}

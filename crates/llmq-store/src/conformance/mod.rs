@@ -60,7 +60,8 @@ macro_rules! conformance {
                 what_is_given_back_does_not_count, a_cancelled_job_takes_no_report;
             waiting: a_job_past_its_time_never_starts, time_stands_while_a_queue_does,
                 a_jump_of_the_wall_moves_no_wait, an_announced_instant_is_of_the_calendar,
-                a_retry_waits_and_keeps_its_place, what_ended_is_kept_for_its_time;
+                a_retry_waits_and_keeps_its_place, what_ended_is_kept_for_its_time, a_job_is_kept_as_long_as_its_key,
+                a_clock_that_ran_ahead_keeps_nothing_for_ever;
             lines: first_come_first_served_in_each_lane, a_window_goes_on_behind_a_place,
                 a_position_counts_those_who_go_before,
                 the_answer_to_an_acceptance_says_the_position;
@@ -70,7 +71,8 @@ macro_rules! conformance {
                 the_end_of_a_job_is_delivered_to_those_who_ask, a_delivery_is_held_and_repeated,
                 a_disabled_endpoint_waits_and_a_deleted_one_is_forgotten;
             batches: a_batch_appears_whole, a_bad_batch_leaves_nothing,
-                a_batch_is_told_when_its_last_member_ends, a_file_is_seen_when_it_is_whole,
+                a_batch_is_told_when_its_last_member_ends, a_line_is_staged_once,
+                a_draining_queue_takes_no_members, what_is_still_to_be_written_is_kept, a_file_is_seen_when_it_is_whole,
                 the_output_appears_with_the_end_of_its_batch;
         }
     };

@@ -4,7 +4,7 @@ use llmq_core::Status;
 
 use super::World;
 use super::world::{LEASE, lane, new_job};
-use crate::{JobError, JobId, NewJob, QueueState, Report, Settings, StartError};
+use crate::{Idempotency, JobError, JobId, NewJob, QueueState, Report, Settings, StartError};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -191,4 +191,48 @@ pub async fn what_ended_is_kept_for_its_time(world: World) {
     assert_eq!(world.store.job(ids[0]).await.unwrap(), None);
     assert_eq!(world.status(waiting).await, Status::Queued);
     assert_eq!(world.status(fresh).await, Status::Completed);
+}
+
+/// A short time of results made repeats of a request errors for the rest of its key's day.
+pub async fn a_job_is_kept_as_long_as_its_key(world: World) {
+    let mut world = world
+        .with(Settings {
+            keep_results: 100 * SECOND,
+            keep_idempotency: 1_000 * SECOND,
+            ..Settings::default()
+        })
+        .await;
+    let keyed = NewJob {
+        idempotency: Some(Idempotency {
+            key: "k".to_owned(),
+            request_hash: [1; 32],
+        }),
+        ..new_job()
+    };
+    let first = world.accept(keyed.clone()).await;
+    world.finish(first).await;
+    world.advance(999 * SECOND);
+    world.tend().await;
+    let again = NewJob {
+        id: JobId::new(),
+        ..keyed
+    };
+    assert_eq!(world.accept(again).await, first);
+    assert!(world.store.answer(first).await.unwrap().is_some());
+    world.advance(SECOND);
+    world.tend().await;
+    assert_eq!(world.store.job(first).await.unwrap(), None);
+}
+
+/// Jobs that were accepted while the clock was a year ahead kept all that came after them.
+pub async fn a_clock_that_ran_ahead_keeps_nothing_for_ever(mut world: World) {
+    let right = world.now.wall;
+    world.now.wall = right + 365 * 24 * 3_600 * SECOND;
+    world.job().await;
+    world.now.wall = right;
+    let ended = world.job().await;
+    world.finish(ended).await;
+    world.advance(Settings::default().keep_results);
+    world.tend().await;
+    assert_eq!(world.store.job(ended).await.unwrap(), None);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use llmq_core::{Event, FailureClass, Now, Status, Verdict};
+use llmq_core::{Event, FailureClass, Now, Status, Verdict, WallTime};
 
 use super::state::{Held, Row, State, UsedKey};
 use crate::capacity::Capacity;
@@ -48,8 +48,7 @@ impl State {
         let mut keys = HashMap::new();
         let mut answers = Vec::with_capacity(jobs.len());
         for (index, job) in jobs.iter().enumerate() {
-            let queue = self.queues.get(&job.queue);
-            if queue.is_some_and(|queue| queue.state.drains) {
+            if self.drains(&job.queue) {
                 let queue = job.queue.clone();
                 return Err(EnqueueError::Draining { queue });
             }
@@ -74,6 +73,12 @@ impl State {
             answers.push(Enqueued::new(job.id));
         }
         Ok(answers)
+    }
+
+    /// Whether a queue takes nothing new.
+    pub(super) fn drains(&self, queue: &str) -> bool {
+        let queue = self.queues.get(queue);
+        queue.is_some_and(|queue| queue.state.drains)
     }
 
     /// Takes in a job for which there is room, and has it wait unless it is staged.
@@ -325,16 +330,7 @@ impl State {
             let at = now.wall;
             moved.extend(status.map(|status| Moved { job, status, at }));
         }
-        let before = steady.before(self.settings.keep_results);
-        let mut purged = 0;
-        while purged < slice
-            && let Some(&(at, id)) = self.ended.first()
-            && at <= before
-        {
-            self.ended.pop_first();
-            self.remove_job(id);
-            purged += 1;
-        }
+        let purged = self.purge(slice, steady);
         self.forget_old_keys(now);
         self.let_go(slice, now);
         Tended {
@@ -342,6 +338,30 @@ impl State {
             moved,
             purged,
         }
+    }
+
+    /// Removes jobs that ended long enough ago; not what a batch is still to write, nor a job
+    /// whose key may be used again.
+    fn purge(&mut self, max: usize, steady: WallTime) -> usize {
+        let (results, keys) = (self.settings.keep_results, self.settings.keep_idempotency);
+        let before = steady.before(results);
+        let before_keys = steady.before(results.max(keys));
+        let is_over = |(at, id): &&(WallTime, JobId)| {
+            let Some(row) = self.jobs.get(id) else {
+                return true;
+            };
+            let batch = row.job.member.as_ref();
+            let batch = batch.and_then(|member| self.batches.get(&member.batch));
+            let is_awaited = batch.is_some_and(|batch| !batch.status.is_final());
+            !is_awaited && (row.key.is_none() || *at <= before_keys)
+        };
+        let old = self.ended.iter().take_while(|(at, _)| *at <= before);
+        let gone: Vec<_> = old.filter(is_over).take(max).copied().collect();
+        for ended in &gone {
+            self.ended.remove(ended);
+            self.remove_job(ended.1);
+        }
+        gone.len()
     }
 
     /// Leases without a sign of life for their length.

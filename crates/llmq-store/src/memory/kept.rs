@@ -13,10 +13,16 @@ use crate::{
 };
 
 impl State {
-    pub(super) fn stage(&mut self, jobs: Vec<NewJob>, now: Now) -> Result<(), EnqueueError> {
+    pub(super) fn stage(&mut self, mut jobs: Vec<NewJob>, now: Now) -> Result<(), EnqueueError> {
         if jobs.len() > STAGE_MAX {
             return Err(EnqueueError::TooMany { count: jobs.len() });
         }
+        // Whoever reads the input again finds what was staged the first time.
+        jobs.retain(|job| {
+            let member = job.member.as_ref();
+            let line = member.map(|member| (member.batch, member.line));
+            line.is_none_or(|line| !self.members.contains_key(&line))
+        });
         let mut ids = HashSet::new();
         for job in &jobs {
             let batch = job.member.as_ref().map(|member| member.batch);
@@ -28,6 +34,10 @@ impl State {
                     source: None,
                 }
                 .into());
+            }
+            if self.drains(&job.queue) {
+                let queue = job.queue.clone();
+                return Err(EnqueueError::Draining { queue });
             }
             if self.jobs.contains_key(&job.id) || !ids.insert(job.id) {
                 return Err(EnqueueError::DuplicateId { job: job.id });

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use llmq_core::{Clock, Status, Usage};
-use llmq_store::{Batch, BatchStatus, FileId, Job, Store, StoreError, StoredAnswer, StoredFile};
+use llmq_store::{
+    Batch, BatchStatus, FileId, Job, JobError, Store, StoreError, StoredAnswer, StoredFile,
+};
 use serde_json::{Value, json};
 
 use super::super::{ids, upload};
@@ -118,7 +120,7 @@ impl<'a> Writing<'a> {
             }
             for job in page {
                 after = after.max(job.member.as_ref().map_or(after, |member| member.line));
-                self.member(store, &job).await?;
+                self.member(store, job).await?;
             }
         }
         let name = ids::batch(self.batch.id);
@@ -126,11 +128,24 @@ impl<'a> Writing<'a> {
         self.errors.flush(store, &self.template, &name).await
     }
 
-    async fn member(&mut self, store: &dyn Store, job: &Job) -> Result<(), StoreError> {
+    async fn member(&mut self, store: &dyn Store, mut job: Job) -> Result<(), StoreError> {
+        let mut is_damaged = false;
         let answer = match job.status {
-            Status::Completed | Status::Failed => store.answer(job.id).await?,
+            Status::Completed | Status::Failed => match store.answer(job.id).await {
+                // The others of the batch have theirs all the same.
+                Err(StoreError::Damaged { what }) => {
+                    tracing::error!(job = %job.id, what, "the answer of a batch's line is damaged");
+                    is_damaged = true;
+                    None
+                }
+                answer => answer?,
+            },
             _ => None,
         };
+        if is_damaged && job.error.is_none() {
+            let message = "what was stored of its answer is damaged";
+            job.error = Some(JobError::new("stored_answer_damaged", message));
+        }
         if let (Status::Completed, Some(usage)) = (job.status, job.usage) {
             let sum = &mut self.usage;
             sum.input_tokens += usage.input_tokens;
@@ -139,10 +154,10 @@ impl<'a> Writing<'a> {
             sum.cache_write_tokens += usage.cache_write_tokens;
         }
         let out = match job.status {
-            Status::Completed => &mut self.output,
+            Status::Completed if !is_damaged => &mut self.output,
             _ => &mut self.errors,
         };
-        out.text.extend_from_slice(line(job, answer).as_bytes());
+        out.text.extend_from_slice(line(&job, answer).as_bytes());
         if out.text.len() >= CHUNK {
             let name = ids::batch(self.batch.id);
             out.flush(store, &self.template, &name).await?;

@@ -401,9 +401,12 @@ impl<'a> Reading<'a> {
             match store.stage(slice.clone(), now).await {
                 Ok(()) => return Ok(true),
                 Err(EnqueueError::Store(error)) => {
-                    let batch = store.batch(self.batch.id).await?;
-                    if batch.is_none_or(|batch| batch.status != BatchStatus::Validating) {
-                        return Ok(false);
+                    // What was staged stays, so that the rest is staged and not all of it again.
+                    match store.batch(self.batch.id).await {
+                        Ok(Some(batch)) if batch.status == BatchStatus::Validating => {}
+                        Ok(_) => return Ok(false),
+                        // It fails as the staging did.
+                        Err(_) => {}
                     }
                     pause(error).await?;
                 }
