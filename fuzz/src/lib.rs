@@ -5,6 +5,7 @@
 //! an ordinary test runs them with the seeds alone. Most inputs begin with a line that says how
 //! the rest is to be read, so that seeds are text that can be read and written by hand.
 
+pub mod answer;
 pub mod config;
 pub mod headers;
 pub mod rows;

@@ -65,3 +65,8 @@ fn rows_come_in_order_with_their_own_ids() {
 fn a_translation_is_json_however_its_bytes_are_cut() {
     check("translate", llmq_fuzz::translate::check);
 }
+
+#[test]
+fn an_answer_is_the_same_however_its_bytes_are_cut() {
+    check("answer", llmq_fuzz::answer::check);
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustls::{CertificateError, Error as RustlsError};
 
 use crate::connect::ConnectTimeout;
+use crate::wire::WireFault;
 
 /// What went wrong on the network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +116,12 @@ impl Cause {
             }
             if let Some(cause) = error.downcast_ref::<hyper::Error>().and_then(of_hyper) {
                 return cause;
+            }
+            if let Some(fault) = error.downcast_ref::<WireFault>() {
+                return match fault {
+                    WireFault::CutOff => Self::Closed,
+                    WireFault::NotHttp(why) => Self::NotHttp(why.clone()),
+                };
             }
             if let Some(fault) = error.downcast_ref::<RustlsError>() {
                 return Self::Tls(TlsFault::of(fault));

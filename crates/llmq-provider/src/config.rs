@@ -104,8 +104,6 @@ impl ProviderConfig {
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses {
     by_operation: Vec<Uri>,
-    /// The same without scheme and authority, as HTTP/1.1 asks servers (RFC 9112, 3.2.1).
-    targets: Vec<Uri>,
     /// Scheme and authority.
     pub(crate) server: Uri,
     pub(crate) authority: Arc<str>,
@@ -145,13 +143,11 @@ impl Addresses {
             .into_iter()
             .map(|operation| address(&uri, &prefix, operation))
             .collect::<Result<_, _>>()?;
-        let targets = by_operation.iter().map(origin_form);
         let mut server = Parts::default();
         server.scheme = uri.scheme().cloned();
         server.authority = Some(authority.clone());
         server.path_and_query = Some(PathAndQuery::from_static("/"));
         Ok(Self {
-            targets: targets.collect(),
             by_operation,
             server: Uri::from_parts(server).map_err(|_| ConfigError::NotAUrl)?,
             authority: authority.as_str().into(),
@@ -165,10 +161,6 @@ impl Addresses {
         self.authority
             .strip_suffix(own_port)
             .unwrap_or(&self.authority)
-    }
-
-    pub(crate) fn target(&self, operation: Operation) -> &Uri {
-        &self.targets[operation.index()]
     }
 
     pub(crate) fn uri(&self, operation: Operation) -> &Uri {
@@ -189,12 +181,6 @@ impl Addresses {
         parts.path_and_query = target.parse().ok().or(parts.path_and_query);
         Uri::from_parts(parts).unwrap_or_else(|_| whole.clone())
     }
-}
-
-/// An address as it stands in a request on its own server's connection.
-pub(crate) fn origin_form(uri: &Uri) -> Uri {
-    let target = uri.path_and_query().cloned();
-    target.map(Uri::from).unwrap_or_default()
 }
 
 /// The path before the operation. Anthropic's own SDKs add `/v1` themselves, so both ways of

@@ -21,6 +21,9 @@ mod timeouts;
 mod config;
 
 mod client;
+mod headers;
+mod http1;
+mod http2;
 mod reply_headers;
 mod response;
 mod sent;
@@ -33,6 +36,8 @@ mod connect;
 mod link;
 mod pool;
 mod resolve;
+mod socket;
+mod wire;
 
 mod classify;
 mod codes;
@@ -80,3 +85,4 @@ pub use stream::{StreamEnd, StreamReader};
 pub use timeouts::Timeouts;
 pub use tokens::{TokenCounter, TokenTally};
 pub use usage_chunk::UsageChunkFilter;
+pub use wire::{AnswerHead, AnswerReader, Came, WireFault};

@@ -36,7 +36,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct Idle {
     /// The longest unused first.
-    links: Mutex<VecDeque<(Instant, Link)>>,
+    links: Mutex<VecDeque<(Instant, Box<Link>)>>,
     sweeper: Mutex<Option<AbortHandle>>,
 }
 
@@ -51,11 +51,11 @@ impl Pool {
         }
     }
 
-    /// A connection that is open, as far as is known.
-    pub(crate) fn take(&self) -> Option<Link> {
+    /// A connection that is open at `now`, as far as is known.
+    pub(crate) fn take(&self, now: Instant) -> Option<Box<Link>> {
         loop {
             let (since, mut link) = self.idle.links().pop_back()?;
-            if since.elapsed() < IDLE_MAX && link.is_free() {
+            if now.saturating_duration_since(since) < IDLE_MAX && link.is_free() {
                 return Some(link);
             }
         }
@@ -66,15 +66,14 @@ impl Pool {
     /// # Errors
     ///
     /// The connector's, its time limit among them.
-    pub(crate) async fn open(&self) -> Result<Link, BoxError> {
+    pub(crate) async fn open(&self) -> Result<Box<Link>, BoxError> {
         let stream = self.connector.clone().call(self.server.clone()).await?;
-        Ok(Link::new(stream, Alarm::new(self.nap)).await?)
+        Ok(Box::new(Link::new(stream.into(), Alarm::new(self.nap))))
     }
 
-    /// Takes back a connection whose call is over, unless it is closed. Whether it can carry
-    /// another call is asked before that one.
-    pub(crate) fn give_back(&self, link: Link) {
-        if link.is_closed() {
+    /// Takes back a connection whose call is over, if it may carry another.
+    pub(crate) fn give_back(&self, link: Box<Link>) {
+        if !link.may_carry_another() {
             return;
         }
         let surplus = {
@@ -88,7 +87,7 @@ impl Pool {
 }
 
 impl Idle {
-    fn links(&self) -> MutexGuard<'_, VecDeque<(Instant, Link)>> {
+    fn links(&self) -> MutexGuard<'_, VecDeque<(Instant, Box<Link>)>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

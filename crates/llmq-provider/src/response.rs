@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Incoming};
 use llmq_core::Timestamp;
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::link::Link;
-use crate::pool::{IDLE_MAX, Pool};
+use crate::pool::Pool;
 use crate::recorder::Recording;
+use crate::wire::AnswerHead;
 use crate::{CallError, Cause, Timeouts};
 
 /// When the two ends of a call's way to the provider were passed.
@@ -58,8 +59,7 @@ pub struct WholeAnswer {
 
 impl Answer {
     pub(crate) fn new(
-        status: StatusCode,
-        headers: HeaderMap,
+        head: AnswerHead,
         times: Times,
         body: BodySource,
         deadlines: Deadlines,
@@ -67,8 +67,8 @@ impl Answer {
         answer_bytes_max: usize,
     ) -> Self {
         Self {
-            status,
-            headers,
+            status: head.status,
+            headers: head.headers,
             times,
             body,
             deadlines,
@@ -152,28 +152,20 @@ impl Answer {
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallError>> {
-        loop {
-            match self.body.poll_frame(cx) {
-                Poll::Ready(None) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.deadlines.heard_something();
-                    // Trailers carry nothing that a provider is known to send.
-                    let Ok(piece) = frame.into_data() else {
-                        continue;
-                    };
-                    if piece.is_empty() {
-                        continue;
-                    }
-                    self.received_bytes += piece.len() as u64;
-                    return Poll::Ready(Ok(Some(piece)));
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Err(self.cut_off(Cause::of(&error))));
-                }
-                Poll::Pending => {
-                    let cause = ready!(self.deadlines.poll_passed(self.body.alarm(), cx));
-                    return Poll::Ready(Err(self.cut_off(cause)));
-                }
+        match self.body.poll_piece(cx) {
+            Poll::Ready(Ok(piece)) => {
+                self.deadlines.heard_something();
+                let size = piece.as_ref().map_or(0, Bytes::len);
+                self.received_bytes += size as u64;
+                Poll::Ready(Ok(piece))
+            }
+            Poll::Ready(Err(cause)) => Poll::Ready(Err(self.cut_off(cause))),
+            Poll::Pending => {
+                let Some(alarm) = self.body.alarm() else {
+                    return Poll::Pending;
+                };
+                let cause = ready!(self.deadlines.poll_passed(alarm, cx));
+                Poll::Ready(Err(self.cut_off(cause)))
             }
         }
     }
@@ -238,80 +230,93 @@ impl Answer {
 }
 
 /// Where the bytes of an answer come from.
-pub(crate) struct BodySource {
-    incoming: Incoming,
-    way: Way,
-}
-
-enum Way {
+pub(crate) enum BodySource {
     /// A connection that this answer has for itself, driven as it is read.
-    Own(Link, Arc<Pool>),
-    /// One that has its own task; or the answer has come to its end.
-    Elsewhere(Alarm),
+    Own(Box<Link>, Arc<Pool>),
+    /// One that it shares with others, which has a task of its own.
+    Shared(Incoming, Alarm),
+    /// All has come: what was not asked for yet.
+    Whole(Bytes),
 }
 
 impl BodySource {
-    pub(crate) fn own(incoming: Incoming, link: Link, pool: Arc<Pool>) -> Self {
-        let way = Way::Own(link, pool);
-        let mut source = Self { incoming, way };
+    pub(crate) fn own(link: Box<Link>, pool: Arc<Pool>) -> Self {
+        let mut source = Self::Own(link, pool);
         source.let_go_at_end();
         source
     }
 
-    pub(crate) fn shared(incoming: Incoming, alarm: Alarm) -> Self {
-        let way = Way::Elsewhere(alarm);
-        Self { incoming, way }
-    }
-
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.way {
-            Way::Own(link, _) => {
-                let polled = ready!(link.poll_body(&mut self.incoming, cx));
-                match &polled {
-                    Some(Ok(_)) => self.let_go_at_end(),
-                    None => self.let_go(),
-                    // It has broken, and goes with the answer.
-                    Some(Err(_)) => {}
-                }
-                Poll::Ready(polled)
+    /// The next piece; `None` at the end.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cause>> {
+        match self {
+            Self::Own(link, _) => {
+                let polled = ready!(link.poll_body(cx));
+                // A connection that has broken goes with the answer.
+                let piece = polled.map_err(|error| error.cause())?;
+                self.let_go_at_end();
+                Poll::Ready(Ok(piece))
             }
-            Way::Elsewhere(_) => Pin::new(&mut self.incoming).poll_frame(cx),
-        }
-    }
-
-    /// Where an answer said how long it is, its last byte is its end.
-    fn let_go_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.let_go();
+            Self::Shared(incoming, _) => poll_shared(incoming, cx),
+            Self::Whole(rest) => {
+                let rest = std::mem::take(rest);
+                Poll::Ready(Ok((!rest.is_empty()).then_some(rest)))
+            }
         }
     }
 
     /// The connection is free for the next call before this one is through with its answer.
-    fn let_go(&mut self) {
-        let nothing = Way::Elsewhere(Alarm::new(IDLE_MAX));
-        if let Way::Own(link, pool) = std::mem::replace(&mut self.way, nothing) {
+    fn let_go_at_end(&mut self) {
+        let Self::Own(link, _) = self else { return };
+        if !link.is_at_end() {
+            return;
+        }
+        let rest = Self::Whole(link.take_rest());
+        if let Self::Own(link, pool) = std::mem::replace(self, rest) {
             pool.give_back(link);
         }
     }
 
     fn bytes_left(&self) -> u64 {
-        self.incoming.size_hint().lower()
+        match self {
+            Self::Own(link, _) => link.bytes_left(),
+            Self::Shared(incoming, _) => incoming.size_hint().lower(),
+            Self::Whole(rest) => rest.len() as u64,
+        }
     }
 
-    fn alarm(&mut self) -> &mut Alarm {
-        match &mut self.way {
-            Way::Own(link, _) => &mut link.alarm,
-            Way::Elsewhere(alarm) => alarm,
+    /// `None` where nothing is waited for any more.
+    fn alarm(&mut self) -> Option<&mut Alarm> {
+        match self {
+            Self::Own(link, _) => Some(&mut link.alarm),
+            Self::Shared(_, alarm) => Some(alarm),
+            Self::Whole(_) => None,
+        }
+    }
+}
+
+fn poll_shared(
+    incoming: &mut Incoming,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Bytes>, Cause>> {
+    loop {
+        let Some(frame) = ready!(Pin::new(&mut *incoming).poll_frame(cx)) else {
+            return Poll::Ready(Ok(None));
+        };
+        // Trailers carry nothing that a provider is known to send.
+        match frame.map_err(|error| Cause::of(&error))?.into_data() {
+            Ok(piece) if !piece.is_empty() => return Poll::Ready(Ok(Some(piece))),
+            _ => {}
         }
     }
 }
 
 impl fmt::Debug for BodySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.incoming.fmt(f)
+        let shown = match self {
+            Self::Own(..) | Self::Shared(..) => "coming",
+            Self::Whole(_) => "whole",
+        };
+        f.write_str(shown)
     }
 }
 

@@ -9,18 +9,19 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use llmq_core::{Clock, Timestamp};
 
-/// A body goes out in pieces of this size, so that the connection asks for the last one only
-/// when most of those before it are written: hyper holds back at most about 400 KiB.
+/// A body goes out over HTTP/2 in pieces of this size, so that the connection asks for the last
+/// one only when most of those before it are written: hyper holds back at most about 400 KiB.
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Called once, at the moment the last byte of a request is handed to its connection.
 ///
-/// It runs while the connection is driven, so it must be short: take a lock, note the time. It is
-/// called before the bytes are on the wire, by microseconds for small bodies; at most about
-/// 400 KiB of a large one are still on their way then. A call without a body does not call it.
+/// It runs while the connection is driven, so it must be short: take a lock, note the time. Over
+/// HTTP/2 it is called before the bytes are on the wire, by microseconds for small bodies; at most
+/// about 400 KiB of a large one are still on their way then, and a call without a body does not
+/// call it. A server that answers before it has read the call ends its sending too.
 pub type SentHook = Box<dyn FnOnce(Timestamp) + Send>;
 
-/// A request body that knows how far it got.
+/// A request body that knows how far it got, for HTTP/2.
 ///
 /// The connection takes the head together with the first piece, so a body that was never
 /// touched means that not one byte of the call left.
@@ -40,15 +41,15 @@ pub(crate) struct SentMark {
 }
 
 impl SentMark {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new() -> Self {
+        Self {
             touched: AtomicBool::new(false),
             sent: AtomicU64::new(u64::MAX),
-        })
+        }
     }
 
-    /// Whether any byte of the call may have left. Calls without a body are never touched;
-    /// they only read, so that repeating one costs nothing.
+    /// Whether any byte of the call may have left. Over HTTP/2 calls without a body are never
+    /// touched; they only read, so that repeating one costs nothing.
     pub(crate) fn touched(&self) -> bool {
         self.touched.load(Ordering::Acquire)
     }
@@ -58,6 +59,41 @@ impl SentMark {
         match self.sent.load(Ordering::Acquire) {
             u64::MAX => None,
             nanos => Some(Timestamp::from_nanos(nanos)),
+        }
+    }
+}
+
+/// A call that leaves on a connection of its own.
+pub(crate) struct Leaving<'a> {
+    mark: &'a SentMark,
+    hook: Option<SentHook>,
+    clock: &'a dyn Clock,
+}
+
+impl<'a> Leaving<'a> {
+    pub(crate) fn new(mark: &'a SentMark, hook: Option<SentHook>, clock: &'a dyn Clock) -> Self {
+        Self { mark, hook, clock }
+    }
+
+    /// To be read before the last of it is written: the other side may have it soon after.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now().mono
+    }
+
+    /// Some of it has left.
+    pub(crate) fn begun(&self) {
+        self.mark.touched.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.mark.touched()
+    }
+
+    /// The last of it has left, or nobody waits for the rest.
+    pub(crate) fn ended(&mut self, at: Timestamp) {
+        self.mark.sent.store(at.as_nanos(), Ordering::Release);
+        if let Some(hook) = self.hook.take() {
+            hook(at);
         }
     }
 }

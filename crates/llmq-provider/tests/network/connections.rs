@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llmq_provider::Provider;
+use llmq_provider::{Cause, Operation, Provider, Request};
 use llmq_testkit::{Guest, ScriptedServer};
 use tokio::net::TcpStream;
 
@@ -114,4 +114,77 @@ async fn connections_end_with_their_provider() {
     let mut guest = first_call(&server, &provider).await;
     drop(provider);
     guest.closed().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_call_has_left_is_heard() {
+    let server = ScriptedServer::start().await;
+    let provider = server.provider();
+    // Far more than the socket buffers of both sides hold.
+    let large = "x".repeat(64 << 20);
+    let serve = async {
+        let mut guest = server.accept().await;
+        guest.readable().await;
+        guest
+            .say("HTTP/1.1 413 Content Too Large\r\ncontent-length: 1\r\n\r\n!")
+            .await;
+        guest
+    };
+    let call = Request::new(Operation::ChatCompletions, large);
+    let (answer, mut guest) = tokio::join!(provider.call(call), serve);
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), 413);
+    assert_eq!(answer.collect().await.unwrap().body, "!");
+    // What is left of the call must not be taken for the next one.
+    guest.closed().await;
+    first_call(&server, &provider).await;
+}
+
+#[tokio::test]
+async fn a_call_goes_on_leaving_while_its_answer_is_read() {
+    let server = ScriptedServer::start().await;
+    let provider = server.provider();
+    let large = "x".repeat(64 << 20);
+    let serve = async {
+        let mut guest = server.accept().await;
+        guest.readable().await;
+        guest
+            .say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await;
+        let (_, body) = guest.read_call().await;
+        guest
+            .say(&format!("8\r\n{:08}\r\n0\r\n\r\n", body.len()))
+            .await;
+        guest
+    };
+    let call = Request::new(Operation::ChatCompletions, large);
+    let call = async { provider.call(call).await.unwrap().collect().await.unwrap() };
+    let (answer, mut guest) = tokio::join!(call, serve);
+    assert_eq!(answer.body, "67108864");
+    // All of it was read: the connection serves another one.
+    let again = async {
+        guest.read_call().await;
+        guest.answer("2").await;
+    };
+    let (answer, ()) = tokio::join!(provider.call(chat("{}")), again);
+    assert_eq!(answer.unwrap().collect().await.unwrap().body, "2");
+}
+
+#[tokio::test]
+async fn an_answer_that_states_two_ends_is_none() {
+    let server = ScriptedServer::start().await;
+    let provider = server.provider();
+    let serve = async {
+        let mut guest = server.serve().await;
+        guest
+            .say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}")
+            .await;
+        guest.closed().await;
+    };
+    let (answer, ()) = tokio::join!(provider.call(chat("{}")), serve);
+    let error = answer.unwrap_err();
+    assert!(
+        matches!(error.cause(), Some(Cause::NotHttp(_))),
+        "{error:?}"
+    );
 }

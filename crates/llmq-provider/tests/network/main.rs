@@ -4,6 +4,7 @@
 
 mod answers;
 mod connections;
+mod echo;
 mod faults;
 mod http2;
 mod recorder;

@@ -1,5 +1,9 @@
 //! Streams that go wrong after a part of them is with the caller.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 use crate::answers::{END, STREAM, chunk, done, stop, word};
 use crate::world::{Act, Mode, Upstream, World};
 
@@ -39,14 +43,24 @@ async fn a_stream_that_stalls_is_given_up_after_the_idle_limit() {
 
 #[tokio::test]
 async fn a_malformed_event_is_not_passed_on_and_harms_nobody_else() {
-    let text = format!(
-        "{STREAM}{}{}{}{END}",
-        word("one", "begun"),
-        chunk("data: {\"choices\":[{\"delta\":{\"content\":\"bro\n\n"),
-        word("one", "later")
-    );
-    let (world, one, seen) = ask_one("", Act::Say(text)).await;
+    let go_on = Arc::new(Notify::new());
+    let begun = format!("{STREAM}{}", word("one", "begun"));
+    let bad = chunk("data: {\"choices\":[{\"delta\":{\"content\":\"bro\n\n");
+    let bad = Act::Say(format!("{bad}{}{END}", word("one", "later")));
+    // What comes with the first event is made up for; this comes when that is with the caller.
+    let bad = Act::When(Arc::clone(&go_on), Box::new(bad));
+    let act = Act::Then(begun, Box::new(bad));
+    let one = Upstream::start("one", move |call| match call {
+        0 => act.clone(),
+        _ => Act::Answer,
+    })
+    .await;
+    let world = World::new(&[&one], "", "").await;
+    let opened = world.begin_stream().await;
+    go_on.notify_one();
+    let seen = opened.rest().await;
     seen.broke_off();
+    assert!(seen.body.contains("begun"), "{seen:?}");
     assert!(!seen.body.contains("later"), "{seen:?}");
     world.ask(Mode::Stream).await.is_from(&one);
 }

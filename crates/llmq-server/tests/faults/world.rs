@@ -40,6 +40,8 @@ pub(crate) enum Act {
     Hang(String),
     /// These bytes, and then the others again and again until the gateway leaves.
     Drip(String, String),
+    /// These bytes, and then something else.
+    Then(String, Box<Act>),
     /// A reset without a word.
     Reset,
     /// Nothing until it is told to go on, and then this.
@@ -146,6 +148,10 @@ async fn act(name: &str, what: Act, mut guest: Guest, body: &[u8]) {
                 guest.say(&drop).await;
             }
         }
+        Act::Then(text, then) => {
+            guest.say(&text).await;
+            Box::pin(act(name, *then, guest, body)).await;
+        }
         Act::Reset => guest.reset(),
         Act::When(told, then) => {
             told.notified().await;
@@ -240,12 +246,16 @@ impl World {
     }
 
     async fn exchange(&self, mode: Mode, headers: &[(&str, &str)]) -> Seen {
-        let body = serde_json::json!({
-            "model": "m", "stream": mode == Mode::Stream,
-            "messages": [{"role": "user", "content": "hello"}],
-        });
         let request = Request::post("/v1/chat/completions");
-        self.send(request, headers, body.to_string()).await
+        self.send(request, headers, hello(mode)).await
+    }
+
+    /// A call for a stream, as soon as its first event has been passed on.
+    pub(crate) async fn begin_stream(&self) -> Opened {
+        let request = Request::post("/v1/chat/completions");
+        let opening = self.open(request, &[], hello(Mode::Stream));
+        let opened = timeout(PATIENCE, opening).await;
+        opened.expect("the answer begins in time")
     }
 
     /// What these bytes are answered, until the gateway closes the connection.
@@ -314,6 +324,14 @@ impl World {
             _driver: driver,
         }
     }
+}
+
+fn hello(mode: Mode) -> String {
+    let body = serde_json::json!({
+        "model": "m", "stream": mode == Mode::Stream,
+        "messages": [{"role": "user", "content": "hello"}],
+    });
+    body.to_string()
 }
 
 /// An answer whose head is there.
