@@ -7,13 +7,6 @@
 
 use llmq_sim::{Family, Report, Scenario, run};
 
-const FAMILIES: [Family; 5] = [
-    Family::Steady,
-    Family::Mixed,
-    Family::Off15,
-    Family::Off30,
-    Family::Shared,
-];
 /// Seeds that are named.
 const NAMED: usize = 20;
 
@@ -27,7 +20,7 @@ fn main() {
         }
     };
     let only = std::env::args().nth(2);
-    for family in FAMILIES {
+    for family in Family::ALL {
         let name = format!("{family:?}");
         if only.as_ref().is_none_or(|only| *only == name) {
             play(family, runs);
@@ -43,6 +36,8 @@ fn play(family: Family, runs: u64) {
     let mut refused: Vec<(u64, u64)> = Vec::new();
     // Worlds in which a window met more than one refusal for what others had used.
     let mut crowded = 0_u64;
+    // Those where all of them were sent when the provider had said something.
+    let mut crowded_told = 0_u64;
     let mut mean = 0.0;
     for seed in 0..runs {
         let report = run(&Scenario::drawn(family, seed));
@@ -57,16 +52,18 @@ fn play(family: Family, runs: u64) {
             refused.truncate(NAMED);
         }
         crowded += u64::from(report.not_ours_in_a_window > 1);
+        crowded_told += u64::from(report.told_in_a_window > 1);
         mean += report.use_beside_pacing();
         all.add(&report);
     }
     #[expect(clippy::cast_precision_loss, reason = "a count of runs")]
     let mean = mean / runs.max(1) as f64;
     println!(
-        r#"{{"family":"{family:?}","runs":{runs},"sent":{},"ours":{},"not_ours":{},"crowded":{crowded},"used":{:.5},"mean":{mean:.5},"broken":{broken},"seeds":{seeds:?},"refused":{}}}"#,
+        r#"{{"family":"{family:?}","runs":{runs},"sent":{},"ours":{},"not_ours":{},"crowded":{crowded},"crowded_told":{crowded_told},"literal":{:.5},"used":{:.5},"mean":{mean:.5},"broken":{broken},"seeds":{seeds:?},"refused":{}}}"#,
         all.sent,
         all.ours,
         all.not_ours,
+        all.use_share(),
         all.use_beside_pacing(),
         format!("{refused:?}").replace('(', "[").replace(')', "]"),
     );

@@ -47,6 +47,7 @@ impl Ideals {
         let ground = |upstream: usize| Ground {
             charge: scenario.upstreams[upstream].account.charge(),
             margin: margins.clone().nth(upstream).unwrap_or_default(),
+            foreign: scenario.upstreams[upstream].foreign,
             outputs,
             noise: scenario.estimates.noise,
             asks_first: scenario.upstreams[upstream].asks_first,
@@ -55,6 +56,7 @@ impl Ideals {
         };
         let widest = Ground {
             margin: margins.clone().max().unwrap_or_default(),
+            foreign: None,
             ..ground(0)
         };
         let tiers = |limits: &[_], ground: &Ground| Tiers {

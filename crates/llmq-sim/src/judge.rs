@@ -6,7 +6,8 @@ use std::time::Duration;
 use llmq_core::{Algorithm, LimitKind, LimitSpec, Timestamp, Usage};
 use llmq_strict::{Arrival, CallId, Charge, StrictProvider};
 
-use crate::scenario::UpstreamPlan;
+use crate::others::Others;
+use crate::scenario::{Foreign, UpstreamPlan};
 
 /// The smallest margin of a limiter. It is never more than one per cent of the window.
 const MARGIN_MIN: Duration = Duration::from_millis(2);
@@ -45,6 +46,7 @@ pub(crate) struct Ideal {
     answers: u32,
     /// Whether any answer has shown how long answers are.
     answered: bool,
+    others: Option<Others>,
 }
 
 /// What is known of answers beforehand.
@@ -58,6 +60,9 @@ pub(crate) struct Outputs {
 struct Narrowed {
     kind: LimitKind,
     model: StrictProvider,
+    period: Duration,
+    /// The wall clock at zero where windows are the calendar's.
+    calendar: Option<Duration>,
     /// The most it can hold.
     depth: u64,
     /// It only holds where a full bucket is not to be spent in one instant.
@@ -126,6 +131,8 @@ pub(crate) struct Ground {
     pub(crate) charge: Charge,
     /// The margin that nobody can know away.
     pub(crate) margin: Duration,
+    /// Who else uses the account.
+    pub(crate) foreign: Option<Foreign>,
     pub(crate) outputs: Outputs,
     /// Each size is only known to this share, either way.
     pub(crate) noise: f64,
@@ -154,11 +161,13 @@ impl Ideal {
         let model = |spec: LimitSpec, wall_at_zero: Duration, is_pace| {
             let kind = spec.kind;
             let spec = LimitSpec {
-                kind: charged_as(kind, charge),
+                kind: charged_as(kind, charge, ground.foreign),
                 ..spec
             };
             Narrowed {
                 kind,
+                period: spec.period,
+                calendar: (spec.algorithm == Algorithm::Fixed).then_some(wall_at_zero),
                 depth: depth(&spec),
                 model: StrictProvider::new(&[spec], charge, now).with_wall_clock(wall_at_zero),
                 is_pace,
@@ -191,6 +200,11 @@ impl Ideal {
             in_flight: 0,
             answers: 0,
             answered: false,
+            others: ground.foreign.map(|plan| {
+                let concerned = limits.iter().filter(|spec| spec.kind == plan.kind);
+                let longest = concerned.map(|spec| spec.period).max();
+                Others::new(plan, longest.unwrap_or_default(), now)
+            }),
         }
     }
 
@@ -217,7 +231,7 @@ impl Ideal {
             limit.in_flight += 1;
             limit.unanswered += limit.on_arrival(arrival, charge);
             limit.squares += float(arrival.input_tokens).powi(2);
-            limit.model.let_in(&limit.as_charged(arrival, charge), now)
+            limit.model.let_in(&limit.as_charged(arrival), now)
         });
         IdealCall {
             ids: ids.collect(),
@@ -250,9 +264,19 @@ impl Ideal {
     }
 
     pub(crate) fn used_by_others(&mut self, kind: LimitKind, amount: u64, now: Timestamp) {
+        let charged = charged_as(kind, self.charge, self.others.as_ref().map(Others::plan));
         for limit in self.limits.iter_mut().filter(|limit| limit.kind == kind) {
-            let kind = charged_as(kind, self.charge);
-            limit.model.charge_outside(kind, amount, now);
+            limit.model.charge_outside(charged, amount, now);
+        }
+        if let Some(others) = &mut self.others {
+            others.used(amount, now);
+        }
+    }
+
+    /// The provider has told what was left as of then.
+    pub(crate) fn told(&mut self, as_of: Timestamp) {
+        if let Some(others) = &mut self.others {
+            others.told(as_of);
         }
     }
 
@@ -268,9 +292,10 @@ impl Ideal {
             paced: Some(now).filter(|_| !self.is_bold(&largest)),
         };
         for limit in &self.limits {
-            room.paced = later(room.paced, limit.room_for(&largest, self, self.noise, now));
+            let beside = limit.stray(self.noise) + limit.others(self, now);
+            room.paced = later(room.paced, limit.room_for(&largest, self, beside, now));
             if !limit.is_pace {
-                room.plain = later(room.plain, limit.room_for(arrival, self, 0.0, now));
+                room.plain = later(room.plain, limit.room_for(arrival, self, 0, now));
             }
         }
         room
@@ -294,13 +319,19 @@ impl Narrowed {
 
     /// A limit of output alone is kept as one of tokens, with the input left out, so that what
     /// is held for answers can be asked for as if it were input.
-    fn as_charged(&self, arrival: &Arrival, charge: Charge) -> Arrival {
-        match (self.kind, charge) {
-            (LimitKind::OutputTokens, Charge::Usage | Charge::Stream) => Arrival {
-                input_tokens: 0,
-                ..*arrival
-            },
-            _ => *arrival,
+    ///
+    /// So is one of requests that others use as well kept as one of input.
+    fn as_charged(&self, arrival: &Arrival) -> Arrival {
+        let input_tokens = match self.kind {
+            LimitKind::OutputTokens => 0,
+            LimitKind::Requests => 1,
+            LimitKind::Tokens | LimitKind::InputTokens | LimitKind::Concurrency => {
+                arrival.input_tokens
+            }
+        };
+        Arrival {
+            input_tokens,
+            ..*arrival
         }
     }
 
@@ -334,15 +365,29 @@ impl Narrowed {
         }
     }
 
+    /// What others may have used of it that nobody can know of.
+    fn others(&self, ideal: &Ideal, now: Timestamp) -> u64 {
+        let others = ideal.others.as_ref();
+        let Some(others) = others.filter(|others| others.plan().kind == self.kind && !self.is_pace)
+        else {
+            return 0;
+        };
+        let since = match self.calendar {
+            Some(wall) => now.before(since_edge(wall, self.period, now)),
+            None => now.before(self.period),
+        };
+        others.may_be_more(since, now)
+    }
+
     fn room_for(
         &self,
         arrival: &Arrival,
         ideal: &Ideal,
-        noise: f64,
+        beside: u64,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let mut asked = self.as_charged(arrival, ideal.charge);
-        asked.input_tokens += self.stray(noise);
+        let mut asked = self.as_charged(arrival);
+        asked.input_tokens += beside;
         if self.counts_output() && ideal.charge != Charge::Arrival {
             let calls = f64::from(self.in_flight + 1);
             let deviations = DEVIATIONS * calls.sqrt() + MEAN_ERROR * calls;
@@ -367,11 +412,22 @@ impl Narrowed {
     }
 }
 
-fn charged_as(kind: LimitKind, charge: Charge) -> LimitKind {
+/// As what a limit is kept, so that anything can be asked for beside a call.
+fn charged_as(kind: LimitKind, charge: Charge, foreign: Option<Foreign>) -> LimitKind {
+    let shared = foreign.is_some_and(|plan| plan.kind == kind);
     match (kind, charge) {
         (LimitKind::OutputTokens, Charge::Usage | Charge::Stream) => LimitKind::Tokens,
+        (LimitKind::OutputTokens, _) if shared => LimitKind::Tokens,
+        (LimitKind::Requests, _) if shared => LimitKind::InputTokens,
         _ => kind,
     }
+}
+
+/// How long ago the calendar's window began, by a wall clock that showed `wall` at zero.
+fn since_edge(wall: Duration, period: Duration, now: Timestamp) -> Duration {
+    let nanos = wall.as_nanos() + u128::from(now.as_nanos());
+    let since = nanos % period.as_nanos().max(1);
+    Duration::from_nanos(u64::try_from(since).unwrap_or(0))
 }
 
 /// A limit less what nobody can know: a slot comes back a margin and a slice later, a bucket is

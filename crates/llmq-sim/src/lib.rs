@@ -21,9 +21,11 @@ mod fair;
 mod heap;
 mod ideals;
 mod judge;
+mod others;
 mod own;
 mod provider;
 mod report;
+mod surprises;
 mod world;
 
 mod plan;

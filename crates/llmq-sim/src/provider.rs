@@ -9,6 +9,7 @@ use llmq_strict::{Arrival, Book, CallId, Refusal, StrictProvider};
 
 use crate::dated::{self, Reading};
 use crate::scenario::{HeaderStyle, Outage, OutageKind, UpstreamPlan};
+use crate::surprises::{Knew, Surprises};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// To what Anthropic rounds.
@@ -24,9 +25,8 @@ pub(crate) struct Provider {
     /// The same, told of our calls alone and with a clock that is right; none where that is
     /// no different.
     alone: Option<StrictProvider>,
-    /// Refusals that were not ours, by limit: when the present window of them began.
-    surprises: Vec<(Timestamp, u64)>,
-    pub(crate) surprises_max: u64,
+    /// Refusals that others brought about.
+    pub(crate) surprises: Surprises,
 }
 
 /// A call's names with the provider, from its admission to its end.
@@ -71,8 +71,7 @@ impl Provider {
             wall_at_zero: skewed,
             real: model(skewed),
             alone: differs.then(|| model(wall_at_zero)),
-            surprises: vec![(Timestamp::ZERO, 0); plan.limits.len()],
-            surprises_max: 0,
+            surprises: Surprises::new(plan.limits.iter().map(|spec| spec.period)),
         }
     }
 
@@ -96,6 +95,7 @@ impl Provider {
     pub(crate) fn arrive(
         &mut self,
         arrival: &Arrival,
+        knew: Knew,
         now: Timestamp,
         reading: Reading,
     ) -> Decision {
@@ -112,7 +112,7 @@ impl Provider {
                     None => Decision::Admitted(admitted, self.headers(now, None, reading)),
                 }
             }
-            Err(refusal) => self.refuse(arrival, refusal, now, reading),
+            Err(refusal) => self.refuse(arrival, refusal, knew, now, reading),
         }
     }
 
@@ -120,6 +120,7 @@ impl Provider {
         &mut self,
         arrival: &Arrival,
         refusal: Refusal,
+        knew: Knew,
         now: Timestamp,
         reading: Reading,
     ) -> Decision {
@@ -129,7 +130,7 @@ impl Provider {
             .is_none_or(|alone| !alone.would_admit(arrival, now));
         let too_large = refusal.is_too_large();
         if !ours && !too_large {
-            self.note_surprise(refusal.limit, now);
+            self.note_surprise(&refusal, knew, now);
         }
         let spec = self.plan.limits[refusal.limit];
         let class = match spec.period {
@@ -164,13 +165,10 @@ impl Provider {
         }
     }
 
-    fn note_surprise(&mut self, limit: usize, now: Timestamp) {
-        let (since, count) = &mut self.surprises[limit];
-        if now - *since >= self.plan.limits[limit].period {
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        self.surprises_max = self.surprises_max.max(*count);
+    fn note_surprise(&mut self, refusal: &Refusal, knew: Knew, now: Timestamp) {
+        let spec = &self.plan.limits[refusal.limit];
+        let over = (refusal.used + refusal.requested).saturating_sub(refusal.count);
+        self.surprises.refused(refusal.limit, spec, over, knew, now);
     }
 
     pub(crate) fn produced(&mut self, id: Admitted, tokens: u64, now: Timestamp) {
@@ -189,7 +187,9 @@ impl Provider {
 
     /// Others use the account; returns how much they got.
     pub(crate) fn used_by_others(&mut self, kind: LimitKind, amount: u64, now: Timestamp) -> u64 {
-        self.real.charge_outside(kind, amount, now)
+        let got = self.real.charge_outside(kind, amount, now);
+        self.surprises.used(got, now);
+        got
     }
 
     /// An answer that it is too busy, and is not to be asked again within `wait`.

@@ -23,6 +23,9 @@ pub struct Report {
     pub not_ours: u64,
     /// The most refusals that were not ours within one period of the limit that refused.
     pub not_ours_in_a_window: u64,
+    /// The same, of calls that were sent when their provider had told what was left at least
+    /// once: before that nobody can know of others.
+    pub told_in_a_window: u64,
     /// From the first call to the end of the last.
     pub elapsed: Duration,
     /// How long work waited that the limits and not a breaker held up.
@@ -45,6 +48,8 @@ pub struct Report {
     pub fallbacks: u64,
     /// The first few refusals that were ours, in words.
     pub refusals: Vec<String>,
+    /// The first few refusals that others brought about, in words.
+    pub surprises: Vec<String>,
     /// Laws that were broken, the first few.
     pub faults: Vec<String>,
 }
@@ -88,6 +93,7 @@ impl Report {
         self.ours += other.ours;
         self.not_ours += other.not_ours;
         self.not_ours_in_a_window = self.not_ours_in_a_window.max(other.not_ours_in_a_window);
+        self.told_in_a_window = self.told_in_a_window.max(other.told_in_a_window);
         self.elapsed += other.elapsed;
         self.waiting += other.waiting;
         self.idle += other.idle;

@@ -18,6 +18,7 @@ use crate::own::{OwnCall, OwnLimits};
 use crate::provider::{Admitted, Provider};
 use crate::report::Report;
 use crate::scenario::{QueuePlan, Scenario, SeededBug};
+use crate::surprises::Knew;
 use crate::workload::{self, CallPlan};
 
 mod callers;
@@ -79,6 +80,8 @@ struct Live {
     upstream: usize,
     admitted: Option<Admitted>,
     arrived: Timestamp,
+    /// What was known of its provider when it was sent.
+    knew: Knew,
     ideal: Option<IdealCalls>,
     own: OwnCall,
     rest: OwnCall,
@@ -119,6 +122,8 @@ struct World<'a> {
     books: Books,
     effects: Vec<Effect>,
     waits: Waits,
+    /// As of when each provider last told what was left.
+    told: Vec<Timestamp>,
     report: Report,
     left: usize,
     spins: u32,
@@ -173,6 +178,7 @@ impl<'a> World<'a> {
             books,
             effects: Vec::new(),
             waits: Waits::default(),
+            told: vec![Timestamp::ZERO; scenario.upstreams.len()],
             report: Report {
                 sent_to: vec![0; scenario.upstreams.len()],
                 ..Report::default()
@@ -202,6 +208,7 @@ impl<'a> World<'a> {
                 upstream: 0,
                 admitted: None,
                 arrived: Timestamp::ZERO,
+                knew: Knew::default(),
                 ideal: None,
                 own: OwnCall::default(),
                 rest: OwnCall::default(),
@@ -323,12 +330,16 @@ impl<'a> World<'a> {
             }
         }
         self.report.elapsed = self.now - self.start;
-        self.report.not_ours_in_a_window = self
-            .providers
-            .iter()
-            .map(|provider| provider.surprises_max)
-            .max()
-            .unwrap_or(0);
+        for provider in &self.providers {
+            let surprises = &provider.surprises;
+            let most = &mut self.report.not_ours_in_a_window;
+            *most = surprises.most.max(*most);
+            let most_told = &mut self.report.told_in_a_window;
+            *most_told = surprises.most_told.max(*most_told);
+            self.report
+                .surprises
+                .extend(surprises.words.iter().cloned());
+        }
         self.report.faults = self.books.into_faults();
         self.report
     }

@@ -205,14 +205,32 @@ fn share(upstreams: &mut [UpstreamPlan], limits: &[LimitSpec], rng: &mut Rng) {
         // Between a twentieth and a third of the limit, in steps of a hundredth.
         let amount = (spec.count / 100).max(1);
         let rate = 0.05 + 0.28 * rng.f64();
+        // Of the slowest limit of the kind: else a day's would be theirs within minutes.
+        let slowest = limits
+            .iter()
+            .filter(|other| other.kind == spec.kind)
+            .min_by(|a, b| per_second(a).total_cmp(&per_second(b)))
+            .unwrap_or(spec);
+        let every = part(amount, rate * per_second(slowest));
         plan.headers = HeaderStyle::Full;
         plan.tells_wait = true;
         plan.foreign = Some(Foreign {
             kind: spec.kind,
             amount,
-            every: spec.period.mul_f64(0.01 / rate),
+            every,
         });
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count")]
+fn per_second(spec: &LimitSpec) -> f64 {
+    spec.count as f64 / spec.period.as_secs_f64()
+}
+
+/// How long it takes to use `amount` at this rate.
+#[expect(clippy::cast_precision_loss, reason = "a count")]
+fn part(amount: u64, per_second: f64) -> Duration {
+    Duration::from_secs_f64(amount as f64 / per_second)
 }
 
 fn outage(span: f64, rng: &mut Rng) -> Outage {

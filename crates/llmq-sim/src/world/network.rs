@@ -11,6 +11,7 @@ use crate::books::Place;
 use crate::judge::WRITE_MAX;
 use crate::provider::{Decision, failure};
 use crate::scenario::{OutageKind, SILENCE_MAX};
+use crate::surprises::Knew;
 
 /// So many refusals of ours are told in words.
 const REFUSALS_MAX: usize = 5;
@@ -73,6 +74,8 @@ impl World<'_> {
         if !self.is_present(index, attempt) {
             return;
         }
+        let told = self.told[self.calls[index].upstream];
+        self.calls[index].knew = Knew::as_of(told);
         if let Some(ticket) = self.calls[index].ticket {
             self.tell(Event::Sent(ticket));
         }
@@ -84,10 +87,11 @@ impl World<'_> {
         let arrival = self.arrival(index);
         let upstream = self.calls[index].upstream;
         let reading = self.reading();
-        let decision = self.providers[upstream].arrive(&arrival, self.now, reading);
+        let knew = self.calls[index].knew;
+        let decision = self.providers[upstream].arrive(&arrival, knew, self.now, reading);
+        self.calls[index].arrived = self.now;
         if let Decision::Admitted(admitted, _) | Decision::Silent(admitted) = &decision {
             self.calls[index].admitted = Some(*admitted);
-            self.calls[index].arrived = self.now;
             self.count_own(index, &arrival);
         }
         match decision {
@@ -163,6 +167,14 @@ impl World<'_> {
                 self.tell(Event::Produced(ticket, tokens));
             }
             Told::Ended(ended) => {
+                let headers = ended.headers.as_ref();
+                if headers.is_some_and(|headers| !headers.observations.is_empty()) {
+                    let told = &mut self.told[call.upstream];
+                    *told = (*told).max(call.arrived);
+                    for ideal in self.ideals.of_upstream(call.upstream) {
+                        ideal.told(call.arrived);
+                    }
+                }
                 if let Some(ideal) = call.ideal.take() {
                     let usage = match ended.outcome {
                         // What may have been billed counts as if it had been.
