@@ -33,20 +33,88 @@ fn a_refused_model_leaves_the_credential_alone_and_a_refused_key_does_not() {
     );
 }
 
+/// The seconds a call waits after each of six failures of this class, at the least and at the
+/// most that jitter makes of it.
+fn waits(class: C, told: Option<Duration>) -> [Vec<f64>; 2] {
+    [0.0, 1.0].map(|random| {
+        let waits = (1..=6).map(|n| Backoffs::default().wait(class, told, n, random));
+        waits.flatten().map(|wait| wait.as_secs_f64()).collect()
+    })
+}
+
 #[test]
-fn waits_follow_the_published_table() {
-    let waits = |failed| {
-        let verdict = verdict(Host::OpenAi, failed);
-        (1..=5)
-            .filter_map(|n| Backoffs::default().wait(verdict.class, verdict.wait, n, 0.0))
-            .map(|wait| wait.as_secs_f64())
-            .collect::<Vec<_>>()
+fn every_published_answer_has_its_class_and_its_waits() {
+    let limited = |message: &str| {
+        format!(r#"{{"error":{{"message":"{message}","code":"rate_limit_exceeded"}}}}"#)
     };
-    assert_eq!(waits((429, &[], "")), [60.0, 120.0, 240.0, 300.0, 300.0]);
-    assert_eq!(waits((503, &[], "")), [0.5, 1.0, 2.0, 4.0, 4.0]);
-    assert_eq!(waits((529, &[], "")), [0.5, 1.0, 2.0, 4.0, 4.0]);
-    assert_eq!(waits((502, &[], "<html>")), [0.5, 1.0, 2.0, 4.0, 4.0]);
-    assert!(waits((400, &[], "")).is_empty());
+    let day = limited("Limit 200 on requests per day (RPD). Please try again in 7m12s.");
+    let large = limited("Request too large for m: Limit 10000, Requested 250011.");
+    let money = r#"{"error":{"message":"m","code":"insufficient_quota"}}"#;
+    let ramp = r#"{"error":{"message":"m","code":"slow_down"}}"#;
+    let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
+    let unknown = r#"{"error":{"message":"m","code":"model_not_found"}}"#;
+    let finer: &[_] = &[("retry-after-ms", "350"), ("retry-after", "1")];
+    let minutes = [60.0, 120.0, 240.0, 300.0, 300.0, 300.0];
+    let hours = [300.0, 600.0, 1_200.0, 2_400.0, 3_600.0, 3_600.0];
+    let server = [0.5, 1.0, 2.0, 4.0, 4.0, 4.0];
+    let html = "<html><h1>Bad gateway</h1>";
+    let (openai, anthropic) = (Host::OpenAi, Host::Anthropic);
+    let table: [(Host, Failed<'_>, C, &[f64]); 20] = [
+        (
+            openai,
+            (429, &[("retry-after", "42")], LIMITED),
+            C::QuotaWindow,
+            &[42.0; 6],
+        ),
+        (openai, (429, finer, LIMITED), C::QuotaWindow, &[0.35; 6]),
+        (openai, (429, &[], &day), C::QuotaDay, &[432.0; 6]),
+        (openai, (429, &[], money), C::Money, &hours),
+        (openai, (429, &[], &large), C::TooLarge, &[]),
+        (
+            openai,
+            (429, &[("retry-after", "9")], ramp),
+            C::Ramp,
+            &[9.0; 6],
+        ),
+        (
+            openai,
+            (503, &[("retry-after", "7")], ""),
+            C::Overload,
+            &[7.0; 6],
+        ),
+        (openai, (503, &[], ""), C::Overload, &server),
+        (openai, (529, &[], ""), C::Overload, &server),
+        (anthropic, (529, &[], overloaded), C::Overload, &server),
+        (openai, (500, &[], html), C::Transient, &server),
+        (openai, (502, &[], html), C::Transient, &server),
+        (openai, (504, &[], html), C::Transient, &server),
+        (openai, (400, &[], ""), C::RowFault, &[]),
+        (openai, (404, &[], unknown), C::NoAccess, &[]),
+        (openai, (401, &[], ""), C::NoAccess, &[]),
+        (openai, (413, &[], ""), C::RowFault, &[]),
+        (openai, (422, &[], ""), C::RowFault, &[]),
+        (openai, (429, &[], ""), C::QuotaWindow, &minutes),
+        (anthropic, (429, &[], ""), C::QuotaWindow, &minutes),
+    ];
+    for (host, failed, class, expected) in table {
+        let found = verdict(host, failed);
+        assert_eq!(found.class, class, "{failed:?}");
+        check_waits(class, found.wait, expected);
+    }
+    // Sent, and no answer came.
+    check_waits(C::Ambiguous, None, &server);
+    assert!(C::Ambiguous.rule().counts_attempt);
+}
+
+fn check_waits(class: C, told: Option<Duration>, expected: &[f64]) {
+    let [least, most] = waits(class, told);
+    assert_eq!(least, expected, "{class:?}");
+    for (most, asked) in most.iter().zip(expected) {
+        assert!(
+            *most > *asked && *most <= asked * 1.1 + 1e-9,
+            "{class:?}: {most}"
+        );
+    }
 }
 
 #[test]
