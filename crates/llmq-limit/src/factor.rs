@@ -11,6 +11,7 @@ const RANGE: std::ops::RangeInclusive<f64> = 0.25..=4.0;
 const UP: f64 = 0.2;
 /// … and downwards, where a mistake would cost a 429.
 const DOWN: f64 = 0.05;
+const MILLION: f64 = 1e6;
 /// This many answers calibrate an upstream.
 const CALIBRATED: u32 = 50;
 
@@ -36,6 +37,24 @@ impl Factor {
             value,
             samples: CALIBRATED,
         }
+    }
+
+    /// The same, of what is charged for a million: for books that hold whole numbers.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "clamped to a few millions")]
+    pub fn from_millionths(millionths: u64) -> Self {
+        Self::remembered(millionths as f64 / MILLION)
+    }
+
+    /// What is charged for a million.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few millions at most, and positive"
+    )]
+    pub fn millionths(&self) -> u64 {
+        (self.value * MILLION).round() as u64
     }
 
     /// The factor, 0.25 to 4.
@@ -140,6 +159,8 @@ mod tests {
         }
         assert!(RANGE.contains(&factor.value()));
         assert_eq!(Factor::remembered(f64::NAN).value(), 1.0);
+        assert_eq!(Factor::from_millionths(u64::MAX).value(), 4.0);
+        assert_eq!(Factor::from_millionths(1_234_567).millionths(), 1_234_567);
     }
 
     #[test]

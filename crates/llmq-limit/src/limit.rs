@@ -195,10 +195,20 @@ impl Limit {
         self.factor
     }
 
-    /// Continues with a factor learned earlier.
+    /// The charge factor, once enough answers have shown it; none for a limit whose charges are
+    /// no estimates. For the next process: see [`Limit::set_factor`].
+    #[must_use]
+    pub fn learned_factor(&self) -> Option<Factor> {
+        (self.is_estimate() && self.factor.is_calibrated()).then_some(self.factor)
+    }
+
+    /// Continues with a factor learned earlier. It is followed no less readily for that: a few
+    /// answers that say otherwise overrule it.
     pub fn set_factor(&mut self, factor: Factor) {
-        self.factor = factor;
-        self.learner = Learner::new(factor.value());
+        if self.is_estimate() {
+            self.factor = factor;
+            self.learner = Learner::new(factor.value());
+        }
     }
 
     /// Whether charges are estimates, so that a factor is worth learning.

@@ -34,6 +34,7 @@ pub(crate) async fn earlier(store: &Store) -> Result<Earlier, StoreError> {
             clean: books.clean,
             limits: limits.map(|(name, used)| (name, parts(used))).collect(),
             learned: learned.collect(),
+            charged_per_million: books.charged_per_million,
         },
         quota: books.quota,
         alive_at: Some(books.alive_at),
@@ -150,12 +151,15 @@ impl StoreShelf {
             let parts = parts.used.into_iter();
             (name, parts.map(Into::into).collect())
         }));
+        let mut charged_per_million = self.earlier.spent.charged_per_million.clone();
+        charged_per_million.extend(page.spent.charged_per_million);
         let mut quota = self.earlier.quota.clone();
         quota.extend(page.quota);
         LimitBooks {
             alive_at: page.alive_at,
             clean: page.spent.clean,
             used,
+            charged_per_million,
             quota,
         }
     }

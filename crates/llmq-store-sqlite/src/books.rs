@@ -4,7 +4,7 @@ use llmq_core::WallTime;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use crate::keys::{from_json, to_json};
+use crate::keys::{from_db, from_json, to_db, to_json};
 use crate::{Store, StoreError};
 
 /// A part of what was spent of a limit.
@@ -39,6 +39,9 @@ pub struct LimitBooks {
     pub clean: bool,
     /// By the limit's name, what was spent, oldest first.
     pub used: BTreeMap<String, Vec<UsedPart>>,
+    /// By the limit's name, how many tokens its provider charges for a million that our rules
+    /// say.
+    pub charged_per_million: BTreeMap<String, u64>,
     /// By upstream, the state of its daily quota in the form of its owner (JSON).
     pub quota: BTreeMap<String, String>,
 }
@@ -72,6 +75,22 @@ fn save(connection: &Connection, books: &LimitBooks) -> rusqlite::Result<()> {
             .prepare_cached("INSERT INTO limit_books (name, used) VALUES (?1, ?2)")?
             .execute(params![name, to_json(used)?])?;
     }
+    // Most times as it was, and then nothing is written.
+    connection.execute(
+        "DELETE FROM charges WHERE name NOT IN (SELECT value FROM json_each(?1))",
+        params![to_json(
+            &books.charged_per_million.keys().collect::<Vec<_>>()
+        )?],
+    )?;
+    for (name, charged) in &books.charged_per_million {
+        connection
+            .prepare_cached(
+                "INSERT INTO charges (name, charged_per_million) VALUES (?1, ?2)
+                 ON CONFLICT (name) DO UPDATE SET charged_per_million = ?2
+                 WHERE charged_per_million <> ?2",
+            )?
+            .execute(params![name, to_db(*charged)])?;
+    }
     for (upstream, state) in &books.quota {
         connection
             .prepare_cached("INSERT INTO quota_books (upstream, state) VALUES (?1, ?2)")?
@@ -96,6 +115,9 @@ fn load(connection: &Connection) -> rusqlite::Result<Option<LimitBooks>> {
     let mut query = connection.prepare("SELECT name, used FROM limit_books")?;
     let used = query.query_map([], |row| Ok((row.get(0)?, from_json(row, "used")?)))?;
     let used = used.collect::<rusqlite::Result<_>>()?;
+    let mut query = connection.prepare("SELECT name, charged_per_million FROM charges")?;
+    let charged = query.query_map([], |row| Ok((row.get(0)?, from_db(row.get(1)?))))?;
+    let charged_per_million = charged.collect::<rusqlite::Result<_>>()?;
     let mut query = connection.prepare("SELECT upstream, state FROM quota_books")?;
     let quota = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let quota = quota.collect::<rusqlite::Result<_>>()?;
@@ -103,6 +125,7 @@ fn load(connection: &Connection) -> rusqlite::Result<Option<LimitBooks>> {
         alive_at: WallTime::from_micros(alive_at),
         clean,
         used,
+        charged_per_million,
         quota,
     }))
 }

@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_keys_and_limits.sql"),
     include_str!("migrations/0002_jobs.sql"),
     include_str!("migrations/0003_sums.sql"),
+    include_str!("migrations/0004_charges.sql"),
 ];
 
 /// `llmq` in ASCII: tells our files from those of other programs.

@@ -214,6 +214,7 @@ async fn books_replace_those_before() {
                 alive_at: NOW,
                 clean: name == "rpd up",
                 used: BTreeMap::from([(name.to_owned(), vec![part, part])]),
+                charged_per_million: BTreeMap::from([(name.to_owned(), 1_150_000)]),
                 quota: BTreeMap::from([(name.to_owned(), "{}".to_owned())]),
             };
             store.save_limit_books(books.clone()).await.unwrap();

@@ -285,8 +285,12 @@ fn add_limits(
             place.limits.iter().find(same)
         });
         if let Some((old, _)) = old {
-            let used = dispatcher.limit_mut(*old).saved(now.mono);
+            let old = dispatcher.limit_mut(*old);
+            let (used, factor) = (old.saved(now.mono), old.learned_factor());
             let limit = dispatcher.limit_mut(id);
+            if let Some(factor) = factor {
+                limit.set_factor(factor);
+            }
             limit.restore(&used, std::time::Duration::ZERO, now.mono);
         }
         limits.push((id, *spec));

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use llmq_core::{LimitKind, LimitSpec, Now, WallTime};
 use llmq_dispatch::{Dispatcher, LimitId, UpstreamId};
-use llmq_limit::Limit;
+use llmq_limit::{Factor, Limit};
 use serde::{Deserialize, Serialize};
 
 /// Limits of this length and more are saved ahead of their use.
@@ -26,6 +26,10 @@ pub struct Spent {
     /// The limits that headers told of and nobody configured, by [`learner`].
     #[serde(default)]
     pub learned: BTreeMap<String, Vec<String>>,
+    /// By the limit's name, how many tokens the provider charges for a million that our rules
+    /// say, where answers have shown it.
+    #[serde(default)]
+    pub charged_per_million: BTreeMap<String, u64>,
 }
 
 /// What was spent of one limit.
@@ -66,6 +70,10 @@ impl Spent {
             let name = dispatcher.limit_name(limit).to_owned();
             self.limits.insert(name, parts);
         }
+        if let Some(factor) = dispatcher.limit_mut(limit).learned_factor() {
+            let name = dispatcher.limit_name(limit).to_owned();
+            self.charged_per_million.insert(name, factor.millionths());
+        }
     }
 
     /// Adds what was learned; `learners` are the upstreams that learn, by their [`learner`].
@@ -85,10 +93,14 @@ impl Spent {
         texts.filter_map(|text| text.parse().ok()).collect()
     }
 
-    /// Puts into a limit's books what an earlier process had used by `alive_at`.
+    /// Puts into a limit's books what an earlier process had used by `alive_at`, and how it had
+    /// seen the provider count.
     pub fn restore(&self, limit: &mut Limit, name: &str, alive_at: WallTime, now: Now) {
         // A clock that was set back makes this zero: then all counts as just used.
         let gone = now.wall.since(alive_at);
+        if let Some(charged) = self.charged_per_million.get(name) {
+            limit.set_factor(Factor::from_millionths(*charged));
+        }
         match self.limits.get(name) {
             Some(parts) => {
                 let used: Vec<(Duration, u64)> = parts
@@ -271,6 +283,32 @@ mod tests {
             let saved = dispatcher.limit_mut(id).saved(now.mono);
             let counted: u64 = saved.iter().map(|(_, used)| used).sum();
             assert_eq!(counted, expected, "{text}");
+        }
+    }
+
+    // Each process began with the documented charge and learned anew that a provider counts a
+    // fifth more: the first windows after every start met refusals.
+    #[test]
+    fn how_the_provider_counts_is_known_to_the_next_process() {
+        let now = Now::default().after(Duration::from_secs(1_000_000));
+        for clean in [true, false] {
+            let (mut before, id) = books("tokens=90k/1m", now);
+            let fresh = spent_of(&mut before, &[], clean, now);
+            assert_eq!(fresh.charged_per_million, BTreeMap::new(), "nothing known");
+            before.limit_mut(id).set_factor(Factor::remembered(1.2));
+            let spent = spent_of(&mut before, &[], clean, now);
+            let spent = serde_json::to_value(&spent).unwrap();
+            let spent: Spent = serde_json::from_value(spent).unwrap();
+            let (mut after, id) = books("tokens=90k/1m", now);
+            restore(&spent, &mut after, id, now);
+            let limit = after.limit_mut(id);
+            assert_eq!(limit.factor().value(), 1.2);
+            let size = CallSize {
+                input_tokens: 1_000,
+                max_output_tokens: Some(0),
+                ..CallSize::default()
+            };
+            assert_eq!(limit.cost(&size, 0).arrival, 1_200);
         }
     }
 
