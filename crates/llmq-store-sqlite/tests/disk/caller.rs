@@ -307,7 +307,7 @@ impl<'a> Caller<'a> {
         };
         let answer = store.enqueue(vec![again], self.now).await;
         let answer = answer.map_err(|error| format!("enqueue again: {error:?}"))?;
-        assert_eq!(answer, [Enqueued::Existing(first.id)]);
+        assert_eq!(answer, [Enqueued::existing(first.id)]);
         Ok(())
     }
 
@@ -417,6 +417,7 @@ impl<'a> Caller<'a> {
             clean: false,
             used: BTreeMap::new(),
             quota: BTreeMap::new(),
+            charged_per_million: BTreeMap::new(),
         };
         let saved = store.save_limit_books(books).await;
         saved.map_err(|error| format!("save: {error:?}"))?;
