@@ -419,6 +419,7 @@ impl Dispatcher {
         lane.priority = lane.base;
         if lane.is_empty() {
             self.stop_aging(lane_id);
+            self.emptied.push(lane_id);
         } else if risen
             || self.lanes[lane_id.index()]
                 .rises_at

@@ -16,6 +16,9 @@ use crate::upstream::Upstream;
 /// before the call's limits are looked at.
 const STATED_EARLY: Duration = Duration::from_millis(2);
 
+/// What is refused and may be one call's own fault, or mended without us, is asked again.
+const TRY_AGAIN: Duration = Duration::from_secs(300);
+
 /// As what an attempt that failed is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tally {
@@ -174,7 +177,9 @@ impl Dispatcher {
         let Some(running) = self.take_running(id) else {
             return;
         };
-        self.upstreams[running.upstream.index()].answered();
+        let upstream = &mut self.upstreams[running.upstream.index()];
+        upstream.answered();
+        upstream.on_trial = false;
         if let Some(headers) = &ended.headers {
             self.hear(&running, headers, now, effects);
         }
@@ -206,6 +211,7 @@ impl Dispatcher {
     ) {
         let upstream = &mut self.upstreams[running.upstream.index()];
         upstream.closures = 0;
+        upstream.has_completed = true;
         if let Some(usage) = &ended.usage {
             upstream.learn_output(usage.output_tokens);
         }
@@ -271,7 +277,12 @@ impl Dispatcher {
             self.attempt_over(id, running, now, effects);
         }
         let rule = class.rule();
-        let pause = ended.pause.unwrap_or(rule.pause);
+        let upstream = &self.upstreams[running.upstream.index()];
+        let pause = match ended.pause.unwrap_or(rule.pause) {
+            // What has answered is there: what one call misses may be that call's fault.
+            _ if ended.may_be_the_calls && upstream.has_completed => Pause::Nothing,
+            pause => pause,
+        };
         let failures = match pause {
             Pause::Nothing => self.ticket(id).map_or(1, |ticket| ticket.failures + 1),
             Pause::Upstream | Pause::Credential => {
@@ -285,7 +296,10 @@ impl Dispatcher {
         };
         let random = self.random.f64();
         let wait = self.rules.backoffs.wait(class, told, failures, random);
-        let until = wait.map(|wait| now.mono + wait);
+        // Only a refused key or an empty account is for a person to mend.
+        let again =
+            (class == FailureClass::NoAccess && pause == Pause::Upstream).then_some(TRY_AGAIN);
+        let until = wait.or(again).map(|wait| now.mono + wait);
         if pause != Pause::Nothing {
             self.close(running, class, until, pause, now, effects);
         }

@@ -41,6 +41,8 @@ pub struct Dispatcher {
     pub(crate) ready: BTreeSet<(Reverse<Priority>, u64, LaneId)>,
     /// Spots whose best lane may pass now.
     pub(crate) opened: Vec<Spot>,
+    /// Lanes whose last head has gone, to be tidied when nothing refers to them any more.
+    pub(crate) emptied: Vec<LaneId>,
     /// Limits whose books must be written before what waits for them may start.
     pub(crate) short: Vec<LimitId>,
     pub(crate) timers: BTreeSet<(Timestamp, Timer)>,
@@ -103,6 +105,7 @@ impl Dispatcher {
             seq: 0,
             ready: BTreeSet::new(),
             opened: Vec::new(),
+            emptied: Vec::new(),
             short: Vec::new(),
             timers: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -284,8 +287,10 @@ impl Dispatcher {
 
     /// Drops a lane that is empty, if there are many.
     pub(crate) fn tidy(&mut self, id: LaneId) {
-        let lane = &self.lanes[id.index()];
-        if !lane.is_empty() || self.lanes.len() <= EMPTY_LANES_KEPT {
+        let Some(lane) = self.lanes.get(id.index()).filter(|lane| lane.is_empty()) else {
+            return;
+        };
+        if self.lanes.len() <= EMPTY_LANES_KEPT {
             return;
         }
         self.lane_of.remove(&(lane.queue, lane.base, lane.tenant));

@@ -110,6 +110,9 @@ pub struct Ended {
     /// refused model closes its upstream and leaves others of the same credential alone. None:
     /// by the class's row of the retry table.
     pub pause: Option<Pause>,
+    /// Whether a refusal may concern this call alone, as that of a firewall or of a path that the
+    /// server lacks may. Then it closes nothing that has answered another call.
+    pub may_be_the_calls: bool,
 }
 
 /// With what a call ended.

@@ -79,11 +79,9 @@ impl Dispatcher {
     pub(crate) fn gate_due(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
         self.poll_quota(id, now, effects);
         let upstream = &mut self.upstreams[id.index()];
-        if upstream
-            .closed
-            .is_some_and(|closed| closed.until.is_some_and(|until| until <= now.mono))
-        {
-            upstream.closed = None;
+        let is_over = |closed: &Closed| closed.until.is_some_and(|until| until <= now.mono);
+        if let Some(closed) = upstream.closed.take_if(|closed| is_over(closed)) {
+            upstream.on_trial = closed.class == FailureClass::NoAccess;
         }
         self.update_parked(now);
     }

@@ -13,6 +13,7 @@ use crate::learned::Learned;
 use crate::order::Spot;
 use crate::setup::{LimitSetup, Scope};
 use crate::ticket::Running;
+use crate::upstream::LEARNED_MAX;
 
 impl Dispatcher {
     /// A 429: the books are compared with its text, and the margin grows if they were no help.
@@ -182,6 +183,9 @@ impl Dispatcher {
             return;
         };
         if known || !upstream.hears_of(seen.kind, count, window) {
+            return;
+        }
+        if self.learned_limits(id).len() >= LEARNED_MAX {
             return;
         }
         let spec = LimitSpec::per(seen.kind, count, window, default_algorithm(host, window));

@@ -30,6 +30,9 @@ impl Dispatcher {
     /// Starts all that can start.
     pub(crate) fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.start_all(now, effects);
+        while let Some(lane) = self.emptied.pop() {
+            self.tidy(lane);
+        }
         let short = self.short.drain(..).map(Notice::PortionLow);
         effects.extend(short.map(Effect::Notice));
     }
@@ -309,6 +312,7 @@ impl Dispatcher {
     pub(crate) fn after_removal(&mut self, id: LaneId) {
         if self.lanes[id.index()].is_empty() {
             self.stop_aging(id);
+            self.emptied.push(id);
         }
         self.rerank(id);
     }

@@ -21,6 +21,10 @@ pub(crate) struct Upstream {
     pub(crate) margin: Margin,
     /// It takes nothing; by a failure's word.
     pub(crate) closed: Option<Closed>,
+    /// It was closed by a refusal that a person need not mend, and is tried by one call.
+    pub(crate) on_trial: bool,
+    /// It has answered a call.
+    pub(crate) has_completed: bool,
     /// It takes nothing below `high` until then, to spare the day's quota.
     pub(crate) low_closed: Option<Timestamp>,
     /// It takes nothing until then: the day's quota is used up.
@@ -39,7 +43,7 @@ pub(crate) struct Upstream {
     /// By what it adapts.
     pub(crate) adaptive_by: Option<AdaptiveConfig>,
     pub(crate) learn_as: Option<Host>,
-    /// Limits that headers told of, with how often in a row.
+    /// Limits that headers told of, with how often in a row; the newest come last.
     heard_of: Vec<(LimitKind, u64, Duration, u32)>,
     /// Holds the rate back after the provider found that it rose too fast.
     pub(crate) ramp: RampGuard,
@@ -70,6 +74,11 @@ pub(crate) struct GateState {
     pub(crate) soon: bool,
 }
 
+/// So many limits are learned of an upstream: each is asked at every decision, and a server may
+/// state new ones without end.
+pub(crate) const LEARNED_MAX: usize = 16;
+/// So many are heard of and not believed yet.
+const HEARD_MAX: usize = 64;
 /// Answers that calibrate an upstream's charges …
 const CALIBRATED: u32 = 50;
 /// … and how many calls may be unanswered until then.
@@ -96,6 +105,8 @@ impl Upstream {
             breaker: Breaker::new(setup.breaker),
             margin: Margin::new(now.mono),
             closed: None,
+            on_trial: false,
+            has_completed: false,
             low_closed: None,
             quota_closed: None,
             quota: setup.quota,
@@ -120,6 +131,13 @@ impl Upstream {
             return Some(GateState {
                 until: closed.until,
                 down,
+                soon: false,
+            });
+        }
+        if self.on_trial && self.in_flight > 0 {
+            return Some(GateState {
+                until: None,
+                down: true,
                 soon: false,
             });
         }
@@ -235,6 +253,9 @@ impl Upstream {
             None => {
                 self.heard_of
                     .retain(|heard| heard.0 != kind || heard.2 != window);
+                if self.heard_of.len() >= HEARD_MAX {
+                    self.heard_of.remove(0);
+                }
                 self.heard_of.push((kind, count, window, 1));
                 false
             }
@@ -274,6 +295,7 @@ impl Upstream {
         };
         if longer {
             self.closed = Some(Closed { class, until });
+            self.on_trial = false;
         }
         longer
     }

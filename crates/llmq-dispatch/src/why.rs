@@ -307,6 +307,17 @@ impl Dispatcher {
         ids.into_iter()
     }
 
+    /// Every upstream, also those that are offered no more: what was used there is used.
+    pub fn all_upstream_ids(&self) -> impl Iterator<Item = UpstreamId> + use<> {
+        (0..self.upstreams.len()).map(UpstreamId::at)
+    }
+
+    /// How many lanes there are, those included that are kept for their next call.
+    #[must_use]
+    pub fn lane_count(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Every limit, also those that no upstream has any more.
     pub fn limit_ids(&self) -> impl Iterator<Item = LimitId> + use<> {
         (0..self.limits.len()).map(LimitId::at)

@@ -268,3 +268,17 @@ fn another_count_says_nothing_of_what_is_used() {
         assert_eq!(used.round(), 4.0, "{stated}");
     }
 }
+
+/// Each limit that a server states was learned, however many it stated, and each is asked at every
+/// decision.
+#[test]
+fn a_server_cannot_teach_limits_without_end() {
+    let mut world = World::new();
+    let stated: Vec<_> = (1..50)
+        .map(|seconds| (1_000_000, Some(MINUTE + SECOND * seconds)))
+        .collect();
+    for _ in 0..50 {
+        world.answer(&stated);
+    }
+    assert_eq!(world.kept().len(), 16);
+}

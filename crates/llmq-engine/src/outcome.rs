@@ -23,6 +23,7 @@ pub fn completed(
         headers: Some(limits_told(provider, headers, now)),
         latency: Some(latency),
         pause: None,
+        may_be_the_calls: false,
     }
 }
 
@@ -44,6 +45,7 @@ pub fn failed(
         headers: answer.map(|(headers, _)| limits_told(provider, headers, now)),
         latency: answer.map(|(_, latency)| latency),
         pause: Some(verdict.pause),
+        may_be_the_calls: verdict.may_be_the_calls(),
     }
 }
 

@@ -9,12 +9,13 @@ use llmq_core::{Host, LimitSpec};
 use llmq_dispatch::Rules;
 use llmq_engine::SystemClock;
 use llmq_engine::bulk::{
-    CallMaker, Control, Ended, InputKind, InputSource, OutputPaths, ReadOptions, RouteOptions,
-    RunError, RunOptions, RunReport, Template, run, verify,
+    CallMaker, Control, Ended, InputKind, InputSource, OutputPaths, Progress, ReadOptions,
+    RouteOptions, RunError, RunOptions, RunReport, Template, run, verify,
 };
 use llmq_limit::{AdaptiveConfig, LatencyPolicy, QuotaConfig};
 use llmq_provider::mock::{MockConfig, MockServer};
 use llmq_provider::{Dialect, Operation, Provider, ProviderConfig, Secret, TokenCounter};
+use llmq_testkit::ScriptedServer;
 
 /// A folder with an input, and a mock that serves it.
 struct Scene {
@@ -343,4 +344,136 @@ async fn without_patience_a_spent_day_stops_the_run_and_the_day_counts_in_the_ne
         assert!(reason.contains("rpd mock/mock-1 is used up"), "{reason}");
         assert_eq!(report.summary.completed, 5);
     }
+}
+
+/// Waits until a run that is under way shows `is` so.
+async fn until(control: &Control, is: impl Fn(&Progress) -> bool) {
+    while !control.progress().is_some_and(|progress| is(&progress)) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// So long may leaving at once take on a busy machine; calls that hang take a minute.
+const AT_ONCE: Duration = Duration::from_secs(20);
+
+fn hanging() -> MockConfig {
+    MockConfig {
+        latency: Duration::from_secs(60),
+        ..quick(&[])
+    }
+}
+
+/// The second Ctrl-C waited for the calls in flight, up to their whole timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_gives_up_calls_in_flight() {
+    let scene = Scene::new(30, hanging()).await;
+    let control = Control::new();
+    let running = tokio::spawn(run(scene.options(&[]), control.clone()));
+    until(&control, |progress| progress.in_flight > 0).await;
+    control.abort();
+    let report = tokio::time::timeout(AT_ONCE, running).await;
+    let report = report.expect("at once").expect("no panic").expect("a run");
+    assert_eq!(report.ended, Ended::Interrupted);
+}
+
+/// The lock was released while rows and writer went on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_dropped_lets_everything_go() {
+    let scene = Scene::new(30, hanging()).await;
+    let control = Control::new();
+    let running = tokio::spawn(run(scene.options(&[]), control.clone()));
+    until(&control, |progress| progress.in_flight > 0).await;
+    running.abort();
+    let _ = running.await;
+    let again = async {
+        loop {
+            let control = Control::new();
+            let running = tokio::spawn(run(scene.options(&[]), control.clone()));
+            let begun = async {
+                until(&control, |progress| progress.in_flight > 0).await;
+                control.abort();
+            };
+            let (report, ()) = tokio::join!(running, async {
+                let _ = tokio::time::timeout(Duration::from_secs(2), begun).await;
+            });
+            match report.expect("no panic") {
+                Ok(report) => return report,
+                Err(RunError::Lock(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let report = tokio::time::timeout(AT_ONCE * 2, again).await;
+    assert_eq!(report.expect("the lock is free").ended, Ended::Interrupted);
+}
+
+/// A run waited for the next row of a pipe that had none, after a stop and after a refused key.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_run_does_not_wait_for_a_quiet_pipe() {
+    use std::io::Write as _;
+
+    // So many rows are looked at before the first is sent.
+    let scene = Scene::new(100, quick(&[])).await;
+    let path = scene.path("in.csv");
+    let rows = std::fs::read(&path).expect("the rows");
+    std::fs::remove_file(&path).expect("the file");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo").success());
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut pipe = std::fs::File::options().write(true).open(path)?;
+        pipe.write_all(&rows)?;
+        Ok::<_, std::io::Error>(pipe)
+    });
+    let control = Control::new();
+    let running = tokio::spawn(run(scene.options(&[]), control.clone()));
+    until(&control, |progress| progress.done == 100).await;
+    control.stop();
+    let report = tokio::time::timeout(AT_ONCE, running).await;
+    let report = report.expect("at once").expect("no panic").expect("a run");
+    assert_eq!(report.ended, Ended::Interrupted);
+    let (rows, completed) = (report.summary.rows, report.summary.completed);
+    assert_eq!((rows, completed), (100, 100));
+    drop(writer.await.expect("no panic").expect("a pipe"));
+}
+
+/// One row's unknown model ended the whole run, at every restart again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_one_row_asks_for_in_vain_fails_that_row_alone() {
+    let server = ScriptedServer::start().await;
+    let url = format!("{}/v1", server.url());
+    let serving = tokio::spawn(server.serve_each(|mut guest| async move {
+        loop {
+            let (_, body) = guest.read_call().await;
+            if body.windows(5).any(|bytes| bytes == b"\"bad\"") {
+                let body = r#"{"error":{"message":"m","code":"model_not_found"}}"#;
+                let length = body.len();
+                let head = "HTTP/1.1 404 Not Found\r\ncontent-length";
+                guest.say(&format!("{head}: {length}\r\n\r\n{body}")).await;
+            } else {
+                guest
+                    .answer(r#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#)
+                    .await;
+            }
+        }
+    }));
+    let scene = Scene::new(1, quick(&[])).await;
+    let mut rows = String::new();
+    for (row, model) in ["bad", "good", "bad", "good", "good"].iter().enumerate() {
+        let body = format!("{{\"model\":\"{model}\",\"messages\":[]}}");
+        writeln!(rows, "{{\"custom_id\":\"{row}\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{body}}}").expect("text");
+    }
+    std::fs::write(scene.path("in.jsonl"), rows).expect("an input");
+    let mut options = scene.options(&["concurrency=1"]);
+    options.source = InputSource::from_argument(scene.path("in.jsonl"));
+    options.kind = InputKind::of(&options.source).expect("a batch");
+    options.read = ReadOptions::default();
+    options.calls.model = None;
+    let config = ProviderConfig::new(Dialect::OpenAi, url);
+    let provider = Provider::new(config, Arc::new(SystemClock::new()));
+    options.routes[0].provider = provider.expect("a provider");
+    let report = scene.run(options).await.expect("a run");
+    assert_eq!(report.ended, Ended::SomeFailed);
+    assert_eq!((report.summary.completed, report.summary.failed), (3, 2));
+    serving.abort();
 }

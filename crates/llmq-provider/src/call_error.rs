@@ -34,6 +34,12 @@ pub enum CallError {
         /// What went wrong.
         cause: Cause,
     },
+    /// What it asks for below its operation has a name that cannot stand in an address.
+    #[error("what the call asks {authority} for has no address")]
+    NoAddress {
+        /// Host and port.
+        authority: String,
+    },
     /// The answer is larger than `answer_bytes_max`; another attempt would be as large.
     #[error("the answer of {authority} is larger than {max_bytes} bytes")]
     AnswerTooLarge {
@@ -51,14 +57,14 @@ impl CallError {
         match self {
             Self::NotSent { .. } | Self::CutOff { .. } => FailureClass::Transient,
             Self::NoAnswer { .. } => FailureClass::Ambiguous,
-            Self::AnswerTooLarge { .. } => FailureClass::RowFault,
+            Self::NoAddress { .. } | Self::AnswerTooLarge { .. } => FailureClass::RowFault,
         }
     }
 
     /// Whether any byte of the call may have left.
     #[must_use]
     pub fn may_have_been_sent(&self) -> bool {
-        !matches!(self, Self::NotSent { .. })
+        !matches!(self, Self::NotSent { .. } | Self::NoAddress { .. })
     }
 
     /// What went wrong on the network, if it was that.
@@ -68,7 +74,7 @@ impl CallError {
             Self::NotSent { cause, .. }
             | Self::NoAnswer { cause, .. }
             | Self::CutOff { cause, .. } => Some(cause),
-            Self::AnswerTooLarge { .. } => None,
+            Self::NoAddress { .. } | Self::AnswerTooLarge { .. } => None,
         }
     }
 }

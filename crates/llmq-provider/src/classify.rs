@@ -5,7 +5,7 @@ use llmq_core::{FailureClass, Host, Now, Pause, Wait};
 use llmq_limit::{LimitText, parse_limit_text, retry_after};
 
 use crate::answer::NoAnswer;
-use crate::codes::{CodeMeaning, implied_status, meaning};
+use crate::codes::{CodeMeaning, implied_status, meaning, refused};
 use crate::error_body::ErrorBody;
 use crate::midnight::until_pacific_midnight;
 use crate::{AnswerFacts, CallError, Cause, Dialect, StreamEnd, WholeAnswer};
@@ -33,6 +33,8 @@ pub struct Verdict {
     /// What stands still meanwhile: the class's own rule, narrowed to the upstream where only
     /// one model is refused.
     pub pause: Pause,
+    /// What is refused, where it is that ([`FailureClass::NoAccess`]).
+    pub refused: Option<Refused>,
     /// The HTTP status; `None` when there was no answer.
     pub status: Option<u16>,
     /// The provider's code, or its type where there is no code.
@@ -43,6 +45,27 @@ pub struct Verdict {
     pub limit: Option<LimitText>,
 }
 
+/// What a provider does not let a call have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Its key: every call with it is refused.
+    Key,
+    /// Its model.
+    Model,
+    /// What it asked for, or at all: the answer is a page, such as a firewall's or that of a
+    /// server without this path. It may be this call alone.
+    Unclear,
+}
+
+impl Verdict {
+    /// Whether the refusal may concern this call alone, so that a place that has answered others
+    /// is not to be closed by it.
+    #[must_use]
+    pub fn may_be_the_calls(&self) -> bool {
+        matches!(self.refused, Some(Refused::Model | Refused::Unclear))
+    }
+}
+
 impl From<&CallError> for Verdict {
     fn from(error: &CallError) -> Self {
         let class = error.class();
@@ -50,6 +73,7 @@ impl From<&CallError> for Verdict {
             class,
             wait: None,
             pause: class.rule().pause,
+            refused: None,
             status: None,
             code: None,
             message: match error.cause() {
@@ -140,6 +164,7 @@ fn broken(status: StatusCode, message: String) -> Verdict {
         class,
         wait: None,
         pause: class.rule().pause,
+        refused: None,
         status: Some(status.as_u16()),
         code: None,
         message,
@@ -176,10 +201,16 @@ pub fn classify(
     let class = asked_to_retry(headers, class);
     let wait = failure.wait(class, limit.as_ref(), now);
     let class = by_length(class, wait);
+    let refused = failure.refused(class);
     Verdict {
         class,
         wait,
-        pause: failure.pause(class),
+        pause: match refused {
+            // A refused model leaves the credential's other models alone.
+            Some(Refused::Model | Refused::Unclear) => Pause::Upstream,
+            Some(Refused::Key) | None => class.rule().pause,
+        },
+        refused,
         status: Some(status.as_u16()),
         code: error.code.clone().or_else(|| error.kind.clone()),
         message: error.message,
@@ -308,13 +339,17 @@ impl Failure<'_> {
 
     /// A missing model or a wrong address concerns every call; a missing file, only this one.
     fn not_found(&self) -> FailureClass {
-        let names_model =
-            mentions(&self.error.message, "model") || mentions(&self.error.message, "deployment");
-        if !self.is_json || self.error.message.is_empty() || names_model {
+        if !self.is_json || self.error.message.is_empty() || self.names_model() {
             FailureClass::NoAccess
         } else {
             FailureClass::RowFault
         }
+    }
+
+    fn names_model(&self) -> bool {
+        ["model", "deployment"]
+            .into_iter()
+            .any(|word| mentions(&self.error.message, word))
     }
 
     /// Anthropic reports spent credit and self-set limits as a 400 without a code of its own.
@@ -352,13 +387,18 @@ impl Failure<'_> {
         .max()
     }
 
-    /// A refused model leaves the credential's other models alone.
-    fn pause(&self, class: FailureClass) -> Pause {
-        let is_key = matches!(self.status, 401 | 403);
-        match class {
-            FailureClass::NoAccess if !is_key => Pause::Upstream,
-            _ => class.rule().pause,
+    fn refused(&self, class: FailureClass) -> Option<Refused> {
+        if class != FailureClass::NoAccess {
+            return None;
         }
+        let by_status = || match self.status {
+            401 => Refused::Key,
+            403 if self.is_json => Refused::Key,
+            404 if self.names_model() => Refused::Model,
+            _ if self.is_outside_plan() => Refused::Model,
+            _ => Refused::Unclear,
+        };
+        Some(refused(self.error).unwrap_or_else(by_status))
     }
 }
 

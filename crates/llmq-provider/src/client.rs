@@ -168,13 +168,18 @@ impl Provider {
     /// # Errors
     ///
     /// [`CallError::NotSent`] when not a byte left, [`CallError::NoAnswer`] when the call left
-    /// and nothing came back.
+    /// and nothing came back, [`CallError::NoAddress`] for an item whose name no address can hold.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends the call: an HTTP/1.1 connection is closed, an HTTP/2 stream
     /// reset. If the sent hook was called before, the provider may still work and bill.
     pub async fn call(&self, request: Request) -> Result<Answer, CallError> {
+        let has_address = |item: &Item| self.inner.addresses.has(request.operation, item);
+        if !request.item.as_ref().is_none_or(has_address) {
+            let authority = self.authority().to_owned();
+            return Err(CallError::NoAddress { authority });
+        }
         let started = Instant::now();
         let recording = self.recording(&request);
         let answer = match &self.inner.transport {

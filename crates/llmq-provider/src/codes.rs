@@ -1,5 +1,6 @@
 use llmq_core::FailureClass;
 
+use crate::classify::Refused;
 use crate::error_body::ErrorBody;
 
 /// What a provider's code says about the class.
@@ -13,6 +14,24 @@ pub(crate) enum CodeMeaning {
 
 /// What the codes of `error` mean, the most precise first; `None` when the status decides.
 pub(crate) fn meaning(error: &ErrorBody) -> Option<CodeMeaning> {
+    codes(error).find_map(of_code)
+}
+
+/// What the codes of `error` say is refused, where they do.
+pub(crate) fn refused(error: &ErrorBody) -> Option<Refused> {
+    codes(error).find_map(|code| match code.to_ascii_lowercase().as_str() {
+        "model_not_found" | "deploymentnotfound" => Some(Refused::Model),
+        "invalid_api_key"
+        | "api_key_invalid"
+        | "account_deactivated"
+        | "authentication_error"
+        | "permission_error"
+        | "unsupported_country_region_territory" => Some(Refused::Key),
+        _ => None,
+    })
+}
+
+fn codes(error: &ErrorBody) -> impl Iterator<Item = &str> {
     [
         error.details.error_code.as_deref(),
         error.code.as_deref(),
@@ -23,7 +42,6 @@ pub(crate) fn meaning(error: &ErrorBody) -> Option<CodeMeaning> {
     ]
     .into_iter()
     .flatten()
-    .find_map(of_code)
 }
 
 /// Codes of OpenAI (guides "Error codes" and "Rate limits", autumn 2026), Anthropic ("Errors"),
@@ -56,8 +74,6 @@ fn of_code(code: &str) -> Option<CodeMeaning> {
         | "unavailable" => C::Overload,
         "model_not_found"
         | "deploymentnotfound"
-        | "not_found_error"
-        | "notfounderror"
         | "unknown_url"
         | "invalid_api_key"
         | "api_key_invalid"

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 
 use http::Uri;
@@ -10,7 +11,7 @@ use crate::{Dialect, Item, Operation, Recorder, Secret, Timeouts, host_of};
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Where a provider is and how to talk to it. Checked by [`crate::Provider::new`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ProviderConfig {
     /// Whose JSON it speaks.
     pub dialect: Dialect,
@@ -30,6 +31,33 @@ pub struct ProviderConfig {
     pub answer_bytes_max: usize,
     /// Writes down each call and its answer; for development.
     pub recorder: Option<Arc<Recorder>>,
+}
+
+impl fmt::Debug for ProviderConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProviderConfig")
+            .field("dialect", &self.dialect)
+            .field("base_url", &without_secrets(&self.base_url))
+            .field("api_key", &self.api_key)
+            .field("host", &self.host)
+            .field("timeouts", &self.timeouts)
+            .field("http2", &self.http2)
+            .field("answer_bytes_max", &self.answer_bytes_max)
+            .finish()
+    }
+}
+
+/// A URL without its query and without a name or password: servers take keys in either.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let server = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{server}{path}")
+        }
+        None => url.rsplit('@').next().unwrap_or_default().to_owned(),
+    }
 }
 
 /// An address or key that cannot be used. Messages never show keys, user names or queries.
@@ -167,8 +195,18 @@ impl Addresses {
         &self.by_operation[operation.index()]
     }
 
-    /// The address of one thing below an operation's.
+    /// The address of one thing below an operation's; it has one, see [`Addresses::has`].
     pub(crate) fn below(&self, operation: Operation, item: &Item) -> Uri {
+        let uri = self.try_below(operation, item);
+        uri.unwrap_or_else(|| self.uri(operation).clone())
+    }
+
+    /// Whether the name of one thing can stand in an address.
+    pub(crate) fn has(&self, operation: Operation, item: &Item) -> bool {
+        self.try_below(operation, item).is_some()
+    }
+
+    fn try_below(&self, operation: Operation, item: &Item) -> Option<Uri> {
         let whole = self.uri(operation);
         let queries = [whole.query(), item.query.as_deref()];
         let queries: Vec<&str> = queries.into_iter().flatten().collect();
@@ -177,9 +215,8 @@ impl Addresses {
             target = format!("{target}?{}", queries.join("&"));
         }
         let mut parts = whole.clone().into_parts();
-        // What cannot stand in an address is asked for as the operation itself.
-        parts.path_and_query = target.parse().ok().or(parts.path_and_query);
-        Uri::from_parts(parts).unwrap_or_else(|_| whole.clone())
+        parts.path_and_query = Some(target.parse().ok()?);
+        Uri::from_parts(parts).ok()
     }
 }
 
@@ -228,6 +265,20 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_can_be_logged_whole() {
+        let config = ProviderConfig::new(
+            Dialect::OpenAi,
+            "https://name:word@x.example:1/v1?key=hidden",
+        )
+        .with_key(Secret::new("sk-private"));
+        let shown = format!("{config:?}");
+        assert!(shown.contains("\"https://x.example:1/v1\""), "{shown}");
+        for secret in ["hidden", "word", "sk-private"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+
+    #[test]
     fn the_operation_follows_the_path_and_stands_before_the_query() {
         let expected = "https://api.openai.com/v1/chat/completions";
         assert_eq!(chat("https://api.openai.com/v1"), expected);
@@ -255,6 +306,18 @@ mod tests {
             addresses.below(Operation::Responses, &item),
             "https://r.openai.azure.com/openai/v1/responses/resp_1/input_items?api-version=1&limit=2"
         );
+    }
+
+    /// What was meant for one thing went to the operation itself: a DELETE to the collection.
+    #[test]
+    fn an_item_that_has_no_address_is_not_taken_for_its_operation() {
+        let item = Item {
+            method: http::Method::DELETE,
+            path: "resp 1".to_owned(),
+            query: None,
+        };
+        let addresses = Addresses::of(Dialect::OpenAi, "https://x.example/v1").unwrap();
+        assert!(!addresses.has(Operation::Responses, &item));
     }
 
     #[test]

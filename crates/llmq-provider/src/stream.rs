@@ -1,6 +1,7 @@
 use llmq_core::Usage;
 use memchr::memmem;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::lenient::{Lenient, Object, Present};
 use crate::usage::RawUsage;
@@ -56,8 +57,10 @@ struct State {
     usage: Option<RawUsage>,
     end: StreamEnd,
     events: u64,
-    /// An answer has given its reason to end.
-    has_finished: bool,
+    /// The answers that were asked for.
+    answers: u32,
+    /// Those that have given their reasons to end.
+    finished: u32,
 }
 
 impl StreamReader {
@@ -72,9 +75,17 @@ impl StreamReader {
                 usage: None,
                 end: StreamEnd::CutOff,
                 events: 0,
-                has_finished: false,
+                answers: 1,
+                finished: 0,
             },
         }
+    }
+
+    /// The same for a call that asks for several answers (`n`).
+    #[must_use]
+    pub fn of(mut self, answers: u32) -> Self {
+        self.state.answers = answers.max(1);
+        self
     }
 
     /// Takes the next bytes, cut anywhere.
@@ -103,7 +114,8 @@ impl StreamReader {
             state.end = StreamEnd::CutOff;
         }
         // Some servers close without the last event, which is no answer's.
-        if state.end == StreamEnd::CutOff && state.ends_with_done() && state.has_finished {
+        let has_finished = state.finished >= state.answers;
+        if state.end == StreamEnd::CutOff && state.ends_with_done() && has_finished {
             state.end = StreamEnd::Whole;
         }
         self.end()
@@ -165,7 +177,9 @@ impl State {
             self.end = StreamEnd::Malformed;
             return;
         }
-        self.has_finished |= self.ends_with_done() && finishes(event.data);
+        if self.ends_with_done() {
+            self.finished = self.finished.saturating_add(reasons_to_end(event.data));
+        }
         // Most events are pieces of text; only the few that can matter are parsed.
         if !self.may_matter(event) {
             return;
@@ -216,12 +230,14 @@ impl State {
     }
 
     fn fail(&mut self, data: &[u8]) {
-        // The Responses API tells of the failure inside the response.
-        let inner = serde_json::from_slice::<FailedEvent<'_>>(data).ok();
-        let failure = inner
-            .and_then(|event| event.response)
-            .map_or(data, |response| response.get().as_bytes());
-        self.end = StreamEnd::Failed(failure[..failure.len().min(ERROR_BYTES_MAX)].to_vec());
+        let event = serde_json::from_slice::<FailedEvent<'_>>(data);
+        let event = event.unwrap_or_default();
+        // The Responses API tells of the failure inside the response, beside all that was asked.
+        let failure = match event.response.and_then(|response| response.error) {
+            Some(error) => format!("{{\"error\":{error}}}").into_bytes(),
+            None => data.to_vec(),
+        };
+        self.end = StreamEnd::Failed(bounded(failure, event.error));
     }
 }
 
@@ -232,19 +248,43 @@ fn is_object(data: &[u8]) -> bool {
     data.is_empty() || (data.starts_with(b"{") && data.ends_with(b"}"))
 }
 
-/// Whether a chunk of a chat or completion says why its answer ends.
-fn finishes(data: &[u8]) -> bool {
-    memmem::find(data, b"\"finish_reason\"").is_some_and(|at| {
-        let rest = data[at + 15..].trim_ascii_start();
+/// How many answers a chunk of a chat or completion says the end of, with the reason.
+fn reasons_to_end(data: &[u8]) -> u32 {
+    const NAME: &[u8] = b"\"finish_reason\"";
+    let ends = memmem::find_iter(data, NAME).filter(|at| {
+        let rest = data[at + NAME.len()..].trim_ascii_start();
         let value = rest.strip_prefix(b":").unwrap_or(rest).trim_ascii_start();
         value.starts_with(b"\"")
-    })
+    });
+    u32::try_from(ends.count()).unwrap_or(u32::MAX)
 }
 
-#[derive(Deserialize)]
+/// A failure that is too long without what is not classified: half a JSON would say nothing.
+fn bounded(failure: Vec<u8>, error: Option<&RawValue>) -> Vec<u8> {
+    if failure.len() <= ERROR_BYTES_MAX {
+        return failure;
+    }
+    let error = error.filter(|error| error.get().len() < ERROR_BYTES_MAX);
+    match error {
+        Some(error) => format!("{{\"error\":{error}}}").into_bytes(),
+        None => failure[..ERROR_BYTES_MAX].to_vec(),
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct FailedEvent<'a> {
     #[serde(borrow)]
-    response: Option<&'a serde_json::value::RawValue>,
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    response: Option<FailedResponse<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct FailedResponse<'a> {
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 #[cfg(test)]
@@ -298,6 +338,45 @@ mod tests {
         assert_eq!(read(Dialect::OpenAi, chat, text).0, StreamEnd::Whole);
         let open = text.replace("\"stop\"", "null");
         assert_eq!(read(Dialect::OpenAi, chat, &open).0, StreamEnd::CutOff);
+    }
+
+    /// The first of several answers to end made a stream whole that was cut in the middle of the
+    /// others.
+    #[test]
+    fn a_stream_of_several_answers_is_whole_when_all_of_them_have_finished() {
+        let choice = |index: u32, reason: &str| {
+            format!("{{\"index\":{index},\"delta\":{{}},\"finish_reason\":{reason}}}")
+        };
+        let event =
+            |choices: &[String]| format!("data: {{\"choices\":[{}]}}\n\n", choices.join(","));
+        let end = |text: &str| {
+            let mut reader = StreamReader::new(Dialect::OpenAi, Operation::ChatCompletions).of(2);
+            reader.push(text.as_bytes()).unwrap();
+            reader.finish()
+        };
+        let one = event(&[choice(0, "null"), choice(1, "\"stop\"")]);
+        assert_eq!(end(&one), StreamEnd::CutOff);
+        let other = event(&[choice(0, "\"length\"")]);
+        assert_eq!(end(&format!("{one}{other}")), StreamEnd::Whole);
+    }
+
+    /// A failed response repeats what was asked. Long instructions pushed the error out of what
+    /// was kept, and a used-up limit became a hiccup.
+    #[test]
+    fn a_failure_is_kept_however_long_what_stands_beside_it_is() {
+        let long = "x".repeat(ERROR_BYTES_MAX);
+        let error = "{\"code\":\"rate_limit_exceeded\"}";
+        let kept = StreamEnd::Failed(format!("{{\"error\":{error}}}").into_bytes());
+        let response = format!(
+            "event: response.failed\ndata: {{\"type\":\"response.failed\",\"response\":{{\"instructions\":\"{long}\",\"error\":{error}}}}}\n\n"
+        );
+        assert_eq!(
+            read(Dialect::OpenAi, Operation::Responses, &response).0,
+            kept
+        );
+        let chunk = format!("data: {{\"debug\":\"{long}\",\"error\":{error}}}\n\n");
+        let chat = read(Dialect::OpenAi, Operation::ChatCompletions, &chunk);
+        assert_eq!(chat.0, kept);
     }
 
     #[test]

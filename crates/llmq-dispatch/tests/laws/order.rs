@@ -79,6 +79,22 @@ fn a_lane_that_waited_ten_minutes_rises_but_never_to_critical() {
     assert_eq!(world.started(), [high]);
 }
 
+/// Only lanes whose last call had given up were tidied: a gateway kept one for ever for each
+/// tenant that had called once.
+#[test]
+fn lanes_that_are_empty_are_let_go() {
+    let (mut world, queue, _) = World::simple(&[]);
+    for _ in 0..5_000 {
+        let tenant = world.dispatcher.add_tenant(1.0, Vec::new());
+        let call = world.submit(Call {
+            tenant,
+            ..world.call(queue)
+        });
+        world.complete(call);
+    }
+    assert!(world.dispatcher.lane_count() <= 1_025);
+}
+
 #[test]
 fn tenants_take_turns_by_weight_whatever_they_pile_up() {
     let (mut world, queue, _) = World::simple(&["concurrency=1"]);

@@ -5,7 +5,7 @@ use llmq_dispatch::{
     Call, CallKind, Effect, Ended, Event, Notice, QueueId, TicketId, UpstreamId, UpstreamSetup,
 };
 
-use crate::world::{SECOND, World, failure};
+use crate::world::{MINUTE, SECOND, World, failure};
 
 #[test]
 fn a_broken_upstream_is_asked_by_one_probe_at_a_time_and_comes_back() {
@@ -127,7 +127,62 @@ fn a_refused_model_leaves_the_others_of_its_credential_alone() {
     let other = world.submit(world.call(queues[1]));
     assert_eq!(world.started(), [other], "the other one is not");
     let closed = upstreams.map(|upstream| world.dispatcher.upstream_view(upstream).closed);
-    assert_eq!(closed, [Some((FailureClass::NoAccess, None)), None]);
+    let until = world.now.mono + MINUTE * 5;
+    assert_eq!(closed, [Some((FailureClass::NoAccess, Some(until))), None]);
+}
+
+/// A refusal that is perhaps this one call's fault.
+fn perhaps_its_own() -> Ended {
+    Ended {
+        pause: Some(Pause::Upstream),
+        may_be_the_calls: true,
+        ..failure(FailureClass::NoAccess, None)
+    }
+}
+
+/// One caller's call of a path that the server lacks closed the model to all, for ever.
+#[test]
+fn what_one_call_misses_closes_nothing_that_has_answered_another() {
+    let (mut world, queue, _) = World::simple(&[]);
+    let first = world.submit(world.call(queue));
+    world.complete(first);
+    let strange = world.submit(world.call(queue));
+    world.tell(Event::Sent(strange));
+    world.tell(Event::Ended(strange, Box::new(perhaps_its_own())));
+    let failed =
+        |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == strange);
+    assert!(world.effects.iter().any(failed));
+    world.started();
+    let next = world.submit(world.call(queue));
+    assert_eq!(world.started(), [next]);
+    world.fail(next, FailureClass::NoAccess, None);
+    world.submit(world.call(queue));
+    assert_eq!(world.started(), [], "a refused key is");
+}
+
+#[test]
+fn what_was_refused_and_is_no_key_is_tried_again_by_one_call() {
+    let (mut world, queue, _) = World::simple(&[]);
+    let first = world.submit(world.call(queue));
+    world.started();
+    world.tell(Event::Sent(first));
+    world.tell(Event::Ended(first, Box::new(perhaps_its_own())));
+    let waiting: Vec<TicketId> = (0..3).map(|_| world.submit(world.call(queue))).collect();
+    for refused in 0..2 {
+        world.advance(MINUTE * 4);
+        assert_eq!(world.started(), []);
+        world.advance(MINUTE + SECOND);
+        assert_eq!(world.started(), [waiting[refused]], "one call");
+        world.tell(Event::Sent(waiting[refused]));
+        let still = Event::Ended(waiting[refused], Box::new(perhaps_its_own()));
+        world.tell(still);
+    }
+    world.advance(MINUTE * 6);
+    assert_eq!(world.started(), [waiting[2]]);
+    let newcomer = world.submit(world.call(queue));
+    assert_eq!(world.started(), []);
+    world.complete(waiting[2]);
+    assert_eq!(world.started(), [newcomer]);
 }
 
 /// A key was revoked and another one configured: the refusal of a call that was still under way

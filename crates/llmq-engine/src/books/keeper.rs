@@ -188,7 +188,7 @@ impl<S: Shelf> Keeper<S> {
     /// By upstream, the state of its daily quota.
     fn quota(&self, clean: bool) -> BTreeMap<String, String> {
         let states: Vec<(String, QuotaState)> = self.hub.with(|dispatcher| {
-            let states = dispatcher.upstream_ids().filter_map(|id| {
+            let states = dispatcher.all_upstream_ids().filter_map(|id| {
                 let quota = dispatcher.quota(id)?;
                 let state = if clean {
                     quota.to_final_state()

@@ -424,6 +424,7 @@ fn transient(message: String) -> Bad {
         class,
         wait: None,
         pause: class.rule().pause,
+        refused: None,
         status: None,
         code: None,
         message,

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use super::answer::{Answer, Content};
 use super::text::Fnv;
 
-/// Keys shorter than this are not searched for in what is recorded: they would be found in
-/// ordinary words.
+/// Keys shorter than this are found in ordinary words: of them only what stands for itself is
+/// taken out of a recording.
 const KEY_MIN: usize = 6;
 
 /// One call as it stands in a file. Request headers are left out, and so is the key.
@@ -25,6 +25,23 @@ struct Recording {
     headers: Map<String, Value>,
     /// As `request`; an event stream is text.
     response: Value,
+}
+
+/// A text without a key, wherever a server has echoed it.
+fn without_key(text: &str, key: &str) -> String {
+    let is_inside = |letter: Option<char>| letter.is_some_and(char::is_alphanumeric);
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(key).filter(|_| !key.is_empty()) {
+        let (before, after) = (&rest[..at], &rest[at + key.len()..]);
+        let in_a_word = key.len() < KEY_MIN
+            && (is_inside(before.chars().next_back()) || is_inside(after.chars().next()));
+        clean.push_str(before);
+        clean.push_str(if in_a_word { key } else { "***" });
+        rest = after;
+    }
+    clean.push_str(rest);
+    clean
 }
 
 /// The file of a call: its path in words, then a digest of method, path and body.
@@ -69,8 +86,8 @@ pub(super) async fn write(
         response: json_or_text(&bytes_of(&answer.content)),
     };
     let mut text = serde_json::to_string_pretty(&recording)?;
-    if let Some(key) = key.filter(|key| key.len() >= KEY_MIN) {
-        text = text.replace(key, "***");
+    if let Some(key) = key {
+        text = without_key(&text, key);
     }
     let name = file_name(method, path, body);
     let part = directory.join(format!("{name}.{number}.part"));
@@ -127,5 +144,20 @@ fn bytes_of(content: &Content) -> Vec<u8> {
             let parts: Vec<&[u8]> = events.iter().map(|event| &*event.bytes).collect();
             parts.concat()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key of a few letters stayed in what a server had echoed of it.
+    #[test]
+    fn keys_are_taken_out_however_short_they_are() {
+        let said = r#"{"authorization":"Bearer abc","note":"abcdef, abc"}"#;
+        let clean = r#"{"authorization":"Bearer ***","note":"abcdef, ***"}"#;
+        assert_eq!(without_key(said, "abc"), clean);
+        assert_eq!(without_key("xsk-private-key", "sk-private-key"), "x***");
+        assert_eq!(without_key(said, ""), said);
     }
 }

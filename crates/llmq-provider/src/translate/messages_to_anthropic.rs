@@ -54,6 +54,18 @@ pub(super) fn conversation<'a>(
     for (index, message) in messages.iter().enumerate() {
         writer.add(message).at_item(index)?;
     }
+    // OpenAI answers the model's own last words, and Anthropic would go on writing them.
+    if let Some(Message {
+        role: Role::Assistant,
+        ..
+    }) = writer.messages.last()
+    {
+        return Err(Untranslatable::no_counterpart(
+            "",
+            "a conversation that ends with the model's words is continued there, not answered",
+        ))
+        .at_item(messages.len().saturating_sub(1));
+    }
     let system = (!writer.system.is_empty()).then(|| content(writer.system));
     Ok(Conversation {
         system,

@@ -93,7 +93,7 @@ impl ToOpenAi {
         match (kind.unwrap_or_else(name).as_ref(), self.phase) {
             ("error", _) => Err(fail(Dialect::OpenAi, event.data, out)),
             ("ping", _) => {
-                out.put_slice(b": ping\n");
+                out.put_slice(b": ping\n\n");
                 Ok(())
             }
             ("message_start", Phase::Before) => {

@@ -261,6 +261,7 @@ impl Trial<'_> {
                     class,
                     wait: None,
                     pause: class.rule().pause,
+                    refused: None,
                     status: Some(whole.status.as_u16()),
                     code: None,
                     message: unreadable.to_string(),

@@ -55,7 +55,8 @@ pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer
         (Said::Translated { .. }, Dialect::OpenAi) => Operation::ChatCompletions,
         (Said::Translated { .. }, Dialect::Anthropic) => Operation::Messages,
     };
-    let mut reader = StreamReader::new(trial.source().dialect, operation);
+    let mut reader =
+        StreamReader::new(trial.source().dialect, operation).of(trial.incoming.size.choices);
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
         Opened::Bad(verdict, may_be_billed) => {

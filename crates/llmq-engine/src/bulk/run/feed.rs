@@ -4,7 +4,7 @@ use bytes::Bytes;
 use llmq_provider::{
     Dialect, Operation, Prompt, RequestScan, prompt_body, scan_request, with_model,
 };
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Sender, WeakSender};
 
 use super::options::CallMaker;
 use super::progress::Counters;
@@ -25,7 +25,7 @@ pub(super) struct Feeder {
     pub(super) dialect: Dialect,
     pub(super) done: Bitmap,
     pub(super) rows: Sender<Prepared>,
-    pub(super) results: Sender<Finished>,
+    pub(super) results: WeakSender<Finished>,
     pub(super) counters: Arc<Counters>,
     pub(super) room: Arc<tokio::sync::Semaphore>,
 }
@@ -41,6 +41,7 @@ impl Feeder {
         for item in reader {
             let item = item?;
             rows += 1;
+            Counters::add(&self.counters.read, 1);
             // Passed over only here, since the reader checks that ids are not used twice.
             if self.done.contains(item.line()) {
                 continue;
@@ -54,7 +55,12 @@ impl Feeder {
                     self.take_room(prepared.body.len());
                     self.rows.blocking_send(prepared).is_ok()
                 }
-                Err(bad) => self.results.blocking_send(Finished::Bad(bad)).is_ok(),
+                // Whoever takes the rows has a sender of its own, and is there as long as they are
+                // taken.
+                Err(bad) => self
+                    .results
+                    .upgrade()
+                    .is_some_and(|results| results.blocking_send(Finished::Bad(bad)).is_ok()),
             };
             if !sent {
                 return Ok(rows);
@@ -76,6 +82,7 @@ impl Feeder {
     }
 
     fn prepare(&self, row: Row) -> Result<Prepared, Box<BadRow>> {
+        let names_model = matches!(row.call, RowCall::Batch { .. }) && self.maker.model.is_none();
         let (operation, body) = match &row.call {
             RowCall::Prompt(text) => (self.maker.operation, self.of_prompt(text)),
             RowCall::Batch { url, body } => self.of_batch(&row, url, body.get())?,
@@ -87,6 +94,7 @@ impl Feeder {
             operation,
             body,
             size: scan.size,
+            names_model,
         })
     }
 

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmq_core::Clock;
-use llmq_dispatch::UpstreamId;
+use llmq_dispatch::{LimitId, UpstreamId};
 use llmq_provider::Dialect;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -42,8 +42,11 @@ pub use summary::Summary;
 pub use verdict::Ended;
 
 use crate::books::{Keeper, Save};
-use crate::bulk::{JournalError, Output, OutputFormat, Resumed, Side, SideError, count_rows};
-use crate::{SystemClock, Tasks};
+use crate::bulk::{
+    InputError, JournalError, Output, OutputFormat, OutputLock, Resumed, Side, SideError,
+    count_rows,
+};
+use crate::{Hub, SystemClock, Tasks};
 use control::View;
 use fault::Faults;
 use feed::{AHEAD_BYTES, AHEAD_ROWS, Feeder};
@@ -105,13 +108,15 @@ async fn finish(
     control: &Control,
 ) -> Result<RunReport, RunError> {
     let Opened {
-        _locks,
+        locks,
         output,
         resumed,
         side,
         earlier,
         reader,
     } = opened;
+    // Held by whoever writes, too: it may still do so when nobody waits for it any more.
+    let locks: Locks = Arc::new(locks);
     let counters = control.counters();
     let faults = Arc::new(Faults::default());
     note_resumed(&counters, &resumed);
@@ -134,7 +139,7 @@ async fn finish(
         learners: line.learners,
     };
     let keeper = Keeper::new(Arc::clone(&hub), shelf);
-    let keeper = begin_saving(keeper, saving, control).await?;
+    let keeper = begin_saving(keeper, saving, control, &locks).await?;
     control.begins(View {
         hub: Arc::clone(&hub),
         limits: line.limits.clone(),
@@ -143,7 +148,7 @@ async fn finish(
     });
 
     let (results, finished) = mpsc::channel::<Finished>(UNWRITTEN_MAX);
-    let writer = begin_writing(options, output, finished, &counters, clock, control)?;
+    let writer = begin_writing(options, output, finished, &counters, clock, control, &locks)?;
     let (rows_in, rows) = mpsc::channel::<Prepared>(AHEAD_ROWS);
     let room = Arc::new(Semaphore::new(AHEAD_BYTES));
     let feeder = Feeder {
@@ -152,9 +157,15 @@ async fn finish(
         dialect: dialect_of(options),
         done: resumed.done,
         rows: rows_in,
-        results: results.clone(),
+        // Not its own: a pipe that stays quiet must not hold up the writer's end.
+        results: results.downgrade(),
         counters: Arc::clone(&counters),
         room: Arc::clone(&room),
+    };
+    let given_up = GivenUp {
+        control: Some(control.clone()),
+        room: Arc::clone(&room),
+        watch: Arc::clone(&watch),
     };
     let feeder = tokio::task::spawn_blocking(move || feeder.run(reader));
     let routes = line.upstreams.iter().zip(&options.routes);
@@ -168,21 +179,24 @@ async fn finish(
         faults,
         results,
         stop: control.stop_token().clone(),
+        abort: control.abort_token().clone(),
     });
 
     let started = clock.now();
     let most = rows_alive_max(options);
     let stopped = send_all(lane, rows, most, &room, &watch, control).await;
-    // Every sender of results is gone by now, so these come to their ends.
-    let fed = joined(feeder).await;
+    let fed = fed(feeder, options, &counters, control).await;
+    // Every row has let go of its sender of results, so this comes to its end.
     let written = joined(writer).await;
     let ended_at = clock.now();
     watch.stop_saving();
     let saved = joined(keeper).await;
-    let fed = fed??;
+    given_up.came_to_its_end();
+    let fed = fed?;
     written??;
     saved??;
-    let summary = summarize(&hub, &line.limits, &counters, options, started, ended_at);
+    let limits = kept(&hub, line.limits, &line.upstreams);
+    let summary = summarize(&hub, &limits, &counters, options, started, ended_at);
     let ended = match stopped {
         Some(ended) => ended,
         None if control.stop_token().is_cancelled() => Ended::Interrupted,
@@ -197,6 +211,60 @@ async fn finish(
         },
         ended,
     })
+}
+
+/// The right to write the output.
+type Locks = Arc<Vec<OutputLock>>;
+
+/// Dropped before the run has come to its end, it lets everything go that works for it.
+struct GivenUp {
+    control: Option<Control>,
+    room: Arc<Semaphore>,
+    watch: Arc<Watch>,
+}
+
+impl GivenUp {
+    fn came_to_its_end(mut self) {
+        self.control = None;
+    }
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.abort();
+            self.room.close();
+            self.watch.stop_saving();
+        }
+    }
+}
+
+/// The limits that were kept: those that were stated, and what was learned on the way.
+fn kept(hub: &Hub, mut limits: Vec<LimitId>, upstreams: &[(UpstreamId, String)]) -> Vec<LimitId> {
+    hub.with(|dispatcher| {
+        for (upstream, _) in upstreams {
+            limits.extend(dispatcher.learned_limits(*upstream));
+        }
+    });
+    limits.sort_unstable();
+    limits.dedup();
+    limits
+}
+
+/// How many rows were read. After a stop nobody waits for a pipe's next row, which may never
+/// come.
+async fn fed(
+    feeder: JoinHandle<Result<u64, InputError>>,
+    options: &RunOptions,
+    counters: &Counters,
+    control: &Control,
+) -> Result<u64, RunError> {
+    let waits = options.source.can_be_read_again();
+    tokio::select! {
+        biased;
+        fed = joined(feeder) => Ok(fed??),
+        () = control.stop_token().cancelled(), if !waits => Ok(Counters::get(&counters.read)),
+    }
 }
 
 /// A dispatcher that knows what earlier processes have spent.
@@ -214,11 +282,14 @@ async fn begin_saving(
     mut keeper: Keeper<SideShelf>,
     saving: std::sync::mpsc::Receiver<Save>,
     control: &Control,
+    locks: &Locks,
 ) -> Result<JoinHandle<Result<(), SideError>>, RunError> {
     let keeper = blocking(move || keeper.write(false).map(|()| keeper)).await??;
     let stop = control.stop_token().clone();
+    let locks = Arc::clone(locks);
     Ok(tokio::task::spawn_blocking(move || {
         let saved = keeper.run(&saving, Err);
+        drop(locks);
         if saved.is_err() {
             // What cannot be recorded must not be used.
             stop.cancel();
@@ -234,14 +305,18 @@ fn begin_writing(
     counters: &Arc<Counters>,
     clock: &Arc<SystemClock>,
     control: &Control,
+    locks: &Locks,
 ) -> Result<JoinHandle<Result<(), JournalError>>, RunError> {
     let format = OutputFormat::of(&options.paths.output)?;
     let (counters, clock) = (Arc::clone(counters), Arc::clone(clock));
     let stop = control.stop_token().clone();
+    let locks = Arc::clone(locks);
     Ok(tokio::task::spawn_blocking(move || {
-        writer::write(output, format, finished, &counters, &clock, &|| {
+        let written = writer::write(output, format, finished, &counters, &clock, &|| {
             stop.cancel();
-        })
+        });
+        drop(locks);
+        written
     }))
 }
 

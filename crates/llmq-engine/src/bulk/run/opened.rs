@@ -14,7 +14,7 @@ const RESERVE_BYTES: u64 = 4 << 20;
 /// The files of a run, held and read.
 pub(super) struct Opened {
     /// Dropped last, so that nobody else writes before everything here is closed.
-    pub(super) _locks: Vec<OutputLock>,
+    pub(super) locks: Vec<OutputLock>,
     pub(super) output: Output,
     pub(super) resumed: Resumed,
     pub(super) side: Side,
@@ -65,7 +65,7 @@ impl Opened {
             None => Side::new(print, settings),
         };
         Ok(Self {
-            _locks: locks,
+            locks,
             output,
             resumed,
             side,

@@ -50,8 +50,10 @@ pub struct Paused {
 /// Counts that every part of a run adds to.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    /// Rows of the input; `u64::MAX` until they are counted.
+    /// Rows of the input; 0 until they are counted.
     pub(super) rows: AtomicU64,
+    /// Rows that were read so far.
+    pub(super) read: AtomicU64,
     pub(super) resumed: AtomicU64,
     pub(super) resumed_failed: AtomicU64,
     pub(super) completed: AtomicU64,

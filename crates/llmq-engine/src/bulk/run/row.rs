@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use llmq_core::{CallSize, Clock, FailureClass, Priority, Timestamp};
+use llmq_core::{CallSize, Clock, FailureClass, Pause, Priority, Timestamp};
 use llmq_dispatch::{Call, CallKind, Event, NoGrant, QueueId, TenantId, UpstreamId};
 use llmq_provider::{
-    AnswerFacts, CallError, Operation, Provider, Request, Source, Verdict, WholeAnswer,
+    AnswerFacts, CallError, Operation, Provider, Refused, Request, Source, Verdict, WholeAnswer,
     check_answer, processing_time, request_id, with_model,
 };
 use tokio::sync::OwnedSemaphorePermit;
@@ -26,6 +26,8 @@ pub(super) struct Prepared {
     pub(super) operation: Operation,
     pub(super) body: Bytes,
     pub(super) size: CallSize,
+    /// The model is the row's own: no other row need have it.
+    pub(super) names_model: bool,
 }
 
 /// What bounds how many rows are in memory.
@@ -58,6 +60,8 @@ pub(super) struct Lane {
     pub(super) results: Sender<Finished>,
     /// No new call is sent once this is cancelled.
     pub(super) stop: CancellationToken,
+    /// Calls in flight are given up once this is.
+    pub(super) abort: CancellationToken,
 }
 
 /// What an attempt brought.
@@ -93,8 +97,9 @@ impl Lane {
         loop {
             let grant = tokio::select! {
                 biased;
-                grant = ticket.granted() => grant,
+                // What was granted and is not sent is given back.
                 () = self.stop.cancelled() => return,
+                grant = ticket.granted() => grant,
             };
             let grant = match grant {
                 Ok(grant) => grant,
@@ -106,7 +111,11 @@ impl Lane {
             Counters::add(&self.counters.retries, u64::from(starts > 0));
             starts += 1;
             let started = (granted - submitted, granted);
-            let (next, class) = self.attempt(&row, grant).await;
+            let (next, class) = tokio::select! {
+                biased;
+                () = self.abort.cancelled() => return,
+                attempted = self.attempt(&row, grant) => attempted,
+            };
             if class == Some(FailureClass::Ambiguous) {
                 ambiguous += 1;
                 Counters::add(&self.counters.ambiguous_attempts, 1);
@@ -135,7 +144,11 @@ impl Lane {
             Attempted::Answered(..) => None,
             Attempted::Failed(verdict, _) => Some(verdict.class),
         };
-        (self.settle(&way.provider, grant, attempted), class)
+        let own_model = row.names_model && way.model.is_none();
+        (
+            self.settle(&way.provider, grant, attempted, own_model),
+            class,
+        )
     }
 
     async fn send(&self, row: &Prepared, way: &Way, grant: &Grant) -> Attempted {
@@ -177,7 +190,13 @@ impl Lane {
         Attempted::Failed(Box::new(Verdict::from(error)), None)
     }
 
-    fn settle(&self, provider: &Provider, grant: Grant, attempted: Attempted) -> Next {
+    fn settle(
+        &self,
+        provider: &Provider,
+        grant: Grant,
+        attempted: Attempted,
+        own_model: bool,
+    ) -> Next {
         let now = self.clock.now();
         match attempted {
             Attempted::Answered(whole, facts) => {
@@ -201,15 +220,28 @@ impl Lane {
                 let heard = whole
                     .as_ref()
                     .map(|whole| (&whole.headers, now.mono - whole.times.sent));
+                // A model that one row asks for is that row's fault; whatever else is refused, the
+                // rows after it would be too.
+                let is_the_rows = own_model && verdict.refused == Some(Refused::Model);
                 let ended = outcome::failed(provider, &verdict, heard, now);
+                let ended = llmq_dispatch::Ended {
+                    pause: if is_the_rows {
+                        Some(Pause::Nothing)
+                    } else {
+                        ended.pause
+                    },
+                    may_be_the_calls: false,
+                    ..ended
+                };
                 match grant.fail(ended) {
                     AfterFailure::Again(ticket) => Next::Again(ticket),
                     // The account is at fault, not the row: it is for the next run.
                     AfterFailure::GivenUp { .. }
-                        if matches!(
-                            verdict.class,
-                            FailureClass::NoAccess | FailureClass::Money
-                        ) =>
+                        if !is_the_rows
+                            && matches!(
+                                verdict.class,
+                                FailureClass::NoAccess | FailureClass::Money
+                            ) =>
                     {
                         Next::Nothing
                     }
@@ -299,4 +331,55 @@ struct End {
 
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use llmq_dispatch::{Dispatcher, QueueSetup, Rules, UpstreamSetup};
+    use tokio::sync::{Semaphore, mpsc};
+
+    use super::*;
+    use crate::{SystemClock, Tasks};
+
+    /// The first Ctrl-C still sent every row whose grant was there, and each call that ended
+    /// then granted another.
+    #[tokio::test]
+    async fn a_row_that_is_granted_as_the_run_stops_is_not_sent() {
+        let tasks = Tasks::new();
+        let clock = SystemClock::new();
+        let mut dispatcher = Dispatcher::new(Rules::default(), 1);
+        let upstream = dispatcher.add_upstream(UpstreamSetup::default(), clock.now());
+        let queue = dispatcher.add_queue(QueueSetup::to("m", upstream));
+        let tenant = dispatcher.add_tenant(1.0, Vec::new());
+        let (results, _finished) = mpsc::channel(1);
+        let lane = Arc::new(Lane {
+            hub: crate::run(dispatcher, clock.clone(), &tasks),
+            clock: Arc::new(clock),
+            queue,
+            tenant,
+            ways: Vec::new(),
+            counters: Arc::default(),
+            faults: Arc::default(),
+            results,
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        });
+        lane.stop.cancel();
+        let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let row = Prepared {
+            line: 1,
+            custom_id: "row-1".to_owned(),
+            operation: Operation::ChatCompletions,
+            body: Bytes::new(),
+            size: CallSize::default(),
+            names_model: false,
+        };
+        let places = Places {
+            in_line: place(),
+            alive: place(),
+        };
+        Arc::clone(&lane).finish(row, places).await;
+        assert_eq!(Counters::get(&lane.counters.attempts), 0);
+        tasks.cancel();
+    }
 }

@@ -65,7 +65,17 @@ fn anthropic() {
             ),
             ((402, &[], &plain("billing_error")), C::Money, None),
             ((403, &[], &plain("permission_error")), C::NoAccess, None),
-            ((404, &[], &plain("not_found_error")), C::NoAccess, None),
+            // A file or batch that is not there is the call's own fault.
+            ((404, &[], &plain("not_found_error")), C::RowFault, None),
+            (
+                (
+                    404,
+                    &[],
+                    r#"{"type":"error","error":{"type":"not_found_error","message":"model: claude-9"}}"#,
+                ),
+                C::NoAccess,
+                None,
+            ),
             ((413, &[], &plain("request_too_large")), C::RowFault, None),
             // In the middle of a stream there is no status but the 200 it began with.
             ((200, &[], &plain("overloaded_error")), C::Overload, None),

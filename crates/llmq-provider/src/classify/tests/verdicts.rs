@@ -42,6 +42,42 @@ fn waits(class: C, told: Option<Duration>) -> [Vec<f64>; 2] {
     })
 }
 
+/// A page of a firewall for one prompt closed every model of the account, and a path that a
+/// server lacks closed the model to everybody, until a person acted.
+#[test]
+fn what_may_be_one_calls_fault_is_told_apart_from_a_refused_key() {
+    let refused = |failed| verdict(Host::OpenAi, failed).refused;
+    for (failed, expected) in [
+        ((401, ""), Refused::Key),
+        ((403, r#"{"error":{"message":"m"}}"#), Refused::Key),
+        (
+            (400, r#"{"error":{"message":"m","code":"api_key_invalid"}}"#),
+            Refused::Key,
+        ),
+        ((403, "<html>blocked"), Refused::Unclear),
+        ((404, "404 page not found"), Refused::Unclear),
+        (
+            (404, r#"{"error":{"message":"m","code":"unknown_url"}}"#),
+            Refused::Unclear,
+        ),
+        (
+            (404, r#"{"error":{"message":"m","code":"model_not_found"}}"#),
+            Refused::Model,
+        ),
+        (
+            (404, r#"{"error":{"message":"no such model"}}"#),
+            Refused::Model,
+        ),
+    ] {
+        let (status, body) = failed;
+        assert_eq!(refused((status, &[], body)), Some(expected), "{body}");
+    }
+    let page = verdict(Host::OpenAi, (403, &[], "<html>blocked"));
+    assert_eq!(page.pause, Pause::Upstream);
+    assert!(page.may_be_the_calls());
+    assert_eq!(refused((500, &[], "")), None);
+}
+
 #[test]
 fn every_published_answer_has_its_class_and_its_waits() {
     let limited = |message: &str| {

@@ -227,6 +227,16 @@ fn an_answer_that_was_begun_is_not_taken_for_one_to_be_answered() {
     );
 }
 
+/// It was passed on: Anthropic became the author of the last answer, or refused it with a 400.
+#[test]
+fn an_answer_to_the_models_own_words_is_not_asked_of_one_who_continues_them() {
+    let body = json!({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The answer is ("}]});
+    assert_eq!(
+        refused(Operation::ChatCompletions, &body).path(),
+        Some("messages[1]")
+    );
+}
+
 #[test]
 fn what_is_wrong_in_its_own_dialect_is_named_too() {
     let table = [

@@ -177,7 +177,8 @@ proptest! {
         other in prop_oneof![Just(json!(7)), Just(json!("x")), Just(json!([1])), Just(json!({"a": []})), Just(json!(true))],
     ) {
         let mut chat = body;
-        chat["messages"] = json!(turn);
+        let asked = json!({"role": "user", "content": "And then?"});
+        chat["messages"] = turn.into_iter().chain([asked]).collect();
         let message = request(Operation::ChatCompletions, chat.to_string().as_bytes(), Target::new("m")).unwrap();
         let message: Value = serde_json::from_slice(&message.body).unwrap();
         for (operation, mut body) in [(Operation::ChatCompletions, chat), (Operation::Messages, message)] {
