@@ -12,6 +12,7 @@ use llmq_store::{Idempotency, Job, NewJob};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::catalog::BUDGET_EXHAUSTED;
 use super::desk::refusal as refused;
 use super::wanted::checked_key;
 use super::{result, wanted};
@@ -117,7 +118,12 @@ pub(crate) async fn of_call(
         param: why.path().map(str::to_owned),
         ..Refusal::invalid(why.to_string())
     })?;
-    if incoming.caller.has_budget() {
+    // One that was asked before may be answered already: it is asked when it starts.
+    let has_key = incoming
+        .later
+        .as_ref()
+        .is_some_and(|later| later.key.is_some());
+    if incoming.caller.has_budget() && !has_key {
         let most = call::most(incoming.operation, incoming.size, model);
         call::has_room(gateway, &incoming.caller, most).await?;
     }
@@ -254,7 +260,10 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
                 }
                 return response.map(ReplyBody::Other);
             }
-            Ok(None) => as_refusal(&result::failure(&job)),
+            Ok(None) => match over_budget(gateway, incoming, model, &job).await {
+                Some(refusal) => refusal,
+                None => as_refusal(&result::failure(&job)),
+            },
             Err(problem) => as_refusal(&problem),
         },
         Status::Expired if job.error.is_some() => Refusal::new(
@@ -289,6 +298,21 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
         ),
     };
     call::refused(&refusal, incoming.dialect)
+}
+
+/// What a call is told whose job found no room in its key's budget, and still would not.
+async fn over_budget(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+    job: &Job,
+) -> Option<Refusal> {
+    job.error
+        .as_ref()
+        .filter(|error| error.code == BUDGET_EXHAUSTED)?;
+    let most = call::most(incoming.operation, incoming.size, model);
+    let room = call::has_room(gateway, &incoming.caller, most).await;
+    room.err()
 }
 
 /// A problem in the dialect of a provider's API.

@@ -172,7 +172,9 @@ async fn has_room(gateway: &Gateway, caller: &Caller, jobs: &[NewJob]) -> Result
         return Ok(());
     }
     let mut all = Spend::default();
-    for job in jobs.iter().filter(|job| job.not_before.is_none()) {
+    // One with a key may have been accepted before: it is asked when it starts.
+    let asks = |job: &&NewJob| job.not_before.is_none() && job.idempotency.is_none();
+    for job in jobs.iter().filter(asks) {
         let operation = Operation::from_path(&job.details.endpoint);
         let model = gateway.models.known(&job.queue);
         let Some((operation, model)) = operation.zip(model) else {

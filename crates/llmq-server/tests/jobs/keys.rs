@@ -190,6 +190,29 @@ async fn a_spent_budget_is_spent_in_every_way_of_calling() {
     assert_eq!(got.problem(), (429, "budget_exhausted".to_owned()));
 }
 
+/// What was answered costs nothing, whoever asks again with its key.
+#[tokio::test]
+async fn a_call_that_was_answered_is_answered_again_when_the_budget_is_spent() {
+    let keyed = Keyed::new(&[]).await;
+    let key = json!({"name": "k", "budget": {"tokens_per_day": 130}});
+    let key = keyed.key(key).await;
+    let ask = |word: &'static str| {
+        let headers = [
+            ("authorization", key.shown.as_str()),
+            ("idempotency-key", word),
+        ];
+        let body = capped().to_string();
+        let world = &keyed.world;
+        async move { world.ask(Method::POST, CHAT, &headers, body).await }
+    };
+    let first = ask("a").await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let other = ask("b").await;
+    assert_eq!(other.json()["error"]["code"], "budget_exhausted");
+    let again = ask("a").await;
+    assert_eq!((again.status, again.body), (first.status, first.body));
+}
+
 #[tokio::test]
 async fn what_was_accepted_holds_its_part_of_the_budget_while_it_runs() {
     let keyed = Keyed::new(&[]).await;

@@ -210,3 +210,22 @@ async fn a_plain_call_and_one_in_the_background_are_not_the_same_request() {
     let got = ask(&body).await;
     assert_eq!(got.status, 409, "{got:?}");
 }
+
+/// Once calls that became jobs were in the figures and not in the log.
+#[tokio::test]
+async fn what_becomes_a_job_has_its_line_in_the_log_too() {
+    let world = World::start().await;
+    assert_eq!(call(&world, &[], &chat()).await.status, 200);
+    let keyed = call(&world, &[("idempotency-key", "k")], &chat()).await;
+    let accepted = world.submit().await;
+    world.end(&accepted).await;
+    let lines = world.log.come_to(3).await;
+    for (line, id) in [
+        (&lines[1], keyed.header("x-llmq-request-id")),
+        (&lines[2], &accepted),
+    ] {
+        let text = line.to_string();
+        assert!(text.contains(id), "{id}: {text}");
+        assert!(text.contains("200"), "{text}");
+    }
+}

@@ -1,7 +1,8 @@
 //! A gateway with a stand-in provider, and a caller.
 
+use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,18 +14,59 @@ use llmq_core::{Clock as _, LimitSpec};
 use llmq_engine::config::Config;
 use llmq_engine::{SystemClock, Tasks};
 use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_server::observe::{CallLog, CallLogForm};
 use llmq_server::{Gateway, GatewayOptions, serve, store_settings};
 use llmq_store_sqlite::{Options, Place, Store};
 use llmq_testkit::PATIENCE;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 pub(crate) struct World {
     pub(crate) addr: SocketAddr,
     pub(crate) store: Store,
     pub(crate) gateway: Arc<Gateway>,
+    pub(crate) log: Lines,
     mock: MockServer,
     tasks: Tasks,
+}
+
+/// The call log, as it is written.
+#[derive(Clone, Default)]
+pub(crate) struct Lines {
+    text: Arc<Mutex<String>>,
+    news: Arc<Notify>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = std::str::from_utf8(bytes).unwrap();
+        self.text.lock().unwrap().push_str(text);
+        self.news.notify_one();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// The lines, as soon as there are so many.
+    pub(crate) async fn come_to(&self, count: usize) -> Vec<Value> {
+        let wait = async {
+            loop {
+                let text = self.text.lock().unwrap().clone();
+                if text.matches('\n').count() >= count {
+                    return text;
+                }
+                self.news.notified().await;
+            }
+        };
+        let text = tokio::time::timeout(PATIENCE, wait).await.unwrap();
+        let lines = text.lines().map(serde_json::from_str);
+        lines.map(Result::unwrap).collect()
+    }
 }
 
 /// What a caller got.
@@ -92,8 +134,10 @@ impl World {
             ..Options::default()
         };
         let store = Store::open_with(&Place::Memory, options, clock.now().wall).unwrap();
+        let log = Lines::default();
         let options = GatewayOptions {
             store: store.clone(),
+            log: CallLog::to(log.clone(), CallLogForm::Json, clock.clone()).unwrap(),
             ..GatewayOptions::in_memory(&clock).unwrap()
         };
         let tasks = Tasks::new();
@@ -108,6 +152,7 @@ impl World {
             addr,
             store,
             gateway,
+            log,
             mock,
             tasks,
         }
