@@ -286,6 +286,8 @@ async fn a_file_of_the_layout_before_sums_is_brought_forward_with_all_that_it_ho
         let drop = format!("ALTER TABLE {table} DROP COLUMN sum");
         database.execute_batch(&drop).unwrap();
     }
+    // And what came after it.
+    database.execute_batch("DROP TABLE charges").unwrap();
     database.pragma_update(None, "user_version", 2).unwrap();
     drop(database);
     let older = llmq_store_sqlite::check(&path, true).unwrap_err();

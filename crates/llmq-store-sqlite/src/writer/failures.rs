@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use llmq_core::{Now, Status};
 use llmq_store::{
-    Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, Batches, EventPage, Events, JobId, Jobs,
-    Lease, Lines, Member, NewJob, QueueState, Reads, Report, ReportError, Start, StoredAnswer,
-    Worker,
+    Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, Batches, EventId, EventPage, Events,
+    JobId, Jobs, Lease, Lines, Member, NewJob, QueueState, Reads, Report, ReportError, Start,
+    StoredAnswer, Worker,
 };
 
 use crate::jobs::Fault;
@@ -166,8 +166,10 @@ async fn commits_are_synced_after_a_slice_that_was_not() {
 async fn nobody_hears_of_events_that_were_taken_back() {
     let world = World::new();
     world.accept(job()).await;
-    let newest = world.store.newest_event();
-    let before = *newest.borrow();
+    let mut newest = world.store.newest_event();
+    // Whoever asked hears of the commit first.
+    let told = newest.wait_for(|newest| *newest == EventId(1));
+    let before = *told.await.expect("the store is open");
     world.breaks().await;
     assert!(
         world
