@@ -1,5 +1,7 @@
 //! Whole runs of a file against the stand-in provider, over real connections.
 
+#![expect(clippy::disallowed_methods, reason = "a test waits for what it spawns")]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

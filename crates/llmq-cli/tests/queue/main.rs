@@ -6,6 +6,7 @@
 
 mod server;
 
+mod batches;
 mod commands;
 mod kills;
 mod stops;

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use llmq_core::Status;
 use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_store::{Entry, EventId, EventPage, Events as _, Filter, JobId, Reads as _, Subject};
 use serde_json::{Value, json};
 
 /// Longer than anything here takes on a busy machine.
@@ -55,16 +57,27 @@ impl Place {
         self.serve_with(&["--store", "sqlite:queue.db"])
     }
 
-    pub(crate) fn serve_with(&self, flags: &[&str]) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_llmq"))
+    /// A server that has just begun, and whose words nobody hears.
+    pub(crate) fn begin(&self) -> Child {
+        self.command(&["--store", "sqlite:queue.db"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn command(&self, flags: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_llmq"));
+        command
             .args(["serve", "--config", "llmq.toml", "--listen", "127.0.0.1:0"])
             .args(flags)
             .current_dir(self.dir.path())
             .env_remove("LLMQ_API_KEY")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::null());
+        command
+    }
+
+    pub(crate) fn serve_with(&self, flags: &[&str]) -> Server {
+        let mut child = self.command(flags).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
         let addr = loop {
@@ -80,33 +93,58 @@ impl Place {
         Server { child, addr }
     }
 
-    /// What the store's log of events says: how often each request came to an end.
-    pub(crate) fn ends(&self) -> std::collections::BTreeMap<String, Vec<String>> {
-        use llmq_store::{EventId, EventPage, Events as _, Subject};
+    /// What the file holds when all is over: each request with its job, and all that was seen of
+    /// the jobs, in order.
+    pub(crate) fn held(&self) -> Held {
         let place = llmq_store_sqlite::Place::File(self.file());
         let now = llmq_core::WallTime::from_micros(1);
         let store = llmq_store_sqlite::Store::open(&place, now).unwrap();
-        let mut ends = std::collections::BTreeMap::<String, Vec<String>>::new();
+        let held = self.runtime.block_on(Held::read(&store));
+        store.close();
+        held
+    }
+}
+
+/// What a file holds.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// The jobs, where they stand, and what was asked of them.
+    pub(crate) jobs: Vec<(JobId, Status, Value)>,
+    /// Where they stood, one after another.
+    pub(crate) seen: Vec<Entry>,
+}
+
+impl Held {
+    async fn read(store: &llmq_store_sqlite::Store) -> Self {
+        let mut held = Self::default();
+        let mut after = None;
+        loop {
+            let page = store.list(&Filter::default(), after, 1_000).await.unwrap();
+            for job in page.items {
+                let body = store.body(job.id).await.unwrap().unwrap();
+                let body = serde_json::from_slice(&body).unwrap();
+                held.jobs.push((job.id, job.status, body));
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
         let mut after = EventId(0);
         loop {
-            let page = self.runtime.block_on(store.events(after, 1_000)).unwrap();
-            let EventPage::Events(events) = page else {
+            let EventPage::Events(events) = store.events(after, 1_000).await.unwrap() else {
                 panic!("no event of these was let go");
             };
-            let Some(last) = events.last() else { break };
+            let Some(last) = events.last() else {
+                return held;
+            };
             after = last.id;
             for event in events {
-                if let Subject::Job { id, status, .. } = event.event.subject
-                    && status.is_final()
-                {
-                    ends.entry(id.to_string())
-                        .or_default()
-                        .push(event.event.kind);
+                if let Subject::Job { id, status, .. } = event.event.subject {
+                    held.seen.push(Entry::Seen { job: id, status });
                 }
             }
         }
-        store.close();
-        ends
     }
 }
 
@@ -168,13 +206,25 @@ pub(crate) fn request(text: &str) -> Value {
     })
 }
 
-/// An answer; none where the server went away before all of it came.
+/// An answer in JSON; none where the server went away before all of it came.
 pub(crate) fn ask(addr: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+    let (status, body) = fetch(addr, method, path, "application/json", body)?;
+    Some((status, serde_json::from_str(&body).ok()?))
+}
+
+/// An answer; none where the server went away before all of it came.
+pub(crate) fn fetch(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    content_type: &str,
+    body: &str,
+) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(addr).ok()?;
     stream.set_read_timeout(Some(PATIENCE * 2)).ok()?;
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+         content-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).ok()?;
@@ -183,5 +233,27 @@ pub(crate) fn ask(addr: SocketAddr, method: &str, path: &str, body: &str) -> Opt
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, serde_json::from_str(body).ok()?))
+    let is_chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
+    let body = if is_chunked {
+        unchunked(body)?
+    } else {
+        body.to_owned()
+    };
+    Some((status, body))
+}
+
+/// A body that came in chunks; none if it ends early.
+fn unchunked(mut body: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        whole.push_str(rest.get(..size)?);
+        body = rest.get(size + 2..)?;
+    }
 }

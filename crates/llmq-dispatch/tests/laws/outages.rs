@@ -168,13 +168,13 @@ fn what_was_refused_and_is_no_key_is_tried_again_by_one_call() {
     world.tell(Event::Sent(first));
     world.tell(Event::Ended(first, Box::new(perhaps_its_own())));
     let waiting: Vec<TicketId> = (0..3).map(|_| world.submit(world.call(queue))).collect();
-    for refused in 0..2 {
+    for refused in &waiting[..2] {
         world.advance(MINUTE * 4);
         assert_eq!(world.started(), []);
         world.advance(MINUTE + SECOND);
-        assert_eq!(world.started(), [waiting[refused]], "one call");
-        world.tell(Event::Sent(waiting[refused]));
-        let still = Event::Ended(waiting[refused], Box::new(perhaps_its_own()));
+        assert_eq!(world.started(), [*refused], "one call");
+        world.tell(Event::Sent(*refused));
+        let still = Event::Ended(*refused, Box::new(perhaps_its_own()));
         world.tell(still);
     }
     world.advance(MINUTE * 6);

@@ -6,6 +6,7 @@ mod background;
 mod bad_input;
 mod batches;
 mod events;
+mod full;
 mod keys;
 mod plain_calls;
 mod requests;

@@ -116,6 +116,22 @@ impl World {
     }
 
     pub(crate) async fn behind(mock: MockServer, limits: &[&str], settings: &str) -> Self {
+        let options = Options {
+            ballast_bytes: 0,
+            ..Options::default()
+        };
+        Self::over(&Place::Memory, options, mock, limits, settings).await
+    }
+
+    /// Over a store at `place`, which is opened as `options` say but with the settings of the
+    /// configuration.
+    pub(crate) async fn over(
+        place: &Place,
+        options: Options,
+        mock: MockServer,
+        limits: &[&str],
+        settings: &str,
+    ) -> Self {
         let custom: Vec<String> = limits.iter().map(|limit| format!("\"{limit}\"")).collect();
         let text = format!(
             "{settings}\n[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
@@ -130,10 +146,9 @@ impl World {
         let clock = SystemClock::new();
         let options = Options {
             settings: store_settings(&settings),
-            ballast_bytes: 0,
-            ..Options::default()
+            ..options
         };
-        let store = Store::open_with(&Place::Memory, options, clock.now().wall).unwrap();
+        let store = Store::open_with(place, options, clock.now().wall).unwrap();
         let log = Lines::default();
         let options = GatewayOptions {
             store: store.clone(),

@@ -1,0 +1,108 @@
+//! A server whose disk fills.
+
+use std::path::Path;
+use std::time::Duration;
+
+use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_store_sqlite::{Options, Place};
+use llmq_testkit::PATIENCE;
+use llmq_testkit::disk::Disk;
+use serde_json::json;
+
+use crate::world::{World, chat, request};
+
+/// Room beside what the empty store takes.
+const ROOM: u64 = 400 << 10;
+const BALLAST: u64 = 512 << 10;
+
+async fn on(disk: &Disk, path: &Path) -> World {
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        latency: Duration::from_millis(200),
+        jitter: 0.0,
+        ..MockConfig::default()
+    };
+    let mock = MockServer::start(config).await.unwrap();
+    let options = Options {
+        ballast_bytes: BALLAST,
+        log_bytes: 64 << 10,
+        vfs: Some(disk.name().to_owned()),
+        ..Options::default()
+    };
+    let place = Place::File(path.to_owned());
+    World::over(&place, options, mock, &[], "").await
+}
+
+/// How many requests are in a status.
+async fn count(world: &World, status: &str) -> usize {
+    let path = format!("/api/requests?status={status}&limit=1000");
+    let list = world.get(&path).await.json();
+    list["requests"].as_array().unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
+    let (disk, directory) = (Disk::new(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("llmq.db");
+    let world = on(&disk, &path).await;
+    let length = |name: &str| {
+        directory
+            .path()
+            .join(name)
+            .metadata()
+            .map_or(0, |it| it.len())
+    };
+    let used = length("llmq.db") + length("llmq.db-wal");
+    let ballast = directory.path().join("llmq.db.ballast");
+    disk.has_room(used + ROOM + BALLAST, vec![ballast.clone()]);
+
+    // Until it is full, with some that run all the time.
+    let mut large = request();
+    large["body"]["messages"][0]["content"] = "x".repeat(4_000).into();
+    let mut accepted = Vec::new();
+    let refused = loop {
+        let got = world.post("/api/requests", &large).await;
+        if got.status != 202 {
+            break got;
+        }
+        accepted.push(got.json()["queue_id"].as_str().unwrap().to_owned());
+    };
+    assert_eq!(refused.problem(), (503, "store_unavailable".to_owned()));
+    let why = refused.json()["detail"].to_string();
+    assert!(why.contains("the disk is full"), "{why}");
+    assert!(!ballast.exists(), "its room is for what runs");
+    // The disk under ours is not full, so it must not be laid by again there.
+    std::fs::create_dir(&ballast).unwrap();
+    assert!(accepted.len() > 20, "{} accepted", accepted.len());
+
+    // What runs comes to its end, and what waits is not started.
+    let settled = async {
+        while count(&world, "processing").await > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, settled).await.unwrap();
+    let (waiting, calls) = (count(&world, "queued").await, world.calls());
+    assert!(waiting > 0, "something is to be started");
+    assert_eq!(count(&world, "completed").await + waiting, accepted.len());
+    // Calls that need no store are served, and so much passes that a stored one would have begun.
+    for plain in 1..=5 {
+        let got = world.post("/v1/chat/completions", &chat()).await;
+        assert_eq!(got.status, 200);
+        assert_eq!(world.calls(), calls + plain, "a stored request was started");
+    }
+    let refused = world.post("/api/requests", &large).await;
+    assert_eq!(refused.problem(), (503, "store_unavailable".to_owned()));
+    assert_eq!(count(&world, "queued").await, waiting);
+
+    // Somebody makes room: it goes on by itself.
+    disk.mend();
+    std::fs::remove_dir(&ballast).unwrap();
+    for id in &accepted {
+        assert_eq!(world.end(id).await["status"], "completed");
+    }
+    let got = world.post("/api/requests", &large).await;
+    assert_eq!(got.status, 202, "{:?}", got.json());
+    let id = got.json()["queue_id"].as_str().unwrap().to_owned();
+    assert_eq!(world.end(&id).await["status"], json!("completed"));
+}
