@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -52,8 +53,32 @@ impl Clock for SystemClock {
             // A test's paused time may lie before that of another, which set the epoch.
             None => start.before(self.epoch.saturating_duration_since(now)),
         };
-        Now { mono, wall: wall() }
+        Now {
+            mono,
+            wall: wall_at(now),
+        }
     }
+}
+
+/// The wall clock is looked at again after this time. Until then it goes on as the other does,
+/// which one reading then does for: calls read both, several times each.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+thread_local! {
+    static SEEN: Cell<Option<(Instant, WallTime)>> = const { Cell::new(None) };
+}
+
+/// The wall clock at `now`; a jump is noticed a millisecond later at most.
+fn wall_at(now: Instant) -> WallTime {
+    if let Some((at, seen)) = SEEN.get()
+        && let Some(since) = now.checked_duration_since(at)
+        && since < LOOK_AGAIN
+    {
+        return seen + since;
+    }
+    let seen = wall();
+    SEEN.set(Some((now, seen)));
+    seen
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where the clock is read")]

@@ -72,6 +72,9 @@ impl<'a> Plain<'a> {
     /// Takes a text.
     pub(crate) fn text(&mut self) -> Option<PlainText<'a>> {
         self.eat(b'"')?;
+        if let Some(text) = self.simple_text() {
+            return Some(text);
+        }
         let mut end = 0;
         // Bytes of escapes beyond the one character that each stands for.
         let mut surplus = 0;
@@ -100,6 +103,31 @@ impl<'a> Plain<'a> {
             raw,
             chars: count(raw)? - surplus,
             has_escapes: surplus > 0,
+        })
+    }
+
+    /// The rest of a text that is short, in ASCII and without escapes, as nearly all are.
+    fn simple_text(&mut self) -> Option<PlainText<'a>> {
+        /// Longer ones are read faster otherwise.
+        const SHORT: usize = 48;
+        let mut end = 0;
+        let odd = loop {
+            match first_odd(*self.rest.get(end..)?.first_chunk()?) {
+                8 if end < SHORT => end += 8,
+                8 => return None,
+                odd => break odd,
+            }
+        };
+        end += odd;
+        if self.rest[end] != b'"' {
+            return None;
+        }
+        let raw = &self.rest[..end];
+        self.rest = &self.rest[end + 1..];
+        Some(PlainText {
+            raw,
+            chars: end as u64,
+            has_escapes: false,
         })
     }
 
@@ -225,6 +253,20 @@ fn is_character(digits: [u8; 4]) -> bool {
     digits.iter().all(u8::is_ascii_hexdigit) && !is_half
 }
 
+/// The place of the first of eight bytes that is not a character by itself: an end, an escape,
+/// a control, or no ASCII; 8 where there is none.
+fn first_odd(bytes: [u8; 8]) -> usize {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let word = u64::from_le_bytes(bytes);
+    // Each sets the high bit of the bytes that it looks for, and perhaps of some above the first
+    // of them (Bit Twiddling Hacks, "Determine if a word has a byte less than n").
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
+    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let odd = (equal(b'"') | equal(b'\\') | below(word, b' ') | word) & HIGH;
+    (odd.trailing_zeros() / 8) as usize
+}
+
 /// The characters of a text, unless it holds what no text in JSON may.
 fn count(raw: &[u8]) -> Option<u64> {
     // Without branches, so that the processor does many bytes at once.
@@ -249,6 +291,17 @@ pub(crate) mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn the_first_odd_byte_of_eight_is_found(bytes in prop::array::uniform8(
+            prop_oneof![any::<u8>(), prop::sample::select(b"\"\\ !#[]\x1f\x7f\x80az".to_vec())],
+        )) {
+            let is_odd = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x80..);
+            let first = bytes.iter().position(is_odd);
+            prop_assert_eq!(first_odd(bytes), first.unwrap_or(8));
+        }
+    }
 
     fn accepts(bytes: &[u8]) -> bool {
         let mut json = Plain::new(bytes);

@@ -35,7 +35,7 @@ pub(crate) fn answered(
     id: Uuid,
     progress: &Progress,
 ) -> Reply {
-    let mut reply = passed_on(status, headers, body, id);
+    let mut reply = forwarded(status, headers, body);
     sign(reply.headers_mut(), id, progress);
     reply
 }
@@ -47,10 +47,15 @@ pub(crate) fn passed_on(
     body: ReplyBody,
     id: Uuid,
 ) -> Reply {
+    let mut reply = forwarded(status, headers, body);
+    name(reply.headers_mut(), id);
+    reply
+}
+
+fn forwarded(status: StatusCode, headers: HeaderMap, body: ReplyBody) -> Reply {
     let mut reply = Response::new(body);
     *reply.status_mut() = status;
     *reply.headers_mut() = forward::for_caller(headers);
-    name(reply.headers_mut(), id);
     reply
 }
 
