@@ -275,7 +275,10 @@ fn another_count_says_nothing_of_what_is_used() {
 fn a_server_cannot_teach_limits_without_end() {
     let mut world = World::new();
     let stated: Vec<_> = (1..50)
-        .map(|seconds| (1_000_000, Some(MINUTE + SECOND * seconds)))
+        .map(|seconds: u32| {
+            let count = 1_000_000 + u64::from(seconds);
+            (count, Some(MINUTE + SECOND * seconds))
+        })
         .collect();
     for _ in 0..50 {
         world.answer(&stated);

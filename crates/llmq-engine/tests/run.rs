@@ -1,7 +1,5 @@
 //! Whole runs of a file against the stand-in provider, over real connections.
 
-#![expect(clippy::disallowed_methods, reason = "a test waits for what it spawns")]
-
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +16,7 @@ use llmq_limit::{AdaptiveConfig, LatencyPolicy, QuotaConfig};
 use llmq_provider::mock::{MockConfig, MockServer};
 use llmq_provider::{Dialect, Operation, Provider, ProviderConfig, Secret, TokenCounter};
 use llmq_testkit::ScriptedServer;
+use tokio::task::JoinSet;
 
 /// A folder with an input, and a mock that serves it.
 struct Scene {
@@ -355,6 +354,20 @@ async fn until(control: &Control, is: impl Fn(&Progress) -> bool) {
     }
 }
 
+/// A run under way; dropped, it is too.
+fn begin(options: RunOptions, control: &Control) -> JoinSet<Result<RunReport, RunError>> {
+    let mut running = JoinSet::new();
+    running.spawn(run(options, control.clone()));
+    running
+}
+
+/// How a run ended that must end at once.
+async fn ended(running: &mut JoinSet<Result<RunReport, RunError>>) -> RunReport {
+    let report = tokio::time::timeout(AT_ONCE, running.join_next()).await;
+    let report = report.expect("at once").expect("one run");
+    report.expect("no panic").expect("a run")
+}
+
 /// So long may leaving at once take on a busy machine; calls that hang take a minute.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
@@ -370,12 +383,10 @@ fn hanging() -> MockConfig {
 async fn an_abort_gives_up_calls_in_flight() {
     let scene = Scene::new(30, hanging()).await;
     let control = Control::new();
-    let running = tokio::spawn(run(scene.options(&[]), control.clone()));
+    let mut running = begin(scene.options(&[]), &control);
     until(&control, |progress| progress.in_flight > 0).await;
     control.abort();
-    let report = tokio::time::timeout(AT_ONCE, running).await;
-    let report = report.expect("at once").expect("no panic").expect("a run");
-    assert_eq!(report.ended, Ended::Interrupted);
+    assert_eq!(ended(&mut running).await.ended, Ended::Interrupted);
 }
 
 /// The lock was released while rows and writer went on.
@@ -383,22 +394,21 @@ async fn an_abort_gives_up_calls_in_flight() {
 async fn a_run_that_is_dropped_lets_everything_go() {
     let scene = Scene::new(30, hanging()).await;
     let control = Control::new();
-    let running = tokio::spawn(run(scene.options(&[]), control.clone()));
+    let mut running = begin(scene.options(&[]), &control);
     until(&control, |progress| progress.in_flight > 0).await;
-    running.abort();
-    let _ = running.await;
+    running.shutdown().await;
     let again = async {
         loop {
             let control = Control::new();
-            let running = tokio::spawn(run(scene.options(&[]), control.clone()));
+            let mut running = begin(scene.options(&[]), &control);
             let begun = async {
                 until(&control, |progress| progress.in_flight > 0).await;
                 control.abort();
             };
-            let (report, ()) = tokio::join!(running, async {
+            let (report, ()) = tokio::join!(running.join_next(), async {
                 let _ = tokio::time::timeout(Duration::from_secs(2), begun).await;
             });
-            match report.expect("no panic") {
+            match report.expect("one run").expect("no panic") {
                 Ok(report) => return report,
                 Err(RunError::Lock(_)) => {}
                 Err(error) => panic!("{error}"),
@@ -428,11 +438,10 @@ async fn a_stopped_run_does_not_wait_for_a_quiet_pipe() {
         Ok::<_, std::io::Error>(pipe)
     });
     let control = Control::new();
-    let running = tokio::spawn(run(scene.options(&[]), control.clone()));
+    let mut running = begin(scene.options(&[]), &control);
     until(&control, |progress| progress.done == 100).await;
     control.stop();
-    let report = tokio::time::timeout(AT_ONCE, running).await;
-    let report = report.expect("at once").expect("no panic").expect("a run");
+    let report = ended(&mut running).await;
     assert_eq!(report.ended, Ended::Interrupted);
     let (rows, completed) = (report.summary.rows, report.summary.completed);
     assert_eq!((rows, completed), (100, 100));
@@ -444,7 +453,8 @@ async fn a_stopped_run_does_not_wait_for_a_quiet_pipe() {
 async fn a_model_that_one_row_asks_for_in_vain_fails_that_row_alone() {
     let server = ScriptedServer::start().await;
     let url = format!("{}/v1", server.url());
-    let serving = tokio::spawn(server.serve_each(|mut guest| async move {
+    let mut serving = JoinSet::new();
+    serving.spawn(server.serve_each(|mut guest| async move {
         loop {
             let (_, body) = guest.read_call().await;
             if body.windows(5).any(|bytes| bytes == b"\"bad\"") {
@@ -477,5 +487,5 @@ async fn a_model_that_one_row_asks_for_in_vain_fails_that_row_alone() {
     let report = scene.run(options).await.expect("a run");
     assert_eq!(report.ended, Ended::SomeFailed);
     assert_eq!((report.summary.completed, report.summary.failed), (3, 2));
-    serving.abort();
+    drop(serving);
 }

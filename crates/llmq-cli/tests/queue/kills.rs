@@ -37,7 +37,7 @@ fn play(random: &mut fastrand::Rng) -> u64 {
     // Slow and narrow enough that there is always something waiting and something running.
     let place = Place::new(Duration::from_millis(20), "concurrency = 16");
     // A request that is often first in line is often killed with its process.
-    place.append("[retry]\nmax_attempts = 1000\n");
+    place.append("[retry]\nmax_attempts = 100\n");
     let load = Arc::new(Load::start());
     let mut history = Vec::new();
     for kill in 0..KILLS {

@@ -18,6 +18,8 @@ pub struct Control {
 #[derive(Debug, Default)]
 struct Inner {
     stop: CancellationToken,
+    /// A person wants the stop.
+    interrupt: CancellationToken,
     abort: CancellationToken,
     counters: Arc<Counters>,
     view: OnceLock<View>,
@@ -42,12 +44,14 @@ impl Control {
 
     /// Sends nothing more; calls in flight come to their end and are written.
     pub fn stop(&self) {
+        self.inner.interrupt.cancel();
         self.inner.stop.cancel();
     }
 
     /// Leaves at once: calls in flight are given up. What was written stays, and the same
     /// command continues.
     pub fn abort(&self) {
+        self.inner.interrupt.cancel();
         self.inner.stop.cancel();
         self.inner.abort.cancel();
     }
@@ -104,6 +108,15 @@ impl Control {
 
     pub(super) fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.inner.counters)
+    }
+
+    /// The account has had enough: what it has granted is still sent.
+    pub(super) fn run_dry(&self) {
+        self.inner.stop.cancel();
+    }
+
+    pub(super) fn interrupt_token(&self) -> &CancellationToken {
+        &self.inner.interrupt
     }
 
     pub(super) fn stop_token(&self) -> &CancellationToken {

@@ -178,6 +178,7 @@ async fn finish(
         counters: Arc::clone(&counters),
         faults,
         results,
+        interrupt: control.interrupt_token().clone(),
         stop: control.stop_token().clone(),
         abort: control.abort_token().clone(),
     });

@@ -58,7 +58,9 @@ pub(super) struct Lane {
     pub(super) counters: Arc<Counters>,
     pub(super) faults: Arc<Faults>,
     pub(super) results: Sender<Finished>,
-    /// No new call is sent once this is cancelled.
+    /// No call is sent once this is cancelled, not even one that was granted.
+    pub(super) interrupt: CancellationToken,
+    /// Nothing more is waited for once this is.
     pub(super) stop: CancellationToken,
     /// Calls in flight are given up once this is.
     pub(super) abort: CancellationToken,
@@ -98,8 +100,9 @@ impl Lane {
             let grant = tokio::select! {
                 biased;
                 // What was granted and is not sent is given back.
-                () = self.stop.cancelled() => return,
+                () = self.interrupt.cancelled() => return,
                 grant = ticket.granted() => grant,
+                () = self.stop.cancelled() => return,
             };
             let grant = match grant {
                 Ok(grant) => grant,
@@ -361,10 +364,11 @@ mod tests {
             counters: Arc::default(),
             faults: Arc::default(),
             results,
+            interrupt: CancellationToken::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
         });
-        lane.stop.cancel();
+        lane.interrupt.cancel();
         let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let row = Prepared {
             line: 1,

@@ -81,7 +81,7 @@ pub(super) async fn send_all(
     };
     // Nothing new is sent; what waits gives up, what is in flight comes to its end.
     if stopped.is_some() {
-        control.stop();
+        control.run_dry();
     }
     rows.close();
     room.close();
