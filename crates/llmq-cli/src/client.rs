@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::exit::{ACCOUNT, FAILED, Failure, UNREACHABLE, with_causes};
 use crate::mock::time;
 
-/// No answer of the server's own routes is larger.
+/// A longer answer is refused rather than held in memory.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Which server to ask, and as whom.

@@ -19,7 +19,8 @@ use crate::{SystemClock, Tasks};
 
 /// So many messages are on their way at once …
 const AT_ONCE: usize = 128;
-/// … and so many of them to one endpoint: one that does not answer holds up itself.
+/// … and so many of them to one endpoint. What is due to one that does not answer still takes
+/// its turn among the others, a moment each.
 const AT_ONCE_EACH: usize = 16;
 /// A message that waits longer for its endpoint's others is left for later.
 const TURN_WITHIN: Duration = Duration::from_secs(2);
