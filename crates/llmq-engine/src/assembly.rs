@@ -1,26 +1,26 @@
 //! From settings to a running line: the dispatcher with its upstreams, limits and queues, and
 //! the providers that its grants lead to.
 
+mod open;
+mod route;
+
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use llmq_core::{Clock, LimitKind, LimitSpec, Now};
+use llmq_core::{Clock, Now};
 use llmq_dispatch::{
-    Capacity, Dispatcher, LimitId, LimitSetup, QueueId, QueueSetup, Route, Rules, Scope, TenantId,
-    UpstreamId, UpstreamSetup,
+    Capacity, Dispatcher, LimitId, QueueId, QueueSetup, Route, Rules, TenantId, UpstreamId,
 };
-use llmq_limit::{QuotaConfigErrors, QuotaEvent, QuotaMonitor, QuotaRules, charge_rule};
-use llmq_provider::{ConfigError, Provider, ProviderConfig, Recorder, Secret, SecretError};
+use llmq_limit::{QuotaConfigErrors, QuotaEvent, QuotaRules};
+use llmq_provider::{ConfigError, Provider, SecretError};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::FoundOut;
-use crate::books::{Memory, learner};
-use crate::config::{
-    Ambiguous, KeySource, LimitTable, ModelSettings, RouteSettings, Settings, UpstreamSettings,
-};
+use crate::books::Memory;
+use crate::config::{LimitTable, ModelSettings, RouteSettings, Settings, UpstreamSettings};
 
 /// Tenants of calls whose callers have no name.
 const DEFAULT_WEIGHT: f64 = 1.0;
@@ -49,7 +49,7 @@ pub struct AssembledRoute {
     pub account: String,
     /// What people call it: account and provider model.
     pub name: Arc<str>,
-    /// What the books call it: see [`learner`].
+    /// What the books call it: see [`learner`](crate::books::learner).
     pub learner: String,
     /// Its connections.
     pub provider: Provider,
@@ -76,9 +76,6 @@ pub struct AssembledModel {
     pub settings: ModelSettings,
 }
 
-/// Where calls and answers are recorded in development, in the directory of the process.
-const RECORDINGS: &str = "llm_response_logs";
-
 /// Settings cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -100,7 +97,7 @@ pub enum AssemblyError {
         source: ConfigError,
     },
     /// Answers cannot be recorded.
-    #[error("record_llm_responses: {RECORDINGS}: {source}")]
+    #[error("record_llm_responses: {}: {source}", open::RECORDINGS)]
     Recorder {
         /// Why.
         source: std::io::Error,
@@ -146,7 +143,7 @@ struct Account {
 struct Known {
     /// By name and, where they are an upstream's own, its server.
     limits: FxHashMap<String, LimitId>,
-    /// By [`learner`].
+    /// By [`learner`](crate::books::learner).
     upstreams: FxHashMap<String, UpstreamId>,
     /// By the public model.
     queues: FxHashMap<String, QueueId>,
@@ -154,16 +151,6 @@ struct Known {
     /// has another number, so that what befalls calls with the old one does not befall it.
     credentials: FxHashMap<(String, u64), u32>,
     hashes: RandomState,
-}
-
-impl Known {
-    /// The number of a server's key.
-    fn credential(&mut self, base_url: &str, key: Option<&Secret>) -> u32 {
-        let key = self.hashes.hash_one(key.map(Secret::expose));
-        let next = u32::try_from(self.credentials.len()).unwrap_or(u32::MAX);
-        let known = self.credentials.entry((base_url.to_owned(), key));
-        *known.or_insert(next)
-    }
 }
 
 /// Sets up what `settings` say. Connects to nothing. With a `memory` the books of limits are
@@ -192,73 +179,7 @@ pub fn assemble(
     })
 }
 
-/// What records all calls, where that is asked for.
-fn recorder(
-    settings: &Settings,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<Arc<Recorder>>, AssemblyError> {
-    if !settings.record_llm_responses {
-        return Ok(None);
-    }
-    let recorder = Recorder::open(RECORDINGS, Arc::clone(clock))
-        .map_err(|source| AssemblyError::Recorder { source })?;
-    tracing::warn!(directory = RECORDINGS, "prompts and answers are recorded");
-    Ok(Some(Arc::new(recorder)))
-}
-
 impl Accounts {
-    fn open(
-        settings: &Settings,
-        memory: Option<Memory>,
-        mut known: Known,
-        clock: &Arc<dyn Clock>,
-    ) -> Result<Self, AssemblyError> {
-        let recorder = recorder(settings, clock)?;
-        let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
-        for (name, upstream) in &settings.upstreams {
-            let key = key(name, upstream)?;
-            let credential = known.credential(&upstream.base_url, key.as_ref());
-            let config = ProviderConfig {
-                api_key: key,
-                host: upstream.host(),
-                timeouts: upstream.timeouts,
-                http2: upstream.http2,
-                recorder: recorder.clone(),
-                ..ProviderConfig::new(upstream.provider.dialect(), upstream.base_url.clone())
-            };
-            let provider = Provider::new(config, Arc::clone(clock)).map_err(|source| {
-                AssemblyError::Upstream {
-                    upstream: name.clone(),
-                    source,
-                }
-            })?;
-            let account = Account {
-                settings: upstream.clone(),
-                provider,
-                credential,
-            };
-            accounts.insert(name.clone(), account);
-        }
-        Ok(Self {
-            accounts,
-            limits: settings.limits.clone(),
-            quota: settings.quota.check().map_err(AssemblyError::Quota)?,
-            rules: Rules {
-                capacity: settings.store.capacity,
-                backoffs: settings.retry.backoffs,
-                ..Rules::default()
-            },
-            max_attempts: settings.retry.max_attempts,
-            retry_ambiguous: settings.retry.ambiguous == Ambiguous::Retry,
-            memory,
-            known,
-            shared: FxHashMap::default(),
-            stated: FxHashMap::default(),
-            made: FxHashMap::default(),
-            news: Vec::new(),
-        })
-    }
-
     /// The accounts of other settings, for the dispatcher of these. Changes nothing yet.
     ///
     /// # Errors
@@ -376,244 +297,12 @@ impl Accounts {
         std::mem::take(&mut self.news)
     }
 
-    fn route(
-        &mut self,
-        dispatcher: &mut Dispatcher,
-        public: &str,
-        route: &RouteSettings,
-        routes: &mut Vec<AssembledRoute>,
-        now: Now,
-    ) -> Option<UpstreamId> {
-        let model = route.model_for(public).to_owned();
-        let made = (route.upstream.clone(), model.clone());
-        if let Some(upstream) = self.made.get(&made) {
-            return Some(*upstream);
-        }
-        let account = self.accounts.get(&route.upstream)?.clone();
-        let provider = account.provider;
-        let name = format!("{}/{model}", route.upstream);
-        let learner = learner(&name, provider.authority());
-        let known = self.known.upstreams.get(&learner).copied();
-        let limits_from = self.stated.get(&made).unwrap_or(route).clone();
-        let (limits, stated) = {
-            let shared = limits_from.shared_limits.iter();
-            let shared = shared.chain(&account.settings.shared_limits);
-            self.limits_of(
-                dispatcher,
-                &provider,
-                &name,
-                known,
-                &limits_from,
-                shared,
-                now,
-            )
-        };
-        let concurrency = stated
-            .iter()
-            .any(|spec| spec.kind == LimitKind::Concurrency);
-        let by_usage = |spec: &LimitSpec| charge_rule(provider.host(), spec.kind).heeds_usage();
-        let counts_usage = stated.iter().any(by_usage);
-        let learned = self.learned(&learner, &provider, &stated);
-        let counts_tokens = stated
-            .iter()
-            .chain(&learned)
-            .any(|spec| !matches!(spec.kind, LimitKind::Requests | LimitKind::Concurrency));
-        let (quota, news) = self.quota(dispatcher, known, &name, now);
-        let setup = UpstreamSetup {
-            name: name.clone(),
-            limits,
-            adaptive: account.settings.adaptive.filter(|_| !concurrency),
-            quota: Some(quota),
-            quota_is_saved: self.memory.is_some(),
-            credential: Some(account.credential),
-            ask_before_betting: counts_tokens && !account.settings.is_own(),
-            learn_as: Some(provider.host()),
-            ..UpstreamSetup::default()
-        };
-        let upstream = match known {
-            Some(upstream) => {
-                dispatcher.change_upstream(upstream, setup, now);
-                upstream
-            }
-            None => {
-                let upstream = dispatcher.add_upstream(setup, now);
-                self.remember(dispatcher, upstream, &name, &provider, learned, now);
-                self.known.upstreams.insert(learner.clone(), upstream);
-                upstream
-            }
-        };
-        self.news
-            .extend(news.into_iter().map(|event| (upstream, event)));
-        routes.push(AssembledRoute {
-            upstream,
-            account: route.upstream.clone(),
-            name: name.into(),
-            learner,
-            provider,
-            // Named even where it is as people call it: a call that comes as another model's
-            // fallback names that one.
-            model: Some(model),
-            first_token: account.settings.first_token,
-            counts_usage,
-            pass_headers: account.settings.pass_headers.into(),
-            found_out: Arc::default(),
-        });
-        self.made.insert(made, upstream);
-        Some(upstream)
-    }
-
-    /// The limits that a route states, its own and those that it shares, and what they are.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all of it says what one route is"
-    )]
-    fn limits_of<'a>(
-        &mut self,
-        dispatcher: &mut Dispatcher,
-        provider: &Provider,
-        name: &str,
-        known: Option<UpstreamId>,
-        route: &RouteSettings,
-        shared: impl Iterator<Item = &'a String>,
-        now: Now,
-    ) -> (Vec<LimitId>, Vec<LimitSpec>) {
-        let host = provider.host();
-        let mut stated = route.limits.specs(host);
-        let mut limits = Vec::new();
-        for spec in &stated {
-            let setup = limit(provider, *spec, name, Scope::Upstream);
-            let key = format!("{} at {}", setup.name, provider.authority());
-            let learned = known.and_then(|known| learned_as(dispatcher, known, spec));
-            limits.push(self.limit(dispatcher, key, setup, learned, now));
-        }
-        for shared in shared {
-            let specs = self.limits.get(shared).map(|table| table.specs(host));
-            let specs = specs.unwrap_or_default();
-            stated.extend(specs.iter().copied());
-            let ids = match self.shared.get(shared) {
-                Some(ids) => ids.clone(),
-                None => {
-                    let made = specs.iter().map(|spec| {
-                        let setup = limit(provider, *spec, shared, Scope::Account);
-                        self.limit(dispatcher, setup.name.clone(), setup, None, now)
-                    });
-                    let made: Vec<LimitId> = made.collect();
-                    self.shared.insert(shared.clone(), made.clone());
-                    made
-                }
-            };
-            // A call meets a limit once, however often it is referred to.
-            let new = ids.into_iter().filter(|id| !limits.contains(id));
-            limits.extend(new.collect::<Vec<_>>());
-        }
-        (limits, stated)
-    }
-
-    /// A limit: the one that is known by `key`, or `learned`, with its books; else a new one.
-    fn limit(
-        &mut self,
-        dispatcher: &mut Dispatcher,
-        key: String,
-        setup: LimitSetup,
-        learned: Option<LimitId>,
-        now: Now,
-    ) -> LimitId {
-        let known = self.known.limits.get(&key).copied().or(learned);
-        if let Some(id) = known
-            && dispatcher.restate_limit(id, &setup, now)
-        {
-            self.known.limits.insert(key, id);
-            return id;
-        }
-        let id = dispatcher.add_limit(setup, now);
-        if let Some(memory) = &self.memory {
-            memory.open(dispatcher, id, now);
-        }
-        self.known.limits.insert(key, id);
-        id
-    }
-
-    /// The quota of an upstream: what was counted goes on under the rules of now.
-    fn quota(
-        &self,
-        dispatcher: &Dispatcher,
-        known: Option<UpstreamId>,
-        name: &str,
-        now: Now,
-    ) -> (QuotaMonitor, Vec<QuotaEvent>) {
-        let rules = self.quota.clone();
-        let before = known.and_then(|known| dispatcher.quota(known));
-        if let Some(before) = before {
-            let state = serde_json::to_string(&before.to_final_state());
-            return QuotaMonitor::restore(rules, state.ok().as_deref(), now);
-        }
-        match &self.memory {
-            Some(memory) => memory.earlier().quota(name, rules, now),
-            None => (QuotaMonitor::new(rules, now), Vec::new()),
-        }
-    }
-
-    /// What an earlier process learned of an upstream's limits, beside those that are stated.
-    fn learned(&self, learner: &str, provider: &Provider, stated: &[LimitSpec]) -> Vec<LimitSpec> {
-        self.memory.as_ref().map_or_else(Vec::new, |memory| {
-            memory.earlier().learned(learner, provider.host(), stated)
-        })
-    }
-
-    /// Gives a new upstream what an earlier process learned of its limits.
-    fn remember(
-        &self,
-        dispatcher: &mut Dispatcher,
-        upstream: UpstreamId,
-        name: &str,
-        provider: &Provider,
-        learned: Vec<LimitSpec>,
-        now: Now,
-    ) {
-        let Some(memory) = &self.memory else { return };
-        for spec in learned {
-            let setup = limit(provider, spec, name, Scope::Upstream);
-            let id = dispatcher.add_learned_limit(upstream, setup, now);
-            memory.open(dispatcher, id, now);
-        }
-    }
-
     /// The names of the accounts with their providers.
     pub fn providers(&self) -> impl Iterator<Item = (&str, &Provider)> {
         self.accounts
             .iter()
             .map(|(name, account)| (name.as_str(), &account.provider))
     }
-}
-
-/// The limit of an upstream that headers told of, if it is of the kind and period of `spec`.
-fn learned_as(
-    dispatcher: &mut Dispatcher,
-    upstream: UpstreamId,
-    spec: &LimitSpec,
-) -> Option<LimitId> {
-    let mut learned = dispatcher.learned_limits(upstream).into_iter();
-    learned.find(|id| {
-        let learned = dispatcher.limit_mut(*id).spec();
-        (learned.kind, learned.period) == (spec.kind, spec.period)
-    })
-}
-
-fn limit(provider: &Provider, spec: LimitSpec, whose: &str, scope: Scope) -> LimitSetup {
-    LimitSetup {
-        name: format!("{} {whose}", spec.name()),
-        spec,
-        rule: charge_rule(provider.host(), spec.kind),
-        scope,
-    }
-}
-
-fn key(name: &str, upstream: &UpstreamSettings) -> Result<Option<Secret>, AssemblyError> {
-    let key = upstream.api_key.as_ref().map(KeySource::resolve);
-    key.transpose().map_err(|source| AssemblyError::Key {
-        upstream: name.to_owned(),
-        source,
-    })
 }
 
 #[cfg(test)]

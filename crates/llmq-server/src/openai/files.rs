@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::guard::{Refused, not_found, sees_of};
-use super::{ids, upload};
+use super::{ids, lists, upload};
 use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::jobs::sees;
@@ -90,15 +90,8 @@ pub(super) async fn list(
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Value>, Refused> {
     let Query(asked) = asked?;
-    let limit = asked.limit.unwrap_or(LIMIT_MAX);
-    if limit == 0 || limit > LIMIT_MAX {
-        let message = format!("`limit` must be 1 to {LIMIT_MAX}");
-        return Err(Refusal::invalid(message).about("limit").into());
-    }
-    let after = match &asked.after {
-        None => None,
-        Some(name) => Some(ids::file_of(name).ok_or_else(|| bad_cursor(name))?),
-    };
+    let limit = lists::limit(asked.limit, LIMIT_MAX, LIMIT_MAX)?;
+    let after = lists::after(asked.after.as_deref(), ids::file_of)?;
     let wanted = Wanted {
         tenant: sees_of(&caller),
         purpose: asked.purpose.as_deref(),
@@ -117,22 +110,7 @@ pub(super) async fn list(
     let has_more = files.len() > limit;
     files.truncate(limit);
     let data: Vec<Value> = files.iter().map(object).collect();
-    Ok(Json(listed(data, has_more)))
-}
-
-/// OpenAI's envelope of a list.
-pub(super) fn listed(data: Vec<Value>, has_more: bool) -> Value {
-    let id = |object: Option<&Value>| object.map(|object| object["id"].clone());
-    json!({
-        "object": "list", "first_id": id(data.first()), "last_id": id(data.last()),
-        "has_more": has_more, "data": data,
-    })
-}
-
-pub(super) fn bad_cursor(name: &str) -> Refused {
-    let shown: String = name.chars().take(100).collect();
-    let message = format!("`after` must be an id of this list, which `{shown}` is not");
-    Refusal::invalid(message).about("after").into()
+    Ok(Json(lists::listed(data, has_more)))
 }
 
 /// What a list shows, and one more where there is one.

@@ -2,7 +2,7 @@
 //!
 //! `background` makes a job of a response that its caller does not wait for. `files` are handed in
 //! (`upload`) and out, and `batches` finish many calls of one; `guard` says in OpenAI's form what
-//! is wrong. `ids` are the names that OpenAI's SDKs know things by.
+//! is wrong, and `lists` is what their lists have in common. `ids` are the names that OpenAI's SDKs know things by.
 
 mod ids;
 
@@ -11,6 +11,7 @@ pub(crate) mod background;
 mod guard;
 
 mod files;
+mod lists;
 mod upload;
 
 pub(crate) mod batches;

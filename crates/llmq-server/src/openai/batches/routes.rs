@@ -13,9 +13,9 @@ use llmq_store::{Batch, BatchCounts, BatchId, BatchStatus, StoredFile};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::super::files::{bad_cursor, find as find_file, listed};
+use super::super::files::find as find_file;
 use super::super::guard::{Refused, not_found, sees_of};
-use super::super::{ids, upload};
+use super::super::{ids, lists, upload};
 use super::notes::{Instants, Notes};
 use super::object::object;
 use super::steward::{told, update};
@@ -196,22 +196,15 @@ pub(in super::super) async fn list(
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Value>, Refused> {
     let Query(asked) = asked?;
-    let limit = asked.limit.unwrap_or(LIMIT);
-    if limit == 0 || limit > LIMIT_MAX {
-        let message = format!("`limit` must be 1 to {LIMIT_MAX}");
-        return Err(Refusal::invalid(message).about("limit").into());
-    }
-    let after = match &asked.after {
-        None => None,
-        Some(name) => Some(ids::batch_of(name).ok_or_else(|| bad_cursor(name))?),
-    };
+    let limit = lists::limit(asked.limit, LIMIT, LIMIT_MAX)?;
+    let after = lists::after(asked.after.as_deref(), ids::batch_of)?;
     let store = gateway.desk.store();
     let tenant = sees_of(&caller);
     let mut batches = store.batches(tenant, after, limit + 1).await?;
     let has_more = batches.len() > limit;
     batches.truncate(limit);
     let data = batches.iter().map(object).collect::<Result<_, _>>()?;
-    Ok(Json(listed(data, has_more)))
+    Ok(Json(lists::listed(data, has_more)))
 }
 
 /// A batch as it stands.

@@ -1,0 +1,240 @@
+//! One account with one of its models: an upstream of the dispatcher, with its limits and quota.
+
+use std::sync::Arc;
+
+use llmq_core::{LimitKind, LimitSpec, Now};
+use llmq_dispatch::{Dispatcher, LimitId, LimitSetup, Scope, UpstreamId, UpstreamSetup};
+use llmq_limit::{QuotaEvent, QuotaMonitor, charge_rule};
+use llmq_provider::Provider;
+
+use super::{Accounts, AssembledRoute};
+use crate::books::learner;
+use crate::config::RouteSettings;
+
+impl Accounts {
+    /// The upstream that a route leads to: made, changed, or as another model made it already.
+    /// None where its account is not there.
+    pub(super) fn route(
+        &mut self,
+        dispatcher: &mut Dispatcher,
+        public: &str,
+        route: &RouteSettings,
+        routes: &mut Vec<AssembledRoute>,
+        now: Now,
+    ) -> Option<UpstreamId> {
+        let model = route.model_for(public).to_owned();
+        let made = (route.upstream.clone(), model.clone());
+        if let Some(upstream) = self.made.get(&made) {
+            return Some(*upstream);
+        }
+        let account = self.accounts.get(&route.upstream)?.clone();
+        let provider = account.provider;
+        let name = format!("{}/{model}", route.upstream);
+        let learner = learner(&name, provider.authority());
+        let known = self.known.upstreams.get(&learner).copied();
+        let limits_from = self.stated.get(&made).unwrap_or(route).clone();
+        let (limits, stated) = {
+            let shared = limits_from.shared_limits.iter();
+            let shared = shared.chain(&account.settings.shared_limits);
+            self.limits_of(
+                dispatcher,
+                &provider,
+                &name,
+                known,
+                &limits_from,
+                shared,
+                now,
+            )
+        };
+        let concurrency = stated
+            .iter()
+            .any(|spec| spec.kind == LimitKind::Concurrency);
+        let by_usage = |spec: &LimitSpec| charge_rule(provider.host(), spec.kind).heeds_usage();
+        let counts_usage = stated.iter().any(by_usage);
+        let learned = self.learned(&learner, &provider, &stated);
+        let counts_tokens = stated
+            .iter()
+            .chain(&learned)
+            .any(|spec| !matches!(spec.kind, LimitKind::Requests | LimitKind::Concurrency));
+        let (quota, news) = self.quota(dispatcher, known, &name, now);
+        let setup = UpstreamSetup {
+            name: name.clone(),
+            limits,
+            adaptive: account.settings.adaptive.filter(|_| !concurrency),
+            quota: Some(quota),
+            quota_is_saved: self.memory.is_some(),
+            credential: Some(account.credential),
+            ask_before_betting: counts_tokens && !account.settings.is_own(),
+            learn_as: Some(provider.host()),
+            ..UpstreamSetup::default()
+        };
+        let upstream = match known {
+            Some(upstream) => {
+                dispatcher.change_upstream(upstream, setup, now);
+                upstream
+            }
+            None => {
+                let upstream = dispatcher.add_upstream(setup, now);
+                self.remember(dispatcher, upstream, &name, &provider, learned, now);
+                self.known.upstreams.insert(learner.clone(), upstream);
+                upstream
+            }
+        };
+        self.news
+            .extend(news.into_iter().map(|event| (upstream, event)));
+        routes.push(AssembledRoute {
+            upstream,
+            account: route.upstream.clone(),
+            name: name.into(),
+            learner,
+            provider,
+            // Named even where it is as people call it: a call that comes as another model's
+            // fallback names that one.
+            model: Some(model),
+            first_token: account.settings.first_token,
+            counts_usage,
+            pass_headers: account.settings.pass_headers.into(),
+            found_out: Arc::default(),
+        });
+        self.made.insert(made, upstream);
+        Some(upstream)
+    }
+
+    /// The limits that a route states, its own and those that it shares, and what they are.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of it says what one route is"
+    )]
+    fn limits_of<'a>(
+        &mut self,
+        dispatcher: &mut Dispatcher,
+        provider: &Provider,
+        name: &str,
+        known: Option<UpstreamId>,
+        route: &RouteSettings,
+        shared: impl Iterator<Item = &'a String>,
+        now: Now,
+    ) -> (Vec<LimitId>, Vec<LimitSpec>) {
+        let host = provider.host();
+        let mut stated = route.limits.specs(host);
+        let mut limits = Vec::new();
+        for spec in &stated {
+            let setup = limit(provider, *spec, name, Scope::Upstream);
+            let key = format!("{} at {}", setup.name, provider.authority());
+            let learned = known.and_then(|known| learned_as(dispatcher, known, spec));
+            limits.push(self.limit(dispatcher, key, setup, learned, now));
+        }
+        for shared in shared {
+            let specs = self.limits.get(shared).map(|table| table.specs(host));
+            let specs = specs.unwrap_or_default();
+            stated.extend(specs.iter().copied());
+            let ids = match self.shared.get(shared) {
+                Some(ids) => ids.clone(),
+                None => {
+                    let made = specs.iter().map(|spec| {
+                        let setup = limit(provider, *spec, shared, Scope::Account);
+                        self.limit(dispatcher, setup.name.clone(), setup, None, now)
+                    });
+                    let made: Vec<LimitId> = made.collect();
+                    self.shared.insert(shared.clone(), made.clone());
+                    made
+                }
+            };
+            // A call meets a limit once, however often it is referred to.
+            let new = ids.into_iter().filter(|id| !limits.contains(id));
+            limits.extend(new.collect::<Vec<_>>());
+        }
+        (limits, stated)
+    }
+
+    /// A limit: the one that is known by `key`, or `learned`, with its books; else a new one.
+    fn limit(
+        &mut self,
+        dispatcher: &mut Dispatcher,
+        key: String,
+        setup: LimitSetup,
+        learned: Option<LimitId>,
+        now: Now,
+    ) -> LimitId {
+        let known = self.known.limits.get(&key).copied().or(learned);
+        if let Some(id) = known
+            && dispatcher.restate_limit(id, &setup, now)
+        {
+            self.known.limits.insert(key, id);
+            return id;
+        }
+        let id = dispatcher.add_limit(setup, now);
+        if let Some(memory) = &self.memory {
+            memory.open(dispatcher, id, now);
+        }
+        self.known.limits.insert(key, id);
+        id
+    }
+
+    /// The quota of an upstream: what was counted goes on under the rules of now.
+    fn quota(
+        &self,
+        dispatcher: &Dispatcher,
+        known: Option<UpstreamId>,
+        name: &str,
+        now: Now,
+    ) -> (QuotaMonitor, Vec<QuotaEvent>) {
+        let rules = self.quota.clone();
+        let before = known.and_then(|known| dispatcher.quota(known));
+        if let Some(before) = before {
+            let state = serde_json::to_string(&before.to_final_state());
+            return QuotaMonitor::restore(rules, state.ok().as_deref(), now);
+        }
+        match &self.memory {
+            Some(memory) => memory.earlier().quota(name, rules, now),
+            None => (QuotaMonitor::new(rules, now), Vec::new()),
+        }
+    }
+
+    /// What an earlier process learned of an upstream's limits, beside those that are stated.
+    fn learned(&self, learner: &str, provider: &Provider, stated: &[LimitSpec]) -> Vec<LimitSpec> {
+        self.memory.as_ref().map_or_else(Vec::new, |memory| {
+            memory.earlier().learned(learner, provider.host(), stated)
+        })
+    }
+
+    /// Gives a new upstream what an earlier process learned of its limits.
+    fn remember(
+        &self,
+        dispatcher: &mut Dispatcher,
+        upstream: UpstreamId,
+        name: &str,
+        provider: &Provider,
+        learned: Vec<LimitSpec>,
+        now: Now,
+    ) {
+        let Some(memory) = &self.memory else { return };
+        for spec in learned {
+            let setup = limit(provider, spec, name, Scope::Upstream);
+            let id = dispatcher.add_learned_limit(upstream, setup, now);
+            memory.open(dispatcher, id, now);
+        }
+    }
+}
+
+/// The limit of an upstream that headers told of, if it is of the kind and period of `spec`.
+fn learned_as(
+    dispatcher: &mut Dispatcher,
+    upstream: UpstreamId,
+    spec: &LimitSpec,
+) -> Option<LimitId> {
+    let mut learned = dispatcher.learned_limits(upstream).into_iter();
+    learned.find(|id| {
+        let learned = dispatcher.limit_mut(*id).spec();
+        (learned.kind, learned.period) == (spec.kind, spec.period)
+    })
+}
+
+fn limit(provider: &Provider, spec: LimitSpec, whose: &str, scope: Scope) -> LimitSetup {
+    LimitSetup {
+        name: format!("{} {whose}", spec.name()),
+        spec,
+        rule: charge_rule(provider.host(), spec.kind),
+        scope,
+    }
+}
