@@ -268,6 +268,7 @@ async fn the_daily_limit_pauses_at_its_threshold_and_survives_a_restart() {
     let scene = Scene::new(50, quick(&[])).await;
     let mut options = scene.options(&[]);
     options.quota.daily_request_limit = Some(20);
+    options.quota.time_zone = llmq_testkit::zone_far_from_midnight().to_owned();
     options.no_wait = true;
     for _ in 0..2 {
         let report = scene.run(options.clone()).await.expect("a run");

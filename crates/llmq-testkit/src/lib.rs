@@ -9,6 +9,7 @@
 //! - [`SmallFile`] is a file with room for so many bytes, which knows what was synced.
 //! - [`FaultyStore`] is a store that fails, or holds an answer back, when a test wants it.
 //! - [`scale`] says how much larger than usual the tests are to be.
+//! - [`zone_far_from_midnight`] is where today does not end during a test.
 //!
 //! It knows no crates but `llmq-core` and `llmq-store`, so that nearly every other one can use it.
 //! Everything panics where a test would: there is nobody to hand an error to.
@@ -24,6 +25,7 @@ mod file;
 mod scale;
 mod secure;
 mod server;
+mod zone;
 
 pub use clock::FakeClock;
 pub use faulty::{FaultyStore, Held};
@@ -31,3 +33,4 @@ pub use file::SmallFile;
 pub use scale::{env_number, scale};
 pub use secure::{Identity, SecureServer};
 pub use server::{Guest, PATIENCE, ScriptedServer};
+pub use zone::zone_far_from_midnight;

@@ -55,16 +55,8 @@ fn a_refused_key_stops_at_once_and_marks_nothing_failed() {
 fn a_daily_budget_that_is_spent_stops_a_run_that_does_not_wait_and_it_can_go_on() {
     let world = World::new().with_rows(20);
     let (_runtime, server) = stand_in(MockConfig::default());
-    // A zone whose midnight is hours away: nearer than ten minutes it would be waited for.
-    let zone = if jiff::Zoned::now()
-        .with_time_zone(jiff::tz::TimeZone::UTC)
-        .hour()
-        < 12
-    {
-        "UTC"
-    } else {
-        "Etc/GMT+6"
-    };
+    // Ten minutes before midnight it would be waited for.
+    let zone = llmq_testkit::zone_far_from_midnight();
     let line = format!(
         "run in.csv -o out.jsonl --model m --base-url http://{}/v1 --progress none \
          --template {{{{name}}}} --no-wait",

@@ -17,7 +17,7 @@ use llmq_provider::mock::{MockConfig, MockServer};
 use llmq_server::observe::{CallLog, CallLogForm};
 use llmq_server::{Gateway, GatewayOptions, serve, store_settings};
 use llmq_store_sqlite::{Options, Place, Store};
-use llmq_testkit::PATIENCE;
+use llmq_testkit::{PATIENCE, zone_far_from_midnight};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -134,11 +134,12 @@ impl World {
     ) -> Self {
         let custom: Vec<String> = limits.iter().map(|limit| format!("\"{limit}\"")).collect();
         let text = format!(
-            "{settings}\n[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
+            "{settings}\n[quota]\ntime_zone = \"{}\"\n[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
              [retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
              [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{}/v1\"\n\
              [models.gpt]\non_unavailable = \"queue\"\nprice = {{ input = 1.0, output = 2.0 }}\n\
              upstreams = [ {{ upstream = \"one\", limits = {{ custom = [{}] }} }} ]\n",
+            zone_far_from_midnight(),
             mock.addr(),
             custom.join(", ")
         );
