@@ -2,7 +2,7 @@
 //! lets its calls end.
 
 use llmq_core::Now;
-use llmq_limit::Adaptive;
+use llmq_limit::{Adaptive, Breaker};
 
 use crate::dispatcher::Dispatcher;
 use crate::events::Effect;
@@ -27,10 +27,10 @@ impl Dispatcher {
         true
     }
 
-    /// Changes an upstream's limits, credential, concurrency and quota, which stays as it is
-    /// where `setup` has none. It is opened if it waited for a person. What it learned stays unless a limit of the same kind and period
-    /// is stated; calls under way settle what they hold. To be followed by
-    /// [`Dispatcher::reconsider`].
+    /// Changes an upstream's limits, credential, breaker, concurrency and quota. It is opened if
+    /// it waited for a person. What it learned stays unless a limit of the same kind and period
+    /// is stated; a breaker that is to open as before stays as it stands; calls under way settle
+    /// what they hold. To be followed by [`Dispatcher::reconsider`].
     pub fn change_upstream(&mut self, id: UpstreamId, setup: UpstreamSetup, now: Now) {
         let stated: Vec<_> = setup.limits.iter().map(|limit| self.spec(*limit)).collect();
         let learned = self.learned_limits(id).into_iter().filter(|limit| {
@@ -69,10 +69,11 @@ impl Dispatcher {
         upstream.retired = false;
         // Whoever changes the configuration may have mended what only a person can mend.
         upstream.closed = upstream.closed.filter(|closed| closed.until.is_some());
-        if setup.quota.is_some() {
-            upstream.quota = setup.quota;
-            upstream.heed_quota(now);
+        if *upstream.breaker.config() != setup.breaker {
+            upstream.breaker = Breaker::new(setup.breaker);
         }
+        upstream.quota = setup.quota;
+        upstream.heed_quota(now);
     }
 
     /// Changes everything that a queue is told at its beginning, its fallback included. To be

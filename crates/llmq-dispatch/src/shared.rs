@@ -172,16 +172,18 @@ impl<S: Surroundings> Shared<S> {
     }
 
     /// The same for a change that has effects.
-    pub fn change(&self, change: impl FnOnce(&mut Dispatcher, Now, &mut Vec<Effect>)) {
+    pub fn change<T>(&self, change: impl FnOnce(&mut Dispatcher, Now, &mut Vec<Effect>) -> T) -> T {
         let now = self.surroundings.now();
         let mut aftermath = Aftermath::default();
-        {
+        let changed = {
             let mut core = self.lock();
             let mut effects = std::mem::take(&mut core.scratch);
-            change(&mut core.dispatcher, now, &mut effects);
+            let changed = change(&mut core.dispatcher, now, &mut effects);
             core.carry_out(effects, None, &mut aftermath);
-        }
+            changed
+        };
         self.finish(aftermath);
+        changed
     }
 
     /// How many tickets wait, or have not been told yet what came of it. All of them have an

@@ -200,10 +200,10 @@ impl Upstream {
 
     /// Brings the gates in line with what the quota says; true if either changed.
     pub(crate) fn heed_quota(&mut self, now: Now) -> bool {
-        let Some(quota) = &self.quota else {
-            return false;
-        };
-        let advice = quota.should_pause(now);
+        let advice = self
+            .quota
+            .as_ref()
+            .and_then(|quota| quota.should_pause(now));
         // The wall is looked at again every minute: it may be set meanwhile.
         let until = advice
             .as_ref()

@@ -141,6 +141,12 @@ impl Breaker {
         }
     }
 
+    /// When it opens and for how long.
+    #[must_use]
+    pub fn config(&self) -> &BreakerConfig {
+        &self.config
+    }
+
     /// Whether a normal call sent at `sent` tells of the provider as it is now. One from before
     /// the last opening or closing tells of a time that the breaker has already answered: calls
     /// that hang through an outage and time out after it must not open the breaker again, so

@@ -1,18 +1,20 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use llmq_core::{Backoffs, Host, LimitKind, LimitSpec, Now};
 use llmq_dispatch::{
-    Capacity, Dispatcher, LimitSetup, Notice, QueueSetup, Rules, Scope, Surroundings, UpstreamSetup,
+    Capacity, Dispatcher, Effect, Event, LimitSetup, Notice, QueueSetup, Rules, Scope,
+    Surroundings, UpstreamSetup,
 };
 use llmq_dispatch::{LimitId, QueueId, TenantId, UpstreamId};
 use llmq_engine::{Hub, SystemClock, Tasks, listen, run};
-use llmq_limit::{BreakerConfig, QuotaMonitor, charge_rule};
+use llmq_limit::{BreakerConfig, QuotaEvent, QuotaMonitor, QuotaRules, charge_rule};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, same_slot};
 use crate::error::QueueError;
 use crate::hooks::Hooks;
 use crate::quota::log_event;
@@ -32,6 +34,8 @@ pub(crate) struct Engine {
     has_ended: AtomicBool,
     endings: Mutex<Vec<Weak<dyn EndsWithRuntime>>>,
     shared_limits: Mutex<HashMap<String, LimitId>>,
+    /// Of every model that was ever registered: the provider does not forget either.
+    places: Mutex<HashMap<Arc<str>, Place>>,
 }
 
 /// What holds requests that no task drives.
@@ -86,6 +90,7 @@ impl Engine {
             has_ended: AtomicBool::new(false),
             endings: Mutex::new(Vec::new()),
             shared_limits: Mutex::new(HashMap::new()),
+            places: Mutex::new(HashMap::new()),
         });
         let (last, timer) = (AtRuntimesEnd(Arc::downgrade(&engine)), engine.timer.clone());
         engine.timer.spawn(async move {
@@ -176,45 +181,44 @@ impl Engine {
         }
     }
 
-    fn shared_limits(&self) -> std::sync::MutexGuard<'_, HashMap<String, LimitId>> {
+    fn shared_limits(&self) -> MutexGuard<'_, HashMap<String, LimitId>> {
         self.shared_limits
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a model that was checked. What `before` used of limits that it keeps stays used.
-    pub(crate) fn add_model(
-        &self,
-        config: &ModelConfig,
-        before: Option<&Place>,
-    ) -> Result<Place, QueueError> {
+    /// Adds a model that was checked. One that was here before goes on in its old place: what it
+    /// used and learned stays, and what still runs of it counts.
+    pub(crate) fn add_model(&self, config: &ModelConfig) -> Result<Place, QueueError> {
         let shared = self.find_shared(config)?;
-        let now = self.now();
-        let quota = match &config.quota {
-            Some(quota) => {
-                let rules = quota.check().map_err(|errors| {
-                    QueueError::invalid(Arc::clone(&config.model_id), errors.to_string())
-                })?;
-                Some(QuotaMonitor::new(rules, now))
-            }
+        let rules = match &config.quota {
+            Some(quota) => Some(quota.check().map_err(|errors| {
+                QueueError::invalid(Arc::clone(&config.model_id), errors.to_string())
+            })?),
             None => None,
         };
-        let dates = |spec: &LimitSpec| spec.kind != LimitKind::Concurrency;
-        let place = self.hub.with(|dispatcher| {
-            let limits = add_limits(dispatcher, config, before, now);
+        let mut places = self.places();
+        let before = places.get(&config.model_id);
+        let place = self.hub.change(|dispatcher, now, effects| {
+            let (quota, news) = quota_of(dispatcher, before, rules, now);
+            let limits = limits_of(dispatcher, config, before, now);
             let own = limits.iter().map(|(id, _)| *id);
-            let upstream = dispatcher.add_upstream(
-                UpstreamSetup {
-                    name: config.model_id.to_string(),
-                    limits: own.chain(shared.iter().copied()).collect(),
-                    breaker: config.breaker.unwrap_or_else(no_breaker),
-                    quota,
-                    learn_as: Some(config.host),
-                    ..UpstreamSetup::default()
-                },
-                now,
-            );
-            let queue = dispatcher.add_queue(QueueSetup {
+            let setup = UpstreamSetup {
+                name: config.model_id.to_string(),
+                limits: own.chain(shared.iter().copied()).collect(),
+                breaker: config.breaker.unwrap_or_else(no_breaker),
+                quota,
+                learn_as: Some(config.host),
+                ..UpstreamSetup::default()
+            };
+            let upstream = match before {
+                Some(before) => {
+                    dispatcher.change_upstream(before.upstream, setup, now);
+                    before.upstream
+                }
+                None => dispatcher.add_upstream(setup, now),
+            };
+            let setup = QueueSetup {
                 capacity: Capacity {
                     jobs: config.capacity,
                     bytes: u64::MAX,
@@ -224,16 +228,44 @@ impl Engine {
                 },
                 max_attempts: config.max_attempts,
                 ..QueueSetup::to(config.model_id.to_string(), upstream)
-            });
+            };
+            let queue = match before {
+                Some(before) => {
+                    dispatcher.change_queue(before.queue, setup);
+                    dispatcher.handle(Event::Resume(before.queue), now, effects);
+                    dispatcher.reconsider(now, effects);
+                    before.queue
+                }
+                None => dispatcher.add_queue(setup),
+            };
+            let told = news.into_iter().map(|event| Notice::Quota(upstream, event));
+            effects.extend(told.map(Effect::Notice));
+            let dates = |spec: &LimitSpec| spec.kind != LimitKind::Concurrency;
             Place {
                 queue,
                 upstream,
-                dates: !shared.is_empty() || limits.iter().any(|(_, spec)| dates(spec)),
+                // A call of which nobody says that it was sent is not counted against the day.
+                dates: config.quota.is_some()
+                    || !shared.is_empty()
+                    || limits.iter().any(|(_, spec)| dates(spec)),
                 limits,
                 host: config.host,
             }
         });
+        places.insert(Arc::clone(&config.model_id), place.clone());
         Ok(place)
+    }
+
+    /// A model that is no longer offered: what runs of it ends, and its books are kept.
+    pub(crate) fn retire(&self, place: &Place) {
+        self.hub.with(|dispatcher| {
+            dispatcher.retire_queue(place.queue);
+            dispatcher.retire_upstream(place.upstream);
+        });
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<Arc<str>, Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find_shared(&self, config: &ModelConfig) -> Result<Vec<LimitId>, QueueError> {
@@ -265,7 +297,25 @@ impl Drop for Engine {
     }
 }
 
-fn add_limits(
+/// What was counted of the day goes on under the rules of now.
+fn quota_of(
+    dispatcher: &Dispatcher,
+    before: Option<&Place>,
+    rules: Option<QuotaRules>,
+    now: Now,
+) -> (Option<QuotaMonitor>, Vec<QuotaEvent>) {
+    let Some(rules) = rules else {
+        return (None, Vec::new());
+    };
+    let (monitor, news) = match before.and_then(|place| dispatcher.quota(place.upstream)) {
+        Some(before) => before.under(rules, now),
+        None => (QuotaMonitor::new(rules, now), Vec::new()),
+    };
+    (Some(monitor), news)
+}
+
+/// A model's own limits: those that it had before, with their books, and new ones.
+fn limits_of(
     dispatcher: &mut Dispatcher,
     config: &ModelConfig,
     before: Option<&Place>,
@@ -279,20 +329,26 @@ fn add_limits(
             rule: charge_rule(config.host, spec.kind),
             scope: Scope::Upstream,
         };
-        let id = dispatcher.add_limit(setup, now);
         let old = before.and_then(|place| {
-            let same = |(_, old): &&(LimitId, LimitSpec)| crate::config::same_slot(old, spec);
+            let same = |(_, old): &&(LimitId, LimitSpec)| same_slot(old, spec);
             place.limits.iter().find(same)
         });
-        if let Some((old, _)) = old {
-            let old = dispatcher.limit_mut(*old);
-            let (used, factor) = (old.saved(now.mono), old.learned_factor());
-            let limit = dispatcher.limit_mut(id);
-            if let Some(factor) = factor {
-                limit.set_factor(factor);
+        let id = match old {
+            Some((old, _)) if dispatcher.restate_limit(*old, &setup, now) => *old,
+            // It counts by another algorithm now: what was used is told to it.
+            Some((old, _)) => {
+                let old = dispatcher.limit_mut(*old);
+                let (used, factor) = (old.saved(now.mono), old.learned_factor());
+                let id = dispatcher.add_limit(setup, now);
+                let limit = dispatcher.limit_mut(id);
+                if let Some(factor) = factor {
+                    limit.set_factor(factor);
+                }
+                limit.restore(&used, Duration::ZERO, now.mono);
+                id
             }
-            limit.restore(&used, std::time::Duration::ZERO, now.mono);
-        }
+            None => dispatcher.add_limit(setup, now),
+        };
         limits.push((id, *spec));
     }
     limits

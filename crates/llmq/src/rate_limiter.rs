@@ -76,7 +76,7 @@ impl RateLimiter {
         };
         config.check()?;
         let engine = Engine::start(Backoffs::default(), None)?;
-        let place = Arc::new(engine.add_model(&config, None)?);
+        let place = Arc::new(engine.add_model(&config)?);
         Ok(Self { engine, place })
     }
 

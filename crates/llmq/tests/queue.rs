@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use llmq::{
     ModelConfig, Priority, ProcessorError, QueueError, QueueManager, QueueRequest, QueueResponse,
-    Status, Uuid,
+    QuotaConfig, Status, Uuid,
 };
+use llmq_testkit::zone_far_from_midnight;
 use tokio::time::{Instant, sleep};
 
 type Manager = QueueManager<u64, u64>;
@@ -267,6 +269,63 @@ async fn what_a_model_used_of_its_limits_outlives_its_registration() {
     let start = Instant::now();
     assert!(manager.submit_request(request(2)).await.is_ok());
     assert!(start.elapsed() > Duration::from_secs(59));
+}
+
+/// Registered again, a model began its day anew and had twice its places at once.
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_registered_again_has_one_day_and_its_places_once() {
+    let of_the_day = || {
+        ModelConfig::new(MODEL)
+            .concurrent(2)
+            .daily_quota(QuotaConfig {
+                daily_request_limit: Some(10),
+                time_zone: zone_far_from_midnight().to_owned(),
+                ..QuotaConfig::default()
+            })
+    };
+    let manager = Manager::new();
+    let running = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let register = || {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        manager
+            .register_queue(of_the_day(), move |request| {
+                let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+                async move {
+                    let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    sleep(CALL).await;
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    Ok::<_, ProcessorError>(request.params)
+                }
+            })
+            .unwrap()
+    };
+    let queue = register();
+    let before = spawned({
+        let manager = manager.clone();
+        async move { manager.submit_all((0..4).map(request)).await }
+    });
+    sleep(CALL / 2).await;
+    let mut leaving = Box::pin(manager.remove_queue(MODEL, CALL * 10));
+    assert!(leaving.as_mut().now_or_never().is_none(), "two calls run");
+    let again = register();
+    // Eight of ten are the day's threshold; of the four that are more, none goes.
+    let after = spawned({
+        let again = again.clone();
+        async move {
+            let more = (4..12).map(|n| again.submit(request(n)));
+            futures_util::future::join_all(more).await
+        }
+    });
+    assert!(leaving.await.unwrap().is_clean());
+    let _ = results(before.await.unwrap());
+    sleep(CALL * 10).await;
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+    assert_eq!(queue.metrics().completed, 4);
+    assert_eq!(again.metrics().completed, 4);
+    assert!(manager.queue(MODEL).is_ok(), "the new one was not removed");
+    after.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -182,8 +182,7 @@ impl Accounts {
         let rules = self.quota.clone();
         let before = known.and_then(|known| dispatcher.quota(known));
         if let Some(before) = before {
-            let state = serde_json::to_string(&before.to_final_state());
-            return QuotaMonitor::restore(rules, state.ok().as_deref(), now);
+            return before.under(rules, now);
         }
         match &self.memory {
             Some(memory) => memory.earlier().quota(name, rules, now),

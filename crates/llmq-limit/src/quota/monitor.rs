@@ -134,6 +134,17 @@ impl QuotaMonitor {
         }
     }
 
+    /// Goes on with what was counted and heard, under the rules of now.
+    #[must_use]
+    pub fn under(&self, rules: QuotaRules, now: Now) -> (Self, Vec<QuotaEvent>) {
+        let mut monitor = Self {
+            rules,
+            ..self.clone()
+        };
+        let events = monitor.poll(now);
+        (monitor, events)
+    }
+
     /// What to save while running.
     #[must_use]
     pub fn to_state(&self) -> QuotaState {

@@ -23,8 +23,8 @@ where
     /// failed in a way that passes, with the same request. If it panics, its request fails and
     /// nothing else does.
     ///
-    /// A model that was shut down can be registered again: what it used of its limits stays
-    /// used.
+    /// A model that was shut down or removed can be registered again: what it used of its limits
+    /// and its day stays used, and what still runs of it counts.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ where
                 Err(error) => {
                     let mut queues = self.queues_mut();
                     for queue in &added {
-                        queue.close();
+                        queue.retire();
                         queues.remove(queue.model_id());
                     }
                     return Err(error);
@@ -105,13 +105,13 @@ where
         config.check()?;
         let engine = self.engine()?;
         let mut queues = self.queues_mut();
-        let before = queues.get(&config.model_id);
-        if before.is_some_and(|queue| !queue.is_closed()) {
+        let known = queues.get(&config.model_id);
+        if known.is_some_and(|queue| !queue.is_closed()) {
             return Err(QueueError::AlreadyRegistered {
                 model: Arc::clone(&config.model_id),
             });
         }
-        let place = engine.add_model(config, before.map(Queue::place))?;
+        let place = engine.add_model(config)?;
         let queue = Queue::new(config, engine, place, processor, estimator);
         queues.insert(Arc::clone(&config.model_id), queue.clone());
         Ok(queue)

@@ -47,8 +47,14 @@ where
         grace: Duration,
     ) -> Result<ShutdownReport, QueueError> {
         let queue = self.queue(model)?;
-        let report = shut_down(vec![queue], grace).await;
-        self.queues_mut().remove(model);
+        let report = shut_down(vec![queue.clone()], grace).await;
+        let mut queues = self.queues_mut();
+        // It may have been registered again meanwhile.
+        if queues.get(model).is_some_and(|now| now.is(&queue)) {
+            queues.remove(model);
+            queue.retire();
+        }
+        drop(queues);
         Ok(report)
     }
 

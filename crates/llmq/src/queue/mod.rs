@@ -296,13 +296,19 @@ where
         self.inner.is_closed()
     }
 
-    pub(crate) fn place(&self) -> &Place {
-        &self.inner.place
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Accepts nothing more.
     pub(crate) fn close(&self) {
         self.inner.close();
+    }
+
+    /// Accepts nothing more, and its model is no longer offered.
+    pub(crate) fn retire(&self) {
+        self.close();
+        self.inner.engine.retire(&self.inner.place);
     }
 
     /// Waits until nothing is in flight.
