@@ -115,6 +115,8 @@ pub struct QueueView {
     /// Whether it stands still because every upstream of it is closed until a day turns or a
     /// person acts.
     pub parked: bool,
+    /// Whether the configuration no longer offers it: it drains for that.
+    pub retired: bool,
 }
 
 /// Calls of one priority that wait in a queue.
@@ -355,6 +357,7 @@ impl Dispatcher {
             paused: queue.paused,
             draining: queue.draining,
             parked: queue.parked,
+            retired: queue.retired,
         }
     }
 

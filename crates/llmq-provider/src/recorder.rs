@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use llmq_core::{Clock, WallTime};
+use llmq_core::{Clock, Timestamp, WallTime};
 use serde_json::{Value, json};
 
 use crate::{CallError, Dialect, Operation, Secret};
@@ -68,9 +68,10 @@ impl Recorder {
         remove_old(&directory, clock.now().wall)?;
         let (to_writer, entries) = sync_channel(WAITING_MAX);
         let (place, time) = (directory.clone(), Arc::clone(&clock));
+        let looked_at = clock.now().mono;
         let writer = std::thread::Builder::new()
             .name("llmq-recorder".to_owned())
-            .spawn(move || write_all(&place, &*time, &entries))?;
+            .spawn(move || write_all(&place, &*time, looked_at, &entries))?;
         Ok(Self {
             directory,
             clock,
@@ -233,21 +234,31 @@ impl Drop for Recording {
 }
 
 /// The writer's thread: until the recorder is dropped and all is written.
-fn write_all(directory: &Path, clock: &dyn Clock, entries: &Receiver<Entry>) {
-    for number in 0_u64.. {
-        let entry = loop {
-            match entries.recv_timeout(LOOK) {
-                Ok(entry) => break entry,
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Err(error) = remove_old(directory, clock.now().wall) {
-                        tracing::warn!(%error, "old recordings could not be removed");
-                    }
-                }
-            }
+fn write_all(
+    directory: &Path,
+    clock: &dyn Clock,
+    mut looked_at: Timestamp,
+    entries: &Receiver<Entry>,
+) {
+    let mut number = 0_u64;
+    loop {
+        let entry = match entries.recv_timeout(LOOK) {
+            Ok(entry) => Some(entry),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
         };
-        if let Err(error) = write(directory, number, &entry) {
-            tracing::warn!(%error, "a call could not be recorded");
+        let now = clock.now();
+        if entry.is_none() || now.mono - looked_at >= LOOK {
+            looked_at = now.mono;
+            if let Err(error) = remove_old(directory, now.wall) {
+                tracing::warn!(%error, "old recordings could not be removed");
+            }
+        }
+        if let Some(entry) = entry {
+            if let Err(error) = write(directory, number, &entry) {
+                tracing::warn!(%error, "a call could not be recorded");
+            }
+            number += 1;
         }
     }
 }

@@ -6,6 +6,8 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, Row};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::jobs::is_of_value;
+
 /// The tables whose rows have a `sum`, with the other columns in the order in which they are
 /// summed.
 pub(crate) const SUMMED: [(&str, &str); 6] = [
@@ -44,6 +46,28 @@ fn sum(values: &Context<'_>) -> i64 {
         }
     }
     sum.digest().cast_signed()
+}
+
+/// The first `max` rows that are what was written. One that is not is left out and said in the log:
+/// it keeps nobody from the others, and `llmq store check` finds it.
+pub(crate) fn whole_ones<T>(
+    rows: impl Iterator<Item = rusqlite::Result<T>>,
+    max: usize,
+) -> rusqlite::Result<Vec<T>> {
+    let mut whole = Vec::new();
+    for row in rows {
+        if whole.len() == max {
+            break;
+        }
+        match row {
+            Ok(row) => whole.push(row),
+            Err(error) => match is_of_value(&error) {
+                Some(damage) => tracing::error!(error = %damage, "a list leaves a row out"),
+                None => return Err(error),
+            },
+        }
+    }
+    Ok(whole)
 }
 
 /// That column `at` of a row, a comparison of its sum with what was summed now, says yes.

@@ -204,6 +204,57 @@ async fn no_bit_changes_what_a_store_says_unseen() {
     );
 }
 
+/// Once it hid all the others, and no batch of anybody was led to its end.
+#[tokio::test]
+async fn one_damaged_batch_file_or_job_hides_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = open(&path).unwrap();
+    fill(&store).await;
+    store.close();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    for (table, column) in [
+        ("batches", "tenant"),
+        ("files", "data"),
+        ("jobs", "details"),
+    ] {
+        let lowest = format!("(SELECT min(rowid) FROM {table})");
+        let damage = format!(
+            "UPDATE {table} SET {column} = replace({column}, 't', 'u') || ' ' WHERE rowid = {lowest}"
+        );
+        assert_eq!(connection.execute(&damage, []).unwrap(), 1, "{table}");
+    }
+    drop(connection);
+    let store = open(&path).unwrap();
+    assert_eq!(store.batches(None, None, 100).await.unwrap().len(), 3);
+    assert_eq!(store.files(None, None, 100).await.unwrap().len(), 3);
+    let page = store.list(&Filter::default(), None, 100).await.unwrap();
+    assert_eq!(page.items.len(), 23);
+    store.close();
+    assert!(!check(&path, true).unwrap().is_sound());
+}
+
+/// Once each large insert left a row behind until the next start, and opening went over all of
+/// them for each.
+#[tokio::test]
+async fn a_large_insert_is_forgotten_when_its_jobs_have_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = open(&path).unwrap();
+    let now = Now::default();
+    let jobs: Vec<_> = (0..600).map(|_| NewJob::new("m", "t", "{}")).collect();
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    store.enqueue(jobs, now).await.unwrap();
+    for id in ids {
+        store.cancel(id, now).await.unwrap();
+    }
+    store.close();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let count = "SELECT count(*) FROM stages";
+    let left: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
 #[tokio::test]
 async fn a_file_that_is_cut_off_is_refused_or_found() {
     let directory = tempfile::tempdir().unwrap();

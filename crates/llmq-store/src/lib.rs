@@ -87,5 +87,5 @@ pub use reads::{EXAMINED_MAX, Filter, PAGE_MAX, Page, Reads};
 pub use steady::{Steady, Stood};
 pub use store::{Health, Store};
 pub use webhooks::{
-    Attempted, Delivery, DeliveryId, DeliveryState, Endpoint, Target, Webhooks, is_offered,
+    Attempted, Delivery, DeliveryId, DeliveryState, Endpoint, OFFERED, Target, Webhooks, is_offered,
 };

@@ -61,12 +61,38 @@ impl Endpoint {
     }
 }
 
-/// Whether webhooks are told of events of this name at all. The steps of a job on its way are for
+/// What webhooks are told of, by name. The steps of a job on its way, and of an upstream, are for
 /// those who watch ([`Events`](crate::Events)).
+pub const OFFERED: [&str; 23] = [
+    "request.completed",
+    "request.failed",
+    "request.expired",
+    "request.cancelled",
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+    "task.created",
+    "task.updated",
+    "task.started",
+    "task.progress",
+    "task.completed",
+    "task.failed",
+    "task.cancelled",
+    "queue.paused",
+    "queue.resumed",
+    "quota.warning",
+    "quota.critical",
+    "quota.emergency",
+    "breaker.opened",
+    "breaker.closed",
+    "webhook.disabled",
+];
+
+/// Whether webhooks are told of events of this name at all.
 #[must_use]
 pub fn is_offered(kind: &str) -> bool {
-    use crate::EventKind as E;
-    ![E::QUEUED, E::STARTED, E::REQUEUED, E::BATCH_WORK_DONE].contains(&kind)
+    OFFERED.contains(&kind)
 }
 
 /// A delivery's number.
@@ -211,4 +237,39 @@ pub trait Webhooks {
     ///
     /// [`StoreError`].
     async fn redeliver(&self, delivery: DeliveryId, now: Now) -> Result<bool, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_without_a_filter_is_told_what_webhooks_offer_and_nothing_else() {
+        let endpoint = Endpoint {
+            id: EndpointId::new(),
+            tenant: None,
+            url: "https://example.com".to_owned(),
+            events: Vec::new(),
+            disabled: false,
+            state: serde_json::Value::Null,
+            created_at: WallTime::from_micros(0),
+        };
+        let event = |kind: &str| NewEvent {
+            kind: kind.to_owned(),
+            tenant: None,
+            subject: crate::Subject::Other("x".to_owned()),
+            data: serde_json::Value::Null,
+        };
+        for kind in OFFERED {
+            assert!(endpoint.wants(&event(kind)), "{kind}");
+        }
+        for kind in [
+            "upstream.rate_limited",
+            "limit.learned",
+            "quota.paused",
+            "request.queued",
+        ] {
+            assert!(!endpoint.wants(&event(kind)), "{kind}");
+        }
+    }
 }

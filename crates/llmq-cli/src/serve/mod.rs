@@ -23,6 +23,7 @@ use crate::descriptors;
 use crate::exit::{FAILED, Failure, with_causes};
 use crate::log::{self, LogArgs, LogFormat};
 use crate::signals::Signals;
+use crate::text::grouped;
 use source::{Found, Source, stand_in};
 use watch::Watch;
 
@@ -91,6 +92,7 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     let tasks = Tasks::new();
     let clock = SystemClock::new();
     let store = open_store(args, &settings, names_store, &clock)?;
+    tell_findings(&store);
     let options = GatewayOptions {
         any_model,
         store: store.clone(),
@@ -123,6 +125,9 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
         };
         say!("listening: OpenAI {scheme}://{addr}/v1, Anthropic {scheme}://{addr}");
         say!("{}", kept(store.place()));
+        if let Some(found) = accepted_before(&store) {
+            say!("{found}");
+        }
         say!("Ctrl-C lets calls in flight end, and again leaves at once");
     }
     let files = source.files(&settings);
@@ -161,6 +166,26 @@ fn kept(place: &Place) -> String {
                           --store sqlite:PATH keeps them"
             .to_owned(),
     }
+}
+
+/// What is wrong with the file is said whatever was asked for: an accepted request may be lost.
+fn tell_findings(store: &Store) {
+    for finding in &store.opened().findings {
+        tracing::error!(store = %store.place(), finding, "store_damaged");
+        say!("store: {finding}");
+    }
+}
+
+/// What an earlier process has left to do.
+fn accepted_before(store: &Store) -> Option<String> {
+    let opened = store.opened();
+    (opened.queued + opened.processing > 0).then(|| {
+        format!(
+            "found there: {} requests that wait, {} that were being sent when it last ended",
+            grouped(opened.queued),
+            grouped(opened.processing)
+        )
+    })
 }
 
 /// Opens where keys and accepted requests are kept. A gateway that is only tried out keeps

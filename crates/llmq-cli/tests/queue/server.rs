@@ -90,7 +90,7 @@ impl Place {
         };
         // What it says from here on is of no interest, but must go somewhere.
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        Server { child, addr }
+        Server { child, addr, said }
     }
 
     /// What the file holds when all is over: each request with its job, and all that was seen of
@@ -152,6 +152,8 @@ impl Held {
 pub(crate) struct Server {
     child: Child,
     pub(crate) addr: SocketAddr,
+    /// What it said before it listened.
+    pub(crate) said: String,
 }
 
 impl Server {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use llmq_core::{Clock, Status, Timestamp};
 use llmq_dispatch::{Call, CallKind, Why};
 use llmq_store::{
-    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, Place, Position,
-    QueueState, Start, Started, Store, StoreError, Worker,
+    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, Place, Position, Start,
+    Started, Store, StoreError, Worker,
 };
 use rustc_hash::FxHashSet;
 use tokio::sync::{Notify, watch};
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Directory;
 use super::ends::Ends;
 use super::table::{Came, Table};
+use super::tend::KnownQueues;
 use crate::{Grant, Hub, SystemClock, Tasks};
 
 /// How a runner is to work.
@@ -87,8 +88,7 @@ pub(super) struct Inner {
     pub(super) giving_back: CancellationToken,
     pub(super) running: AtomicUsize,
     pub(super) nothing_runs: Notify,
-    /// What the store was told of the queues.
-    pub(super) queues: tokio::sync::Mutex<BTreeMap<String, QueueState>>,
+    pub(super) queues: tokio::sync::Mutex<KnownQueues>,
 }
 
 impl std::fmt::Debug for Runner {

@@ -1,5 +1,6 @@
 //! What time brings: signs of life, times to live, the store's health, queues that stand.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,15 @@ const SIGNS_A_LEASE: u32 = 3;
 const COMPARE: Duration = Duration::from_secs(5);
 /// So many slices of housekeeping at once; the rest is for the next look.
 const SLICES: usize = 40;
+
+/// The state of queues, as the store has it.
+#[derive(Debug, Default)]
+pub(super) struct KnownQueues {
+    told: BTreeMap<String, QueueState>,
+    /// Of queues that stood, or were drained, and that nobody offers: it is theirs again when
+    /// they come back.
+    absent: BTreeMap<String, QueueState>,
+}
 
 impl Inner {
     pub(super) async fn keep_tended(self: Arc<Self>) {
@@ -124,20 +134,28 @@ impl Inner {
     pub(super) async fn restore_queues(&self) -> Result<(), StoreError> {
         let mut known = self.queues.lock().await;
         for queue in self.store.queues().await? {
-            let state = queue.state;
-            if !state.paused && !state.drains && !state.parked {
+            if queue.state == QueueState::default() {
                 continue;
             }
-            if let Some(id) = self.directory.queue(&queue.name) {
-                if state.paused {
-                    self.hub.handle(Event::Pause(id));
+            match self.directory.queue(&queue.name) {
+                Some(id) => {
+                    self.restore(id, queue.state);
+                    known.told.insert(queue.name, queue.state);
                 }
-                self.hub
-                    .with(|dispatcher| dispatcher.drain(id, state.drains));
-                known.insert(queue.name, state);
+                None => {
+                    known.absent.insert(queue.name, queue.state);
+                }
             }
         }
         Ok(())
+    }
+
+    fn restore(&self, id: QueueId, state: QueueState) {
+        if state.paused {
+            self.hub.handle(Event::Pause(id));
+        }
+        self.hub
+            .with(|dispatcher| dispatcher.drain(id, state.drains));
     }
 
     /// The store learns which queues stand, so that the time of their jobs does, and which take
@@ -145,26 +163,37 @@ impl Inner {
     pub(super) async fn follow_queues(&self) -> Result<(), StoreError> {
         // Held over the writes, so that two who look at once do not cross.
         let mut known = self.queues.lock().await;
-        for (name, state) in self.queue_states() {
-            if known.get(&name).copied().unwrap_or_default() != state {
+        for (id, name, mut state) in self.queue_states() {
+            if let Some(before) = known.absent.remove(&name) {
+                self.restore(id, before);
+                known.told.insert(name.clone(), before);
+                state = QueueState {
+                    parked: state.parked,
+                    ..before
+                };
+            }
+            if known.told.get(&name).copied().unwrap_or_default() != state {
                 self.store.set_queue(&name, state, self.now()).await?;
-                known.insert(name, state);
+                known.told.insert(name, state);
             }
         }
         Ok(())
     }
 
-    fn queue_states(&self) -> Vec<(String, QueueState)> {
+    /// Of the queues that are offered: one that the configuration no longer has drains for that,
+    /// and not since somebody said so.
+    fn queue_states(&self) -> Vec<(QueueId, String, QueueState)> {
         self.hub.with(|dispatcher| {
             let ids: Vec<QueueId> = dispatcher.queue_ids().collect();
-            let states = ids.into_iter().map(|id| {
+            let states = ids.into_iter().filter_map(|id| {
                 let view = dispatcher.queue_view(id);
                 let state = QueueState {
                     paused: view.paused,
                     parked: view.parked,
                     drains: view.draining,
                 };
-                (dispatcher.queue_name(id).to_owned(), state)
+                let name = || dispatcher.queue_name(id).to_owned();
+                (!view.retired).then(|| (id, name(), state))
             });
             states.collect()
         })

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use llmq_core::WallTime;
-use llmq_store::{Job, StoredEvent, Subject};
+use llmq_store::{BatchId, Job, StoredEvent, Subject};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -28,6 +28,12 @@ pub(super) fn body(event: &StoredEvent, job: Option<&Job>) -> Bytes {
     message.to_string().into()
 }
 
+/// The name of a batch in OpenAI's API, by which it can be asked for.
+#[must_use]
+pub fn batch_name(id: BatchId) -> String {
+    format!("batch_{}", id.as_uuid().simple())
+}
+
 fn subject(event: &StoredEvent, job: Option<&Job>) -> Map<String, Value> {
     let mut data = Map::new();
     let mut set = |name: &str, value: Value| data.insert(name.to_owned(), value);
@@ -46,7 +52,7 @@ fn subject(event: &StoredEvent, job: Option<&Job>) -> Map<String, Value> {
             set("result_url", json!(format!("/api/requests/{id}/result")));
         }
         Subject::Batch(id) => {
-            set("batch_id", json!(id));
+            set("batch_id", json!(batch_name(*id)));
         }
         Subject::Queue(name) => {
             set("queue", json!(name));

@@ -18,6 +18,6 @@ mod outbox;
 
 pub use client::{DeliveryClient, DeliveryError, EndpointAnswer, Outgoing, TIMEOUT};
 pub use endpoints::{EndpointState, Endpoints, OVERLAP, SecretState};
-pub use message::message_id;
+pub use message::{batch_name, message_id};
 pub use outbox::{Outbox, Tried};
 pub use reach::Reach;

@@ -257,7 +257,8 @@ impl Outbox {
         addressed: &Addressed,
     ) -> Result<Tried, StoreError> {
         let job = match &event.event.subject {
-            Subject::Job { id, .. } => self.store.job(*id).await?,
+            // The message does without a job that cannot be read.
+            Subject::Job { id, .. } => self.store.job(*id).await.ok().flatten(),
             _ => None,
         };
         if addressed.secrets.is_empty() {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmq_core::Status;
-use llmq_dispatch::Event;
-use llmq_store::Store;
+use llmq_core::{Clock as _, Status};
+use llmq_dispatch::{Event, QueueSetup};
+use llmq_engine::SystemClock;
+use llmq_store::{QueueState, Store};
 
 use crate::world::{Act, Upstream, World};
 
@@ -14,6 +15,8 @@ over_each_store! {
     a_stop_lets_what_runs_end_and_starts_nothing_more,
     what_does_not_end_in_time_is_given_back_marked,
     a_pause_outlives_a_restart,
+    a_model_that_is_not_offered_for_a_while_is_not_drained_for_good,
+    a_pause_of_a_model_that_comes_back_later_is_kept,
     a_process_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it_holds,
     a_long_attempt_keeps_its_lease,
 }
@@ -95,6 +98,59 @@ async fn a_pause_outlives_a_restart(store: Arc<dyn Store>) {
     assert_eq!(world.status(id).await, Status::Queued);
     world.hub.handle(Event::Resume(queue));
     assert_eq!(world.end(id).await.status, Status::Completed);
+}
+
+/// Once it was drained for good: the next process refused every call of a model that was back.
+async fn a_model_that_is_not_offered_for_a_while_is_not_drained_for_good(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(|call| match call {
+        0 => Act::Wait,
+        _ => Act::Answer("hi".to_owned()),
+    })
+    .await;
+    let world = World::over(Arc::clone(&store), &upstream, "concurrency = 1").await;
+    let (runs, waits) = (world.accept().await, world.accept().await);
+    upstream.got(1).await;
+    let queue = |world: &World| {
+        world
+            .hub
+            .with(|dispatcher| dispatcher.queue_ids().next().unwrap())
+    };
+    let gone = queue(&world);
+    world.hub.with(|dispatcher| dispatcher.retire_queue(gone));
+    world.runner.queues_changed().await.unwrap();
+    world.dies().await;
+    let world = World::over(store, &upstream, "concurrency = 1").await;
+    let back = queue(&world);
+    let view = world.hub.with(|dispatcher| dispatcher.queue_view(back));
+    assert!(!view.draining);
+    for id in [runs, waits, world.accept().await] {
+        assert_eq!(world.end(id).await.status, Status::Completed);
+    }
+}
+
+/// Once the pause was half lost: its requests ran, and their time stood still.
+async fn a_pause_of_a_model_that_comes_back_later_is_kept(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(|_| Act::Answer("hi".to_owned())).await;
+    let stands = QueueState {
+        paused: true,
+        ..QueueState::default()
+    };
+    let now = SystemClock::new().now();
+    store.set_queue("later", stands, now).await.unwrap();
+    let world = World::over(Arc::clone(&store), &upstream, "").await;
+    let queue = world.hub.with(|dispatcher| {
+        let first = dispatcher.queue_ids().next().unwrap();
+        let upstream = dispatcher.upstreams_of(first)[0];
+        dispatcher.add_queue(QueueSetup::to("later", upstream))
+    });
+    world.runner.queues_changed().await.unwrap();
+    let view = || world.hub.with(|dispatcher| dispatcher.queue_view(queue));
+    assert!(view().paused);
+    world.hub.handle(Event::Resume(queue));
+    world.runner.queues_changed().await.unwrap();
+    let queues = store.queues().await.unwrap();
+    let later = queues.iter().find(|queue| queue.name == "later").unwrap();
+    assert_eq!(later.state, QueueState::default());
 }
 
 /// As after SIGSTOP, or on a machine that slept: every task of the process stands still.

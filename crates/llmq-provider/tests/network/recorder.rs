@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use llmq_core::WallTime;
 use llmq_provider::{ProviderConfig, Recorder};
@@ -130,4 +131,36 @@ fn recordings_of_more_than_a_week_ago_are_removed_and_nothing_else() {
         .collect();
     left.sort_unstable();
     assert_eq!(left, ["2026-11-01 notes.json".to_owned(), day(20)]);
+}
+
+/// Once they stayed as long as no hour was without a call.
+#[tokio::test]
+async fn old_recordings_are_removed_while_calls_come_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = ScriptedServer::start().await;
+    let clock = Arc::new(FakeClock::new());
+    let now: jiff::Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
+    clock.set_wall(WallTime::from_micros(now.as_microsecond()));
+    let recorder = Recorder::open(directory.path(), Arc::<FakeClock>::clone(&clock)).unwrap();
+    let provider = provider(ProviderConfig {
+        recorder: Some(Arc::new(recorder)),
+        ..server.config()
+    });
+    let old = "2026-11-13T23-30-00.000000Z_000000_chat_completions.llmq.json";
+    std::fs::write(directory.path().join(old), "{}").unwrap();
+    clock.advance(Duration::from_secs(3_600));
+    let serve = async {
+        let mut guest = server.accept().await;
+        guest.read_call().await;
+        guest.answer(r#"{"id": "a"}"#).await;
+    };
+    let call = async {
+        let answer = provider.call(chat("{}")).await;
+        answer.unwrap().collect().await.unwrap()
+    };
+    tokio::join!(call, serve);
+    drop(provider);
+    let left = recorded(directory.path());
+    assert!(left.iter().all(|(name, _)| name != old), "{left:?}");
+    assert_eq!(left.len(), 1, "the call's own");
 }

@@ -128,7 +128,8 @@ impl Desk<'_> {
         Ok((count, bytes))
     }
 
-    /// New jobs are not accepted, and none is started, while their results could not be recorded.
+    /// New jobs are not accepted, none is started and no file grows while the results of what
+    /// runs may need all the room there is.
     pub(crate) fn takes_work<E>(&self) -> Done<(), E> {
         match &self.index.health {
             Some(llmq_store::Health::ReserveOnly { reason }) => {

@@ -218,7 +218,7 @@ impl Events for Store {
     }
 
     async fn events(&self, after: EventId, max: usize) -> Sure<EventPage> {
-        self.look(move |desk| Ok(events::read(desk.connection, desk.index, after, max)??))
+        self.look(move |desk| Ok(events::read(desk.connection, desk.index, after, max)?))
             .await
     }
 

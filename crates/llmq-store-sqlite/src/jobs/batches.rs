@@ -17,7 +17,7 @@ use super::index::{BatchEntry, Index, NEVER, Stage, Staged, second_of};
 use super::outbox::{parsed, written};
 use super::row::{JobRow, select_jobs};
 use super::tend::is_open;
-use crate::sums::expect_whole;
+use crate::sums::{expect_whole, whole_ones};
 
 /// How many batches are kept in memory before those that ended are dropped from it.
 const BATCHES_MAX: usize = 1024;
@@ -44,6 +44,7 @@ pub(crate) fn let_go(
 
 impl Desk<'_> {
     pub(crate) fn create_batch(&mut self, batch: Batch) -> Done<()> {
+        self.takes_work()?;
         let stage = self.begin_stage(self.index.now)?;
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO batches (number, id, tenant, stage, data, sum)
@@ -370,16 +371,15 @@ impl Desk<'_> {
         // What this transaction has counted so far is not in the rows yet.
         self.flush_batches()?;
         let before = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut query = self.connection.prepare_cached(
             "SELECT data, sum IS checksum(number, id, tenant, stage, ended, data) FROM batches
-             WHERE id < ?1 AND (?2 IS NULL OR tenant = ?2) ORDER BY id DESC LIMIT ?3",
+             WHERE id < ?1 AND (?2 IS NULL OR tenant = ?2) ORDER BY id DESC",
         )?;
-        let rows = query.query_map(params![before, tenant, limit], |row| {
+        let rows = query.query_map(params![before, tenant], |row| {
             expect_whole(row, 1, "batches")?;
             parsed(&row.get::<_, String>(0)?)
         })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        Ok(whole_ones(rows, limit)?)
     }
 
     pub(crate) fn tell_if_done<E>(&mut self, number: i64, now: Now) -> Done<(), E> {
@@ -466,6 +466,7 @@ impl Desk<'_> {
     }
 
     pub(crate) fn create_file(&self, file: StoredFile) -> Done<()> {
+        self.takes_work()?;
         let file = StoredFile { bytes: 0, ..file };
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO files (id, tenant, state, expires_at, data, sum)
@@ -483,6 +484,7 @@ impl Desk<'_> {
     }
 
     pub(crate) fn append_file(&mut self, id: FileId, chunk: &Bytes) -> Done<Option<u64>> {
+        self.takes_work()?;
         let Some(mut file) = self.file_in_state(id, 0)? else {
             return Ok(None);
         };
@@ -577,17 +579,16 @@ impl Desk<'_> {
         limit: usize,
     ) -> Done<Vec<StoredFile>> {
         let before = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut query = self.connection.prepare_cached(
             "SELECT data, sum IS checksum(id, tenant, state, expires_at, data) FROM files
              WHERE id < ?1 AND state = 1 AND (?2 IS NULL OR tenant = ?2)
-             ORDER BY id DESC LIMIT ?3",
+             ORDER BY id DESC",
         )?;
-        let rows = query.query_map(params![before, tenant, limit], |row| {
+        let rows = query.query_map(params![before, tenant], |row| {
             expect_whole(row, 1, "files")?;
             parsed(&row.get::<_, String>(0)?)
         })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        Ok(whole_ones(rows, limit)?)
     }
 
     /// What it holds is removed by and by.

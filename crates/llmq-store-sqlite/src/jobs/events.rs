@@ -2,9 +2,7 @@
 //! of it: at full speed there are three for each job.
 
 use llmq_core::{Status, WallTime};
-use llmq_store::{
-    EventId, EventKind, EventPage, JobId, NewEvent, StoreError, StoredEvent, Subject,
-};
+use llmq_store::{EventId, EventKind, EventPage, JobId, NewEvent, StoredEvent, Subject};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
@@ -147,10 +145,10 @@ pub(crate) fn read(
     index: &Index,
     after: EventId,
     max: usize,
-) -> rusqlite::Result<Result<EventPage, StoreError>> {
+) -> rusqlite::Result<EventPage> {
     if after.0 + 1 < index.oldest_event {
         let oldest = EventId(index.oldest_event);
-        return Ok(Ok(EventPage::Gap { oldest }));
+        return Ok(EventPage::Gap { oldest });
     }
     let mut events = Vec::new();
     let mut query = connection.prepare_cached(
@@ -163,17 +161,21 @@ pub(crate) fn read(
         let last: i64 = row.get(0)?;
         let first = (last - row.get::<_, i64>(1)? + 1).cast_unsigned();
         let packed = row.get_ref(2)?.as_blob()?;
-        let damaged = || StoreError::damaged(format!("events up to {last}: the checksum is wrong"));
-        if row.get::<_, i64>(3)? != sum(last, packed) {
-            return Ok(Err(damaged()));
-        }
-        let Some(unpacked) = unpack(packed, first, &index.names) else {
-            return Ok(Err(damaged()));
+        let is_whole = row.get::<_, i64>(3)? == sum(last, packed);
+        let unpacked = is_whole.then(|| unpack(packed, first, &index.names));
+        let Some(unpacked) = unpacked.flatten() else {
+            if !events.is_empty() {
+                break;
+            }
+            // Whoever listens hears that some are lost, and of what comes after them.
+            tracing::error!(up_to = last, "events are damaged: the checksum is wrong");
+            let oldest = EventId(last.cast_unsigned() + 1);
+            return Ok(EventPage::Gap { oldest });
         };
         events.extend(unpacked.into_iter().filter(|event| event.id > after));
     }
     events.truncate(max);
-    Ok(Ok(EventPage::Events(events)))
+    Ok(EventPage::Events(events))
 }
 
 /// All events that are kept, oldest first; of a row that is not what was written, its number.

@@ -260,7 +260,8 @@ impl Index {
         change(&mut queue.counts);
     }
 
-    /// Whether a row may be seen. Then it is brought to how it would be if it had not been staged.
+    /// Whether a row may be seen. Then it is brought to how it would be if it had not been staged,
+    /// but for its stage: the row leaves that when it moves.
     pub(crate) fn settle(&self, row: &mut JobRow) -> bool {
         let Some(number) = row.stage else {
             return true;
@@ -268,7 +269,6 @@ impl Index {
         match self.stages.get(&number) {
             Some(stage) if stage.is_published => {
                 row.deadline = row.deadline.map(|deadline| deadline + stage.shift);
-                row.stage = None;
                 true
             }
             Some(_) => false,

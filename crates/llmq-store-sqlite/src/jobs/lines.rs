@@ -10,7 +10,7 @@ use rusqlite::params;
 
 use super::blobs;
 use super::desk::{Desk, Done};
-use super::row::{self, JobRow, select_jobs};
+use super::row::{self, Damage, JobRow, select_jobs};
 
 impl Desk<'_> {
     pub(crate) fn next(
@@ -126,14 +126,26 @@ impl Desk<'_> {
                 return Ok(Page { items, next: last });
             }
             examined += 1;
-            let mut row = JobRow::read(row)??;
+            // A damaged one keeps nobody from the others; whoever asks for it by its id is told.
+            let left_out = |damage: Damage| {
+                let error = StoreError::from(damage);
+                tracing::error!(%error, "a list leaves a row out");
+            };
+            let mut row = match JobRow::read(row)? {
+                Ok(row) => row,
+                Err(damage) => {
+                    left_out(damage);
+                    continue;
+                }
+            };
             last = Some(row.id);
             if !self.index.settle(&mut row) || !self.may_pass(filter, &row) {
                 continue;
             }
-            let job = self.job(&row)?;
-            if filter.passes(&job) {
-                items.push(job);
+            match self.job(&row) {
+                Ok(job) if filter.passes(&job) => items.push(job),
+                Ok(_) => {}
+                Err(damage) => left_out(damage),
             }
         }
         Ok(Page { items, next: None })

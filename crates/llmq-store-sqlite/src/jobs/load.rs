@@ -1,6 +1,6 @@
 //! What the writer knows, rebuilt from the file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use llmq_core::{Priority, Status, WallTime};
 use llmq_store::{Counts, Lane, Settings};
@@ -222,7 +222,7 @@ impl Index {
         )?;
         let mut kept = connection.prepare("SELECT number FROM stages")?;
         let kept = kept.query_map([], |row| row.get(0))?;
-        let kept = kept.collect::<rusqlite::Result<Vec<i64>>>()?;
+        let kept = kept.collect::<rusqlite::Result<HashSet<i64>>>()?;
         self.stages.retain(|number, stage| {
             kept.contains(number) && (!stage.is_published || stage.rows > 0)
         });
