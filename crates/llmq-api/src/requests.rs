@@ -27,7 +27,7 @@ pub struct CreateRequest {
     pub body: Box<RawValue>,
     /// `low`, `normal`, `high`, `critical` or 0 to 100, higher goes first; `normal` unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<NameOrNumber>))]
     pub priority: Option<llmq_core::Priority>,
     /// The time in which it must start, such as `4h`; the server's default unless said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +47,18 @@ pub struct CreateRequest {
     /// Where its end is told, beside the webhooks that ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
+}
+
+/// How a priority is written, in the OpenAPI document.
+#[cfg(feature = "openapi")]
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is a type for the document only")]
+enum NameOrNumber {
+    /// `low`, `normal`, `high` or `critical`.
+    Name(String),
+    /// 0 to 100.
+    Number(u8),
 }
 
 /// Where calls go that do not say it.

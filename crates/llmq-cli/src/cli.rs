@@ -40,7 +40,7 @@ Examples:
   llmq config check --config llmq.toml
 
 Exit codes: 0 done; 1 finished, but something failed for good; 2 usage or bad input;
-3 cannot reach the provider; 4 stopped by the account (quota, budget, refused key);
+3 cannot reach the server or provider; 4 stopped by the account (quota, budget, refused key);
 130 interrupted, the same command continues.";
 
 #[derive(Debug, Subcommand)]

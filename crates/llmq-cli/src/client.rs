@@ -90,6 +90,18 @@ impl ServerArgs {
         self.told(Method::POST, path, Some((kind, body)))
     }
 
+    /// What the server answers at `path`; its words where there is no such thing (404).
+    pub(crate) fn find<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<Result<T, String>, Failure> {
+        let (status, body) = self.raw(path)?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(Err(refusal(status, &body)));
+        }
+        self.read(status, &body).map(Ok)
+    }
+
     fn told<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -97,14 +109,18 @@ impl ServerArgs {
         body: Option<(String, Vec<u8>)>,
     ) -> Result<T, Failure> {
         let (status, body) = self.answer(method, path, body)?;
+        self.read(status, &body)
+    }
+
+    fn read<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, Failure> {
         if !status.is_success() {
             let refused_key = status == StatusCode::UNAUTHORIZED;
             return Err(Failure {
                 code: if refused_key { ACCOUNT } else { FAILED },
-                message: refusal(status, &body),
+                message: refusal(status, body),
             });
         }
-        serde_json::from_slice(&body)
+        serde_json::from_slice(body)
             .map_err(|error| self.unreachable(&format!("that is no llmq server: {error}")))
     }
 

@@ -6,11 +6,11 @@ use console::style;
 
 /// Everything is done.
 pub(crate) const DONE: u8 = 0;
-/// Finished, but something failed for good.
+/// Finished, but something failed for good, or the server said no.
 pub(crate) const FAILED: u8 = 1;
 /// A flag, the input or a setting is wrong, or a file cannot be read or written.
 pub(crate) const USAGE: u8 = 2;
-/// The provider cannot be reached.
+/// The server or provider cannot be reached.
 pub(crate) const UNREACHABLE: u8 = 3;
 /// Stopped before the end by the account: quota, budget or a refused key.
 pub(crate) const ACCOUNT: u8 = 4;

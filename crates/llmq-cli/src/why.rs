@@ -1,22 +1,23 @@
 //! `llmq why`.
 
 use clap::Args;
-use llmq_api::{CallState, CallStatus};
+use llmq_api::{CallState, CallStatus, RequestState};
 
 use crate::cli::{Format, Global};
 use crate::client::ServerArgs;
-use crate::exit::Failure;
-use crate::output;
+use crate::exit::{FAILED, Failure};
+use crate::{output, requests};
 
-/// What a call waits for
+/// What a call or an accepted request waits for
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   llmq why 0192f0c1-6a5e-7cc3-98c4-dc0c0c07398f
 
-The id is the call's X-LLMQ-Request-Id. A call that does not wait is not known: exit code 1.")]
+The id is a call's X-LLMQ-Request-Id, or an accepted request's. A call that does not wait is not
+known: exit code 1.")]
 pub(crate) struct WhyArgs {
-    /// The call's id
+    /// The call's or request's id
     #[arg(value_name = "ID")]
     id: uuid::Uuid,
     #[command(flatten)]
@@ -24,12 +25,28 @@ pub(crate) struct WhyArgs {
 }
 
 pub(crate) fn why(args: &WhyArgs, global: &Global) -> Result<(), Failure> {
-    let call: CallState = args.server.get(&format!("/api/calls/{}", args.id))?;
-    let text = match global.format {
-        Format::Table => table(&call),
-        format => output::json(&call, format)?,
+    let id = args.id;
+    // A call that waits now, and else what was accepted.
+    let no_call = match args.server.find::<CallState>(&format!("/api/calls/{id}"))? {
+        Ok(call) => {
+            let text = match global.format {
+                Format::Table => table(&call),
+                format => output::json(&call, format)?,
+            };
+            return output::print(&text);
+        }
+        Err(no_call) => no_call,
     };
-    output::print(&text)
+    let request = args
+        .server
+        .find::<RequestState>(&format!("/api/requests/{id}"))?;
+    match request {
+        Ok(request) => requests::print(&request, global),
+        Err(_) => Err(Failure {
+            code: FAILED,
+            message: format!("{no_call}; nor was a request of this id accepted"),
+        }),
+    }
 }
 
 fn table(call: &CallState) -> String {

@@ -9,7 +9,9 @@ use jiff::tz::TimeZone;
 use llmq_core::{Clock, Verdict};
 use llmq_dispatch::Notice;
 use llmq_engine::books::{Memory, Wanted};
-use llmq_engine::config::{Ambiguous, RetrySettings, ServerSettings, Settings, StoreSettings};
+use llmq_engine::config::{
+    Ambiguous, OnUnavailable, RetrySettings, ServerSettings, Settings, StoreSettings,
+};
 use llmq_engine::{AssemblyError, Hub, SystemClock, Tasks, assemble};
 use llmq_store_sqlite::{OpenError, Place, Store, StoreError};
 use tokio_rustls::TlsAcceptor;
@@ -137,6 +139,8 @@ pub(crate) struct Live {
     pub(crate) retry: RetrySettings,
     /// Whether a caller's choice of an account reaches any upstream.
     pub(crate) passes_account: bool,
+    /// Whether calls of any model become jobs while nobody can serve them.
+    pub(crate) keeps_calls: bool,
     /// For https; none: http.
     pub(crate) tls: Option<TlsAcceptor>,
 }
@@ -153,6 +157,10 @@ impl Live {
                 .upstreams
                 .values()
                 .any(|upstream| !upstream.pass_headers.is_empty()),
+            keeps_calls: settings
+                .models
+                .values()
+                .any(|model| model.on_unavailable == OnUnavailable::Queue),
         })
     }
 }

@@ -181,7 +181,7 @@ fn list(server: &ServerArgs, wanted: &ListArgs, global: &Global) -> Result<(), F
 }
 
 /// One request, for people or programs.
-pub(super) fn print(state: &RequestState, global: &Global) -> Result<(), Failure> {
+pub(crate) fn print(state: &RequestState, global: &Global) -> Result<(), Failure> {
     match global.format {
         Format::Table => output::print(&output::columns(&described(state))),
         format => output::print(&output::json(state, format)?),

@@ -22,6 +22,12 @@ fn llmq(server: &Server, words: &[&str]) -> (i32, String, String) {
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
+/// In an hour.
+fn later() -> String {
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    later.to_string()
+}
+
 #[test]
 fn a_request_is_handed_in_watched_and_fetched_from_a_shell() {
     let place = Place::new(Duration::from_millis(1), "");
@@ -44,6 +50,36 @@ fn a_request_is_handed_in_watched_and_fetched_from_a_shell() {
     assert!(said.contains("completed already"), "{said}");
     let unknown = "0198c0de-7a11-7000-8000-000000000000";
     assert_eq!(llmq(&server, &["requests", "get", unknown]).0, 1);
+}
+
+#[test]
+fn why_a_request_waits_is_told_by_its_id() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    let (code, state, said) = llmq(
+        &server,
+        &[
+            "requests",
+            "submit",
+            "--model",
+            "gpt",
+            "--prompt",
+            "hi",
+            "--not-before",
+            &later(),
+            "--format",
+            "json",
+        ],
+    );
+    assert_eq!(code, 0, "{said}");
+    let state: Value = serde_json::from_str(&state).unwrap();
+    let (code, why, said) = llmq(&server, &["why", state["queue_id"].as_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    assert!(why.contains("status         queued"), "{why}");
+    let unknown = "0198c0de-7a11-7000-8000-000000000000";
+    let (code, _, said) = llmq(&server, &["why", unknown]);
+    assert_eq!(code, 1);
+    assert!(said.contains("nor was a request"), "{said}");
 }
 
 #[test]
@@ -104,4 +140,38 @@ fn the_file_is_checked_backed_up_and_compacted_from_a_shell() {
     assert_eq!(code, 0, "{said}");
     let missing = llmq(&server, &["store", "check", "--store", "sqlite:nowhere.db"]);
     assert_eq!(missing.0, 2, "{}", missing.2);
+}
+
+/// Once a damaged request was left out in silence: it never ran, and nobody was told.
+#[test]
+fn a_server_says_what_is_wrong_with_its_file() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    let submit = [
+        "requests",
+        "submit",
+        "--model",
+        "gpt",
+        "--prompt",
+        "hi",
+        "--not-before",
+        &later(),
+    ];
+    for _ in 0..2 {
+        let (code, _, said) = llmq(&server, &submit);
+        assert_eq!(code, 0, "{said}");
+    }
+    server.stop();
+    let mut bytes = std::fs::read(place.file()).unwrap();
+    let found = bytes
+        .windows(20)
+        .position(|text| text == b"/v1/chat/completions");
+    bytes[found.unwrap() + 1] = b'w';
+    std::fs::write(place.file(), bytes).unwrap();
+    let server = place.serve();
+    assert!(
+        server.said.contains("of jobs is damaged"),
+        "{}",
+        server.said
+    );
 }

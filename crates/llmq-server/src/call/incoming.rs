@@ -82,7 +82,8 @@ impl Incoming {
         let wishes = Wishes::read(&parts.headers, gateway.max_wait())?;
         let respond_async = prefers(&parts.headers, "respond-async").is_some();
         let waits_first = respond_async && prefers(&parts.headers, "wait").is_some();
-        let mut later = asks_for_job(&parts.headers, respond_async, waits_first)?;
+        let may_be_kept = gateway.live.load().keeps_calls;
+        let mut later = asks_for_job(&parts.headers, respond_async, waits_first, may_be_kept)?;
         let mut body = whole(body, &parts.headers, gateway).await?;
         let mut scan = scan_request(&body, TokenCounter::Chars)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
@@ -103,7 +104,7 @@ impl Incoming {
             && let Some(found) = background::asked(&body)?
         {
             (body, scan.stream) = (found.body.clone(), false);
-            later = asks_for_job(&parts.headers, true, false)?;
+            later = asks_for_job(&parts.headers, true, false, false)?;
             later_told = Some(Box::new(found));
         }
         let tenant = gateway

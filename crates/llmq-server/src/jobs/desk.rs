@@ -144,6 +144,9 @@ pub(crate) struct Standing {
     pub(crate) position: Option<Position>,
 }
 
+/// Queues empty at the pace of their limits; nobody knows better.
+pub(super) const COME_AGAIN: Duration = Duration::from_secs(10);
+
 /// There is no job of this id, any more or at all.
 pub(crate) fn gone(id: JobId) -> Problem {
     Problem::not_found("request_not_found", format!("request {id} is removed"))
@@ -151,8 +154,6 @@ pub(crate) fn gone(id: JobId) -> Problem {
 
 /// Why a job was not accepted.
 pub(crate) fn refusal(error: &EnqueueError) -> Problem {
-    /// Queues empty at the pace of their limits; nobody knows better.
-    const COME_AGAIN: Duration = Duration::from_secs(10);
     let message = error.to_string();
     match error {
         EnqueueError::Full { what, waiting } => {

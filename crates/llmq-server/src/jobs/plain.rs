@@ -13,7 +13,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::catalog::BUDGET_EXHAUSTED;
-use super::desk::refusal as refused;
+use super::desk::{COME_AGAIN, Standing, refusal as refused};
 use super::wanted::checked_key;
 use super::{result, wanted};
 use crate::call::{self, Incoming, Reply, ReplyBody};
@@ -41,14 +41,16 @@ pub(crate) struct Later {
     notes: Vec<(String, String)>,
 }
 
-/// What a call says of being a job; none, as nearly always: nothing.
+/// What a call says of being a job; none, as nearly always: nothing, and it does not become one
+/// by itself either (`may_be_kept`).
 pub(crate) fn asks_for_job(
     headers: &HeaderMap,
     respond_async: bool,
     waits_first: bool,
+    may_be_kept: bool,
 ) -> Result<Option<Box<Later>>, Refusal> {
     let key = headers.get("idempotency-key");
-    if key.is_none() && !respond_async {
+    if key.is_none() && !respond_async && !may_be_kept {
         return Ok(None);
     }
     let bad = |header: &str, why: &str| Refusal::invalid(format!("{header}: {why}")).about(header);
@@ -92,7 +94,7 @@ impl Later {
         if stream {
             (self.respond_async, self.waits_first) = (false, false);
         }
-        (self.respond_async || self.key.is_some()).then_some(self)
+        (self.respond_async || self.key.is_some() || !stream).then_some(self)
     }
 
     /// Whether it is a call with a key, whose bytes are kept for those who ask again.
@@ -186,7 +188,7 @@ fn hash(incoming: &Incoming) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// A call becomes a job: 202, with where to ask for it (RFC 7240, 4.1).
+/// A call becomes a job.
 pub(crate) async fn accepted(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
     let accepted = async {
         let job = of_call(gateway, incoming, model).await?;
@@ -197,8 +199,13 @@ pub(crate) async fn accepted(gateway: &Gateway, incoming: &Incoming, model: &Mod
         Ok(accepted) => accepted,
         Err(refusal) => return call::refused(&refusal, incoming.dialect),
     };
+    told_of(gateway, incoming, &accepted)
+}
+
+/// 202: where to ask for it (RFC 7240, 4.1).
+fn told_of(gateway: &Gateway, incoming: &Incoming, accepted: &Standing) -> Reply {
     let location = format!("/api/requests/{}", accepted.job.id);
-    let state = gateway.desk.state(&accepted);
+    let state = gateway.desk.state(accepted);
     let mut response = (StatusCode::ACCEPTED, Json(state)).into_response();
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::try_from(location) {
@@ -232,16 +239,64 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
         ..job
     });
     let ended = async {
-        let accepted = gateway.desk.runner.accept(made?).await;
+        let desk = &gateway.desk;
+        let accepted = desk.runner.accept(made?).await;
         let accepted = accepted.map_err(|error| as_refusal(&refused(&error)))?;
-        let job = gateway.desk.ended(accepted.id, HELD_MAX).await;
+        if accepted.new.is_none() {
+            // What an earlier call made may be told to wait longer than this one would.
+            let job = desk.ended(accepted.id, incoming.max_wait).await;
+            let job = job.map_err(|problem| as_refusal(&problem))?;
+            if let Some(job) = job
+                && job.status == Status::Queued
+                && !gateway.observed.is_draining()
+            {
+                if !queued_instead(incoming, model) || !call::is_down(gateway, model) {
+                    return Err(still_waits(&job));
+                }
+                let standing = desk.placed(vec![job]).await.remove(0);
+                return Ok(Kept::Later(standing));
+            }
+        }
+        let job = desk.ended(accepted.id, HELD_MAX).await;
         let job = job.map_err(|problem| as_refusal(&problem))?;
-        job.ok_or_else(|| Refusal::invalid("the request is removed already"))
+        let job = job.ok_or_else(|| Refusal::invalid("the request is removed already"))?;
+        Ok(Kept::Whole(job))
     };
     match ended.await {
-        Ok(job) => told(gateway, incoming, model, job).await,
+        // Its key is free again, and is that of the one that is kept.
+        Ok(Kept::Whole(job))
+            if queued_instead(incoming, model) && unserved(gateway, model, &job) =>
+        {
+            accepted(gateway, incoming, model).await
+        }
+        Ok(Kept::Whole(job)) => told(gateway, incoming, model, job).await,
+        Ok(Kept::Later(standing)) => told_of(gateway, incoming, &standing),
         Err(refusal) => call::refused(&refusal, incoming.dialect),
     }
+}
+
+/// Whether it was for its upstreams that a job found no answer in its time.
+fn unserved(gateway: &Gateway, model: &Model, job: &Job) -> bool {
+    let class = job.error.as_ref().and_then(|error| error.class);
+    job.status == Status::Expired
+        && (class.is_some_and(|class| class.rule().trips_breaker) || call::is_down(gateway, model))
+}
+
+/// How far the job of a call with a key is when its caller is answered.
+enum Kept {
+    /// It has come to its end.
+    Whole(Job),
+    /// It is done when somebody can serve it.
+    Later(Standing),
+}
+
+fn still_waits(job: &Job) -> Refusal {
+    let message = format!(
+        "the call that this Idempotency-Key made before waits still: ask again, or see \
+         /api/requests/{}",
+        job.id
+    );
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).after(Some(COME_AGAIN))
 }
 
 async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -> Reply {

@@ -93,6 +93,9 @@ async fn create(
     })?;
     match wanted::read(&body)? {
         Wanted::One(one) => create_one(&gateway, &caller, tenant, &headers, *one).await,
+        Wanted::Many(_) if headers.contains_key("idempotency-key") => Err(Problem::invalid(
+            "Idempotency-Key is for one request: give each of many its own `idempotency_key`",
+        )),
         Wanted::Many(many) => create_many(&gateway, &caller, tenant, many).await,
     }
 }
@@ -369,7 +372,10 @@ fn has_ended(job: &Job) -> Problem {
     responses(
         (status = 202, description = "The new request.", body = RequestState),
         (status = 404, description = "There is none of that id.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It has not ended, or is completed.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The key is not for this model.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It has not ended, is completed, or is a line of a batch.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "The key's budget is spent.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The queue is full or draining, or the store cannot record.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn retry(
@@ -378,7 +384,13 @@ async fn retry(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let first = job(&gateway, &caller, &id).await?;
-    if !can_be_retried(first.status) || first.member.is_some() {
+    if first.member.is_some() {
+        return Err(Problem::conflict(format!(
+            "request {} is a line of a batch: make a new batch of the lines to be tried again",
+            first.id
+        )));
+    }
+    if !can_be_retried(first.status) {
         let message = format!(
             "request {} is {}: only one that failed, expired or was cancelled is tried again",
             first.id, first.status

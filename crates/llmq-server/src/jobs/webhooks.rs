@@ -15,7 +15,9 @@ use llmq_api::{
 };
 use llmq_client::webhooks::WebhookSecret;
 use llmq_engine::webhooks::{EndpointState, message_id};
-use llmq_store::{Delivery, DeliveryId, DeliveryState, Endpoint, EndpointId, Subject, Target};
+use llmq_store::{
+    Delivery, DeliveryId, DeliveryState, Endpoint, EndpointId, OFFERED, Subject, Target,
+};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
@@ -34,33 +36,6 @@ const DESCRIPTION_MAX: usize = 500;
 /// A page has so many deliveries unless something is asked, and at most.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
-
-/// What can be asked for, by name; `request.*` and its like ask for all of a kind.
-const EVENTS: [&str; 23] = [
-    "request.completed",
-    "request.failed",
-    "request.expired",
-    "request.cancelled",
-    "batch.completed",
-    "batch.failed",
-    "batch.expired",
-    "batch.cancelled",
-    "task.created",
-    "task.updated",
-    "task.started",
-    "task.progress",
-    "task.completed",
-    "task.failed",
-    "task.cancelled",
-    "queue.paused",
-    "queue.resumed",
-    "quota.warning",
-    "quota.critical",
-    "quota.emergency",
-    "breaker.opened",
-    "breaker.closed",
-    "webhook.disabled",
-];
 
 type Shared = State<Arc<Gateway>>;
 
@@ -506,7 +481,7 @@ fn internal(error: &dyn std::error::Error) -> Problem {
 }
 
 fn check_events(events: &[String]) -> Result<(), Problem> {
-    let kinds: BTreeSet<&str> = EVENTS
+    let kinds: BTreeSet<&str> = OFFERED
         .iter()
         .filter_map(|event| event.split_once('.').map(|(kind, _)| kind))
         .collect();
@@ -514,11 +489,11 @@ fn check_events(events: &[String]) -> Result<(), Problem> {
         let all_of = event
             .strip_suffix(".*")
             .is_some_and(|kind| kinds.contains(kind));
-        if !all_of && event != "*" && !EVENTS.contains(&event.as_str()) {
+        if !all_of && event != "*" && !OFFERED.contains(&event.as_str()) {
             let shown: String = event.chars().take(100).collect();
             let why = format!(
                 "`{shown}` is no event; there are {}, and such as `request.*`",
-                EVENTS.join(", ")
+                OFFERED.join(", ")
             );
             return Err(wrong("events", &why));
         }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use llmq_core::Clock;
+use llmq_engine::webhooks::batch_name;
 use llmq_engine::{SystemClock, Tasks};
 use llmq_store::{EventId, NewEvent, Store, StoredEvent, Subject};
 use serde_json::{Map, Value, json};
@@ -149,7 +150,7 @@ pub(crate) fn said(event: &StoredEvent) -> String {
             said.insert("attempts".to_owned(), json!(attempts));
         }
         Subject::Batch(id) => {
-            said.insert("batch_id".to_owned(), json!(id));
+            said.insert("batch_id".to_owned(), json!(batch_name(*id)));
         }
         Subject::Queue(name) => {
             said.insert("queue".to_owned(), json!(name));

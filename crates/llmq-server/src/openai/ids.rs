@@ -1,5 +1,6 @@
 //! Names as OpenAI's are: a word for the kind, and the id.
 
+use llmq_engine::webhooks::batch_name;
 use llmq_store::{BatchId, FileId, JobId};
 use uuid::Uuid;
 
@@ -25,7 +26,7 @@ pub(super) fn file_of(name: &str) -> Option<FileId> {
 
 /// A batch's name.
 pub(super) fn batch(id: BatchId) -> String {
-    format!("batch_{}", id.as_uuid().simple())
+    batch_name(id)
 }
 
 /// The batch behind a name.

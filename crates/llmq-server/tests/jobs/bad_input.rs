@@ -240,3 +240,19 @@ async fn what_belongs_to_another_tenant_is_not_there() {
         .await;
     assert_eq!(got.status, 403);
 }
+
+/// Once it was dropped without a word, and whoever asked again was billed twice.
+#[tokio::test]
+async fn one_key_is_not_for_many_requests() {
+    let world = World::start().await;
+    let headers = [
+        ("idempotency-key", "k"),
+        ("content-type", "application/json"),
+    ];
+    let many = json!({"requests": [request(), request()]}).to_string();
+    let got = world
+        .ask(Method::POST, "/api/requests", &headers, many)
+        .await;
+    assert_eq!(got.problem(), (400, "invalid_request".to_owned()));
+    assert!(got.json()["detail"].to_string().contains("idempotency_key"));
+}

@@ -23,7 +23,7 @@ fn form(fields: &[(&str, &str)]) -> String {
     format!("{form}--{BOUNDARY}--\r\n")
 }
 
-async fn upload(world: &World, fields: &[(&str, &str)]) -> Got {
+pub(crate) async fn upload(world: &World, fields: &[(&str, &str)]) -> Got {
     let kind = format!("multipart/form-data; boundary={BOUNDARY}");
     let headers = [("content-type", kind.as_str())];
     world

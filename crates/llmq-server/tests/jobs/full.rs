@@ -9,6 +9,7 @@ use llmq_testkit::PATIENCE;
 use llmq_testkit::disk::Disk;
 use serde_json::json;
 
+use crate::batches::upload;
 use crate::world::{World, chat, request};
 
 /// Room beside what the empty store takes.
@@ -30,7 +31,8 @@ async fn on(disk: &Disk, path: &Path) -> World {
         ..Options::default()
     };
     let place = Place::File(path.to_owned());
-    World::over(&place, options, mock, &[], "").await
+    // So few at once that more are accepted than end, on a slow machine too.
+    World::over(&place, options, mock, &["concurrency=3"], "").await
 }
 
 /// How many requests are in a status.
@@ -93,6 +95,10 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     }
     let refused = world.post("/api/requests", &large).await;
     assert_eq!(refused.problem(), (503, "store_unavailable".to_owned()));
+    // What room there is belongs to the results of what runs: an upload took it once.
+    let refused = upload(&world, &[("purpose", "batch"), ("file", "{}\n")]).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(refused.json()["error"]["code"], "store_unavailable");
     assert_eq!(count(&world, "queued").await, waiting);
 
     // Somebody makes room: it goes on by itself.

@@ -117,12 +117,7 @@ async fn a_keyed_call_without_room_ends_as_any_other() {
 /// Once the first calls of an outage failed, until the breaker had opened.
 #[tokio::test]
 async fn a_call_that_nobody_can_serve_is_kept_where_that_is_set() {
-    let config = MockConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        outages: vec!["0s-1h".parse().unwrap()],
-        ..MockConfig::default()
-    };
-    let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
+    let world = World::behind(MockServer::start(broken()).await.unwrap(), &[], "").await;
     let headers = [("x-llmq-max-wait", "1s")];
     for _ in 0..3 {
         let got = call(&world, &headers, &chat()).await;
@@ -137,6 +132,67 @@ async fn a_call_that_nobody_can_serve_is_kept_where_that_is_set() {
         refused.status.is_server_error(),
         "no SDK reads a 202 as a stream: {refused:?}"
     );
+}
+
+fn broken() -> MockConfig {
+    MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        outages: vec!["0s-1h".parse().unwrap()],
+        ..MockConfig::default()
+    }
+}
+
+/// Once it had the usual priority and time, and no notes, whatever its caller said.
+#[tokio::test]
+async fn a_call_that_is_kept_has_the_priority_time_and_notes_that_its_caller_asked_for() {
+    let world = World::behind(MockServer::start(broken()).await.unwrap(), &[], "").await;
+    let headers = [
+        ("x-llmq-max-wait", "500ms"),
+        ("x-llmq-priority", "low"),
+        ("x-llmq-ttl", "20m"),
+        ("x-llmq-metadata-user", "4711"),
+    ];
+    let got = call(&world, &headers, &chat()).await;
+    assert_eq!(got.status, 202, "{got:?}");
+    let state = got.json();
+    assert_eq!(state["priority"], 30, "{state}");
+    assert_eq!(state["metadata"]["user"], "4711", "{state}");
+    let at = |name: &str| state[name].as_str().unwrap().parse::<jiff::Timestamp>();
+    let ttl = at("expires_at").unwrap() - at("created_at").unwrap();
+    let minutes = ttl.total(jiff::Unit::Minute).unwrap();
+    assert!((19.0..=20.0).contains(&minutes), "{minutes}");
+    let wrong = [("x-llmq-ttl", "soon")];
+    assert_eq!(call(&world, &wrong, &chat()).await.status, 400);
+}
+
+#[tokio::test]
+async fn a_call_with_a_key_is_kept_too_and_the_same_key_finds_it() {
+    let world = World::behind(MockServer::start(broken()).await.unwrap(), &[], "").await;
+    let headers = [("idempotency-key", "k"), ("x-llmq-max-wait", "1s")];
+    let kept = call(&world, &headers, &chat()).await;
+    assert_eq!(kept.status, 202, "{kept:?}");
+    let again = call(&world, &headers, &chat()).await;
+    assert_eq!(
+        again.json()["queue_id"],
+        kept.json()["queue_id"],
+        "{again:?}"
+    );
+}
+
+/// Once it waited as long as the call that was there before.
+#[tokio::test]
+async fn a_call_with_a_key_waits_no_longer_than_its_caller_said() {
+    let world = World::with(&["requests=1/1h"], "").await;
+    assert_eq!(call(&world, &[], &chat()).await.status, 200);
+    let later = [("idempotency-key", "k"), ("prefer", "respond-async")];
+    let accepted = call(&world, &later, &chat()).await;
+    assert_eq!(accepted.status, 202, "{accepted:?}");
+    let headers = [("idempotency-key", "k"), ("x-llmq-max-wait", "100ms")];
+    let got = call(&world, &headers, &chat()).await;
+    assert_eq!(got.status, 429, "{got:?}");
+    let id = accepted.json()["queue_id"].as_str().unwrap().to_owned();
+    let message = got.json()["error"]["message"].to_string();
+    assert!(message.contains(&id), "{message}");
 }
 
 /// Once it got the 429 of an attempt that was made in the meantime.
