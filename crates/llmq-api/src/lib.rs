@@ -21,7 +21,8 @@ pub use keys::{
 };
 pub use problem::ProblemBody;
 pub use queues::{
-    BreakerWord, Depth, LimitState, QueueList, QueueMotion, QueueState, QuotaState, UpstreamState,
+    AcceptedCounts, BreakerWord, Depth, LimitState, QueueList, QueueMotion, QueueState, QuotaState,
+    UpstreamState,
 };
 pub use requests::{
     AcceptedRequests, CreateRequest, CreateRequests, RequestError, RequestList, RequestState,

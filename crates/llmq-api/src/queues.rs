@@ -24,14 +24,27 @@ pub struct QueueState {
     pub running: u64,
     /// Bytes of all of them.
     pub bytes: u64,
-    /// What waits in line, by priority, lowest first.
+    /// What waits in line, by priority, lowest first. Of accepted requests only the first few
+    /// thousand stand in line; `accepted` counts all.
     pub depths: Vec<Depth>,
+    /// Accepted requests that have not ended; null while the store cannot tell.
+    pub accepted: Option<AcceptedCounts>,
     /// What the whole queue waits for, while nothing of it runs and the time is known.
     pub waiting_for: Option<String>,
     /// When it may go on then, as RFC 3339 says it.
     pub stands_until: Option<String>,
     /// Where its calls go.
     pub upstreams: Vec<UpstreamState>,
+}
+
+/// Accepted requests of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AcceptedCounts {
+    /// Those that wait, delayed ones included.
+    pub queued: u64,
+    /// Those that run.
+    pub processing: u64,
 }
 
 /// Whether a queue moves.

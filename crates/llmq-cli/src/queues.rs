@@ -127,17 +127,28 @@ fn word(state: QueueMotion) -> &'static str {
 }
 
 fn table(queues: &[QueueState]) -> String {
-    let head = ["NAME", "STATE", "WAITING", "RUNNING", "WAITS FOR"];
+    let head = [
+        "NAME",
+        "STATE",
+        "WAITING",
+        "RUNNING",
+        "ACCEPTED",
+        "WAITS FOR",
+    ];
     let rows = queues.iter().map(|queue| {
         let tightest = queue.upstreams.iter().flat_map(|upstream| &upstream.limits);
         let waits = tightest.filter(|limit| limit.waiting_lines > 0);
         let waits: Vec<&str> = waits.map(|limit| limit.name.as_str()).collect();
         let waits = queue.waiting_for.clone().unwrap_or(waits.join(", "));
+        let accepted = queue
+            .accepted
+            .map(|counts| counts.queued + counts.processing);
         [
             queue.name.clone(),
             word(queue.state).to_owned(),
             queue.waiting.to_string(),
             queue.running.to_string(),
+            accepted.map_or_else(String::new, |count| count.to_string()),
             waits,
         ]
     });

@@ -3,13 +3,16 @@
 //! Each queue and upstream is looked at under a lock of its own, so that no call ever waits for
 //! more than one of them to be read.
 
+use std::collections::HashMap;
+
 use llmq_api::{
-    BreakerWord, CallState, CallStatus, Depth, LimitState, QueueMotion, QueueState, QuotaState,
-    UpstreamState,
+    AcceptedCounts, BreakerWord, CallState, CallStatus, Depth, LimitState, QueueMotion, QueueState,
+    QuotaState, UpstreamState,
 };
 use llmq_core::{Now, Timestamp};
 use llmq_dispatch::{Blocker, LimitView, QueueId, QueueView, UpstreamId};
 use llmq_limit::{BreakerState, QuotaMetrics};
+use llmq_store::Counts;
 use uuid::Uuid;
 
 use super::observed::{Observed, Parts};
@@ -70,6 +73,7 @@ impl Parts {
             running: view.running,
             bytes: view.bytes,
             depths: depths.collect(),
+            accepted: None,
             waiting_for: waiting_for.filter(|words| !words.is_empty()),
             stands_until: stands_until.map(|at| at_text(at, now)),
             upstreams: upstreams
@@ -111,6 +115,42 @@ impl Parts {
 }
 
 impl Observed {
+    /// Every queue, by name, with what the store holds of each.
+    pub(crate) async fn queues(&self) -> Vec<QueueState> {
+        let mut queues = self.parts().queues(self.now());
+        self.count_accepted(&mut queues).await;
+        queues
+    }
+
+    /// One queue, with what the store holds of it.
+    pub(crate) async fn queue(&self, id: QueueId) -> QueueState {
+        let mut queue = self.parts().queue(id, self.now());
+        self.count_accepted(std::slice::from_mut(&mut queue)).await;
+        queue
+    }
+
+    /// The dispatcher knows the first accepted requests of each line only.
+    async fn count_accepted(&self, queues: &mut [QueueState]) {
+        let stored = match self.journal.store.queues().await {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(%error, "accepted requests could not be counted");
+                return;
+            }
+        };
+        let stored: HashMap<&str, Counts> = stored
+            .iter()
+            .map(|queue| (queue.name.as_str(), queue.counts))
+            .collect();
+        for queue in queues {
+            let counts = stored.get(queue.name.as_str()).copied().unwrap_or_default();
+            queue.accepted = Some(AcceptedCounts {
+                queued: counts.queued,
+                processing: counts.processing,
+            });
+        }
+    }
+
     /// What a waiting call waits for; none: no such call waits.
     pub(crate) fn call(&self, id: Uuid) -> Option<CallState> {
         let call = self.waiting.get(id)?;

@@ -61,7 +61,7 @@ pub(crate) async fn metrics(State(observed): Shared) -> Response {
     let mut page = Page::default();
     observed.metrics.write(&mut page);
     let (parts, now) = (observed.parts(), observed.now());
-    write_gauges(&mut page, &parts.queues(now), &parts.upstreams(now));
+    write_gauges(&mut page, &observed.queues().await, &parts.upstreams(now));
     page.about(env!("CARGO_PKG_VERSION"), observed.started.wall);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page.finish()).into_response()
 }
@@ -70,7 +70,7 @@ pub(crate) async fn metrics(State(observed): Shared) -> Response {
 #[utoipa::path(get, path = "/api/queues", tag = "queues", responses((status = 200, description = "Every queue.", body = QueueList)))]
 pub(crate) async fn list_queues(State(observed): Shared) -> Json<QueueList> {
     Json(QueueList {
-        queues: observed.parts().queues(observed.now()),
+        queues: observed.queues().await,
         next_cursor: None,
     })
 }
@@ -91,7 +91,7 @@ pub(crate) async fn get_queue(
     Path(name): Path<String>,
 ) -> Result<Json<QueueState>, Problem> {
     let id = observed.queue_named(&name)?;
-    Ok(Json(observed.parts().queue(id, observed.now())))
+    Ok(Json(observed.queue(id).await))
 }
 
 /// Lets a queue stand still: it takes calls and starts none. Those that run go on.
@@ -109,7 +109,7 @@ pub(crate) async fn pause(
     State(observed): Shared,
     Path(name): Path<String>,
 ) -> Result<Json<QueueState>, Problem> {
-    observed.steer(&name, Steer::Pause).map(Json)
+    observed.steer(&name, Steer::Pause).await.map(Json)
 }
 
 /// Lets a queue go on that was paused or drained.
@@ -127,7 +127,7 @@ pub(crate) async fn resume(
     State(observed): Shared,
     Path(name): Path<String>,
 ) -> Result<Json<QueueState>, Problem> {
-    observed.steer(&name, Steer::Resume).map(Json)
+    observed.steer(&name, Steer::Resume).await.map(Json)
 }
 
 /// Empties a queue: it refuses new calls and finishes those that wait.
@@ -145,7 +145,7 @@ pub(crate) async fn drain(
     State(observed): Shared,
     Path(name): Path<String>,
 ) -> Result<Json<QueueState>, Problem> {
-    observed.steer(&name, Steer::Drain).map(Json)
+    observed.steer(&name, Steer::Drain).await.map(Json)
 }
 
 /// Sums since the start, and what is so now.
@@ -187,7 +187,7 @@ pub(crate) async fn get_call(
     responses((status = 200, description = "The page.", content_type = "text/html", body = String)),
 )]
 pub(crate) async fn index(State(observed): Shared) -> Response {
-    let queues = observed.parts().queues(observed.now());
+    let queues = observed.queues().await;
     let html = page::html(&observed.stats(), &queues);
     ([(CACHE_CONTROL, "no-store")], Html(html)).into_response()
 }
@@ -245,7 +245,7 @@ impl Observed {
         })
     }
 
-    fn steer(&self, name: &str, steer: Steer) -> Result<QueueState, Problem> {
+    async fn steer(&self, name: &str, steer: Steer) -> Result<QueueState, Problem> {
         let id = self.queue_named(name)?;
         let (parts, now) = (self.parts(), self.now());
         let before = parts.queue(id, now).state;
@@ -268,6 +268,6 @@ impl Observed {
         if before != wanted {
             self.publish(kind, json!({"queue": name}));
         }
-        Ok(parts.queue(id, now))
+        Ok(self.queue(id).await)
     }
 }

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use crate::world::{World, request};
+use crate::world::{World, chat, request};
 
 #[tokio::test]
 async fn a_request_is_accepted_finished_and_fetched() {
@@ -216,4 +216,24 @@ async fn a_full_queue_refuses_with_a_time_to_come_again_and_drops_nothing() {
     assert_eq!(accepted, 8);
     let list = world.get("/api/requests?status=queued").await.json();
     assert_eq!(list["requests"].as_array().unwrap().len(), 8);
+}
+
+/// Once a queue seemed as short as the part of it that stands in line.
+#[tokio::test]
+async fn a_queue_counts_all_that_was_accepted() {
+    let world = World::with(&["requests=1/1h"], "").await;
+    assert_eq!(
+        world.post("/v1/chat/completions", &chat()).await.status,
+        200
+    );
+    for _ in 0..2 {
+        assert_eq!(world.post("/api/requests", &request()).await.status, 202);
+    }
+    let queue = world.get("/api/queues/gpt").await.json();
+    assert_eq!(queue["accepted"]["queued"], 2, "{queue}");
+    assert_eq!(queue["accepted"]["processing"], 0, "{queue}");
+    let metrics = world.get("/metrics").await;
+    let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
+    let line = r#"llmq_queue_accepted{model="gpt",status="queued"} 2"#;
+    assert!(metrics.contains(line), "{metrics}");
 }

@@ -22,6 +22,20 @@ fn write_queues(page: &mut Page, queues: &[QueueState]) {
             page.sample(name, &labels, waiting);
         }
     }
+    let name = "llmq_queue_accepted";
+    page.family(name, Kind::Gauge, "Accepted requests that have not ended.");
+    for queue in queues {
+        let Some(accepted) = queue.accepted else {
+            continue;
+        };
+        for (status, count) in [
+            ("queued", accepted.queued),
+            ("processing", accepted.processing),
+        ] {
+            let labels = [("model", queue.name.as_str()), ("status", status)];
+            page.sample(name, &labels, count);
+        }
+    }
     let name = "llmq_queue_running";
     page.family(name, Kind::Gauge, "Calls that run.");
     for queue in queues {
