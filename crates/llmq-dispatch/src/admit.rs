@@ -440,6 +440,7 @@ impl Dispatcher {
             upstream: way.upstream,
             credential,
             entries,
+            granted_at: now.mono,
             sent_at: None,
             counted_at: now.wall,
             probe,

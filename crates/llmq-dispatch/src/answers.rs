@@ -343,6 +343,7 @@ impl Dispatcher {
         let Some(ticket) = self.ticket_mut(id) else {
             return;
         };
+        ticket.was_away(now.mono - running.granted_at);
         ticket.failures += 1;
         let probes = tally == Tally::Nothing && ticket.call.kind == CallKind::Stored;
         if tally == Tally::Attempt {

@@ -22,6 +22,8 @@ pub struct Call {
     pub kind: CallKind,
     /// It must have started by then, whatever stands in the way.
     pub start_by: Option<Timestamp>,
+    /// What `start_by` leaves time for.
+    pub bounded: Bounded,
     /// It must start within this time, which stands still while its queue does.
     pub ttl: Option<Duration>,
     /// It must not start earlier.
@@ -49,6 +51,7 @@ impl Call {
             bytes: 0,
             kind: CallKind::Plain,
             start_by: None,
+            bounded: Bounded::Total,
             ttl: None,
             not_before: None,
             attempts: 0,
@@ -57,6 +60,15 @@ impl Call {
             affinity: 0,
         }
     }
+}
+
+/// What the time of a call that has to start by an instant counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounded {
+    /// All of it: attempts that failed have used it up as waiting has.
+    Total,
+    /// Its waiting: an attempt that fails moves the instant on by the time that it took.
+    Wait,
 }
 
 /// Who waits for a call.

@@ -43,7 +43,7 @@ mod shared;
 mod sync;
 
 pub use dispatcher::Dispatcher;
-pub use events::{Call, CallKind, Effect, Ended, Event, Notice, Outcome, Refusal, Start};
+pub use events::{Bounded, Call, CallKind, Effect, Ended, Event, Notice, Outcome, Refusal, Start};
 pub use ids::{LimitId, QueueId, TenantId, TicketId, UpstreamId};
 pub use setup::{Capacity, LimitSetup, QueueSetup, Reserve, Route, Rules, Scope, UpstreamSetup};
 pub use shared::{AfterFailure, Grant, NoGrant, Shared, Surroundings, Ticket};

@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use llmq_core::{Timestamp, WallTime};
 use llmq_limit::Entry;
 use smallvec::SmallVec;
 
-use crate::events::Call;
+use crate::events::{Bounded, Call};
 use crate::ids::{LaneId, LimitId, TicketId, UpstreamId};
 
 /// One call in the dispatcher's books: what decisions need, never its payload.
@@ -46,6 +48,8 @@ pub(crate) struct Running {
     /// The credential that it is sent with: its upstream may have another by the time it ends.
     pub(crate) credential: Option<u32>,
     pub(crate) entries: SmallVec<[(LimitId, Entry); 4]>,
+    /// When it had leave to be sent.
+    pub(crate) granted_at: Timestamp,
     pub(crate) sent_at: Option<Timestamp>,
     /// When it was counted against the day's quota.
     pub(crate) counted_at: WallTime,
@@ -67,6 +71,13 @@ impl Ticket {
             exhausted: false,
             ttl_at,
             state: State::Delayed(Timestamp::FAR_FUTURE),
+        }
+    }
+
+    /// It waits again, after an attempt that took so long.
+    pub(crate) fn was_away(&mut self, took: Duration) {
+        if let (Bounded::Wait, Some(start_by)) = (self.call.bounded, &mut self.call.start_by) {
+            *start_by = *start_by + took;
         }
     }
 }

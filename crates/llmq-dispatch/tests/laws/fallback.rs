@@ -1,7 +1,7 @@
 //! Which of several upstreams serves a call: by weight, by room, and a fallback only for cause.
 
 use llmq_core::FailureClass;
-use llmq_dispatch::{Call, Effect, QueueSetup, Route, Scope, TicketId, UpstreamId};
+use llmq_dispatch::{Bounded, Call, Effect, QueueSetup, Route, Scope, TicketId, UpstreamId};
 
 use crate::world::{MINUTE, SECOND, World};
 
@@ -144,4 +144,44 @@ fn a_call_too_large_for_an_upstream_that_is_up_is_not_sent_there_again() {
     let failed =
         |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == call);
     assert!(world.effects.iter().any(failed));
+}
+
+/// The deadline ran on while a call was at an upstream. At the defaults, where a first byte may
+/// take as long as the wait, a silent upstream never handed over: the call expired instead.
+#[test]
+fn time_at_an_upstream_is_no_waiting() {
+    let (mut world, queue, [_, other]) = World::with_fallback(1);
+    let patience = MINUTE;
+    let call = world.submit(Call {
+        start_by: Some(world.now.mono + patience),
+        bounded: Bounded::Wait,
+        ..world.call(queue)
+    });
+    assert_eq!(world.started(), [call]);
+    world.advance(patience * 2);
+    world.fail(call, FailureClass::Ambiguous, None);
+    assert_eq!(upstreams_of(&mut world), [other], "another one takes over");
+
+    // What it has waited before still counts.
+    let (mut world, queue, upstream) = World::simple(&["concurrency=1"]);
+    let first = world.submit(world.call(queue));
+    let call = world.submit(Call {
+        start_by: Some(world.now.mono + patience),
+        bounded: Bounded::Wait,
+        ..world.call(queue)
+    });
+    world.advance(SECOND * 50);
+    world.complete(first);
+    assert_eq!(world.started(), [first, call]);
+    world.advance(MINUTE * 5);
+    world.fail(call, FailureClass::QuotaWindow, Some(MINUTE));
+    assert!(world.dispatcher.upstream_view(upstream).closed.is_some());
+    let expired = |world: &World| {
+        let expired = |effect: &Effect| matches!(effect, Effect::Expired { .. });
+        world.effects.iter().any(expired)
+    };
+    world.advance(SECOND * 9);
+    assert!(!expired(&world), "ten of its sixty seconds are left");
+    world.advance(SECOND * 2);
+    assert!(expired(&world));
 }

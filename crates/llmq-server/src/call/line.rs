@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use llmq_core::{Clock, Timestamp};
-use llmq_dispatch::{Call, NoGrant, Refusal as LineRefusal, TicketId};
+use llmq_dispatch::{Bounded, Call, NoGrant, Refusal as LineRefusal, TicketId};
 use llmq_engine::{Grant, Ticket};
 use llmq_limit::BreakerState;
 use uuid::Uuid;
@@ -17,17 +17,19 @@ use crate::dialect::Refusal;
 use crate::models::Model;
 use crate::observe::WaitingCall;
 
-/// Puts a call in line.
+/// Puts a call in line. `at_upstreams`: time that it has spent there, which is no waiting.
 pub(crate) fn enter(
     gateway: &Gateway,
     incoming: &Incoming,
     model: &Model,
+    at_upstreams: Duration,
 ) -> Result<Ticket, Refusal> {
     let call = Call {
         priority: incoming.priority,
         size: incoming.size,
         bytes: incoming.body.len() as u64,
-        start_by: Some(incoming.arrived.mono + incoming.max_wait),
+        start_by: Some(incoming.arrived.mono + at_upstreams + incoming.max_wait),
+        bounded: Bounded::Wait,
         // Only a choice between upstreams asks for it.
         affinity: match model.routes.len() {
             0 | 1 => 0,

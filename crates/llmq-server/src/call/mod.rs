@@ -135,7 +135,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
         };
         return told(refusal, incoming, progress);
     }
-    let mut ticket = match line::enter(gateway, incoming, model) {
+    let mut ticket = match line::enter(gateway, incoming, model, Duration::ZERO) {
         Ok(ticket) => ticket,
         Err(refusal) => return told(refusal, incoming, progress),
     };
@@ -189,7 +189,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
                     }
                     return reply::failed(gateway, incoming, told, &mut back);
                 };
-                match line::enter(gateway, incoming, &elsewhere) {
+                match line::enter(gateway, incoming, &elsewhere, back.upstream_time) {
                     Ok(next) => ticket = next,
                     Err(_) => return reply::failed(gateway, incoming, told, &mut back),
                 }

@@ -103,6 +103,20 @@ async fn a_silent_upstream_is_left_after_the_first_byte_limit_and_not_asked_agai
     }
 }
 
+/// The deadline of the wait ran on at the upstream. At the default settings, where the first
+/// byte may take as long as the wait, the call was given up instead of handed over.
+#[tokio::test]
+async fn a_silent_upstream_is_left_though_its_time_is_as_long_as_the_wait() {
+    for mode in BOTH {
+        let bad = Upstream::start("bad", |_| Act::Hang(String::new())).await;
+        let good = Upstream::start("good", |_| Act::Answer).await;
+        let world = World::new(&[&bad, &good], r#"first_byte = "300ms""#, "").await;
+        let seen = world.ask_with(mode, &[("x-llmq-max-wait", "300ms")]).await;
+        seen.is_from(&good);
+        assert_eq!((bad.calls(), good.calls()), (1, 1), "{mode:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_upstream_without_a_first_token_in_time_is_left() {
     let late = Act::Hang(STREAM.to_owned());
