@@ -219,14 +219,16 @@ pub fn classify(
 }
 
 /// `x-should-retry` overrules what the status alone says, as it does in the official SDKs; it
-/// knows nothing of quotas and money, whose codes say more.
+/// knows nothing of quotas and money, whose codes say more. Beside a `Retry-After` it is not the
+/// last word: that time is only longer than an SDK should sleep.
 fn asked_to_retry(headers: &HeaderMap, class: FailureClass) -> FailureClass {
     use FailureClass as C;
     let said = headers
         .get("x-should-retry")
         .and_then(|value| value.to_str().ok());
+    let says_when = headers.contains_key(http::header::RETRY_AFTER);
     match (said, class) {
-        (Some("false"), C::Transient | C::Overload) => C::RowFault,
+        (Some("false"), C::Transient | C::Overload) if !says_when => C::RowFault,
         (Some("true"), C::RowFault) => C::Transient,
         _ => class,
     }

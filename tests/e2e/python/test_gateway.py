@@ -78,6 +78,18 @@ def test_the_sdk_comes_back_when_it_is_told_to(over, ask, sdk):
 
 
 @both
+def test_an_sdk_is_not_put_to_sleep_for_hours(over, ask, sdk):
+    # Anthropic's sleeps through any Retry-After that it is told to heed.
+    pair = over(straight, limits='custom = ["requests=1/1h"]')
+    ask(pair.gateway)
+    began = time.monotonic()
+    with pytest.raises(sdk.RateLimitError) as refused:
+        ask(pair.gateway, headers={"X-LLMQ-Max-Wait": "100ms"}, max_retries=2)
+    assert time.monotonic() - began < 30
+    assert int(refused.value.response.headers["retry-after"]) > 120
+
+
+@both
 @either_way
 def test_what_was_repeated_enough_is_not_repeated_by_the_sdk(over, ask, sdk, form):
     pair = over(form, "--fail", "1")

@@ -27,6 +27,11 @@ const WAIT: HeaderName = HeaderName::from_static("x-llmq-wait");
 /// The official SDKs repeat a call or not by this header, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
+/// Longer than this no SDK is told to wait by itself. OpenAI's own gives up on a longer
+/// `Retry-After` (openai 2.45, 2026); Anthropic's sleeps through any, a month included, with
+/// nothing said to its caller (anthropic 2.12, 2026).
+const SDK_WAITS: Duration = Duration::from_secs(120);
+
 /// A provider's answer, passed on.
 pub(crate) fn answered(
     status: StatusCode,
@@ -116,17 +121,18 @@ fn in_its_words(
         incoming.id,
         progress,
     );
-    if let Some(until) = failure.until {
-        retry_after(reply.headers_mut(), until.since(now));
+    let wait = failure.until.map(|until| until.since(now));
+    if let Some(wait) = wait {
+        retry_after(reply.headers_mut(), wait);
     }
     // llmq has tried as often as makes sense; but a limit has room again at its time.
-    let later = failure.class.is_rate_limit() && failure.until.is_some();
-    let later = HeaderValue::from_static(if later { "true" } else { "false" });
-    reply.headers_mut().insert(SHOULD_RETRY, later);
+    let wait = wait.filter(|_| failure.class.is_rate_limit());
+    should_retry(reply.headers_mut(), wait);
     reply
 }
 
-/// A word of llmq's own. An SDK is to try again by itself only where it is said when.
+/// A word of llmq's own. An SDK is to try again by itself only where it is said when, and that is
+/// soon.
 pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Progress>) -> Reply {
     let id = Uuid::now_v7();
     let mut text = [0; uuid::fmt::Simple::LENGTH];
@@ -135,11 +141,7 @@ pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Pro
     *reply.status_mut() = refusal.status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
-    let later = HeaderValue::from_static(match refusal.retry_after {
-        Some(_) => "true",
-        None => "false",
-    });
-    headers.insert(SHOULD_RETRY, later);
+    should_retry(headers, refusal.retry_after);
     if let Some(wait) = refusal.retry_after {
         retry_after(headers, wait);
     }
@@ -151,6 +153,13 @@ pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Pro
         None => name(headers, id),
     }
     reply
+}
+
+/// Whether an SDK is to try again by itself, where another try makes sense after `wait`.
+pub(crate) fn should_retry(headers: &mut HeaderMap, wait: Option<Duration>) {
+    let soon = wait.is_some_and(|wait| wait <= SDK_WAITS);
+    let word = HeaderValue::from_static(if soon { "true" } else { "false" });
+    headers.insert(SHOULD_RETRY, word);
 }
 
 /// RFC 9110, 10.2.3: whole seconds. Rounded up, so that it is never too early.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::answers::error;
-use crate::world::{Act, BOTH, Upstream, World};
+use crate::world::{Act, BOTH, Mode, Upstream, World};
 
 fn busy(headers: &str) -> Act {
     Act::Say(error(
@@ -56,8 +56,24 @@ async fn nobody_waits_past_the_time_that_was_asked_for() {
             .parse()
             .unwrap();
         assert!((590..=600).contains(&wait), "{mode:?}: {wait}");
-        assert_eq!(seen.headers["x-should-retry"], "true", "{mode:?}");
+        // Anthropic's SDK slept through whatever it was told, hours and weeks included.
+        assert_eq!(seen.headers["x-should-retry"], "false", "{mode:?}");
         assert_eq!(one.calls(), 1, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_sdk_is_told_to_come_back_by_itself_where_that_is_soon() {
+    for (seconds, comes_back) in [(100, "true"), (130, "false")] {
+        let headers = format!("retry-after: {seconds}\r\n");
+        let one = Upstream::start("one", move |_| busy(&headers)).await;
+        let world = World::new(&[&one], "", "").await;
+        let seen = world
+            .ask_with(Mode::Whole, &[("x-llmq-max-wait", "200ms")])
+            .await;
+        seen.failed(429, "Rate limit reached");
+        assert_eq!(seen.headers["x-should-retry"], comes_back, "{seconds}");
+        assert!(seen.headers.contains_key("retry-after"));
     }
 }
 

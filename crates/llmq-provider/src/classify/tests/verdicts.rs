@@ -18,6 +18,13 @@ fn should_retry_overrules_the_status_and_not_the_codes() {
             ((401, yes, ""), C::NoAccess, None),
         ],
     );
+    // A gateway says so of a time that is too long for an SDK to sleep, and a run that goes
+    // through it took the row for the one at fault.
+    let much_later = &[("x-should-retry", "false"), ("retry-after", "300")];
+    check(
+        Host::OpenAi,
+        &[((500, much_later, ""), C::Transient, Some(300.0))],
+    );
 }
 
 #[test]
