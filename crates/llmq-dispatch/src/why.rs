@@ -346,6 +346,19 @@ impl Dispatcher {
         gate.is_none_or(|gate| gate.soon)
     }
 
+    /// Whether an upstream serves calls, now or after a wait of ordinary length: it is neither
+    /// broken nor refuses us, and its day has not ended. That a limit is used up is no reason.
+    #[must_use]
+    pub fn is_in_service(&self, id: UpstreamId, now: Now) -> bool {
+        let upstream = &self.upstreams[id.index()];
+        let is_down = upstream.gate_state(now).is_some_and(|gate| gate.down);
+        let day_is_over = upstream.quota_closed.is_some()
+            || upstream
+                .closed
+                .is_some_and(|closed| closed.class == FailureClass::QuotaDay);
+        !is_down && !day_is_over
+    }
+
     /// A queue's state.
     #[must_use]
     pub fn queue_view(&self, id: QueueId) -> QueueView {

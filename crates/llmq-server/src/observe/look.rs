@@ -43,11 +43,12 @@ impl Parts {
         ids.map(|id| self.upstream(id, now)).collect()
     }
 
-    /// Whether any upstream takes calls now.
-    pub(crate) fn any_usable(&self, now: Now) -> bool {
+    /// Whether any upstream serves calls, if not at once. Where callers name the models there is
+    /// none before the first call, and nothing to say against it.
+    pub(crate) fn any_in_service(&self, now: Now) -> bool {
         self.hub.with(|dispatcher| {
-            let mut ids = dispatcher.upstream_ids();
-            ids.any(|id| dispatcher.is_usable(id, now))
+            let mut ids = dispatcher.upstream_ids().peekable();
+            ids.peek().is_none() || ids.any(|id| dispatcher.is_in_service(id, now))
         })
     }
 

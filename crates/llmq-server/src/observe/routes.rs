@@ -203,7 +203,7 @@ enum Steer {
 impl Observed {
     pub(crate) fn health(&self) -> Health {
         let now = self.now();
-        let status = match (self.is_draining(), self.parts().any_usable(now)) {
+        let status = match (self.is_draining(), self.parts().any_in_service(now)) {
             (true, _) => HealthWord::Draining,
             (false, true) => HealthWord::Ok,
             (false, false) => HealthWord::Unavailable,

@@ -1,5 +1,6 @@
 //! The routes, asked as a client would.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,6 +106,22 @@ impl World {
         grant.complete(Ended::default());
     }
 
+    /// A call is sent, and refused.
+    async fn refuse_one(&self, class: FailureClass, told: Option<Duration>) {
+        let hub = Arc::clone(&self.observed.parts().hub);
+        let grant = hub.submit(self.call()).unwrap().granted().await.unwrap();
+        grant.sent();
+        let outcome = Outcome::Failed {
+            class,
+            told,
+            text: None,
+        };
+        let _ = grant.fail(Ended {
+            outcome,
+            ..Ended::default()
+        });
+    }
+
     async fn listen(&mut self, last: Option<&str>) -> Frames {
         let mut request = Request::builder().uri("/api/events");
         if let Some(last) = last {
@@ -147,21 +164,36 @@ async fn a_server_that_ends_is_not_ready_but_lives() {
     assert_eq!(world.get("/health").await.0, 200);
 }
 
+/// One 429 took a gateway with one upstream out of its load balancer, just when it should queue.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_only_waits_is_ready_and_one_whose_day_is_over_is_not() {
+    for (class, ready) in [(FailureClass::QuotaWindow, 200), (FailureClass::QuotaDay, 503)] {
+        let mut world = World::new();
+        world.refuse_one(class, Some(Duration::from_secs(10))).await;
+        assert_eq!(world.get("/health/ready").await.0, ready, "{class}");
+        let (_, queue) = world.get("/api/queues/org%2Fgpt").await;
+        assert_eq!(queue["upstreams"][0]["usable"], false, "at this moment");
+    }
+}
+
+/// Without a configuration there is no upstream before the first call, and behind a readiness
+/// probe that first call never came.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_nobody_has_asked_yet_is_ready() {
+    let mut world = World::new();
+    let tasks = Tasks::new();
+    let dispatcher = Dispatcher::new(Rules::default(), 1);
+    let hub = llmq_engine::run(dispatcher, SystemClock::new(), &tasks);
+    let providers = BTreeMap::new();
+    world.observed.replace(Parts { hub, providers });
+    let (status, body) = world.get("/health/ready").await;
+    assert_eq!((status.as_u16(), &body["status"]), (200, &json!("ok")));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_without_a_usable_upstream_is_not_ready() {
     let mut world = World::new();
-    let hub = Arc::clone(&world.observed.parts().hub);
-    let grant = hub.submit(world.call()).unwrap().granted().await.unwrap();
-    grant.sent();
-    let ended = Ended {
-        outcome: Outcome::Failed {
-            class: FailureClass::NoAccess,
-            told: None,
-            text: None,
-        },
-        ..Ended::default()
-    };
-    let _ = grant.fail(ended);
+    world.refuse_one(FailureClass::NoAccess, None).await;
     let (status, body) = world.get("/health/ready").await;
     assert_eq!(
         (status.as_u16(), &body["status"]),
