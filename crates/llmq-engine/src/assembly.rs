@@ -7,7 +7,6 @@ mod route;
 use std::collections::BTreeMap;
 use std::hash::RandomState;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderName;
 use llmq_core::{Clock, Now};
@@ -55,8 +54,6 @@ pub struct AssembledRoute {
     pub provider: Provider,
     /// What the provider calls the model; `None`: as the caller does.
     pub model: Option<String>,
-    /// How long the first token of a stream may take after the first byte.
-    pub first_token: Duration,
     /// Whether a limit on the way is charged by what an answer says that it used.
     pub counts_usage: bool,
     /// Headers of a caller that choose whose limits are charged, and that it may see all the same.

@@ -26,6 +26,9 @@ pub enum Cause {
     /// No answer in time after the call was sent.
     #[error("no answer within {0:?}")]
     FirstByteTimeout(Duration),
+    /// A stream that began, and brought no token in time.
+    #[error("no token within {0:?}")]
+    FirstTokenTimeout(Duration),
     /// Silence in the middle of an answer.
     #[error("silence for {0:?}")]
     IdleTimeout(Duration),
@@ -87,7 +90,7 @@ impl Cause {
             Self::NotHttp(_) => {
                 "check the port of the base URL, and whether it should begin with https://"
             }
-            Self::FirstByteTimeout(_) | Self::TotalTimeout(_) => {
+            Self::FirstByteTimeout(_) | Self::FirstTokenTimeout(_) | Self::TotalTimeout(_) => {
                 "allow more time, or fewer calls at once, if the server is only slow"
             }
             Self::IdleTimeout(_) | Self::Other(_) => return None,

@@ -46,6 +46,7 @@ mod midnight;
 mod answer;
 mod error_body;
 mod lenient;
+mod opening;
 mod plain;
 mod usage;
 

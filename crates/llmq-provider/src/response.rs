@@ -170,6 +170,18 @@ impl Answer {
         }
     }
 
+    /// For a stream: until [`Answer::has_begun`] is told, it has the time that its first token
+    /// may take (`first_token`), whatever comes meanwhile, and silence has no bound of its own.
+    pub fn begins(&mut self) {
+        let until = Instant::now() + self.deadlines.first_token;
+        self.deadlines.first_token_by = Some(until);
+    }
+
+    /// The first token of the stream is there: from here on silence is bounded (`idle`).
+    pub fn has_begun(&mut self) {
+        self.deadlines.first_token_by = None;
+    }
+
     /// Waits for the whole body, at most `answer_bytes_max` of it.
     ///
     /// # Errors
@@ -320,10 +332,13 @@ impl fmt::Debug for BodySource {
     }
 }
 
-/// The two deadlines of a body: silence, and the end of the whole call.
+/// The deadlines of a body: silence or the first token, and the end of the whole call.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     idle: Duration,
+    first_token: Duration,
+    /// Set while the first token of a stream is awaited.
+    first_token_by: Option<Instant>,
     total: Duration,
     end: Instant,
     waiting_since: Option<Instant>,
@@ -333,6 +348,8 @@ impl Deadlines {
     pub(crate) fn new(timeouts: Timeouts, started: Instant) -> Self {
         Self {
             idle: timeouts.idle,
+            first_token: timeouts.first_token,
+            first_token_by: None,
             total: timeouts.total,
             end: started + timeouts.total,
             waiting_since: None,
@@ -346,6 +363,9 @@ impl Deadlines {
     /// Silence is the provider's only while somebody listens: a reader that was away for a
     /// minute does not find the answer given up.
     fn next(&mut self) -> Instant {
+        if let Some(first) = self.first_token_by {
+            return first.min(self.end);
+        }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         (since + self.idle).min(self.end)
     }
@@ -354,6 +374,8 @@ impl Deadlines {
         let now = ready!(alarm.poll_passed(self.next(), cx));
         Poll::Ready(if now >= self.end {
             Cause::TotalTimeout(self.total)
+        } else if self.first_token_by.is_some() {
+            Cause::FirstTokenTimeout(self.first_token)
         } else {
             Cause::IdleTimeout(self.idle)
         })

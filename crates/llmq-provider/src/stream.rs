@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::lenient::{Lenient, Object, Present};
+use crate::opening::is_opening;
 use crate::usage::RawUsage;
 use crate::{Dialect, EventTooLarge, Operation, SseEvent, SseSplitter};
 
@@ -57,6 +58,7 @@ struct State {
     usage: Option<RawUsage>,
     end: StreamEnd,
     events: u64,
+    has_begun: bool,
     /// The answers that were asked for.
     answers: u32,
     /// Those that have given their reasons to end.
@@ -75,6 +77,7 @@ impl StreamReader {
                 usage: None,
                 end: StreamEnd::CutOff,
                 events: 0,
+                has_begun: false,
                 answers: 1,
                 finished: 0,
             },
@@ -125,6 +128,13 @@ impl StreamReader {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.state.events
+    }
+
+    /// Whether the answer itself has begun: what names it, a role without a word and pings come
+    /// before.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.state.has_begun
     }
 
     /// Whether what came so far cannot become an answer any more.
@@ -181,9 +191,15 @@ impl State {
             self.finished = self.finished.saturating_add(reasons_to_end(event.data));
         }
         // Most events are pieces of text; only the few that can matter are parsed.
-        if !self.may_matter(event) {
-            return;
+        if self.may_matter(event) {
+            self.weigh(event);
         }
+        if !self.has_begun && !matches!(self.end, StreamEnd::Failed(_)) {
+            self.has_begun = !is_opening(event);
+        }
+    }
+
+    fn weigh(&mut self, event: SseEvent<'_>) {
         let Ok(chunk) = serde_json::from_slice::<Chunk>(event.data) else {
             return;
         };

@@ -12,7 +12,10 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the last byte of the request to the head of the answer. 60 s.
     pub first_byte: Duration,
-    /// Silence between two pieces of the answer. 30 s.
+    /// From the head of a stream to its first token; what comes before that, such as pings and
+    /// the names of things, does not count. 60 s.
+    pub first_token: Duration,
+    /// Silence between two pieces of the answer; in a stream, after its first token. 30 s.
     pub idle: Duration,
     /// The whole call, from its start to the last byte of the answer. 10 min.
     pub total: Duration,
@@ -23,6 +26,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(10),
             first_byte: Duration::from_secs(60),
+            first_token: Duration::from_secs(60),
             idle: Duration::from_secs(30),
             total: Duration::from_secs(600),
         }

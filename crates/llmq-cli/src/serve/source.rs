@@ -135,7 +135,6 @@ fn upstream(
         api_key,
         http2: false,
         timeouts: Timeouts::default(),
-        first_token: Timeouts::default().total,
         adaptive: Some(AdaptiveConfig::default()),
         shared_limits: Vec::new(),
         pass_headers: Vec::new(),

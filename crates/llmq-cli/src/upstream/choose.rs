@@ -147,7 +147,6 @@ pub(super) fn at(
         pass_headers: Vec::new(),
         http2: false,
         timeouts: timeouts(Timeouts::default(), timeout),
-        first_token: Timeouts::default().total,
         adaptive: Some(AdaptiveConfig::default()),
         shared_limits: Vec::new(),
     }
@@ -239,6 +238,7 @@ fn timeouts(configured: Timeouts, total: Option<Duration>) -> Timeouts {
     Timeouts {
         connect: configured.connect.min(total),
         first_byte: total,
+        first_token: total,
         idle: configured.idle.min(total),
         total,
     }

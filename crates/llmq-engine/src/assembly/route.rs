@@ -91,7 +91,6 @@ impl Accounts {
             // Named even where it is as people call it: a call that comes as another model's
             // fallback names that one.
             model: Some(model),
-            first_token: account.settings.first_token,
             counts_usage,
             pass_headers: account.settings.pass_headers.into(),
             found_out: Arc::default(),

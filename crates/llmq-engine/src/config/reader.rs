@@ -239,11 +239,6 @@ impl<'c, 'r> Section<'c, 'r> {
         self.find(key, &self.path.child(key)).is_some()
     }
 
-    /// Takes note of a key that is read elsewhere.
-    pub(super) fn knows(&self, key: &'static str) {
-        self.asked.borrow_mut().push(key);
-    }
-
     /// Takes note of something wrong with the table itself.
     pub(super) fn wrong_here(&self, message: String) {
         self.reader

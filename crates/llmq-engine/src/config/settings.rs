@@ -185,8 +185,6 @@ pub struct UpstreamSettings {
     pub http2: bool,
     /// How long each part of a call may take.
     pub timeouts: Timeouts,
-    /// How long the first token of a stream may take.
-    pub first_token: Duration,
     /// How concurrency is found where no limit is set; none: not at all.
     pub adaptive: Option<AdaptiveConfig>,
     /// Names in [`Settings::limits`].

@@ -50,10 +50,6 @@ pub(super) fn upstream(section: &Section<'_, '_>) -> UpstreamSettings {
         api_key: api_key.or_else(default_key),
         http2: section.read_or("http2", false, values::flag),
         timeouts: section.table("timeouts", timeouts),
-        first_token: section.table("timeouts", |section| {
-            section.any_key();
-            section.read_or("first_token", MINUTE, values::some_duration)
-        }),
         adaptive: section.table("adaptive", adaptive),
         shared_limits: section.read_or("shared_limits", Vec::new(), values::texts),
         pass_headers: section.read_or("pass_headers", Vec::new(), values::account_headers),
@@ -62,10 +58,10 @@ pub(super) fn upstream(section: &Section<'_, '_>) -> UpstreamSettings {
 
 fn timeouts(section: &Section<'_, '_>) -> Timeouts {
     let defaults = Timeouts::default();
-    section.knows("first_token");
     Timeouts {
         connect: section.read_or("connect", defaults.connect, values::some_duration),
         first_byte: section.read_or("first_byte", defaults.first_byte, values::some_duration),
+        first_token: section.read_or("first_token", defaults.first_token, values::some_duration),
         idle: section.read_or("idle", defaults.idle, values::some_duration),
         total: section.read_or("total", defaults.total, values::some_duration),
     }

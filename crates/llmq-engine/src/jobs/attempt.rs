@@ -328,6 +328,7 @@ impl Exchange<'_> {
             StreamTranslator::new(self.dialect, options)
         });
         let mut filter = self.filter();
+        answer.begins();
         let end = loop {
             let piece = answer.chunk().await;
             let piece = piece.map_err(Bad::from)?;
@@ -336,6 +337,9 @@ impl Exchange<'_> {
             };
             if reader.push(&piece).is_err() || said.len() + piece.len() > ANSWER_BYTES_MAX {
                 break StreamEnd::Malformed;
+            }
+            if reader.has_begun() {
+                answer.has_begun();
             }
             match (&mut translator, &mut filter) {
                 (Some(translator), _) => translator

@@ -25,6 +25,7 @@ impl Called for ScriptedServer {
         config.timeouts = Timeouts {
             connect: PATIENCE,
             first_byte: PATIENCE,
+            first_token: PATIENCE,
             idle: PATIENCE,
             total: PATIENCE,
         };

@@ -1,6 +1,6 @@
 //! A stream on its way through.
 //!
-//! Its head is held until its first whole event: until then another upstream may take over
+//! Its head is held until its first token: until then another upstream may take over
 //! without the caller knowing. After that it is passed on as it comes, and a stream that breaks
 //! off is never ended as if it were whole.
 
@@ -18,8 +18,8 @@ use llmq_engine::config::StreamRecovery;
 use llmq_engine::{AssembledRoute, Grant, outcome};
 use llmq_provider::translate::{StreamBroken, StreamOptions, StreamTranslator};
 use llmq_provider::{
-    Answer, CallError, Cause, Dialect, Operation, Source, StreamEnd, StreamReader,
-    UsageChunkFilter, Verdict, check_stream,
+    Answer, Dialect, Operation, Source, StreamEnd, StreamReader, UsageChunkFilter, Verdict,
+    check_stream,
 };
 use tokio::time::Sleep;
 
@@ -83,7 +83,7 @@ pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer
     }
 }
 
-/// Reads until the first whole event, or to the end where all is to be held.
+/// Reads until the first token, or to the end where all is to be held.
 async fn hold(
     trial: &Trial<'_>,
     answer: &mut Answer,
@@ -91,35 +91,29 @@ async fn hold(
     hold_all: bool,
 ) -> Opened {
     let mut held = BytesMut::new();
-    let limit = trial.route.first_token;
-    let first_token = tokio::time::sleep(limit);
-    tokio::pin!(first_token);
+    answer.begins();
     loop {
-        let piece = tokio::select! {
-            biased;
-            piece = answer.chunk() => piece,
-            () = &mut first_token, if reader.events() == 0 => {
-                let error = CallError::CutOff {
-                    authority: trial.route.provider.authority().to_owned(),
-                    received_bytes: held.len() as u64,
-                    cause: Cause::FirstByteTimeout(limit),
-                };
-                return Opened::Bad(Box::new(Verdict::from(&error)), true);
-            }
-        };
+        let piece = answer.chunk().await;
         let end = match piece {
             Ok(Some(piece)) => {
                 held.extend_from_slice(&piece);
-                match reader.push(&piece) {
+                let pushed = reader.push(&piece);
+                if reader.has_begun() {
+                    answer.has_begun();
+                }
+                match pushed {
                     Err(_) => StreamEnd::Malformed,
                     Ok(()) if reader.is_broken() => reader.end(),
                     Ok(()) if reader.end() == StreamEnd::Whole => {
                         return Opened::Good(held, false);
                     }
-                    Ok(()) if !hold_all && reader.events() > 0 => {
+                    Ok(()) if !hold_all && reader.has_begun() => {
                         return Opened::Good(held, false);
                     }
-                    Ok(()) if held.len() > HELD_BYTES_MAX => return Opened::Good(held, false),
+                    Ok(()) if held.len() > HELD_BYTES_MAX => {
+                        answer.has_begun();
+                        return Opened::Good(held, false);
+                    }
                     Ok(()) => continue,
                 }
             }
@@ -138,7 +132,7 @@ async fn hold(
         );
         if let Err(verdict) = judged {
             // A provider that says why it gives nothing has made nothing.
-            let made = reader.events() > 1 || !matches!(end, StreamEnd::Failed(_));
+            let made = reader.has_begun() || !matches!(end, StreamEnd::Failed(_));
             return Opened::Bad(verdict, made);
         }
     }

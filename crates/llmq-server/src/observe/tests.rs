@@ -167,7 +167,10 @@ async fn a_server_that_ends_is_not_ready_but_lives() {
 /// One 429 took a gateway with one upstream out of its load balancer, just when it should queue.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_only_waits_is_ready_and_one_whose_day_is_over_is_not() {
-    for (class, ready) in [(FailureClass::QuotaWindow, 200), (FailureClass::QuotaDay, 503)] {
+    for (class, ready) in [
+        (FailureClass::QuotaWindow, 200),
+        (FailureClass::QuotaDay, 503),
+    ] {
         let mut world = World::new();
         world.refuse_one(class, Some(Duration::from_secs(10))).await;
         assert_eq!(world.get("/health/ready").await.0, ready, "{class}");

@@ -55,6 +55,19 @@ pub(crate) fn word(by: &str, word: &str) -> String {
     ))
 }
 
+/// OpenAI's first event of a chat: whose turn it is, and no word yet.
+pub(crate) fn role(by: &str) -> String {
+    chunk(&format!(
+        concat!(
+            r#"data: {{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"#,
+            r#""model":"{}","choices":[{{"index":0,"delta":{{"role":"assistant","content":""}},"#,
+            r#""finish_reason":null}}]}}"#,
+            "\n\n"
+        ),
+        by
+    ))
+}
+
 /// The event that says why the answer ended.
 pub(crate) fn stop(by: &str) -> String {
     chunk(&format!(

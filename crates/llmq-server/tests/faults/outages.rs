@@ -1,6 +1,13 @@
 //! Upstreams that fail, close or say nothing.
 
-use crate::answers::{END, STREAM, chunk, error, stream, whole, with_body};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::answers::{END, STREAM, chunk, error, role, stream, whole, with_body, word};
 use crate::world::{Act, BOTH, Mode, Upstream, World};
 
 fn broken(status: &str) -> Act {
@@ -139,8 +146,45 @@ async fn an_answer_whose_body_stalls_comes_from_elsewhere() {
     let text = whole("bad");
     let stalled = Act::Hang(text[..text.len() - 20].to_owned());
     second_serves(Mode::Whole, r#"idle = "200ms""#, "", stalled).await;
-    let late = Act::Hang(STREAM.to_owned());
-    second_serves(Mode::Stream, r#"idle = "200ms""#, "", late).await;
+    let stalled = Act::Hang(format!("{STREAM}{}", word("bad", "from ")));
+    let buffer = "stream_recovery = \"buffer\"";
+    second_serves(Mode::Stream, r#"idle = "200ms""#, buffer, stalled).await;
+}
+
+/// The idle limit ran from the head on. A stream that thought for longer than that was given up
+/// and sent again, and billed each time.
+#[tokio::test]
+async fn a_first_token_may_take_longer_than_silence_between_two() {
+    for headers in [&[][..], &[("idempotency-key", "k")]] {
+        let told = Arc::new(Notify::new());
+        let rest = stream("one").replacen(STREAM, "", 1);
+        let late = Act::When(Arc::clone(&told), Box::new(Act::Say(rest)));
+        let begun = Act::Then(format!("{STREAM}{}", role("one")), Box::new(late));
+        let one = Upstream::start("one", move |_| begun.clone()).await;
+        let world = World::new(&[&one], r#"idle = "50ms""#, "").await;
+        let mut asked = pin!(world.ask_with(Mode::Stream, headers));
+        let longer = Duration::from_millis(300);
+        assert!(timeout(longer, asked.as_mut()).await.is_err(), "it waits");
+        told.notify_one();
+        asked.await.is_from(&one);
+        assert_eq!(one.calls(), 1, "{headers:?}");
+    }
+}
+
+/// A role without a word ended the time for the first token, and so did a ping; a stream that
+/// brought nothing else ran to the end of the whole call.
+#[tokio::test]
+async fn what_comes_before_the_first_token_is_none() {
+    for headers in [&[][..], &[("idempotency-key", "k")]] {
+        let ping = chunk(": ping\n\n");
+        let act = Act::Drip(format!("{STREAM}{}", role("bad")), ping);
+        let bad = Upstream::start("bad", move |_| act.clone()).await;
+        let good = Upstream::start("good", |_| Act::Answer).await;
+        let world = World::new(&[&bad, &good], r#"first_token = "200ms""#, "").await;
+        let seen = world.ask_with(Mode::Stream, headers).await;
+        seen.is_from(&good);
+        assert_eq!((bad.calls(), good.calls()), (1, 1), "{headers:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,151 @@
+//! What a stream says before its answer begins.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::SseEvent;
+
+/// Events that name what will come, or only show that somebody is there: Anthropic's ("Streaming
+/// messages", docs.anthropic.com, 2026) and those of the Responses API (platform docs, 2026).
+const NAMES: [&str; 6] = [
+    "ping",
+    "message_start",
+    "response.created",
+    "response.queued",
+    "response.in_progress",
+    "keepalive",
+];
+
+/// Whether an event brings nothing of the answer yet. What is not known to be such an event is
+/// part of the answer.
+pub(crate) fn is_opening(event: SseEvent<'_>) -> bool {
+    let is_named = |name: &[u8]| NAMES.iter().any(|known| known.as_bytes() == name);
+    if event.data.trim_ascii().is_empty() || is_named(event.name) {
+        return true;
+    }
+    let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(event.data) else {
+        return false;
+    };
+    match (chunk.kind, chunk.choices) {
+        // Servers that leave the event's name out still write its type.
+        (Some(kind), _) => is_named(kind.as_bytes()),
+        // Azure begins with what its filter thinks of the prompt, and no choice.
+        (None, Some(choices)) => choices.iter().all(Choice::is_empty),
+        (None, None) => false,
+    }
+}
+
+#[derive(Deserialize)]
+struct Chunk<'a> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(default)]
+    choices: Option<Vec<Choice>>,
+}
+
+/// A piece of one answer: of a chat's, or a completion's.
+#[derive(Deserialize)]
+struct Choice {
+    #[serde(default)]
+    delta: Map<String, Value>,
+    #[serde(default)]
+    text: Value,
+    #[serde(default)]
+    finish_reason: Value,
+}
+
+impl Choice {
+    /// OpenAI's first chunk of a chat says whose turn it is, with an empty text.
+    fn is_empty(&self) -> bool {
+        let mut delta = self.delta.iter();
+        self.finish_reason.is_null()
+            && says_nothing(&self.text)
+            && delta.all(|(name, value)| name == "role" || says_nothing(value))
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, data: &str, opens: bool) {
+        let event = SseEvent {
+            name: name.as_bytes(),
+            data: data.as_bytes(),
+        };
+        assert_eq!(is_opening(event), opens, "{name} {data}");
+    }
+
+    #[test]
+    fn what_comes_before_the_first_token_is_told_from_it() {
+        check(
+            "",
+            r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
+            true,
+        );
+        check(
+            "",
+            r#"{"choices":[{"delta":{"role":"assistant","content":null,"refusal":null}}]}"#,
+            true,
+        );
+        check(
+            "",
+            r#"{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#,
+            true,
+        );
+        check(
+            "message_start",
+            r#"{"type":"message_start","message":{"usage":{"input_tokens":25}}}"#,
+            true,
+        );
+        check("", r#"{"type":"ping"}"#, true);
+        check(
+            "response.created",
+            r#"{"type":"response.created","response":{}}"#,
+            true,
+        );
+        check("", "", true);
+
+        check("", r#"{"choices":[{"delta":{"content":"H"}}]}"#, false);
+        check(
+            "",
+            r#"{"choices":[{"delta":{"reasoning_content":"Hm"}}]}"#,
+            false,
+        );
+        check(
+            "",
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
+            false,
+        );
+        check(
+            "",
+            r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+            false,
+        );
+        check("", r#"{"choices":[{"text":"a"}]}"#, false);
+        check(
+            "content_block_start",
+            r#"{"type":"content_block_start","index":0}"#,
+            false,
+        );
+        check(
+            "",
+            r#"{"type":"response.output_text.delta","delta":"a"}"#,
+            false,
+        );
+        check("", r#"{"choices":[7]}"#, false);
+        check("", r#"{"anything":"else"}"#, false);
+    }
+}
