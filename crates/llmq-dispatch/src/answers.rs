@@ -359,14 +359,16 @@ impl Dispatcher {
         }
         let (call, attempts, throttles) = (ticket.call, ticket.attempts, ticket.throttles);
         let setup = &self.queues[call.queue.index()].setup;
-        let elsewhere = rule.other_upstream && self.has_other_way(id, now);
-        let again = rule.retry && (class != FailureClass::Ambiguous || setup.retry_ambiguous);
+        // What may have been billed is not sent twice where that is set, wherever to.
+        let may_go = class != FailureClass::Ambiguous || setup.retry_ambiguous;
+        let elsewhere = may_go && rule.other_upstream && self.has_other_way(id, now);
+        let again = may_go && rule.retry;
         let spent = match tally {
             Tally::Attempt => attempts >= setup.max_attempts,
             Tally::Throttle | Tally::Nothing => self.is_throttled_out(call.kind, throttles),
         };
         // What an upstream could not do, another may: a call has one try at each that is left.
-        let last_chance = spent && rule.other_upstream && self.has_untried_way(id);
+        let last_chance = spent && may_go && rule.other_upstream && self.has_untried_way(id);
         if let Some(ticket) = self.ticket_mut(id) {
             ticket.exhausted |= last_chance;
         }

@@ -131,3 +131,40 @@ fn a_failed_call_waits_where_no_other_upstream_can_take_it_at_once() {
     world.fail(second, FailureClass::Transient, None);
     assert_eq!(world.started(), [second], "the other one takes it over");
 }
+
+/// The setting was heeded for the same upstream only: with another one, or with a fallback while
+/// that one was down, what might have been billed was sent a second time.
+#[test]
+fn what_may_have_been_billed_is_sent_nowhere_again_where_that_is_set() {
+    for ways in 1..=3 {
+        let mut world = World::new();
+        let upstreams = [(); 3].map(|()| world.upstream(&[]));
+        let fallback = world.queue(upstreams[2]);
+        let mut setup = QueueSetup {
+            retry_ambiguous: false,
+            // Used up at once, so that what is left is a last chance elsewhere.
+            max_attempts: if ways == 3 { 1 } else { 5 },
+            ..QueueSetup::to("m", upstreams[0])
+        };
+        if ways >= 2 {
+            setup.routes.push(Route {
+                upstream: upstreams[1],
+                weight: 1.0,
+            });
+        }
+        setup.fallback.push(fallback);
+        let queue = world.dispatcher.add_queue(setup);
+        let call = world.submit(world.call(queue));
+        assert_eq!(world.started(), [call]);
+        world.fail(call, FailureClass::Ambiguous, None);
+        world.advance(SECOND * 60);
+        assert_eq!(world.started(), [], "{ways}");
+        let failed = |effect: &Effect| matches!(effect, Effect::Failed { .. });
+        assert!(world.effects.iter().any(failed), "{ways}");
+        // What did not reach anybody goes elsewhere all the same.
+        let call = world.submit(world.call(queue));
+        world.fail(call, FailureClass::Transient, None);
+        world.advance(SECOND * 60);
+        assert_eq!(world.started(), [call, call], "{ways}");
+    }
+}
