@@ -276,6 +276,9 @@ impl Dispatcher {
             }
             self.attempt_over(id, running, now, effects);
         }
+        if ended.was_silent {
+            self.bar_silent(id, running.upstream);
+        }
         let rule = class.rule();
         let upstream = &self.upstreams[running.upstream.index()];
         let pause = match ended.pause.unwrap_or(rule.pause) {
@@ -362,7 +365,7 @@ impl Dispatcher {
         // What may have been billed is not sent twice where that is set, wherever to.
         let may_go = class != FailureClass::Ambiguous || setup.retry_ambiguous;
         let elsewhere = may_go && rule.other_upstream && self.has_other_way(id, now);
-        let again = may_go && rule.retry;
+        let again = may_go && rule.retry && self.has_any_way(id);
         let spent = match tally {
             Tally::Attempt => attempts >= setup.max_attempts,
             Tally::Throttle | Tally::Nothing => self.is_throttled_out(call.kind, throttles),

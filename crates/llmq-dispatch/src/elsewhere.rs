@@ -3,7 +3,7 @@
 use llmq_core::{FailureClass, Now};
 
 use crate::dispatcher::Dispatcher;
-use crate::events::Effect;
+use crate::events::{CallKind, Effect};
 use crate::ids::{TicketId, UpstreamId};
 use crate::setup::QueueSetup;
 use crate::ticket::Ticket;
@@ -46,6 +46,17 @@ impl Dispatcher {
         self.watch_deadlines(id, now);
     }
 
+    /// An upstream took the call and said nothing. Whoever waits for the answer has no time to
+    /// find it silent again, and it may bill each time; what nobody waits for can be patient.
+    pub(crate) fn bar_silent(&mut self, id: TicketId, upstream: UpstreamId) {
+        if let Some(ticket) = self.ticket_mut(id)
+            && ticket.call.kind == CallKind::Plain
+            && !ticket.barred.contains(&upstream)
+        {
+            ticket.barred.push(upstream);
+        }
+    }
+
     pub(crate) fn is_barred(&self, ticket: TicketId, upstream: UpstreamId) -> bool {
         self.ticket(ticket)
             .is_some_and(|ticket| ticket.barred.contains(&upstream))
@@ -70,7 +81,7 @@ impl Dispatcher {
     }
 
     /// Whether an upstream of its own or of a fallback is left to it at all.
-    fn has_any_way(&self, id: TicketId) -> bool {
+    pub(crate) fn has_any_way(&self, id: TicketId) -> bool {
         self.ticket(id).is_some_and(|ticket| {
             self.any_way(ticket, |upstream| {
                 let spent = ticket.exhausted && ticket.avoid.contains(&upstream);

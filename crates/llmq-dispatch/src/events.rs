@@ -125,6 +125,8 @@ pub struct Ended {
     /// Whether a refusal may concern this call alone, as that of a firewall or of a path that the
     /// server lacks may. Then it closes nothing that has answered another call.
     pub may_be_the_calls: bool,
+    /// Whether it was the upstream's silence that ended it: a plain call is not sent there again.
+    pub was_silent: bool,
 }
 
 /// With what a call ended.

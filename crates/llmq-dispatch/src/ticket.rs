@@ -22,7 +22,7 @@ pub(crate) struct Ticket {
     pub(crate) starts_at_throttle: u64,
     /// Upstreams that failed it, to be asked last.
     pub(crate) avoid: SmallVec<[UpstreamId; 2]>,
-    /// Upstreams that cannot take it.
+    /// Upstreams that cannot take it, or were silent.
     pub(crate) barred: SmallVec<[UpstreamId; 2]>,
     /// Its attempts are used up at all of those that failed it: it may only go elsewhere.
     pub(crate) exhausted: bool,

@@ -24,6 +24,7 @@ pub fn completed(
         latency: Some(latency),
         pause: None,
         may_be_the_calls: false,
+        was_silent: false,
     }
 }
 
@@ -46,6 +47,7 @@ pub fn failed(
         latency: answer.map(|(_, latency)| latency),
         pause: Some(verdict.pause),
         may_be_the_calls: verdict.may_be_the_calls(),
+        was_silent: verdict.was_silent,
     }
 }
 

@@ -67,6 +67,21 @@ impl CallError {
         !matches!(self, Self::NotSent { .. } | Self::NoAddress { .. })
     }
 
+    /// Whether the other side took the call and then said nothing in time.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::NoAnswer {
+                cause: Cause::FirstByteTimeout(_),
+                ..
+            } | Self::CutOff {
+                cause: Cause::FirstTokenTimeout(_),
+                ..
+            }
+        )
+    }
+
     /// What went wrong on the network, if it was that.
     #[must_use]
     pub fn cause(&self) -> Option<&Cause> {

@@ -43,6 +43,8 @@ pub struct Verdict {
     pub message: String,
     /// What a 429 says about the limit that was hit.
     pub limit: Option<LimitText>,
+    /// Whether it took the call and said nothing in time: neither a head nor a first token.
+    pub was_silent: bool,
 }
 
 /// What a provider does not let a call have.
@@ -82,6 +84,7 @@ impl From<&CallError> for Verdict {
                 _ => error.to_string(),
             },
             limit: None,
+            was_silent: error.is_silence(),
         }
     }
 }
@@ -169,6 +172,7 @@ fn broken(status: StatusCode, message: String) -> Verdict {
         code: None,
         message,
         limit: None,
+        was_silent: false,
     }
 }
 
@@ -215,6 +219,7 @@ pub fn classify(
         code: error.code.clone().or_else(|| error.kind.clone()),
         message: error.message,
         limit,
+        was_silent: false,
     }
 }
 

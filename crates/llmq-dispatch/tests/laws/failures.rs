@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use llmq_core::FailureClass;
-use llmq_dispatch::{Call, CallKind, Effect, QueueSetup, Route, Scope, TicketId};
+use llmq_dispatch::{
+    Call, CallKind, Effect, Ended, Event, QueueSetup, Route, Scope, TicketId, UpstreamId,
+};
 
-use crate::world::{SECOND, World};
+use crate::world::{SECOND, World, failure};
 
 #[test]
 fn a_429_stops_the_upstream_until_the_instant_named_and_counts_no_attempt() {
@@ -167,4 +169,60 @@ fn what_may_have_been_billed_is_sent_nowhere_again_where_that_is_set() {
         world.advance(SECOND * 60);
         assert_eq!(world.started(), [call, call], "{ways}");
     }
+}
+
+/// A call went back to the silent upstream where the other one was full, or where there was no
+/// other: five times, each perhaps billed.
+#[test]
+fn a_silent_upstream_is_not_asked_again_by_the_same_call() {
+    let silence = || Ended {
+        was_silent: true,
+        ..failure(FailureClass::Ambiguous, None)
+    };
+    let mut world = World::new();
+    let one_place = world.limit("concurrency=1", Scope::Upstream);
+    let upstreams = [world.upstream(&[]), world.upstream(&[one_place])];
+    let mut setup = QueueSetup::to("m", upstreams[0]);
+    setup.routes.push(Route {
+        upstream: upstreams[1],
+        weight: 1e9,
+    });
+    let queue = world.dispatcher.add_queue(setup);
+    let busy = world.submit(world.call(queue));
+    let call = world.submit(world.call(queue));
+    assert_eq!(
+        starts(&mut world),
+        [(busy, upstreams[1]), (call, upstreams[0])]
+    );
+    world.tell(Event::Sent(call));
+    world.tell(Event::Ended(call, Box::new(silence())));
+    world.advance(SECOND * 60);
+    assert_eq!(starts(&mut world), [], "the other one is full");
+    world.complete(busy);
+    assert_eq!(starts(&mut world), [(call, upstreams[1])]);
+
+    // With nobody else it has failed; what nobody waits for asks again.
+    for (kind, again) in [(CallKind::Plain, false), (CallKind::Stored, true)] {
+        let (mut world, queue, _) = World::simple(&[]);
+        let call = world.submit(Call {
+            kind,
+            ..world.call(queue)
+        });
+        assert_eq!(world.started(), [call]);
+        world.tell(Event::Sent(call));
+        world.tell(Event::Ended(call, Box::new(silence())));
+        world.advance(SECOND * 60);
+        assert_eq!(world.started() == [call], again, "{kind:?}");
+    }
+}
+
+/// What was started since this was last asked, and where.
+fn starts(world: &mut World) -> Vec<(TicketId, UpstreamId)> {
+    let starts = world.effects.iter().filter_map(|effect| match effect {
+        Effect::Start(start) => Some((start.ticket, start.upstream)),
+        _ => None,
+    });
+    let starts = starts.collect();
+    world.started();
+    starts
 }

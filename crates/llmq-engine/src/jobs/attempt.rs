@@ -433,6 +433,7 @@ fn transient(message: String) -> Bad {
         code: None,
         message,
         limit: None,
+        was_silent: false,
     })
 }
 

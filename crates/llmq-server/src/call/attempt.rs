@@ -266,6 +266,7 @@ impl Trial<'_> {
                     code: None,
                     message: unreadable.to_string(),
                     limit: None,
+                    was_silent: false,
                 }))
             }
         }

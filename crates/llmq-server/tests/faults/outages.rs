@@ -110,6 +110,23 @@ async fn a_silent_upstream_is_left_after_the_first_byte_limit_and_not_asked_agai
     }
 }
 
+#[tokio::test]
+async fn a_silent_upstream_that_is_the_only_one_is_asked_once() {
+    let silences = [
+        (Mode::Whole, String::new()),
+        (Mode::Stream, String::new()),
+        (Mode::Stream, format!("{STREAM}{}", role("one"))),
+    ];
+    for (mode, said) in silences {
+        let silent = Act::Hang(said.clone());
+        let one = Upstream::start("one", move |_| silent.clone()).await;
+        let timeouts = r#"first_byte = "100ms", first_token = "100ms""#;
+        let world = World::new(&[&one], timeouts, "").await;
+        world.ask(mode).await.failed(502, "within 100ms");
+        assert_eq!(one.calls(), 1, "{mode:?} {said}");
+    }
+}
+
 /// The deadline of the wait ran on at the upstream. At the default settings, where the first
 /// byte may take as long as the wait, the call was given up instead of handed over.
 #[tokio::test]
