@@ -238,6 +238,7 @@ impl Inner {
             dialect: spoken(operation),
             include_usage: outgoing.include_usage,
             asks_usage: outgoing.asks_usage,
+            choices: job.size.choices,
             clock: &self.clock,
         };
         if answer.status().is_success() && answer.is_event_stream() {
@@ -259,6 +260,8 @@ struct Exchange<'a> {
     include_usage: Option<bool>,
     /// The stream is asked for its usage, and not because the caller did.
     asks_usage: bool,
+    /// The answers that were asked for (`n`).
+    choices: u32,
     clock: &'a crate::SystemClock,
 }
 
@@ -318,7 +321,7 @@ impl Exchange<'_> {
 
     /// A stream is kept as its bytes, and only if it came to its proper end.
     async fn stream(&self, mut answer: Answer) -> Result<Good, Bad> {
-        let mut reader = StreamReader::new(self.source().dialect, self.operation);
+        let mut reader = StreamReader::new(self.source().dialect, self.operation).of(self.choices);
         let mut said = BytesMut::new();
         let mut translator = self.include_usage.map(|include_usage| {
             let options = StreamOptions {

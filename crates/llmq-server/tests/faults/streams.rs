@@ -95,3 +95,25 @@ async fn a_stream_is_whole_with_its_last_event_whatever_its_connection_does() {
         drop(world);
     }
 }
+
+/// With two answers asked for, one that was finished made a whole of a stream that broke off
+/// behind it: kept as such for a day for every call with the same key.
+#[tokio::test]
+async fn several_answers_are_whole_when_the_last_of_them_is() {
+    let half = format!("{STREAM}{}{}{END}", word("one", "half"), stop("one"));
+    let one = Upstream::start("one", move |call| match call {
+        0 => Act::Say(half.clone()),
+        _ => Act::Answer,
+    })
+    .await;
+    let world = World::new(&[&one], "", "").await;
+    let body = serde_json::json!({
+        "model": "m", "stream": true, "n": 2,
+        "messages": [{"role": "user", "content": "hello"}],
+    });
+    let request = http::Request::post("/v1/chat/completions");
+    let headers = [("idempotency-key", "k")];
+    let seen = world.send(request, &headers, body.to_string()).await;
+    seen.is_from(&one);
+    assert_eq!(one.calls(), 2);
+}
