@@ -5,7 +5,7 @@
 //! [`QueueSetup`], [`UpstreamSetup`] and [`LimitSetup`] are what it knows. Then, in the order of a
 //! decision: `pump` picks the lane that is tried next, `admit` asks every limit on its way and `choice` takes one of several that have room,
 //! `answers` settles what came of it (`hearing` learns from it, `learned` keeps limits nobody configured, `gates` shut what it shows to be
-//! closed), `timers` does what falls due, and `renew` takes another configuration over.
+//! closed), `timers` does what falls due, and `renew` takes another configuration over. `why` and `outlook` tell what a call waits for, and how long.
 //!
 //! [`Shared`] puts it behind a lock and hands out tickets that are guards.
 //!
@@ -37,6 +37,7 @@ mod pump;
 mod renew;
 mod timers;
 
+mod outlook;
 mod why;
 
 mod shared;
@@ -45,6 +46,7 @@ mod sync;
 pub use dispatcher::Dispatcher;
 pub use events::{Bounded, Call, CallKind, Effect, Ended, Event, Notice, Outcome, Refusal, Start};
 pub use ids::{LimitId, QueueId, TenantId, TicketId, UpstreamId};
+pub use outlook::Outlook;
 pub use setup::{Capacity, LimitSetup, QueueSetup, Reserve, Route, Rules, Scope, UpstreamSetup};
 pub use shared::{AfterFailure, Grant, NoGrant, Shared, Surroundings, Ticket};
 pub use why::{Blocker, DepthView, LimitView, QueueView, Standing, UpstreamView, Why};

@@ -39,6 +39,11 @@ impl WaitList {
         self.order.first().copied()
     }
 
+    /// All of them, best first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Rank> {
+        self.order.iter().copied()
+    }
+
     pub(crate) fn insert(&mut self, rank: Rank) {
         self.order.insert(rank);
     }

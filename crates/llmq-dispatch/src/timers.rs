@@ -24,7 +24,7 @@ impl Dispatcher {
                     self.enter(ticket, now);
                     self.watch_deadlines(ticket, now);
                 }
-                Timer::StartBy(ticket) => self.expire(ticket, effects),
+                Timer::StartBy(ticket) => self.expire(ticket, now, effects),
                 Timer::Deadline(queue) => self.deadlines_due(queue, now, effects),
                 Timer::Rise(lane) => self.rise(lane, now),
             }
@@ -121,20 +121,20 @@ impl Dispatcher {
                 break;
             }
             self.queues[id.index()].deadlines.remove(&(at, ticket));
-            self.expire(ticket, effects);
+            self.expire(ticket, now, effects);
         }
         self.retime_deadline(id, now);
     }
 
     /// A ticket has not been started in time.
-    fn expire(&mut self, id: TicketId, effects: &mut Vec<Effect>) {
+    fn expire(&mut self, id: TicketId, now: Now, effects: &mut Vec<Effect>) {
         let Some(ticket) = self.ticket(id) else {
             return;
         };
         if matches!(ticket.state, State::Running(_)) {
             return;
         }
-        let could_start = self.could_start(id);
+        let could_start = self.outlook(id, now).and_then(|outlook| outlook.start);
         self.leave(id);
         self.forget(id);
         effects.push(Effect::Expired {

@@ -5,6 +5,7 @@ mod failures;
 mod fallback;
 mod limits;
 mod order;
+mod outlook;
 mod outages;
 mod queues;
 mod quota;

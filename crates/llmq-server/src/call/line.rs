@@ -92,10 +92,14 @@ pub(crate) fn waits_for(gateway: &Gateway, id: Uuid) -> Option<String> {
 
 /// What a ticket waits for, such as `tpm openai/gpt-4o-mini 12s`.
 fn waiting_for(gateway: &Gateway, ticket: TicketId) -> Option<String> {
-    let why = gateway.hub.with(|dispatcher| dispatcher.why(ticket))?;
+    let now = gateway.clock.now();
+    let (why, outlook) = gateway.hub.with(|dispatcher| {
+        let why = dispatcher.why(ticket)?;
+        Some((why, dispatcher.outlook(ticket, now)?))
+    })?;
     let mut text = why.blockers.first()?.to_string();
-    if let Some(until) = why.until {
-        let left = until.since(gateway.clock.now().mono);
+    if let Some(start) = outlook.start {
+        let left = start.since(now.mono);
         let _ = write!(text, " {}s", left.as_secs_f64().ceil());
     }
     Some(text)

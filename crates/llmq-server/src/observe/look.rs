@@ -157,14 +157,14 @@ impl Observed {
         let call = self.waiting.get(id)?;
         let now = self.now();
         let parts = self.parts();
-        let (model, why) = parts.hub.with(|dispatcher| {
+        let (model, why, outlook) = parts.hub.with(|dispatcher| {
             let model = dispatcher.queue_name(call.queue).to_owned();
-            (model, dispatcher.why(call.ticket))
+            let outlook = dispatcher.outlook(call.ticket, now);
+            (model, dispatcher.why(call.ticket), outlook)
         });
         // It has just ended.
-        let why = why?;
+        let (why, outlook) = (why?, outlook?);
         let in_line = !why.started && !matches!(why.blockers[..], [Blocker::NotBefore(_)]);
-        let ahead = u64::try_from(why.ahead).unwrap_or(u64::MAX);
         Some(CallState {
             id: id.to_string(),
             status: if why.started {
@@ -175,8 +175,8 @@ impl Observed {
             model,
             priority: call.priority.value(),
             waited_ms: waited_ms(&call, now),
-            position: in_line.then(|| ahead.saturating_add(1)),
-            estimated_start: why.until.map(|at| at_text(at, now)),
+            position: in_line.then(|| outlook.ahead.saturating_add(1)),
+            estimated_start: outlook.start.map(|at| at_text(at, now)),
             waiting_for: why.blockers.first().map(ToString::to_string),
         })
     }
