@@ -125,7 +125,12 @@ impl Dispatcher {
         let tenant = &self.tenants[call.tenant.index()].limits;
         let model = &self.queues[served_by.index()].setup.limits;
         let upstream = &self.upstreams[upstream.index()].limits;
-        tenant.iter().chain(model).chain(upstream).copied().collect()
+        tenant
+            .iter()
+            .chain(model)
+            .chain(upstream)
+            .copied()
+            .collect()
     }
 
     /// Calls of other lines that go before it at a spot.

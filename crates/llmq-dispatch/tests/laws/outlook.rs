@@ -9,7 +9,9 @@ use crate::world::{MINUTE, SECOND, World};
 
 impl World {
     fn outlook(&mut self, call: TicketId) -> Outlook {
-        self.dispatcher.outlook(call, self.now).expect("it is known")
+        self.dispatcher
+            .outlook(call, self.now)
+            .expect("it is known")
     }
 }
 
@@ -91,7 +93,10 @@ fn calls_of_more_urgent_lines_count_and_those_of_less_urgent_ones_do_not() {
         world.submit(of(&world, Priority::HIGH));
     }
     let high = world.submit(of(&world, Priority::HIGH));
-    assert_eq!((world.outlook(low).ahead, world.outlook(high).ahead), (26, 25));
+    assert_eq!(
+        (world.outlook(low).ahead, world.outlook(high).ahead),
+        (26, 25)
+    );
     // Two whole windows go to the others first.
     let wait = world.outlook(low).start.unwrap() - world.now.mono;
     assert!((MINUTE * 2..MINUTE * 4).contains(&wait), "{wait:?}");
@@ -121,7 +126,10 @@ fn other_tenants_count_as_often_as_they_take_turns() {
         mine.push(world.submit(world.call(queue)));
     }
     let ahead = world.outlook(mine[10]).ahead;
-    assert!((30..=31).contains(&ahead), "ten of ours, twenty of theirs: {ahead}");
+    assert!(
+        (30..=31).contains(&ahead),
+        "ten of ours, twenty of theirs: {ahead}"
+    );
 }
 
 #[test]

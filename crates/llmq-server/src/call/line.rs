@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::StatusCode;
-use llmq_core::{Clock, Timestamp};
+use llmq_core::{Clock, FailureClass, Timestamp};
 use llmq_dispatch::{Bounded, Call, NoGrant, Refusal as LineRefusal, TicketId};
 use llmq_engine::{Grant, Ticket};
 use llmq_limit::BreakerState;
@@ -14,6 +14,7 @@ use super::incoming::Incoming;
 use super::progress::Progress;
 use crate::Gateway;
 use crate::dialect::Refusal;
+use crate::jobs::COME_AGAIN;
 use crate::models::Model;
 use crate::observe::WaitingCall;
 
@@ -25,8 +26,6 @@ pub(crate) fn enter(
     at_upstreams: Duration,
 ) -> Result<Ticket, Refusal> {
     let call = Call {
-        priority: incoming.priority,
-        size: incoming.size,
         bytes: incoming.body.len() as u64,
         start_by: Some(incoming.arrived.mono + at_upstreams + incoming.max_wait),
         bounded: Bounded::Wait,
@@ -35,7 +34,7 @@ pub(crate) fn enter(
             0 | 1 => 0,
             _ => incoming.affinity(),
         },
-        ..Call::new(model.queue, incoming.tenant)
+        ..outline(incoming, model)
     };
     gateway.hub.submit(call).map_err(|refusal| match refusal {
         LineRefusal::Draining => Refusal::new(
@@ -47,8 +46,40 @@ pub(crate) fn enter(
             StatusCode::SERVICE_UNAVAILABLE,
             "queue_full",
             format!("{}: {full}", model.name),
-        ),
+        )
+        .after(Some(COME_AGAIN)),
     })
+}
+
+/// A call as far as it matters for when its turn is.
+fn outline(incoming: &Incoming, model: &Model) -> Call {
+    Call {
+        priority: incoming.priority,
+        size: incoming.size,
+        ..Call::new(model.queue, incoming.tenant)
+    }
+}
+
+/// When it would be a call's turn that comes again now, where that can be known and is not at
+/// once.
+pub(crate) fn next_turn(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+) -> Option<Timestamp> {
+    let now = gateway.clock.now();
+    let call = outline(incoming, model);
+    let outlook = gateway
+        .hub
+        .with(|dispatcher| dispatcher.outlook_of(&call, now));
+    outlook.start.filter(|start| *start > now.mono)
+}
+
+/// How long a call should stay away that found no room in its time.
+pub(crate) fn comes_again(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Duration {
+    let now = gateway.clock.now().mono;
+    let turn = next_turn(gateway, incoming, model);
+    turn.map_or(FALLBACK, |turn| turn.since(now))
 }
 
 /// Waits for leave to send.
@@ -150,12 +181,17 @@ pub(crate) fn refusal(
 /// When nobody knows when there will be room.
 const FALLBACK: Duration = Duration::from_secs(30);
 
+/// Whether a refusal says that there was too much at once, and nothing worse.
+pub(crate) fn is_limit(class: FailureClass) -> bool {
+    class.is_rate_limit() || class == FailureClass::Ramp
+}
+
 /// Whether it was for its upstreams and not for limits that nothing was sent.
 pub(crate) fn is_down(gateway: &Gateway, model: &Model) -> bool {
     gateway.hub.with(|dispatcher| {
         model.routes.iter().all(|route| {
             let view = dispatcher.upstream_view(route.upstream);
-            let shut = view.closed.is_some_and(|(class, _)| !class.is_rate_limit());
+            let shut = view.closed.is_some_and(|(class, _)| !is_limit(class));
             shut || view.breaker != BreakerState::Closed
         })
     })

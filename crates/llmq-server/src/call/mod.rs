@@ -27,7 +27,7 @@ use llmq_provider::{Dialect, Operation};
 pub(crate) use body::{Broken, ReplyBody};
 pub(crate) use earlier::response;
 pub(crate) use incoming::Incoming;
-pub(crate) use line::is_down;
+pub(crate) use line::{comes_again, is_down};
 pub(crate) use outgoing::stream_of;
 pub(crate) use reply::Reply;
 
@@ -114,9 +114,11 @@ pub(crate) fn spoken(operation: Operation) -> Dialect {
     }
 }
 
-async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>) -> Reply {
-    let mut progress = Progress::new(gateway, incoming, model);
-    let most = most(incoming.operation, incoming.size, model);
+async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, asked: &Arc<Model>) -> Reply {
+    // The one in whose line it stands.
+    let mut model = Arc::clone(asked);
+    let mut progress = Progress::new(gateway, incoming, asked);
+    let most = most(incoming.operation, incoming.size, asked);
     match gateway.keys.reserve(&incoming.caller, most).await {
         Ok(booking) => progress.books(booking),
         Err(error) => {
@@ -127,7 +129,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
     if let Err(untranslatable) =
         gateway
             .models
-            .can_be_told(model, incoming.operation, &incoming.body)
+            .can_be_told(asked, incoming.operation, &incoming.body)
     {
         let refusal = Refusal {
             param: untranslatable.path().map(str::to_owned),
@@ -135,33 +137,37 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
         };
         return told(refusal, incoming, progress);
     }
-    let mut ticket = match line::enter(gateway, incoming, model, Duration::ZERO) {
+    let mut ticket = match line::enter(gateway, incoming, asked, Duration::ZERO) {
         Ok(ticket) => ticket,
         Err(refusal) => return told(refusal, incoming, progress),
     };
-    let mut larger_contexts = model.settings.context_fallback.iter();
+    let mut larger_contexts = asked.settings.context_fallback.iter();
     // What the caller hears when nothing better comes.
     let mut failure = None;
     loop {
-        let grant = match line::wait(gateway, incoming, model, ticket, &mut progress).await {
+        let grant = match line::wait(gateway, incoming, &model, ticket, &mut progress).await {
             Ok(grant) => grant,
             Err(no_grant) => {
                 let class = match no_grant {
                     NoGrant::TooLarge { .. } => Some(FailureClass::TooLarge),
                     _ => failure.as_ref().map(|failure: &Failure| failure.class),
                 };
-                if becomes_job(gateway, incoming, model, class) {
-                    return kept(gateway, incoming, model, progress).await;
+                if becomes_job(gateway, incoming, asked, class) {
+                    return kept(gateway, incoming, asked, progress).await;
                 }
                 if let Some(failure) = failure {
-                    return reply::failed(gateway, incoming, failure, &mut progress);
+                    let turn = match no_grant {
+                        NoGrant::Expired { could_start } => could_start,
+                        _ => None,
+                    };
+                    return reply::failed(gateway, incoming, failure, turn, &mut progress);
                 }
-                let refusal = line::refusal(gateway, model, &no_grant, incoming.arrived.mono);
+                let refusal = line::refusal(gateway, &model, &no_grant, incoming.arrived.mono);
                 return told(refusal, incoming, progress);
             }
         };
         // Boxed, so that thousands who wait do not hold room for what comes after.
-        let attempt = Box::pin(attempt::attempt(gateway, incoming, model, grant, progress));
+        let attempt = Box::pin(attempt::attempt(gateway, incoming, &model, grant, progress));
         match attempt.await {
             Attempted::Answered(reply) => return *reply,
             Attempted::Skipped(next, back) => {
@@ -178,23 +184,25 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, model: &Arc<Model>)
                     Remedy::LargerContext => {
                         larger_contexts.find_map(|name| gateway.models.known(name))
                     }
-                    Remedy::WithoutUsage => Some(Arc::clone(model)),
+                    Remedy::WithoutUsage => Some(Arc::clone(&model)),
                     Remedy::Nothing => None,
                 };
                 let class = Some(failed.class);
                 let told = attempt::telling(failure, failed);
+                let turn = line::next_turn(gateway, incoming, &model);
                 let Some(elsewhere) = elsewhere else {
-                    if becomes_job(gateway, incoming, model, class) {
-                        return kept(gateway, incoming, model, *back).await;
+                    if becomes_job(gateway, incoming, asked, class) {
+                        return kept(gateway, incoming, asked, *back).await;
                     }
-                    return reply::failed(gateway, incoming, told, &mut back);
+                    return reply::failed(gateway, incoming, told, turn, &mut back);
                 };
                 match line::enter(gateway, incoming, &elsewhere, back.upstream_time) {
                     Ok(next) => ticket = next,
-                    Err(_) => return reply::failed(gateway, incoming, told, &mut back),
+                    Err(_) => return reply::failed(gateway, incoming, told, turn, &mut back),
                 }
                 failure = Some(told);
                 progress = *back;
+                model = elsewhere;
             }
         }
     }

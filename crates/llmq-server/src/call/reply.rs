@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use llmq_core::{Clock, FailureClass};
+use llmq_core::{Clock, FailureClass, Timestamp};
 use llmq_provider::{Dialect, translate};
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::attempt::Failure;
 use super::body::ReplyBody;
 use super::forward;
 use super::incoming::Incoming;
+use super::line;
 use super::progress::Progress;
 use crate::Gateway;
 use crate::dialect::Refusal;
@@ -72,15 +73,17 @@ pub(crate) fn begun(reply: &mut Reply, id: Uuid, waits_for: Option<String>) {
     }
 }
 
-/// The provider's own error, since no attempt brought more.
+/// The provider's own error, since no attempt brought more. `turn`: when it would be the call's
+/// turn again, as far as that is known.
 pub(crate) fn failed(
     gateway: &Gateway,
     incoming: &Incoming,
     failure: Failure,
+    turn: Option<Timestamp>,
     progress: &mut Progress,
 ) -> Reply {
     let class = failure.class;
-    let reply = in_its_words(gateway, incoming, failure, progress);
+    let reply = in_its_words(gateway, incoming, failure, turn, progress);
     progress.ends(reply.status().as_u16(), Some(class));
     reply
 }
@@ -89,6 +92,7 @@ fn in_its_words(
     gateway: &Gateway,
     incoming: &Incoming,
     failure: Failure,
+    turn: Option<Timestamp>,
     progress: &Progress,
 ) -> Reply {
     let now = gateway.clock.now().mono;
@@ -121,12 +125,18 @@ fn in_its_words(
         incoming.id,
         progress,
     );
-    let wait = failure.until.map(|until| until.since(now));
+    // Where others wait too, it is not the provider's time at which there is room.
+    let passes = matches!(
+        reply.status(),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    let until = failure.until.max(turn.filter(|_| passes));
+    let wait = until.map(|until| until.since(now));
     if let Some(wait) = wait {
         retry_after(reply.headers_mut(), wait);
     }
     // llmq has tried as often as makes sense; but a limit has room again at its time.
-    let wait = wait.filter(|_| failure.class.is_rate_limit());
+    let wait = wait.filter(|_| line::is_limit(failure.class));
     should_retry(reply.headers_mut(), wait);
     reply
 }

@@ -152,6 +152,10 @@ pub(crate) fn gone(id: JobId) -> Problem {
     Problem::not_found("request_not_found", format!("request {id} is removed"))
 }
 
+/// When there may be room in a full queue: it empties at the pace of its limits, and nobody knows
+/// better.
+pub(crate) const COME_AGAIN: Duration = Duration::from_secs(10);
+
 /// Why a job was not accepted.
 pub(crate) fn refusal(error: &EnqueueError) -> Problem {
     let message = error.to_string();

@@ -23,7 +23,7 @@ mod webhooks;
 mod guard;
 
 pub(crate) use catalog::Catalog;
-pub(crate) use desk::{Desk, unavailable};
+pub(crate) use desk::{COME_AGAIN, Desk, unavailable};
 pub(crate) use guard::sees;
 pub(crate) use plain::{
     Later, accepted, as_refusal, asks_for_job, by_key, of_call, queued_instead,

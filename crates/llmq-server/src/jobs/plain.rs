@@ -300,6 +300,7 @@ fn still_waits(job: &Job) -> Refusal {
 }
 
 async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -> Reply {
+    let again = || Some(call::comes_again(gateway, incoming, model));
     let refusal = match job.status {
         Status::Completed | Status::Failed => match gateway.desk.answer(job.id).await {
             Ok(Some(answer)) => {
@@ -325,12 +326,14 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
             StatusCode::SERVICE_UNAVAILABLE,
             "upstream_unavailable",
             job.error.map(|error| error.message).unwrap_or_default(),
-        ),
+        )
+        .after(again()),
         Status::Expired if call::is_down(gateway, model) => Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "upstream_unavailable",
             format!("no upstream of `{}` can serve calls now", model.name),
-        ),
+        )
+        .after(again()),
         Status::Expired => Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limited",
@@ -339,7 +342,8 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
                  wait longer",
                 incoming.model
             ),
-        ),
+        )
+        .after(again()),
         Status::Cancelled => Refusal::new(
             StatusCode::CONFLICT,
             "cancelled",

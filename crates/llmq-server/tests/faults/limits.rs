@@ -35,8 +35,12 @@ async fn a_call_meets_at_most_six_429s_and_they_are_spaced() {
     for mode in BOTH {
         let one = Upstream::start("one", |_| busy("")).await;
         let world = World::new(&[&one], "", "").await;
-        world.ask(mode).await.failed(429, "Rate limit reached");
+        let seen = world.ask(mode).await;
+        seen.failed(429, "Rate limit reached");
         assert_eq!(one.calls(), 6, "{mode:?}");
+        // The provider said no time; the gateway has one of its own.
+        assert_eq!(seen.headers["retry-after"], "1", "{mode:?}");
+        assert_eq!(seen.headers["x-should-retry"], "true", "{mode:?}");
         for gap in one.gaps() {
             assert!(gap >= Duration::from_millis(10), "{:?}", one.gaps());
         }
@@ -75,6 +79,30 @@ async fn an_sdk_is_told_to_come_back_by_itself_where_that_is_soon() {
         assert_eq!(seen.headers["x-should-retry"], comes_back, "{seconds}");
         assert!(seen.headers.contains_key("retry-after"));
     }
+}
+
+/// An upstream that was closed by it counted as down: 503 instead of a limit's 429.
+#[tokio::test]
+async fn traffic_that_rose_too_fast_is_a_limit_and_no_outage() {
+    let one = Upstream::start("one", |_| {
+        let (status, wait) = ("429 Too Many Requests", "retry-after: 600\r\n");
+        Act::Say(error(status, wait, "slow_down", "Slow down"))
+    })
+    .await;
+    let world = World::new(&[&one], "", "").await;
+    for told in ["Slow down", "rate_limited"] {
+        let seen = world
+            .ask_with(Mode::Whole, &[("x-llmq-max-wait", "200ms")])
+            .await;
+        seen.failed(429, told);
+        let wait: u64 = seen.headers["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((590..=600).contains(&wait), "{told}: {wait}");
+    }
+    assert_eq!(one.calls(), 1);
 }
 
 #[tokio::test]

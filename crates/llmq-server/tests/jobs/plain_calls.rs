@@ -112,6 +112,9 @@ async fn a_keyed_call_without_room_ends_as_any_other() {
     let got = call(&world, &headers, &chat()).await;
     assert_eq!(got.status, 429, "{:?}", got.body);
     assert_eq!(got.json()["error"]["code"], "rate_limited");
+    let wait: u64 = got.header("retry-after").parse().unwrap();
+    assert!((3_500..=3_600).contains(&wait), "{wait}");
+    assert_eq!(got.header("x-should-retry"), "false");
 }
 
 /// Once the first calls of an outage failed, until the breaker had opened.
@@ -246,6 +249,7 @@ async fn a_full_queue_says_when_to_come_again_in_every_dialect() {
         world.post("/v1/responses", &background).await,
         call(&world, &later, &chat()).await,
         call(&world, &keyed, &chat()).await,
+        call(&world, &[("x-llmq-max-wait", "1s")], &chat()).await,
         world.post("/api/requests", &crate::world::request()).await,
     ] {
         assert_eq!(got.status, 503, "{got:?}");
