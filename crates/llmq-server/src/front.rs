@@ -5,19 +5,17 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse as _;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use llmq_provider::{Dialect, Operation};
-use serde_json::json;
 use tower_service::Service as _;
 
 use crate::Gateway;
 use crate::call::{self, Reply, ReplyBody};
 use crate::dialect::Refusal;
-use crate::keys::{self, Look, Need as _};
 use crate::openai::background;
 use crate::timed::{Slow, Timed};
-use crate::{Problem, cors, host, pages, site};
+use crate::{Problem, cors, host, model_list, pages, site};
 
 /// Before the name of a response, kept here or by a provider.
 const RESPONSE: &str = "/v1/responses/";
@@ -63,7 +61,7 @@ async fn route(front: &Front, request: Request<Incoming>) -> Reply {
         return foreign_host(spoken(&request));
     }
     match Operation::from_path(path) {
-        Some(Operation::Models) => models(gateway, &request, None),
+        Some(Operation::Models) => model_list::answer(gateway, &request, None).await,
         Some(operation) if request.method() == Method::POST => {
             Box::pin(call::call(Arc::clone(gateway), operation, request)).await
         }
@@ -72,7 +70,7 @@ async fn route(front: &Front, request: Request<Incoming>) -> Reply {
             wrong_method(&message, call::spoken(operation), "POST")
         }
         None => match path.strip_prefix("/v1/models/") {
-            Some(name) => models(gateway, &request, Some(name)),
+            Some(name) => model_list::answer(gateway, &request, Some(name)).await,
             None if path.starts_with(RESPONSE) => {
                 earlier(gateway, &request, &path[RESPONSE.len()..]).await
             }
@@ -128,7 +126,7 @@ fn another_site(request: &Request<Incoming>) -> Reply {
     call::refused(&refusal, spoken(request))
 }
 
-fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply {
+pub(crate) fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply {
     let refusal = Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
@@ -153,7 +151,7 @@ fn foreign_host(dialect: Dialect) -> Reply {
 }
 
 /// In which dialect a caller expects an answer where the path does not tell.
-fn spoken(request: &Request<Incoming>) -> Dialect {
+pub(crate) fn spoken(request: &Request<Incoming>) -> Dialect {
     if request.headers().contains_key("anthropic-version") {
         Dialect::Anthropic
     } else {
@@ -169,50 +167,4 @@ fn unknown_path(path: &str, dialect: Dialect) -> Reply {
         format!("there is nothing at {shown}; calls go to /v1/chat/completions and its like"),
     );
     call::refused(&refusal, dialect)
-}
-
-/// The models, as the API that the caller speaks lists them.
-fn models(gateway: &Gateway, request: &Request<Incoming>, name: Option<&str>) -> Reply {
-    let dialect = spoken(request);
-    let caller = match keys::caller(&gateway.keys, request.headers(), Look::SCOPES) {
-        Ok(caller) => caller,
-        Err(denied) => return call::refused(&denied.into(), dialect),
-    };
-    if *request.method() != Method::GET {
-        return wrong_method("models are listed with GET", dialect, "GET");
-    }
-    let model = |name: &str| match dialect {
-        Dialect::OpenAi => {
-            json!({"id": name, "object": "model", "created": 0, "owned_by": "llmq"})
-        }
-        Dialect::Anthropic => json!({
-            "type": "model", "id": name, "display_name": name, "lifecycle": "active",
-            "created_at": "1970-01-01T00:00:00Z",
-        }),
-    };
-    let mut names = gateway.models.names();
-    names.retain(|name| caller.may_use(name).is_ok());
-    let body = match name {
-        None => {
-            let data: Vec<_> = names.iter().map(|name| model(name)).collect();
-            match dialect {
-                Dialect::OpenAi => json!({"object": "list", "data": data}),
-                Dialect::Anthropic => json!({
-                    "data": data, "has_more": false,
-                    "first_id": names.first(), "last_id": names.last(),
-                }),
-            }
-        }
-        Some(name) if names.iter().any(|known| known == name) => model(name),
-        Some(name) => {
-            let refusal = call::unknown_model(gateway, name);
-            return call::refused(&refusal, dialect);
-        }
-    };
-    let mut reply = Response::new(ReplyBody::whole(body.to_string().into()));
-    reply.headers_mut().insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static("application/json"),
-    );
-    reply
 }

@@ -20,6 +20,7 @@ use crate::books::{self, Keeping, StoreShelf};
 use crate::jobs::{Catalog, Desk};
 use crate::keys::{AuthPolicy, HasKeys, KeyRing, KeyRingError, KeyRingOptions};
 use crate::made::Made;
+use crate::model_list::Listed;
 use crate::models::Models;
 use crate::observe::{CallLog, Observed, Parts, Traces};
 use crate::openai::batches;
@@ -120,6 +121,8 @@ pub struct Gateway {
     /// Who made what calls may name later.
     pub(crate) made: Arc<Made>,
     pub(crate) desk: Desk,
+    /// Which models the accounts list, where callers may name any.
+    pub(crate) listed: Listed,
     /// Of files that are on their way in.
     pub(crate) file_bytes_coming: AtomicU64,
     /// The batches that something happened to.
@@ -272,6 +275,7 @@ impl Gateway {
             .map_err(GatewayError::Jobs)?;
         let gateway = Arc::new(Self {
             desk,
+            listed: Listed::default(),
             file_bytes_coming: AtomicU64::new(0),
             batches: touched,
             keys,

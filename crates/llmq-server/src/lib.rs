@@ -26,6 +26,7 @@ mod tls;
 mod cors;
 mod front;
 mod host;
+mod model_list;
 mod pages;
 mod site;
 mod timed;

@@ -299,6 +299,22 @@ impl Models {
         providers.next().is_none().then(|| only.clone())
     }
 
+    /// The accounts, where any name leads to one of them; none: only configured models are served.
+    pub(crate) fn open_accounts(&self) -> Option<Vec<(String, Provider)>> {
+        let inner = self.read();
+        let accounts = inner.accounts.providers();
+        inner.any_name.then(|| {
+            accounts
+                .map(|(name, provider)| (name.to_owned(), provider.clone()))
+                .collect()
+        })
+    }
+
+    /// The account to which a name leads that nobody configured.
+    pub(crate) fn leads_to(&self, name: &str) -> Option<String> {
+        account_for(&self.read().accounts, name)
+    }
+
     /// The names that are known, in order.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.read().by_name.keys().cloned().collect();

@@ -20,6 +20,7 @@ mod passing;
 mod usage;
 
 mod limits;
+mod models;
 mod outages;
 mod streams;
 mod verdicts;

@@ -222,7 +222,10 @@ impl World {
         let settings = settings.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let tasks = Tasks::new();
         let clock = SystemClock::new();
-        let options = GatewayOptions::in_memory(&clock).unwrap();
+        let options = GatewayOptions {
+            any_model: settings.models.is_empty(),
+            ..GatewayOptions::in_memory(&clock).unwrap()
+        };
         let gateway = Gateway::new(&settings, options, clock, &tasks)
             .await
             .unwrap();

@@ -1,0 +1,79 @@
+//! Which models there are, where nobody configured any.
+
+use std::collections::BTreeSet;
+
+use http::Request;
+use serde_json::{Value, json};
+
+use crate::answers::{error, with_body};
+use crate::world::{Act, Mode, Upstream, World};
+
+fn listing(names: &[&str]) -> Act {
+    let data: Vec<Value> = names.iter().map(|name| json!({"id": name})).collect();
+    let body = json!({"object": "list", "data": data}).to_string();
+    Act::Say(with_body("200 OK", "application/json", "", &body))
+}
+
+async fn world(openai: &Upstream, claude: &Upstream) -> World {
+    World::with(&format!(
+        "[upstreams.openai]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [upstreams.claude]\nprovider = \"anthropic\"\nbase_url = \"{}\"\n",
+        openai.url, claude.url
+    ))
+    .await
+}
+
+async fn listed(world: &World) -> BTreeSet<String> {
+    let seen = world
+        .send(Request::get("/v1/models"), &[], String::new())
+        .await;
+    assert_eq!(seen.status, 200, "{seen:?}");
+    let body: Value = serde_json::from_str(&seen.body).unwrap();
+    let models = body["data"].as_array().unwrap().iter();
+    models
+        .map(|model| model["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Clients that look first saw none: only names that somebody had called already were listed.
+#[tokio::test]
+async fn without_models_of_its_own_the_gateway_lists_those_of_its_accounts() {
+    let openai = Upstream::start("openai", |_| listing(&["gpt-a", "gpt-b", "claude-copy"])).await;
+    let claude = Upstream::start("claude", |_| listing(&["claude-c"])).await;
+    let world = world(&openai, &claude).await;
+    let names = ["claude-c", "gpt-a", "gpt-b"].map(str::to_owned);
+    assert_eq!(
+        listed(&world).await,
+        BTreeSet::from(names),
+        "each where it leads to"
+    );
+    for (name, status) in [("gpt-b", 200), ("none", 404)] {
+        let request = Request::get(format!("/v1/models/{name}"));
+        let seen = world.send(request, &[], String::new()).await;
+        assert_eq!(seen.status, status, "{seen:?}");
+    }
+    assert_eq!((openai.calls(), claude.calls()), (1, 1), "asked once");
+}
+
+#[tokio::test]
+async fn an_account_that_lists_nothing_hides_no_other_and_serves_all_the_same() {
+    let openai = Upstream::start("openai", |call| match call {
+        0 => Act::Say(error(
+            "403 Forbidden",
+            "",
+            "forbidden",
+            "No list for this key",
+        )),
+        _ => Act::Answer,
+    })
+    .await;
+    let claude = Upstream::start("claude", |_| listing(&["claude-c"])).await;
+    let world = world(&openai, &claude).await;
+    assert_eq!(
+        listed(&world).await,
+        BTreeSet::from(["claude-c".to_owned()])
+    );
+    world.ask(Mode::Whole).await.is_from(&openai);
+    let names = ["claude-c", "m"].map(str::to_owned);
+    assert_eq!(listed(&world).await, BTreeSet::from(names));
+}
