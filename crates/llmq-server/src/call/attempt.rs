@@ -95,14 +95,10 @@ pub(crate) async fn attempt(
         }
     };
     progress.mark(&mut outgoing.headers);
-    progress.attempts += 1;
-    progress.upstream = Some(Arc::clone(&route.name));
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
-    progress.begins();
-    let started = gateway.clock.now().mono;
+    progress.begins(Arc::clone(&route.name), gateway.clock.now().mono);
     let mut trial = Trial {
         progress,
-        started,
         gateway,
         incoming,
         route: Arc::clone(&route),
@@ -156,8 +152,6 @@ pub(super) struct Trial<'a> {
     pub(super) gateway: &'a Arc<Gateway>,
     pub(super) incoming: &'a Incoming,
     pub(super) progress: Progress,
-    /// When it began.
-    pub(super) started: Timestamp,
     pub(super) route: Arc<AssembledRoute>,
     pub(super) grant: Grant,
     /// In which words the call was said.
@@ -209,15 +203,11 @@ impl Trial<'_> {
                 }
                 self.grant.complete(ended);
                 let progress = &mut self.progress;
-                progress.upstream_time += now.mono - self.started;
+                progress.asked(None, now.mono);
                 // Counting is free, and says nothing of usage.
                 let counts = self.incoming.operation == Operation::CountTokens;
                 let usage = facts.usage.or_else(|| counts.then(Usage::default));
                 progress.used(usage);
-                self.gateway
-                    .observed
-                    .metrics
-                    .attempt(&self.route.name, None);
                 progress.ends(whole.status.as_u16(), None);
                 let WholeAnswer {
                     status,
@@ -304,9 +294,7 @@ impl Trial<'_> {
             dialect: self.route.provider.dialect(),
             until: verdict.wait.map(|wait| now.mono + wait),
         };
-        self.progress.upstream_time += now.mono - self.started;
-        let metrics = &self.gateway.observed.metrics;
-        metrics.attempt(&self.route.name, Some(verdict.class));
+        self.progress.asked(Some(verdict.class), now.mono);
         let progress = Box::new(self.progress);
         match self.grant.fail(ended) {
             AfterFailure::Again(ticket) => Attempted::Again(ticket, failure, progress),

@@ -91,12 +91,11 @@ pub(crate) async fn wait(
     progress: &mut Progress,
 ) -> Result<Grant, NoGrant> {
     // Most calls never wait: they are not asked why, and no clock is read for them.
-    let mut since = None;
     let mut noted = None;
     let granted = std::future::poll_fn(|context| {
         let polled = ticket.poll_granted(context);
-        if polled.is_pending() && since.is_none() {
-            since = Some(gateway.clock.now().mono);
+        if polled.is_pending() && noted.is_none() {
+            progress.waits_since = Some(gateway.clock.now().mono);
             progress.waited_for = waiting_for(gateway, ticket.id());
             let call = WaitingCall {
                 ticket: ticket.id(),
@@ -109,9 +108,8 @@ pub(crate) async fn wait(
         polled
     })
     .await;
-    drop(noted);
-    if let Some(since) = since {
-        progress.queued += gateway.clock.now().mono - since;
+    if noted.take().is_some() {
+        progress.waited(gateway.clock.now().mono);
     }
     granted
 }

@@ -29,8 +29,12 @@ pub(crate) struct Progress {
     arrived: Timestamp,
     /// In line, over all attempts.
     pub(crate) queued: Duration,
+    /// Since when it waits; none: it does not.
+    pub(crate) waits_since: Option<Timestamp>,
     /// At upstreams, over all attempts.
     pub(crate) upstream_time: Duration,
+    /// Since when an upstream is asked; none: it is not.
+    asked_since: Option<Timestamp>,
     pub(crate) attempts: u32,
     /// The upstream asked last.
     pub(crate) upstream: Option<Arc<str>>,
@@ -56,7 +60,9 @@ impl Progress {
             stream: incoming.stream,
             arrived: incoming.arrived.mono,
             queued: Duration::ZERO,
+            waits_since: None,
             upstream_time: Duration::ZERO,
+            asked_since: None,
             attempts: 0,
             upstream: None,
             waited_for: None,
@@ -93,11 +99,34 @@ impl Progress {
         self.booking = None;
     }
 
-    /// An attempt begins, and may cost something from here on.
-    pub(crate) fn begins(&mut self) {
+    /// An attempt at an upstream begins, and may cost something from here on.
+    pub(crate) fn begins(&mut self, upstream: Arc<str>, now: Timestamp) {
+        self.attempts += 1;
+        self.upstream = Some(upstream);
+        self.asked_since = Some(now);
         if let Some(booking) = &mut self.booking {
             booking.begins();
         }
+    }
+
+    /// The attempt is over: with an answer, or with this failure.
+    pub(crate) fn asked(&mut self, failure: Option<FailureClass>, now: Timestamp) {
+        self.upstream_time += self
+            .asked_since
+            .take()
+            .map_or(Duration::ZERO, |at| now - at);
+        if let Some(upstream) = &self.upstream {
+            let metrics = &self.gateway.observed.metrics;
+            metrics.attempt(upstream, failure);
+        }
+    }
+
+    /// The wait is over.
+    pub(crate) fn waited(&mut self, now: Timestamp) {
+        self.queued += self
+            .waits_since
+            .take()
+            .map_or(Duration::ZERO, |at| now - at);
     }
 
     /// The attempt that began last has cost nothing.
@@ -124,6 +153,13 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         let now = self.gateway.clock.now();
+        // A caller that leaves ends whatever was under way.
+        self.waited(now.mono);
+        if let (Some(since), Some(upstream)) = (self.asked_since.take(), &self.upstream) {
+            self.upstream_time += now.mono - since;
+            let metrics = &self.gateway.observed.metrics;
+            metrics.attempt_cancelled(upstream);
+        }
         let took = now.mono - self.arrived;
         let span = self.span.take();
         let (status, outcome) = self.end.unwrap_or((CALLER_LEFT, None));

@@ -150,7 +150,6 @@ pub(crate) struct Passing {
     held: Option<Bytes>,
     grant: Option<Grant>,
     progress: Progress,
-    started: Timestamp,
     sent: Timestamp,
     state: State,
     /// For the end of a connection whose stream is whole.
@@ -207,7 +206,6 @@ impl Passing {
             held: None,
             grant: Some(trial.grant),
             progress: trial.progress,
-            started: trial.started,
             state: State::Open,
             patience: None,
         };
@@ -369,12 +367,8 @@ impl Passing {
             grant.complete(ended);
         }
         let status = self.answer.status().as_u16();
-        self.progress.upstream_time += now.mono - self.started;
+        self.progress.asked(None, now.mono);
         self.progress.used(self.reader.usage());
-        self.gateway
-            .observed
-            .metrics
-            .attempt(&self.route.name, None);
         self.progress.ends(status, None);
     }
 
@@ -409,9 +403,7 @@ impl Passing {
             // A ticket that stands in line again is dropped, and leaves it.
             drop(grant.fail(ended));
         }
-        let metrics = &self.gateway.observed.metrics;
-        metrics.attempt(&self.route.name, Some(verdict.class));
-        self.progress.upstream_time += now.mono - self.started;
+        self.progress.asked(Some(verdict.class), now.mono);
         self.progress
             .ends(StatusCode::BAD_GATEWAY.as_u16(), Some(verdict.class));
     }

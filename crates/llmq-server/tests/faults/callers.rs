@@ -1,7 +1,11 @@
 //! Callers without a key, with the wrong one, or with a request that is none.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use http::Request;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::world::{Act, Mode, Upstream, World};
 
@@ -120,4 +124,60 @@ async fn what_is_no_call_is_refused_by_its_place_and_sent_nowhere() {
         assert!(seen.body.contains(text), "{body}: {seen:?}");
     }
     assert_eq!(one.calls(), 0);
+}
+
+/// A caller that left in line had waited 0 s, and the gateway itself had added all its time; one
+/// that left while an upstream worked was in no count of attempts.
+#[tokio::test]
+async fn who_leaves_is_counted_where_the_time_went() {
+    let hour = Upstream::start("one", |call| match call {
+        0 => Act::Answer,
+        _ => Act::Hang(String::new()),
+    })
+    .await;
+    let text = format!(
+        "[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\nadaptive = {{ max = 0 }}\n\
+         [models.m]\nupstreams = [{{ upstream = \"one\", \
+         limits = {{ custom = [\"requests=1/1h\"] }} }}]\n\
+         [models.n]\nupstreams = [{{ upstream = \"one\" }}]\n",
+        hour.url
+    );
+    let world = World::with(&text).await;
+    world.ask(Mode::Whole).await.is_from(&hour);
+    let patience = Duration::from_millis(600);
+    let leaves = async |body: Value| {
+        let request = Request::post("/v1/chat/completions");
+        let asked = pin!(world.send(request, &[], body.to_string()));
+        assert!(timeout(patience, asked).await.is_err(), "nothing comes");
+    };
+    let messages = json!([{"role": "user", "content": "hello"}]);
+    leaves(json!({"model": "m", "messages": messages})).await;
+    leaves(json!({"model": "n", "messages": messages})).await;
+    let figure = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        value.map_or(0.0, |value| value.parse::<f64>().unwrap())
+    };
+    let figures = async {
+        loop {
+            let seen = world
+                .send(Request::get("/metrics"), &[], String::new())
+                .await;
+            let calls = seen.body.lines().filter(|line| {
+                line.starts_with("llmq_calls_total{") && line.contains("status=\"499\"")
+            });
+            if calls.count() == 2 {
+                return seen.body;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let figures = timeout(llmq_testkit::PATIENCE, figures).await.unwrap();
+    let waited = figure(&figures, "llmq_queue_wait_seconds_sum{model=\"m\"");
+    assert!(waited >= 0.5, "{waited}\n{figures}");
+    let added = figure(&figures, "llmq_added_seconds_sum{stream=\"false\"}");
+    assert!(added < 0.5, "{added}\n{figures}");
+    let attempts = "llmq_attempts_total{outcome=\"cancelled\",upstream=\"one/n\"}";
+    let cancelled = figure(&figures, attempts);
+    assert!((cancelled - 1.0).abs() < 1e-9, "{cancelled}\n{figures}");
 }

@@ -158,6 +158,14 @@ impl Metrics {
         self.with_sendings(upstream, |sendings| sendings.count(failure));
     }
 
+    /// Counts one whose caller left before its end.
+    pub(crate) fn attempt_cancelled(&self, upstream: &str) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.with_sendings(upstream, |sendings| {
+            sendings.cancelled.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
     /// Counts a 429 of an upstream, and whether our own books should have foreseen it.
     pub(crate) fn rate_limited(&self, upstream: &str, ours: bool) {
         self.rate_limited.fetch_add(1, Ordering::Relaxed);

@@ -181,11 +181,13 @@ fn write_sendings(page: &mut Page, table: &Table) {
     page.family(
         name,
         Kind::Counter,
-        "Sendings of calls, by the class of their failure; `ok` was answered.",
+        "Sendings of calls, by the class of their failure; `ok` was answered, and the caller of \
+         `cancelled` left.",
     );
     for (upstream, sendings) in &upstreams {
         let classes = FailureClass::ALL.iter().map(|class| class.as_str());
-        for (class, count) in ["ok"].into_iter().chain(classes).zip(&sendings.by_outcome) {
+        let known = ["ok"].into_iter().chain(classes).zip(&sendings.by_outcome);
+        for (class, count) in known.chain([("cancelled", &sendings.cancelled)]) {
             let labels = [
                 ("outcome", class),
                 ("upstream", table.upstreams.name(**upstream)),

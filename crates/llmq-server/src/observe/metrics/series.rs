@@ -128,6 +128,8 @@ impl Waits {
 pub(crate) struct Sendings {
     /// By class of failure; the first one counts those that were answered.
     pub(crate) by_outcome: [AtomicU64; FailureClass::ALL.len() + 1],
+    /// Those whose caller left before their end.
+    pub(crate) cancelled: AtomicU64,
     /// 429s that our own books should not have foreseen, and those that they should.
     pub(crate) rate_limited: [AtomicU64; 2],
     pub(crate) breaker_opened: AtomicU64,
@@ -137,6 +139,7 @@ impl Sendings {
     pub(crate) fn new() -> Self {
         Self {
             by_outcome: [const { AtomicU64::new(0) }; FailureClass::ALL.len() + 1],
+            cancelled: AtomicU64::new(0),
             rate_limited: [const { AtomicU64::new(0) }; 2],
             breaker_opened: AtomicU64::new(0),
         }
