@@ -13,6 +13,7 @@ mod clock;
 mod tasks;
 
 mod hub;
+mod notices;
 
 pub mod books;
 
@@ -31,5 +32,6 @@ pub use assembly::{Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyE
 pub use clock::SystemClock;
 pub use found_out::FoundOut;
 pub use hub::{AfterFailure, Grant, Hub, Listener, Running, Ticket, listen, run};
+pub use notices::NoticeLog;
 pub use speech::{Outgoing, Saying, StreamOf, refuses_stream_options, spoken};
 pub use tasks::Tasks;

@@ -95,3 +95,27 @@ fn models_come_and_go_while_calls_of_those_that_go_come_to_their_ends() {
     assert_eq!(statuses, [200, 200]);
     assert!(start.elapsed() < Duration::from_secs(50));
 }
+
+/// The gateway's own log said nothing of its upstreams: a key that was refused closed an account
+/// until a person acts, and no line told.
+#[test]
+fn what_becomes_of_upstreams_is_in_the_log() {
+    let provider = Strict::with(&["requests=2/1h"]);
+    let world = World::new();
+    let quota = "[quota]\nlog_interval = 1\ndaily_request_limit = 100\n";
+    let config = config(provider.addr(), "") + quota;
+    world.write("llmq.toml", config);
+    let arguments = "--config llmq.toml --store memory: --log own.log";
+    let served = Served::start(&world, arguments);
+    assert_eq!(served.calls(2, ""), [200; 2]);
+    assert_eq!(served.calls(1, "x-llmq-max-wait: 0s\r\n"), [429]);
+    served.running.signal("-INT");
+    let (code, _, said) = served.running.end();
+    assert_eq!(code, 0, "{said}");
+    let log = std::fs::read_to_string(world.path("own.log")).unwrap();
+    for event in ["quota_metrics", "rate_limited", "upstream_paused"] {
+        let line = log.lines().find(|line| line.contains(event));
+        let line = line.unwrap_or_else(|| panic!("no {event} in {log}"));
+        assert!(line.contains("one/m"), "{line}");
+    }
+}

@@ -1,4 +1,4 @@
-//! What the dispatcher tells becomes counts and events.
+//! What the dispatcher tells becomes counts, events and lines of the log.
 
 use llmq_dispatch::{LimitId, Notice, UpstreamId};
 use llmq_limit::{PauseScope, QuotaEvent};
@@ -12,6 +12,10 @@ impl Observed {
     /// Takes note of what the dispatcher has to tell: for [`llmq_engine::listen`].
     pub fn notice(&self, notice: &Notice) {
         let now = self.now();
+        // Concurrency moves all the time, and what is to be saved is nobody's news.
+        if !matches!(notice, Notice::Concurrency(..)) {
+            self.log.hear(notice, &self.parts().hub, now, |_| None);
+        }
         let publish = |kind, data| self.publish(kind, data);
         match notice {
             Notice::RateLimited { upstream, ours } => {
@@ -46,7 +50,6 @@ impl Observed {
             Notice::LimitForgotten(upstream, limit) => {
                 publish("limit.forgotten", self.limit_data(*upstream, *limit));
             }
-            // Concurrency moves all the time, and what is to be saved is nobody's news.
             _ => {}
         }
     }

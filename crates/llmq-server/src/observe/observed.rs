@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use llmq_core::{Clock, Now};
 use llmq_dispatch::UpstreamId;
-use llmq_engine::{Hub, SystemClock, Tasks};
+use llmq_engine::{Hub, NoticeLog, SystemClock, Tasks};
 use llmq_store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub struct Observed {
     pub(crate) draining: CancellationToken,
     /// Where events are kept.
     pub(super) journal: Journal,
+    /// The server's own log, not that of its calls.
+    pub(super) log: NoticeLog,
     parts: ArcSwap<Parts>,
 }
 
@@ -68,6 +70,7 @@ impl Observed {
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
             draining: CancellationToken::new(),
             journal,
+            log: NoticeLog::default(),
             parts: ArcSwap::from_pointee(parts),
         };
         observed.refresh();

@@ -6,6 +6,7 @@ use llmq_core::{FailureClass, Now, Timestamp, WallTime};
 
 use super::fault::Fault;
 use super::progress::Paused;
+use crate::notices::shown;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,12 +201,6 @@ impl RouteState {
         };
         told.map(|told| Pause { told, is_pacing })
     }
-}
-
-/// An instant as people and logs read it, in UTC.
-pub(super) fn shown(at: WallTime) -> String {
-    jiff::Timestamp::from_microsecond(at.as_micros())
-        .map_or_else(|_| "?".to_owned(), |at| format!("{at:.0}"))
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 
 use super::fault::Faults;
 use super::progress::Counters;
-use super::verdict::{Ended, RouteState, Standing, shown};
-use crate::Hub;
+use super::verdict::{Ended, RouteState, Standing};
 use crate::books::{Save, Wanted};
+use crate::{Hub, NoticeLog};
 
 /// How often it is looked at, beside every event.
 const LOOK: Duration = Duration::from_secs(1);
@@ -29,6 +29,7 @@ pub(super) struct Watch {
     down_since: Mutex<Vec<(UpstreamId, Timestamp)>>,
     changed: Notify,
     saving: Wanted,
+    log: NoticeLog,
 }
 
 impl Watch {
@@ -50,6 +51,7 @@ impl Watch {
             down_since: Mutex::default(),
             changed: Notify::new(),
             saving: Wanted::default(),
+            log: NoticeLog::default(),
         }
     }
 
@@ -57,7 +59,7 @@ impl Watch {
     pub(super) fn listen(self: &Arc<Self>, news: Vec<(UpstreamId, QuotaEvent)>) -> Receiver<Save> {
         let receiver = self.saving.open();
         for (upstream, event) in news {
-            self.quota(upstream, &event, self.hub.surroundings().now());
+            self.heard(Notice::Quota(upstream, event));
         }
         let watch = Arc::downgrade(self);
         crate::listen(&self.hub, move |notice| {
@@ -79,124 +81,31 @@ impl Watch {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn name(&self, id: UpstreamId) -> &str {
-        self.names
-            .iter()
-            .find(|(other, _)| *other == id)
-            .map_or("?", |(_, name)| name)
-    }
-
     fn heard(&self, notice: Notice) {
         let now = self.hub.surroundings().now();
         self.saving.hear(&notice);
+        self.log.hear(&notice, &self.hub, now, |upstream| {
+            self.faults.last(upstream).map(|fault| fault.told())
+        });
         match notice {
-            Notice::RateLimited { upstream, ours } => {
+            Notice::RateLimited { ours, .. } => {
                 Counters::add(&self.counters.rate_limited, 1);
                 Counters::add(&self.counters.rate_limited_ours, u64::from(ours));
-                tracing::warn!(upstream = self.name(upstream), ours, "rate_limited");
             }
-            Notice::UpstreamPaused {
-                upstream,
-                class,
-                until,
-            } => {
-                let wall = until.map(|until| now.wall_at(until));
-                tracing::warn!(
-                    upstream = self.name(upstream),
-                    %class,
-                    resume_at = wall.map(shown),
-                    "upstream_paused"
-                );
-            }
-            Notice::BreakerOpened(upstream) => {
-                self.breaker_opened(upstream, now);
-            }
+            Notice::BreakerOpened(upstream) => self.goes_down(upstream, now),
             Notice::BreakerClosed(upstream) => {
-                tracing::info!(upstream = self.name(upstream), "breaker_closed");
                 self.down_since().retain(|(other, _)| *other != upstream);
             }
-            Notice::Concurrency(upstream, change) => tracing::info!(
-                upstream = self.name(upstream),
-                old = change.old,
-                new = change.new,
-                reason = ?change.reason,
-                "concurrency_changed"
-            ),
-            Notice::LimitLearned(upstream, limit) => {
-                let view = self
-                    .hub
-                    .with(|dispatcher| dispatcher.limit_view(limit, now));
-                tracing::info!(upstream = self.name(upstream), limit = %view.spec, "limit_learned");
-            }
-            Notice::LimitForgotten(upstream, limit) => {
-                let view = self
-                    .hub
-                    .with(|dispatcher| dispatcher.limit_view(limit, now));
-                tracing::info!(upstream = self.name(upstream), limit = %view.spec, "limit_forgotten");
-            }
-            Notice::Quota(upstream, event) => self.quota(upstream, &event, now),
-            other => tracing::debug!(?other, "notice"),
+            _ => {}
         }
         self.look(now);
     }
 
-    /// Told once per outage: each probe that finds it going on opens the breaker again.
-    fn breaker_opened(&self, upstream: UpstreamId, now: Now) {
+    fn goes_down(&self, upstream: UpstreamId, now: Now) {
         let mut down = self.down_since();
-        if down.iter().any(|(other, _)| *other == upstream) {
-            return;
+        if !down.iter().any(|(other, _)| *other == upstream) {
+            down.push((upstream, now.mono));
         }
-        down.push((upstream, now.mono));
-        drop(down);
-        let reason = self.faults.last(upstream).map(|fault| fault.told());
-        tracing::warn!(upstream = self.name(upstream), reason, "breaker_opened");
-    }
-
-    fn quota(&self, id: UpstreamId, event: &QuotaEvent, now: Now) {
-        let upstream = self.name(id);
-        match event {
-            QuotaEvent::Metrics(metrics) => tracing::info!(
-                upstream,
-                requests_used_today = metrics.requests_used_today,
-                daily_limit = metrics.daily_limit,
-                usage_percentage = metrics.usage_percentage,
-                should_pause = metrics.should_pause,
-                pause_reason = metrics.pause_reason,
-                "quota_metrics"
-            ),
-            QuotaEvent::Alert {
-                level,
-                used_percent,
-            } => {
-                tracing::warn!(
-                    upstream,
-                    level = level.as_str(),
-                    used_percent,
-                    "quota_alert"
-                );
-            }
-            QuotaEvent::Paused(advice) => {
-                let reason = advice.reason.to_string();
-                tracing::warn!(
-                    upstream,
-                    reason,
-                    resume_at = shown(advice.resume_at),
-                    "quota_paused"
-                );
-            }
-            QuotaEvent::Resumed { paused_for } => {
-                tracing::info!(
-                    upstream,
-                    paused_for_s = paused_for.as_secs_f64(),
-                    "quota_resumed"
-                );
-            }
-            QuotaEvent::StateLost { reason } => {
-                tracing::warn!(upstream, reason, "quota_state_lost");
-            }
-            other => tracing::debug!(?other, "quota"),
-        }
-        self.look(now);
     }
 
     /// What stands in the way, as the dispatcher has it at one moment: so what is said does not
