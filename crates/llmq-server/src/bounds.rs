@@ -19,6 +19,9 @@ pub struct Bounds {
     pub body_within: Duration,
     /// The least bytes a second that a body must come with, after `body_within`.
     pub body_rate_min: u32,
+    /// A caller that takes nothing of its answer for so long is left. What it holds, such as a
+    /// place at its upstream, is free then.
+    pub written_within: Duration,
 }
 
 impl Default for Bounds {
@@ -31,6 +34,7 @@ impl Default for Bounds {
             body_within: Duration::from_secs(30),
             // A phone on a bad line is faster.
             body_rate_min: 1 << 10,
+            written_within: Duration::from_secs(30),
         }
     }
 }

@@ -30,6 +30,7 @@ mod model_list;
 mod pages;
 mod site;
 mod timed;
+mod written;
 
 mod call;
 

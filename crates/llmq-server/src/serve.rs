@@ -14,7 +14,6 @@ use futures_util::task::AtomicWaker;
 use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -327,10 +326,14 @@ impl Guest {
     async fn speak<S>(self, stream: S, deadline: Instant)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-        TokioIo<S>: Read + Write,
     {
         let (front, busy) = (self.front, Arc::clone(&self.busy));
-        let idle_max = front.gateway.bounds.idle_max;
+        let Bounds {
+            idle_max,
+            written_within,
+            ..
+        } = front.gateway.bounds;
+        let stream = crate::written::Written::new(stream, written_within);
         let service = service_fn(move |request: Request<Incoming>| {
             let in_flight = busy.begins(request.version());
             let front = Arc::clone(&front);

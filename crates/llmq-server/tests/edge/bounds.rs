@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use llmq_server::Bounds;
 use llmq_testkit::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
@@ -222,4 +223,37 @@ async fn a_connection_of_http_2_is_closed_when_it_brings_nothing_more() {
     ended.expect("the gateway ends the connection");
     assert!(last.elapsed() >= SHORT.idle_max, "{:?}", last.elapsed());
     drop(sender);
+}
+
+/// A stream whose caller read nothing held its place at the upstream without end: not even the
+/// time for the whole call ended it, since nobody asked for more.
+#[tokio::test]
+async fn a_caller_that_takes_nothing_of_its_answer_is_left_and_its_upstream_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::before(listener.local_addr().unwrap(), SHORT).await;
+    let body = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+    let call = format!(
+        "{CHAT}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut caller = world.connect().await;
+    caller.write_all(call.as_bytes()).await.unwrap();
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    let mut request = [0; 4_096];
+    assert!(upstream.read(&mut request).await.unwrap() > 0);
+    let word = "a".repeat(60_000);
+    let event = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{word}\"}}}}]}}\n\n");
+    let piece = format!("{:x}\r\n{event}\r\n", event.len());
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                transfer-encoding: chunked\r\n\r\n";
+    // It goes on for as long as the gateway listens.
+    let says = async {
+        let mut written = upstream.write_all(head.as_bytes()).await;
+        while written.is_ok() {
+            written = upstream.write_all(piece.as_bytes()).await;
+        }
+    };
+    let left = timeout(PATIENCE, says).await;
+    left.expect("the gateway leaves the upstream");
+    drop(caller);
 }

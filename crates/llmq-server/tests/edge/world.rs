@@ -33,6 +33,7 @@ pub(crate) const SHORT: Bounds = Bounds {
     header_bytes_max: 64 << 10,
     body_within: Duration::from_millis(300),
     body_rate_min: 1_000_000,
+    written_within: Duration::from_millis(300),
 };
 
 const BASE: &str = r#"
@@ -53,13 +54,23 @@ pub(crate) fn settings(server: &str) -> Settings {
 impl World {
     /// `server` stands in the table of that name.
     pub(crate) async fn new(server: &str, bounds: Bounds) -> Self {
-        let settings = settings(server);
+        Self::over(&settings(server), bounds).await
+    }
+
+    /// One whose upstream is there, at this address.
+    pub(crate) async fn before(upstream: SocketAddr, bounds: Bounds) -> Self {
+        let text = BASE.replace("127.0.0.1:9", &upstream.to_string());
+        let settings = Config::parse("llmq.toml", &text).unwrap().check();
+        Self::over(&settings.unwrap(), bounds).await
+    }
+
+    async fn over(settings: &Settings, bounds: Bounds) -> Self {
         let (tasks, clock) = (Tasks::new(), SystemClock::new());
         let options = GatewayOptions {
             bounds,
             ..GatewayOptions::in_memory(&clock).unwrap()
         };
-        let gateway = Gateway::new(&settings, options, clock, &tasks)
+        let gateway = Gateway::new(settings, options, clock, &tasks)
             .await
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
