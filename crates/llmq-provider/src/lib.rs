@@ -45,6 +45,7 @@ mod midnight;
 
 mod answer;
 mod error_body;
+mod event_shape;
 mod lenient;
 mod opening;
 mod plain;

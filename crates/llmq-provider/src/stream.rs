@@ -3,6 +3,7 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::event_shape::is_object;
 use crate::lenient::{Lenient, Object, Present};
 use crate::opening::is_opening;
 use crate::usage::RawUsage;
@@ -255,13 +256,6 @@ impl State {
         };
         self.end = StreamEnd::Failed(bounded(failure, event.error));
     }
-}
-
-/// Whether an event looks like the object that each of them is. Reading it all would cost more
-/// than passing it on.
-fn is_object(data: &[u8]) -> bool {
-    let data = data.trim_ascii();
-    data.is_empty() || (data.starts_with(b"{") && data.ends_with(b"}"))
 }
 
 /// How many answers a chunk of a chat or completion says the end of, with the reason.

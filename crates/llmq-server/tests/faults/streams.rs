@@ -43,9 +43,18 @@ async fn a_stream_that_stalls_is_given_up_after_the_idle_limit() {
 
 #[tokio::test]
 async fn a_malformed_event_is_not_passed_on_and_harms_nobody_else() {
+    for event in [
+        "{\"choices\":[{\"delta\":{\"content\":\"bro",
+        // With braces at both ends it looked whole.
+        "{\"choices\":[{\"delta\":{\"content\":\"bro\"}]}",
+    ] {
+        malformed(&chunk(&format!("data: {event}\n\n"))).await;
+    }
+}
+
+async fn malformed(bad: &str) {
     let go_on = Arc::new(Notify::new());
     let begun = format!("{STREAM}{}", word("one", "begun"));
-    let bad = chunk("data: {\"choices\":[{\"delta\":{\"content\":\"bro\n\n");
     let bad = Act::Say(format!("{bad}{}{END}", word("one", "later")));
     // What comes with the first event is made up for; this comes when that is with the caller.
     let bad = Act::When(Arc::clone(&go_on), Box::new(bad));
