@@ -29,7 +29,7 @@ pub(crate) use earlier::response;
 pub(crate) use incoming::Incoming;
 pub(crate) use line::{comes_again, is_down};
 pub(crate) use outgoing::stream_of;
-pub(crate) use reply::Reply;
+pub(crate) use reply::{Reply, own_words};
 
 use crate::Gateway;
 use crate::dialect::Refusal;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use llmq_core::{Clock, FailureClass, Timestamp};
@@ -144,10 +145,19 @@ fn in_its_words(
 /// A word of llmq's own. An SDK is to try again by itself only where it is said when, and that is
 /// soon.
 pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Progress>) -> Reply {
-    let id = Uuid::now_v7();
+    let id = progress.map_or_else(Uuid::now_v7, |progress| progress.id);
+    let mut reply = own_words(refusal, dialect, id).map(ReplyBody::whole);
+    if let Some(progress) = progress {
+        sign(reply.headers_mut(), id, progress);
+    }
+    reply
+}
+
+/// The same for whatever route it is said on.
+pub(crate) fn own_words(refusal: &Refusal, dialect: Dialect, id: Uuid) -> Response<Bytes> {
     let mut text = [0; uuid::fmt::Simple::LENGTH];
     let shown = format!("req_{}", id.simple().encode_lower(&mut text));
-    let mut reply = Response::new(ReplyBody::whole(refusal.body(dialect, Some(&shown))));
+    let mut reply = Response::new(refusal.body(dialect, Some(&shown)));
     *reply.status_mut() = refusal.status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
@@ -158,15 +168,12 @@ pub(crate) fn refused(refusal: &Refusal, dialect: Dialect, progress: Option<&Pro
     if let Ok(shown) = HeaderValue::from_str(&shown) {
         headers.insert(forward::request_id_of(dialect), shown);
     }
-    match progress {
-        Some(progress) => sign(headers, progress.id, progress),
-        None => name(headers, id),
-    }
+    name(headers, id);
     reply
 }
 
 /// Whether an SDK is to try again by itself, where another try makes sense after `wait`.
-pub(crate) fn should_retry(headers: &mut HeaderMap, wait: Option<Duration>) {
+fn should_retry(headers: &mut HeaderMap, wait: Option<Duration>) {
     let soon = wait.is_some_and(|wait| wait <= SDK_WAITS);
     let word = HeaderValue::from_static(if soon { "true" } else { "false" });
     headers.insert(SHOULD_RETRY, word);

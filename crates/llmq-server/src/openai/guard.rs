@@ -3,14 +3,15 @@
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use llmq_provider::Dialect;
 use llmq_store::StoreError;
+use uuid::Uuid;
 
 use crate::Problem;
+use crate::call;
 use crate::dialect::Refusal;
-use crate::jobs::{as_refusal, unavailable};
+use crate::jobs::{COME_AGAIN, as_refusal, unavailable};
 use crate::keys::{Caller, Denied};
 
 /// Why a request is refused, in OpenAI's form.
@@ -49,14 +50,11 @@ impl From<QueryRejection> for Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.0.body(Dialect::OpenAi, None)));
-        *response.status_mut() = self.0.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.0.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        let mut refusal = self.0;
+        if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+            refusal.retry_after = refusal.retry_after.or(Some(COME_AGAIN));
         }
-        response
+        call::own_words(&refusal, Dialect::OpenAi, Uuid::now_v7()).map(Body::from)
     }
 }
 
@@ -72,4 +70,34 @@ pub(super) fn not_found(kind: &str, name: &str) -> Refused {
     Refusal::new(StatusCode::NOT_FOUND, "not_found", message)
         .about("id")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A spent budget was told without its time, though the page on keys promised one.
+    #[test]
+    fn a_refusal_has_the_headers_that_calls_have() {
+        let refusal = |status| Refusal::new(status, "code", "words");
+        let spent = refusal(StatusCode::TOO_MANY_REQUESTS).after(Some(Duration::from_secs(3_600)));
+        let busy = refusal(StatusCode::SERVICE_UNAVAILABLE);
+        let wrong = Refusal::invalid("words");
+        for (refusal, again, wait) in [
+            (spent, "false", Some("3600")),
+            (busy, "true", Some("10")),
+            (wrong, "false", None),
+        ] {
+            let response = Refused(refusal).into_response();
+            let headers = response.headers();
+            let told = headers
+                .get("retry-after")
+                .map(|wait| wait.to_str().unwrap());
+            assert_eq!(told, wait);
+            assert_eq!(headers["x-should-retry"], again);
+            assert!(headers.contains_key("x-request-id"), "{headers:?}");
+        }
+    }
 }
