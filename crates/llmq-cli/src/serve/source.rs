@@ -1,8 +1,9 @@
 //! Where the settings of a gateway come from: a file, flags, the environment, a stand-in.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use hyper::Uri;
 use llmq_core::LimitSpec;
 use llmq_engine::config::{KeySource, Origin, ProviderKind, Settings, UpstreamSettings};
 use llmq_limit::AdaptiveConfig;
@@ -51,6 +52,12 @@ impl Source {
         }
         if settings.upstreams.is_empty() {
             return Err(nothing_to_serve(self.config.path.as_ref()));
+        }
+        let listen = settings.server.listen;
+        for (name, upstream) in &settings.upstreams {
+            if leads_to(&upstream.base_url, listen) {
+                return Err(calls_itself(name, listen));
+            }
         }
         Ok(Found {
             settings,
@@ -141,6 +148,39 @@ fn upstream(
     }
 }
 
+/// Whether an address is where the gateway itself is to listen.
+fn leads_to(url: &str, listen: SocketAddr) -> bool {
+    let Ok(url) = url.parse::<Uri>() else {
+        return false;
+    };
+    let port = url.port_u16().or_else(|| match url.scheme_str() {
+        Some("http") => Some(80),
+        Some("https") => Some(443),
+        _ => None,
+    });
+    let host = url.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let (ip, everywhere) = (listen.ip(), listen.ip().is_unspecified());
+    let is_here = match host.parse::<IpAddr>() {
+        Ok(host) => host == ip || everywhere && host.is_loopback(),
+        Err(_) => host == "localhost" && (ip.is_loopback() || everywhere),
+    };
+    is_here && listen.port() != 0 && port == Some(listen.port())
+}
+
+/// Each of its calls would become another one, until no connection is left.
+fn calls_itself(name: &str, listen: SocketAddr) -> Failure {
+    let variable = match name {
+        "openai" => "OPENAI_BASE_URL",
+        "anthropic" => "ANTHROPIC_BASE_URL",
+        _ => "its base_url",
+    };
+    Failure::usage(format!(
+        "the upstream {name} is the address {listen}, where this gateway is to listen: it would \
+         call itself. Take {variable} away, or name another address with --listen"
+    ))
+}
+
 fn nothing_to_serve(config: Option<&PathBuf>) -> Failure {
     let start = match config {
         Some(path) => format!("{} configures no upstream", path.display()),
@@ -150,4 +190,27 @@ fn nothing_to_serve(config: Option<&PathBuf>) -> Failure {
         "{start}: give a file with --config FILE (llmq config default prints one), set \
          OPENAI_API_KEY or ANTHROPIC_API_KEY, or try it with --mock"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_at_the_gateways_own_address_is_found() {
+        let check = |url: &str, listen: &str, same: bool| {
+            let listen = listen.parse().unwrap();
+            assert_eq!(leads_to(url, listen), same, "{url} {listen}");
+        };
+        check("http://127.0.0.1:8080/v1", "127.0.0.1:8080", true);
+        check("http://localhost:8080/v1", "127.0.0.1:8080", true);
+        check("http://[::1]:8080", "[::1]:8080", true);
+        check("http://127.0.0.1:8080", "0.0.0.0:8080", true);
+        check("http://127.0.0.1", "127.0.0.1:80", true);
+        check("http://127.0.0.1:8081/v1", "127.0.0.1:8080", false);
+        check("http://127.0.0.2:8080/v1", "127.0.0.1:8080", false);
+        check("https://api.openai.com/v1", "127.0.0.1:443", false);
+        check("http://other:8080", "0.0.0.0:8080", false);
+        check("", "127.0.0.1:8080", false);
+    }
 }

@@ -107,3 +107,15 @@ fn calls_are_recorded_in_development_and_nowhere_else() {
     });
     assert_eq!(recorded.count(), 3);
 }
+
+/// Started again from a shell whose SDKs were pointed at it, the gateway took itself for its
+/// provider, and each call became another until no connection was left.
+#[test]
+fn a_gateway_that_would_call_itself_does_not_start() {
+    let world = World::new();
+    let mut command = world.command(words("serve --listen 127.0.0.1:18080 --store memory:"));
+    command
+        .env("OPENAI_API_KEY", "sk-x")
+        .env("OPENAI_BASE_URL", "http://127.0.0.1:18080/v1");
+    outcome(&mut command).says(2, &["openai", "127.0.0.1:18080", "OPENAI_BASE_URL"]);
+}
