@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use llmq_core::{Clock, Now};
+use llmq_core::{Clock, Now, Usage};
 use llmq_dispatch::{QueueId, UpstreamId};
 use llmq_engine::config::{
     LimitTable, ModelSettings, OnUnavailable, RouteSettings, Settings, StreamRecovery, StreamUsage,
@@ -49,7 +49,7 @@ impl Model {
         clippy::cast_sign_loss,
         reason = "a price is not negative, and a call costs far less than 2^63 nano dollars"
     )]
-    pub(crate) fn nano_usd(&self, usage: &llmq_core::Usage) -> u64 {
+    pub(crate) fn nano_usd(&self, usage: &Usage) -> u64 {
         let price = self.settings.price;
         price.map_or(0, |price| {
             (price.of(usage.input_tokens, usage.output_tokens) * 1e9).round() as u64
@@ -228,6 +228,33 @@ impl Models {
             }
         }
         first.map_or(Ok(()), Err)
+    }
+
+    /// The model that serves a call of `model` at an upstream, with its price: the model itself,
+    /// or one of those that stand in for it.
+    pub(crate) fn serving(&self, model: &Arc<Model>, upstream: UpstreamId) -> Arc<Model> {
+        let leads_there = |model: &Model| {
+            let mut routes = model.routes.iter();
+            routes.any(|route| route.upstream == upstream)
+        };
+        if leads_there(model) {
+            return Arc::clone(model);
+        }
+        let mut others = self.stand_ins(model);
+        let other = others.find(|other| leads_there(other));
+        other.unwrap_or_else(|| Arc::clone(model))
+    }
+
+    /// What a call of `model` costs at most that uses this: nobody knows yet who will serve it.
+    pub(crate) fn most_nano_usd(&self, model: &Model, usage: &Usage) -> u64 {
+        let others = self.stand_ins(model).map(|other| other.nano_usd(usage));
+        others.fold(model.nano_usd(usage), u64::max)
+    }
+
+    fn stand_ins(&self, model: &Model) -> impl Iterator<Item = Arc<Model>> {
+        let settings = &model.settings;
+        let names = settings.fallback.iter().chain(&settings.context_fallback);
+        names.filter_map(|name| self.known(name))
     }
 
     /// The model of this name. Where nothing was configured, one is made for it.

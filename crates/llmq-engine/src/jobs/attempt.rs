@@ -153,7 +153,7 @@ impl Inner {
                 let model = &started.job.queue;
                 let cost_nano_usd = usage
                     .as_ref()
-                    .and_then(|usage| self.directory.nano_usd(model, usage));
+                    .and_then(|usage| self.directory.nano_usd(model, route.upstream, usage));
                 if let Some(usage) = &usage
                     && let Some(held) = held.take()
                 {

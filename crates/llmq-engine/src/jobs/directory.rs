@@ -49,8 +49,9 @@ pub trait Directory: Send + Sync + 'static {
     /// Where a grant leads.
     fn route(&self, upstream: UpstreamId) -> Option<Arc<AssembledRoute>>;
 
-    /// What a call of a model cost, in billionths of a dollar; none where no price is known.
-    fn nano_usd(&self, model: &str, usage: &Usage) -> Option<u64>;
+    /// What a call of a model cost that an upstream served, of the model's own or of one that stands
+    /// in for it, in billionths of a dollar; none where no price is known.
+    fn nano_usd(&self, model: &str, upstream: UpstreamId, usage: &Usage) -> Option<u64>;
 
     /// Something happened to a job. Must not block.
     fn told(&self, told: Told<'_>);

@@ -195,7 +195,7 @@ impl Directory for Models {
         route.filter(|_| !self.is_routeless.load(Ordering::SeqCst))
     }
 
-    fn nano_usd(&self, _: &str, usage: &Usage) -> Option<u64> {
+    fn nano_usd(&self, _: &str, _: UpstreamId, usage: &Usage) -> Option<u64> {
         Some(usage.total() * 10)
     }
 

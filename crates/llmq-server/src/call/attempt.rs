@@ -74,7 +74,7 @@ pub(crate) fn telling(first: Option<Failure>, next: Failure) -> Failure {
 pub(crate) async fn attempt(
     gateway: &Arc<Gateway>,
     incoming: &Incoming,
-    model: &Model,
+    model: &Arc<Model>,
     grant: Grant,
     mut progress: Progress,
 ) -> Attempted {
@@ -96,7 +96,8 @@ pub(crate) async fn attempt(
     };
     progress.mark(&mut outgoing.headers);
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
-    progress.begins(Arc::clone(&route.name), gateway.clock.now().mono);
+    let serving = gateway.models.serving(model, route.upstream);
+    progress.begins(Arc::clone(&route.name), serving, gateway.clock.now().mono);
     let mut trial = Trial {
         progress,
         gateway,

@@ -35,7 +35,7 @@ use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::jobs;
 use crate::keys::{BudgetError, Caller, Spend};
-use crate::models::Model;
+use crate::models::{Model, Models};
 use crate::openai;
 use attempt::{Attempted, Failure, Remedy};
 use progress::Progress;
@@ -118,7 +118,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, asked: &Arc<Model>)
     // The one in whose line it stands.
     let mut model = Arc::clone(asked);
     let mut progress = Progress::new(gateway, incoming, asked);
-    let most = most(incoming.operation, incoming.size, asked);
+    let most = most(&gateway.models, incoming.operation, incoming.size, asked);
     match gateway.keys.reserve(&incoming.caller, most).await {
         Ok(booking) => progress.books(booking),
         Err(error) => {
@@ -253,7 +253,7 @@ fn told(refusal: Refusal, incoming: &Incoming, mut progress: Progress) -> Reply 
 }
 
 /// What a call may cost at most, as far as that can be known before it is sent.
-pub(crate) fn most(operation: Operation, size: CallSize, model: &Model) -> Spend {
+pub(crate) fn most(models: &Models, operation: Operation, size: CallSize, model: &Model) -> Spend {
     /// Answers whose callers set no cap are seldom longer.
     const UNCAPPED: u32 = 4_096;
     let output = match operation {
@@ -267,7 +267,7 @@ pub(crate) fn most(operation: Operation, size: CallSize, model: &Model) -> Spend
     };
     Spend {
         tokens: usage.total(),
-        nano_usd: model.nano_usd(&usage),
+        nano_usd: models.most_nano_usd(model, &usage),
     }
 }
 

@@ -21,6 +21,8 @@ const CALLER_LEFT: u16 = 499;
 pub(crate) struct Progress {
     gateway: Arc<Gateway>,
     model: Arc<Model>,
+    /// Whose price is paid: what serves it may be another model.
+    served_by: Arc<Model>,
     pub(crate) id: Uuid,
     tenant: Box<str>,
     operation: llmq_provider::Operation,
@@ -53,6 +55,7 @@ impl Progress {
         Self {
             gateway: Arc::clone(gateway),
             model: Arc::clone(model),
+            served_by: Arc::clone(model),
             id: incoming.id,
             tenant: incoming.tenant_name.as_str().into(),
             operation: incoming.operation,
@@ -100,7 +103,8 @@ impl Progress {
     }
 
     /// An attempt at an upstream begins, and may cost something from here on.
-    pub(crate) fn begins(&mut self, upstream: Arc<str>, now: Timestamp) {
+    pub(crate) fn begins(&mut self, upstream: Arc<str>, served_by: Arc<Model>, now: Timestamp) {
+        self.served_by = served_by;
         self.attempts += 1;
         self.upstream = Some(upstream);
         self.asked_since = Some(now);
@@ -145,7 +149,7 @@ impl Progress {
     pub(crate) fn used(&mut self, usage: Option<Usage>) {
         self.usage = usage;
         if let (Some(usage), Some(booking)) = (usage, self.booking.take()) {
-            booking.settle(&usage, self.model.nano_usd(&usage));
+            booking.settle(&usage, self.served_by.nano_usd(&usage));
         }
     }
 }

@@ -103,8 +103,9 @@ impl Directory for Catalog {
         self.models.route(upstream)
     }
 
-    fn nano_usd(&self, model: &str, usage: &Usage) -> Option<u64> {
+    fn nano_usd(&self, model: &str, upstream: UpstreamId, usage: &Usage) -> Option<u64> {
         let model = self.models.known(model)?;
+        let model = self.models.serving(&model, upstream);
         model.settings.price.map(|_| model.nano_usd(usage))
     }
 
@@ -157,7 +158,7 @@ impl Catalog {
         let model = self.models.known(&job.queue);
         let most = operation
             .zip(model)
-            .map(|(operation, model)| call::most(operation, job.size, &model));
+            .map(|(operation, model)| call::most(&self.models, operation, job.size, &model));
         most.unwrap_or_default()
     }
 

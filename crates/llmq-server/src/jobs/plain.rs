@@ -126,7 +126,7 @@ pub(crate) async fn of_call(
         .as_ref()
         .is_some_and(|later| later.key.is_some());
     if incoming.caller.has_budget() && !has_key {
-        let most = call::most(incoming.operation, incoming.size, model);
+        let most = call::most(&gateway.models, incoming.operation, incoming.size, model);
         call::has_room(gateway, &incoming.caller, most).await?;
     }
     let later = incoming.later.as_deref();
@@ -369,7 +369,7 @@ async fn over_budget(
     job.error
         .as_ref()
         .filter(|error| error.code == BUDGET_EXHAUSTED)?;
-    let most = call::most(incoming.operation, incoming.size, model);
+    let most = call::most(&gateway.models, incoming.operation, incoming.size, model);
     let room = call::has_room(gateway, &incoming.caller, most).await;
     room.err()
 }

@@ -183,7 +183,7 @@ async fn has_room(gateway: &Gateway, caller: &Caller, jobs: &[NewJob]) -> Result
         let Some((operation, model)) = operation.zip(model) else {
             continue;
         };
-        let most = call::most(operation, job.size, &model);
+        let most = call::most(&gateway.models, operation, job.size, &model);
         all.tokens = all.tokens.saturating_add(most.tokens);
         all.nano_usd = all.nano_usd.saturating_add(most.nano_usd);
     }

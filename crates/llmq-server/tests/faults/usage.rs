@@ -179,3 +179,51 @@ async fn a_caller_that_asked_itself_is_told_of_the_refusal() {
     ask(&world, options).await.failed(400, refusal);
     assert_eq!(one.calls(), 1);
 }
+
+/// What a fallback served was booked at the price of the model that was asked for: nothing, where
+/// that had none.
+#[tokio::test]
+async fn a_budget_in_dollars_pays_the_price_of_the_model_that_served() {
+    let one = Upstream::start("one", |_| {
+        let status = "503 Service Unavailable";
+        Act::Say(error(status, "", "server_error", "It broke"))
+    })
+    .await;
+    let two = answering().await;
+    let world = World::with(&format!(
+        "[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [upstreams.two]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [models.m]\nupstreams = [{{ upstream = \"one\" }}]\nfallback = [\"n\"]\n\
+         [models.n]\nupstreams = [{{ upstream = \"two\" }}]\n\
+         price = {{ input = 100.0, output = 200.0 }}\n",
+        one.url, two.url
+    ))
+    .await;
+    let admin = json!({"name": "admin", "scopes": ["manage"]});
+    let admin = key(&world, None, admin).await;
+    let app = json!({"name": "app", "scopes": ["call"], "budget": {"usd_per_day": 100.0}});
+    let app = key(&world, Some(&admin), app).await;
+    for keyed in [&[][..], &[("idempotency-key", "k")]] {
+        let mut headers = vec![("authorization", app.as_str())];
+        headers.extend(keyed);
+        let seen = world.ask_with(Mode::Whole, &headers).await;
+        assert_eq!(seen.status, 200, "{seen:?}");
+    }
+    let keys = Request::get("/api/keys");
+    let keys = world
+        .send(keys, &[("authorization", &admin)], String::new())
+        .await;
+    let keys: serde_json::Value = serde_json::from_str(&keys.body).unwrap();
+    let mut all = keys["keys"].as_array().unwrap().iter();
+    let app = all.find(|key| key["name"] == "app").unwrap();
+    let usd = app["usage"]["day"]["usd"].as_f64().unwrap();
+    // Twice 7 tokens in and 3 out.
+    assert!((usd - 2.0 * 0.0013).abs() < 1e-9, "{app:#}");
+    let least = json!({"name": "poor", "scopes": ["call"], "budget": {"usd_per_day": 0.1}});
+    let poor = key(&world, Some(&admin), least).await;
+    let seen = world
+        .ask_with(Mode::Whole, &[("authorization", &poor)])
+        .await;
+    // An answer of 4,096 tokens would cost more at the fallback.
+    seen.failed(429, "budget_exhausted");
+}
