@@ -49,7 +49,6 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// The same file in virtual time: how long, how many tokens, what cost, which limit binds
     Plan(Box<PlanArgs>),
-    /// The gateway: an OpenAI and Anthropic endpoint that waits instead of failing
     Serve(Box<ServeArgs>),
     /// A stand-in provider with real limits, headers and faults
     Mock(MockArgs),

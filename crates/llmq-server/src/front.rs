@@ -67,7 +67,7 @@ async fn route(front: &Front, request: Request<Incoming>) -> Reply {
         }
         Some(operation) => {
             let message = format!("{path} takes POST");
-            wrong_method(&message, call::spoken(operation), "POST")
+            wrong_method(&message, llmq_engine::spoken(operation), "POST")
         }
         None => match path.strip_prefix("/v1/models/") {
             Some(name) => model_list::answer(gateway, &request, Some(name)).await,

@@ -27,7 +27,7 @@ use crate::text::grouped;
 use source::{Found, Source, stand_in};
 use watch::Watch;
 
-/// The gateway: an OpenAI and Anthropic endpoint that waits instead of failing.
+/// The gateway: an OpenAI and Anthropic endpoint that waits instead of failing
 ///
 /// Point OPENAI_BASE_URL at http://ADDRESS/v1, or ANTHROPIC_BASE_URL at http://ADDRESS, and
 /// change nothing else. Without a configuration it uses OPENAI_API_KEY and ANTHROPIC_API_KEY, and
@@ -213,10 +213,7 @@ fn open_store(
         ..Options::default()
     };
     let store = Store::open_with(&place, options, clock.now().wall);
-    store.map_err(|error| Failure {
-        code: FAILED,
-        message: with_causes(&error),
-    })
+    store.map_err(|error| Failure::wrong(&error))
 }
 
 /// One line a call, where it was asked for.
@@ -233,8 +230,5 @@ fn call_log(args: &ServeArgs, clock: &SystemClock) -> Result<CallLog, Failure> {
         LogFormat::Json => CallLogForm::Json,
     };
     let log = file.and_then(|file| CallLog::to(file, form, clock.clone()));
-    log.map_err(|error| Failure {
-        code: FAILED,
-        message: format!("--call-log {}: {error}", path.display()),
-    })
+    log.map_err(|error| Failure::usage(format!("--call-log {}: {error}", path.display())))
 }

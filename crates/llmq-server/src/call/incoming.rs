@@ -11,12 +11,12 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use llmq_core::{CallSize, Now, Priority, parse_duration};
 use llmq_dispatch::TenantId;
-use llmq_engine::AssembledRoute;
+use llmq_engine::{AssembledRoute, spoken};
 use llmq_provider::{Dialect, Operation, TokenCounter, scan_request};
 use rustc_hash::FxHasher;
 use uuid::Uuid;
 
-use super::{forward, spoken};
+use super::forward;
 use crate::Gateway;
 use crate::dialect::Refusal;
 use crate::jobs::{Later, asks_for_job};

@@ -22,6 +22,7 @@ use std::time::Duration;
 use http::StatusCode;
 use llmq_core::{CallSize, Clock, FailureClass, Usage, WallTime};
 use llmq_dispatch::NoGrant;
+use llmq_engine::spoken;
 use llmq_provider::{Dialect, Operation};
 
 pub(crate) use body::{Broken, ReplyBody};
@@ -104,14 +105,6 @@ async fn begin_early(
         reply::begun(reply, id, line::waits_for(&shown, id));
     })
     .await
-}
-
-/// The dialect in which the caller of an operation expects errors.
-pub(crate) fn spoken(operation: Operation) -> Dialect {
-    match operation {
-        Operation::Messages | Operation::CountTokens => Dialect::Anthropic,
-        _ => Dialect::OpenAi,
-    }
 }
 
 async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, asked: &Arc<Model>) -> Reply {
