@@ -6,4 +6,5 @@ mod world;
 
 mod bounds;
 mod browsers;
+mod stops;
 mod tls;

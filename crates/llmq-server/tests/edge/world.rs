@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use llmq_engine::config::{Config, Settings};
 use llmq_engine::{SystemClock, Tasks};
-use llmq_server::{Bounds, Gateway, GatewayOptions, serve};
+use llmq_server::{Bounds, Gateway, GatewayOptions, Served, serve};
 use llmq_testkit::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,12 +15,15 @@ use tokio::time::timeout;
 /// A running gateway; its upstream is not there, and no test gets so far.
 pub(crate) struct World {
     pub(crate) gateway: Arc<Gateway>,
-    addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     tasks: Tasks,
+    accepting: Tasks,
+    served: Option<Served>,
 }
 
 impl Drop for World {
     fn drop(&mut self) {
+        self.accepting.cancel();
         self.tasks.cancel();
     }
 }
@@ -74,12 +77,21 @@ impl World {
             .await
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let served = serve(Arc::clone(&gateway), listener, &tasks).unwrap();
+        let accepting = Tasks::new();
+        let served = serve(Arc::clone(&gateway), listener, &accepting).unwrap();
         Self {
             gateway,
             addr: served.addr(),
             tasks,
+            accepting,
+            served: Some(served),
         }
+    }
+
+    /// Tells it to stop, as a signal does; what is there comes to its end.
+    pub(crate) fn stop(&mut self) -> Served {
+        self.accepting.cancel();
+        self.served.take().expect("it is stopped once")
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {

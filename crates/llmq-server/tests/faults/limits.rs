@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::answers::error;
 use crate::world::{Act, BOTH, Mode, Upstream, World};
 
@@ -44,6 +46,32 @@ async fn a_call_meets_at_most_six_429s_and_they_are_spaced() {
         for gap in one.gaps() {
             assert!(gap >= Duration::from_millis(10), "{:?}", one.gaps());
         }
+    }
+}
+
+/// Nor where the provider never says when: the gateway's own waits grow past what is left.
+#[tokio::test]
+async fn nobody_waits_past_the_time_that_was_asked_for_when_no_time_is_named() {
+    let slow = "[retry]\nrate_limit = { base = \"1m\", max = \"5m\" }\n";
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| busy("")).await;
+        let text = format!(
+            "{slow}[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+             [models.m]\nupstreams = [{{ upstream = \"one\" }}]\n",
+            one.url
+        );
+        let world = World::set(&text).await;
+        let begun = Instant::now();
+        let seen = world.ask_with(mode, &[("x-llmq-max-wait", "300ms")]).await;
+        seen.failed(429, "Rate limit reached");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{mode:?}");
+        let wait: u64 = seen.headers["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((50..=70).contains(&wait), "{mode:?}: {wait}");
+        assert_eq!(one.calls(), 1, "{mode:?}");
     }
 }
 

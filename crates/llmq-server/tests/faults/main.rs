@@ -20,6 +20,7 @@ mod passing;
 mod usage;
 
 mod limits;
+mod messages;
 mod models;
 mod outages;
 mod streams;

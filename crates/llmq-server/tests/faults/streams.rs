@@ -1,10 +1,12 @@
 //! Streams that go wrong after a part of them is with the caller.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::answers::{END, STREAM, chunk, done, stop, word};
+use crate::answers::{END, STREAM, chunk, done, stop, stream_with_usage, word};
 use crate::world::{Act, Mode, Upstream, World};
 
 async fn ask_one(timeouts: &str, act: Act) -> (World, Upstream, crate::world::Seen) {
@@ -76,10 +78,21 @@ async fn malformed(bad: &str) {
 
 #[tokio::test]
 async fn a_complete_stream_needs_no_done() {
-    let text = format!("{STREAM}{}{}{END}", word("one", "from one"), stop("one"));
-    let (_world, one, seen) = ask_one("", Act::Say(text)).await;
+    let all = stream_with_usage("one").replace(&done(), "");
+    assert!(all.contains("total_tokens") && !all.contains("[DONE]"));
+    let begun = Instant::now();
+    let (world, one, seen) = ask_one("", Act::Say(all)).await;
     seen.is_from(&one);
     assert_eq!(one.calls(), 1);
+    // Nothing is waited for that will not come, and what it used is counted.
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    let figures = http::Request::get("/metrics");
+    let figures = world.send(figures, &[], String::new()).await.body;
+    let output = figures.lines().find(|line| {
+        line.starts_with("gen_ai_client_token_usage_sum{") && line.contains("\"output\"")
+    });
+    let output = output.unwrap_or_else(|| panic!("{figures}"));
+    assert!(output.ends_with(" 3"), "{output}");
 }
 
 /// The connection says nothing more once the last event is there: once that was a broken stream

@@ -217,7 +217,11 @@ impl World {
 
     /// A gateway with this configuration, short waits added.
     pub(crate) async fn with(text: &str) -> Self {
-        let text = &format!("{SHORT}{text}");
+        Self::set(&format!("{SHORT}{text}")).await
+    }
+
+    /// A gateway with this configuration, as it stands.
+    pub(crate) async fn set(text: &str) -> Self {
         let settings = Config::parse("llmq.toml", text).unwrap().check();
         let settings = settings.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let tasks = Tasks::new();
