@@ -333,10 +333,12 @@ impl Exchange<'_> {
         let mut filter = self.filter();
         answer.begins();
         let end = loop {
-            let piece = answer.chunk().await;
-            let piece = piece.map_err(Bad::from)?;
-            let Some(piece) = piece else {
-                break reader.finish();
+            let piece = match answer.chunk().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break reader.finish(),
+                // Every answer has said why it ended; what is missing is the last event.
+                Err(_) if reader.finish() == StreamEnd::Whole => break StreamEnd::Whole,
+                Err(error) => return Err(error.into()),
             };
             if reader.push(&piece).is_err() || said.len() + piece.len() > ANSWER_BYTES_MAX {
                 break StreamEnd::Malformed;

@@ -121,6 +121,8 @@ async fn hold(
                 StreamEnd::Whole => return Opened::Good(held, true),
                 end => end,
             },
+            // Every answer has said why it ended; what is missing is the last event.
+            Err(_) if reader.finish() == StreamEnd::Whole => return Opened::Good(held, true),
             Err(error) => return Opened::Bad(Box::new(Verdict::from(&error)), true),
         };
         let judged = check_stream(
@@ -265,15 +267,13 @@ impl Passing {
             match self.answer.poll_chunk(context) {
                 Poll::Ready(Ok(Some(piece))) => self.pass(piece, &mut pieces),
                 Poll::Ready(Ok(None)) => match self.reader.finish() {
-                    StreamEnd::Whole => {
-                        self.end_well(&mut pieces);
-                        self.state = match self.state {
-                            State::Whole => State::Ended,
-                            broken => broken,
-                        };
-                    }
+                    StreamEnd::Whole => self.end_at_once(&mut pieces),
                     end => self.break_off(&end, &mut pieces),
                 },
+                // Every answer has said why it ended; what is missing is the last event.
+                Poll::Ready(Err(_)) if self.reader.finish() == StreamEnd::Whole => {
+                    self.end_at_once(&mut pieces);
+                }
                 Poll::Ready(Err(error)) => {
                     let message = error.to_string();
                     self.fail(&Verdict::from(&error));
@@ -370,6 +370,14 @@ impl Passing {
         self.progress.asked(None, now.mono);
         self.progress.used(self.reader.usage());
         self.progress.ends(status, None);
+    }
+
+    /// The same where nothing more will come.
+    fn end_at_once(&mut self, pieces: &mut Pieces) {
+        self.end_well(pieces);
+        if self.state == State::Whole {
+            self.state = State::Ended;
+        }
     }
 
     fn break_off(&mut self, end: &StreamEnd, pieces: &mut Pieces) {

@@ -139,3 +139,20 @@ async fn several_answers_are_whole_when_the_last_of_them_is() {
     seen.is_from(&one);
     assert_eq!(one.calls(), 2);
 }
+
+/// A server that says why the answer ended, and then neither its last event nor anything else:
+/// once that was a broken stream, with all of the answer there.
+#[tokio::test]
+async fn a_complete_stream_is_whole_though_its_connection_says_nothing_more() {
+    let all = format!("{STREAM}{}{}", word("one", "from one"), stop("one"));
+    for act in [Act::Hang(all.clone()), Act::Say(all)] {
+        for headers in [&[][..], &[("idempotency-key", "k")]] {
+            let said = act.clone();
+            let one = Upstream::start("one", move |_| said.clone()).await;
+            let world = World::new(&[&one], r#"idle = "200ms""#, "").await;
+            let seen = world.ask_with(Mode::Stream, headers).await;
+            seen.is_from(&one);
+            assert_eq!(one.calls(), 1, "{headers:?}");
+        }
+    }
+}
