@@ -144,9 +144,6 @@ pub(crate) struct Standing {
     pub(crate) position: Option<Position>,
 }
 
-/// Queues empty at the pace of their limits; nobody knows better.
-pub(super) const COME_AGAIN: Duration = Duration::from_secs(10);
-
 /// There is no job of this id, any more or at all.
 pub(crate) fn gone(id: JobId) -> Problem {
     Problem::not_found("request_not_found", format!("request {id} is removed"))
