@@ -14,10 +14,10 @@ pub struct CallState {
     pub priority: u8,
     /// How long it has waited.
     pub waited_ms: u64,
-    /// Its place in its own line, 1 for the next one; null once it has been sent, or before it
-    /// may be.
+    /// Its place among all that wait for the same, 1 for the next one; null once it has been sent,
+    /// or before it may be.
     pub position: Option<u64>,
-    /// When its line may move next, as RFC 3339 says it, if that is known.
+    /// When it may be its turn, as RFC 3339 says it, if that can be known.
     pub estimated_start: Option<String>,
     /// What stands in its way, such as `tpm openai/gpt-4o-mini`.
     pub waiting_for: Option<String>,
