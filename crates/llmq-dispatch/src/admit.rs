@@ -232,7 +232,7 @@ impl Dispatcher {
             spots: smallvec![(spot, wake)],
         };
         if let Some(closed) = upstream.gate_state(now) {
-            let blocked = at_gate(Spot::Gate(id), closed.until);
+            let blocked = at_gate(Spot::Gate(id), closed.wake);
             let in_time = match (closed.until, head.start_by) {
                 (Some(until), Some(start_by)) => !closed.down && until <= start_by,
                 (Some(_), None) => !closed.down,
@@ -245,9 +245,9 @@ impl Dispatcher {
             });
         }
         if head.own < Priority::HIGH
-            && let Some(until) = upstream.low_closed
+            && let Some(wake) = upstream.low_gate_state(now)
         {
-            return Some(WayAnswer::Wait(at_gate(Spot::LowGate(id), Some(until))));
+            return Some(WayAnswer::Wait(at_gate(Spot::LowGate(id), Some(wake))));
         }
         None
     }

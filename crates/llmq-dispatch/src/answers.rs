@@ -303,7 +303,11 @@ impl Dispatcher {
         let again =
             (class == FailureClass::NoAccess && pause == Pause::Upstream).then_some(TRY_AGAIN);
         let until = wait.or(again).map(|wait| now.mono + wait);
-        if pause != Pause::Nothing {
+        // Where the day is watched, its monitor begins and ends the pause, and tells of both.
+        let of_the_day = class == FailureClass::QuotaDay
+            && pause == Pause::Upstream
+            && self.refused_for_the_day(running.upstream, told.and(until), now, effects);
+        if pause != Pause::Nothing && !of_the_day {
             self.close(running, class, until, pause, now, effects);
         }
         // A call that found a broken upstream broken has learned nothing about itself.

@@ -212,7 +212,7 @@ impl Dispatcher {
             Event::Dropped(ticket) => self.dropped(ticket, now, effects),
             Event::Pause(queue) => self.pause(queue, now),
             Event::Resume(queue) => self.resume(queue, now),
-            Event::Reopen(upstream) => self.reopen(upstream, now),
+            Event::Reopen(upstream) => self.reopen(upstream, now, effects),
             Event::QuotaSaved(upstream) => self.quota_saved(upstream),
             Event::Tick => {}
         }
@@ -372,12 +372,6 @@ impl Dispatcher {
                 self.head_changed(lane);
             }
         }
-    }
-
-    fn reopen(&mut self, id: UpstreamId, now: Now) {
-        self.upstreams[id.index()].closed = None;
-        self.opened.push(Spot::Gate(id));
-        self.update_parked(now);
     }
 
     pub(crate) fn many_tenants(&self) -> bool {

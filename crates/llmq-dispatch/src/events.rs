@@ -222,6 +222,22 @@ pub enum Notice {
         /// Until when.
         until: Option<Timestamp>,
     },
+    /// An upstream that took nothing is open again, at least for one call.
+    UpstreamReopened {
+        /// Which.
+        upstream: UpstreamId,
+        /// What had closed it.
+        class: FailureClass,
+        /// For how long it took nothing.
+        closed_for: Duration,
+    },
+    /// A rate-limit header could not be read, and counts as unknown. Told once a minute at most.
+    HeaderGarbled {
+        /// Whose.
+        upstream: UpstreamId,
+        /// The header as it came, cut where it is long.
+        header: String,
+    },
     /// A 429 came.
     RateLimited {
         /// From where.

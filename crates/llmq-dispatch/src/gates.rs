@@ -1,7 +1,9 @@
 //! What shuts an upstream: failures, its breaker, the day's quota.
 
+use std::time::Duration;
+
 use llmq_core::{FailureClass, Now, Pause, Timestamp};
-use llmq_limit::{BreakerChange, CallRole, QuotaEvent};
+use llmq_limit::{BreakerChange, CallRole, PauseScope, QuotaEvent};
 
 use crate::dispatcher::Dispatcher;
 use crate::events::{Effect, Notice};
@@ -62,7 +64,7 @@ impl Dispatcher {
                 Some(_) => upstream.credential == credential,
                 None => index == running.upstream.index(),
             };
-            if same && upstream.close(class, until) {
+            if same && upstream.close(class, until, now.mono) {
                 let upstream = UpstreamId::at(index);
                 self.set_wake(Spot::Gate(upstream), until);
                 effects.push(Effect::Notice(Notice::UpstreamPaused {
@@ -82,8 +84,52 @@ impl Dispatcher {
         let is_over = |closed: &Closed| closed.until.is_some_and(|until| until <= now.mono);
         if let Some(closed) = upstream.closed.take_if(|closed| is_over(closed)) {
             upstream.on_trial = closed.class == FailureClass::NoAccess;
+            effects.push(reopened(id, closed, now));
         }
         self.update_parked(now);
+    }
+
+    /// A person says that an upstream takes calls again.
+    pub(crate) fn reopen(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
+        let upstream = &mut self.upstreams[id.index()];
+        effects.extend(
+            upstream
+                .closed
+                .take()
+                .map(|closed| reopened(id, closed, now)),
+        );
+        if let Some(quota) = &mut upstream.quota {
+            let events = quota.lift(now);
+            self.tell_quota(id, events, now, effects);
+        }
+        self.opened.push(Spot::Gate(id));
+        self.update_parked(now);
+    }
+
+    /// The provider has refused for a limit of a day or longer: the upstream pauses until it
+    /// named, else for as long as is configured. False where nobody watches the day.
+    pub(crate) fn refused_for_the_day(
+        &mut self,
+        id: UpstreamId,
+        until: Option<Timestamp>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        /// Calls that were in flight together name ends that lie a little apart.
+        const SAME_END: Duration = Duration::from_secs(60);
+        let Some(quota) = &mut self.upstreams[id.index()].quota else {
+            return false;
+        };
+        let until = until.map(|until| now.wall_at(until));
+        let is_known = quota.should_pause(now).is_some_and(|advice| {
+            advice.scope == PauseScope::All
+                && until.is_none_or(|until| until <= advice.resume_at + SAME_END)
+        });
+        if !is_known {
+            let events = quota.pause(FailureClass::QuotaDay.as_str(), until, now);
+            self.tell_quota(id, events, now, effects);
+        }
+        true
     }
 
     /// Counts a started call against the day.
@@ -161,4 +207,12 @@ impl Dispatcher {
             }
         }
     }
+}
+
+fn reopened(upstream: UpstreamId, closed: Closed, now: Now) -> Effect {
+    Effect::Notice(Notice::UpstreamReopened {
+        upstream,
+        class: closed.class,
+        closed_for: now.mono - closed.since,
+    })
 }

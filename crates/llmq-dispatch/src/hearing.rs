@@ -66,6 +66,8 @@ impl Dispatcher {
         let id = running.upstream;
         let upstream = &mut self.upstreams[id.index()];
         let in_flight = upstream.in_flight;
+        let quota = upstream.quota.as_ref();
+        let used = quota.and_then(|quota| quota.metrics(now).usage_percentage);
         let Some((adaptive, limit)) = &mut upstream.adaptive else {
             return;
         };
@@ -86,7 +88,7 @@ impl Dispatcher {
             in_flight,
         };
         let limit = *limit;
-        if let Some(change) = adaptive.on_answer(answer, None, now) {
+        if let Some(change) = adaptive.on_answer(answer, used.map(|percent| percent / 100.0), now) {
             self.limits[limit.index()]
                 .limit
                 .set_count(change.new, now.mono);
@@ -104,8 +106,17 @@ impl Dispatcher {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let margin = self.upstreams[running.upstream.index()].margin.at(now.mono);
-        if let Some(quota) = &mut self.upstreams[running.upstream.index()].quota {
+        let upstream = &mut self.upstreams[running.upstream.index()];
+        let margin = upstream.margin.at(now.mono);
+        if let Some(header) = &headers.garbled
+            && upstream.garbled.allow(now)
+        {
+            effects.push(Effect::Notice(Notice::HeaderGarbled {
+                upstream: running.upstream,
+                header: header.clone(),
+            }));
+        }
+        if let Some(quota) = &mut upstream.quota {
             let events = quota.observe(headers, now);
             self.tell_quota(running.upstream, events, now, effects);
         }

@@ -9,6 +9,7 @@ use crate::events::Effect;
 use crate::ids::{LaneId, LimitId, QueueId, UpstreamId};
 use crate::order::Spot;
 use crate::setup::{LimitSetup, QueueSetup, Rules, UpstreamSetup};
+use crate::upstream::each_once;
 
 impl Dispatcher {
     /// States a limit anew, one that was learned too: what is used of it stays used. False when
@@ -56,7 +57,7 @@ impl Dispatcher {
             }
         });
         let upstream = &mut self.upstreams[id.index()];
-        upstream.limits = setup.limits;
+        upstream.limits = each_once(setup.limits);
         upstream.limits.extend(learned);
         upstream
             .limits

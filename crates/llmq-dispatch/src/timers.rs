@@ -152,11 +152,23 @@ impl Dispatcher {
                 let parked = &self.lanes[lane.index()].parked;
                 parked
                     .iter()
-                    .filter_map(|(spot, _)| self.waiters(*spot).wake)
+                    .filter_map(|(spot, _)| self.opens_at(*spot))
                     .min()
             }
             State::Running(_) => None,
         }
+    }
+
+    /// When a spot's best lane may pass, as far as that is known: a day's end is looked for
+    /// oftener than it comes.
+    pub(crate) fn opens_at(&self, spot: Spot) -> Option<Timestamp> {
+        let wake = self.waiters(spot).wake?;
+        let day_ends = match spot {
+            Spot::Gate(upstream) => self.upstreams[upstream.index()].quota_closed,
+            Spot::LowGate(upstream) => self.upstreams[upstream.index()].low_closed,
+            Spot::Limit(_) => None,
+        };
+        Some(day_ends.map_or(wake, |ends| ends.max(wake)))
     }
 
     /// A lane that holds something begins to wait.

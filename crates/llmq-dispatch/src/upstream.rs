@@ -3,8 +3,8 @@ use std::time::Duration;
 use llmq_core::{FailureClass, Now, Timestamp};
 use llmq_core::{Host, LimitKind};
 use llmq_limit::{
-    Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin, PauseScope, QuotaEvent,
-    QuotaMonitor, QuotaState, RampGuard,
+    Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin, MinuteGate, PauseReason,
+    PauseScope, QuotaEvent, QuotaMonitor, QuotaState, RampGuard,
 };
 
 use crate::ids::LimitId;
@@ -29,6 +29,8 @@ pub(crate) struct Upstream {
     pub(crate) low_closed: Option<Timestamp>,
     /// It takes nothing until then: the day's quota is used up.
     pub(crate) quota_closed: Option<Timestamp>,
+    /// The provider refuses until then what it has no quota for any more.
+    day_refused: Option<Timestamp>,
     pub(crate) quota: Option<QuotaMonitor>,
     quota_is_saved: bool,
     /// The quota's count is being written.
@@ -50,6 +52,8 @@ pub(crate) struct Upstream {
     pub(crate) ask_before_betting: bool,
     answers: u32,
     mean: Mean,
+    /// Lets one warning a minute of headers that cannot be read through.
+    pub(crate) garbled: MinuteGate,
     /// It is not configured any more.
     pub(crate) retired: bool,
 }
@@ -60,6 +64,7 @@ pub(crate) struct Closed {
     pub(crate) class: FailureClass,
     /// None: until a person acts.
     pub(crate) until: Option<Timestamp>,
+    pub(crate) since: Timestamp,
 }
 
 /// A gate that is shut, as admission sees it.
@@ -67,6 +72,8 @@ pub(crate) struct Closed {
 pub(crate) struct GateState {
     /// When it may open, if that is an instant.
     pub(crate) until: Option<Timestamp>,
+    /// When to look again at the latest.
+    pub(crate) wake: Option<Timestamp>,
     /// It is shut because the upstream is broken or refuses us, so that a fallback should serve
     /// even calls that could wait.
     pub(crate) down: bool,
@@ -92,7 +99,7 @@ impl Upstream {
         adaptive: Option<(LimitId, AdaptiveConfig)>,
         now: Now,
     ) -> Self {
-        let mut limits = setup.limits;
+        let mut limits = each_once(setup.limits);
         limits.extend(adaptive.as_ref().map(|(limit, _)| *limit));
         Self {
             name: setup.name,
@@ -109,6 +116,7 @@ impl Upstream {
             has_completed: false,
             low_closed: None,
             quota_closed: None,
+            day_refused: None,
             quota: setup.quota,
             quota_is_saved: setup.quota_is_saved,
             saving: false,
@@ -120,56 +128,51 @@ impl Upstream {
             ask_before_betting: setup.ask_before_betting,
             answers: 0,
             mean: Mean::default(),
+            garbled: MinuteGate::default(),
             retired: false,
         }
     }
 
     /// Whether it takes nothing now, and why; none: it does take calls.
     pub(crate) fn gate_state(&self, now: Now) -> Option<GateState> {
+        let shut = |until: Option<Timestamp>, down, soon| {
+            Some(GateState {
+                until,
+                wake: until,
+                down,
+                soon,
+            })
+        };
         if let Some(closed) = self.closed {
             let down = matches!(closed.class, FailureClass::NoAccess | FailureClass::Money);
-            return Some(GateState {
-                until: closed.until,
-                down,
-                soon: false,
-            });
+            return shut(closed.until, down, false);
         }
         if self.on_trial && self.in_flight > 0 {
-            return Some(GateState {
-                until: None,
-                down: true,
-                soon: false,
-            });
+            return shut(None, true, false);
         }
         if let Some(until) = self.breaker.opens_at(now) {
-            return Some(GateState {
-                until: Some(until),
-                down: true,
-                soon: false,
-            });
+            return shut(Some(until), true, false);
         }
         if self.saving {
-            return Some(GateState {
-                until: None,
-                down: false,
-                soon: true,
-            });
+            return shut(None, false, true);
         }
         if let Some(until) = self.quota_closed {
             return Some(GateState {
                 until: Some(until),
+                wake: Some(look_again(until, now)),
                 down: false,
                 soon: false,
             });
         }
         if self.is_betting() && self.in_flight >= BETS {
-            return Some(GateState {
-                until: None,
-                down: false,
-                soon: true,
-            });
+            return shut(None, false, true);
         }
         None
+    }
+
+    /// Until when nothing below `high` is taken, to spare the day's quota, and when to look again.
+    pub(crate) fn low_gate_state(&self, now: Now) -> Option<Timestamp> {
+        self.low_closed.map(|until| look_again(until, now))
     }
 
     /// Whether a call's charges are still a bet on how this upstream counts.
@@ -204,17 +207,27 @@ impl Upstream {
             .quota
             .as_ref()
             .and_then(|quota| quota.should_pause(now));
-        // The wall is looked at again every minute: it may be set meanwhile.
-        let until = advice
-            .as_ref()
-            .map(|advice| now.when(advice.resume_at).min(now.mono + LOOK_AGAIN));
+        let until = advice.as_ref().map(|advice| now.when(advice.resume_at));
         let all = advice
             .as_ref()
             .is_some_and(|advice| advice.scope == PauseScope::All);
+        let told = advice
+            .as_ref()
+            .filter(|advice| all && matches!(advice.reason, PauseReason::Told(_)));
+        self.day_refused = told.and(until);
         let before = (self.low_closed.is_some(), self.quota_closed.is_some());
         self.low_closed = until;
         self.quota_closed = until.filter(|_| all);
         before != (self.low_closed.is_some(), self.quota_closed.is_some())
+    }
+
+    /// What refused work altogether, and until when (none: until a person acts).
+    pub(crate) fn refused_by(&self) -> Option<(FailureClass, Option<Timestamp>)> {
+        let closed = self.closed.map(|closed| (closed.class, closed.until));
+        let day = self
+            .day_refused
+            .map(|until| (FailureClass::QuotaDay, Some(until)));
+        closed.or(day)
     }
 
     /// How much of `count` is left alone because traffic rose too fast.
@@ -281,7 +294,12 @@ impl Upstream {
     }
 
     /// Closes the gate, never for a shorter time than it is closed already.
-    pub(crate) fn close(&mut self, class: FailureClass, until: Option<Timestamp>) -> bool {
+    pub(crate) fn close(
+        &mut self,
+        class: FailureClass,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> bool {
         let longer = match (self.closed, until) {
             (None, _) => true,
             (Some(Closed { until: None, .. }), _) => false,
@@ -294,11 +312,32 @@ impl Upstream {
             ) => new > old,
         };
         if longer {
-            self.closed = Some(Closed { class, until });
+            let since = self.closed.map_or(now, |closed| closed.since);
+            self.closed = Some(Closed {
+                class,
+                until,
+                since,
+            });
             self.on_trial = false;
         }
         longer
     }
+}
+
+/// A day's end is by the wall, which may be set meanwhile: it is looked at every minute.
+fn look_again(until: Timestamp, now: Now) -> Timestamp {
+    until.min(now.mono + LOOK_AGAIN)
+}
+
+/// A call meets a limit once, however often it is referred to.
+pub(crate) fn each_once(mut limits: Vec<LimitId>) -> Vec<LimitId> {
+    let mut seen = Vec::with_capacity(limits.len());
+    limits.retain(|limit| {
+        let is_new = !seen.contains(limit);
+        seen.push(*limit);
+        is_new
+    });
+    limits
 }
 
 /// The running mean and spread of answers' lengths.
@@ -354,10 +393,10 @@ mod tests {
     fn a_gate_is_never_shut_for_a_shorter_time() {
         let at = Timestamp::from_nanos;
         let mut upstream = Upstream::new(UpstreamSetup::default(), None, Now::default());
-        assert!(upstream.close(FailureClass::QuotaWindow, Some(at(10))));
-        assert!(!upstream.close(FailureClass::QuotaWindow, Some(at(5))));
-        assert!(upstream.close(FailureClass::NoAccess, None));
-        assert!(!upstream.close(FailureClass::QuotaDay, Some(at(99))));
+        assert!(upstream.close(FailureClass::QuotaWindow, Some(at(10)), at(0)));
+        assert!(!upstream.close(FailureClass::QuotaWindow, Some(at(5)), at(0)));
+        assert!(upstream.close(FailureClass::NoAccess, None, at(0)));
+        assert!(!upstream.close(FailureClass::QuotaDay, Some(at(99)), at(0)));
         assert_eq!(upstream.closed.unwrap().class, FailureClass::NoAccess);
     }
 

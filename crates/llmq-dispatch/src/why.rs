@@ -189,10 +189,8 @@ impl Dispatcher {
             Spot::Limit(limit) => Blocker::Limit(self.limits[limit.index()].name.clone()),
             Spot::Gate(upstream) => {
                 let upstream = &self.upstreams[upstream.index()];
-                Blocker::Upstream(
-                    upstream.name.clone(),
-                    upstream.closed.map(|closed| closed.class),
-                )
+                let class = upstream.refused_by().map(|(class, _)| class);
+                Blocker::Upstream(upstream.name.clone(), class)
             }
             Spot::LowGate(upstream) => {
                 Blocker::Quota(self.upstreams[upstream.index()].name.clone())
@@ -271,7 +269,7 @@ impl Dispatcher {
             let spots = lane
                 .parked
                 .iter()
-                .map(|(spot, _)| Some((self.waiters(*spot).wake?, *spot)));
+                .map(|(spot, _)| Some((self.opens_at(*spot)?, *spot)));
             let (at, spot) = spots.collect::<Option<Vec<_>>>()?.into_iter().max()?;
             if first.as_ref().is_none_or(|(other, _)| at < *other) {
                 let name = match self.blocker(spot) {
@@ -333,7 +331,7 @@ impl Dispatcher {
             name: upstream.name.clone(),
             in_flight: upstream.in_flight,
             breaker: upstream.breaker.state(),
-            closed: upstream.closed.map(|closed| (closed.class, closed.until)),
+            closed: upstream.refused_by(),
             limits: upstream.limits.clone(),
         }
     }

@@ -61,6 +61,19 @@ impl NoticeLog {
                 reason = ?change.reason,
                 "concurrency_changed"
             ),
+            Notice::UpstreamReopened {
+                upstream,
+                class,
+                closed_for,
+            } => tracing::info!(
+                upstream = name(*upstream),
+                %class,
+                paused_for_s = closed_for.as_secs_f64(),
+                "upstream_reopened"
+            ),
+            Notice::HeaderGarbled { upstream, header } => {
+                tracing::warn!(upstream = name(*upstream), header, "header_garbled");
+            }
             Notice::LimitLearned(upstream, limit) => {
                 let limit = spec(hub, *limit, now);
                 tracing::info!(upstream = name(*upstream), limit, "limit_learned");

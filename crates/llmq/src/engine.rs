@@ -375,6 +375,17 @@ fn log_notice(hub: &Weak<Hub>, notice: &Notice) {
         } => {
             tracing::warn!(model = name(*upstream), %class, "model paused");
         }
+        Notice::UpstreamReopened {
+            upstream,
+            class,
+            closed_for,
+        } => {
+            let paused_for_s = closed_for.as_secs_f64();
+            tracing::info!(model = name(*upstream), %class, paused_for_s, "model goes on");
+        }
+        Notice::HeaderGarbled { upstream, header } => {
+            tracing::warn!(model = name(*upstream), header, "unreadable header");
+        }
         Notice::RateLimited { upstream, ours } => {
             tracing::warn!(model = name(*upstream), ours, "refused for the rate");
         }

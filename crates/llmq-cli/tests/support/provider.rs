@@ -46,6 +46,14 @@ impl Reply {
         Self::Text("A fine place.".to_owned())
     }
 
+    /// A refusal that does not say when the day is over.
+    pub(crate) fn day_used_up() -> Self {
+        let message = "Rate limit reached for requests per day (RPD): Limit 200, Used 200";
+        let error = json!({"error": {"message": message, "type": "requests",
+                                     "code": "rate_limit_exceeded"}});
+        Self::Raw("429 Too Many Requests", String::new(), error.to_string())
+    }
+
     /// A refusal of a limit with this `Retry-After`.
     pub(crate) fn refused(retry_after: &str) -> Self {
         let error = json!({"error": {"message": "Rate limit reached", "type": "requests",

@@ -76,6 +76,36 @@ fn every_form_of_retry_after_is_waited_for_or_passed_over() {
     }
 }
 
+/// The other dialect: its path, its limits, its headers, its form of a batch.
+#[test]
+fn a_file_for_anthropic_is_sent_in_its_own_dialect_within_limits_of_input_and_output() {
+    let limits = ["input_tokens=2k/1s:bucket", "output_tokens=2k/1s:bucket"];
+    let (_runtime, server) = stand_in(MockConfig {
+        limits: limits.map(|limit| limit.parse().unwrap()).to_vec(),
+        charge: llmq_strict::Charge::Usage,
+        ..MockConfig::default()
+    });
+    let provider = format!("--provider anthropic --base-url http://{}", server.addr());
+    let world = World::new().with_rows(200);
+    let kept = limits.map(|limit| format!("--limit {limit}")).join(" ");
+    let flags = format!("{provider} --progress none --param max_tokens=30 {kept}");
+    let prompts = format!("run in.csv -o out.jsonl --model m --template {{{{name}}}} {flags}");
+    world.run(&prompts).says(0, &["200 completed, 0 failed"]);
+    is_whole(&world, 200);
+    let body = &world.results("out.jsonl")[0]["response"]["body"];
+    assert_eq!(body["type"], "message", "{body}");
+
+    let row = |url: &str| {
+        format!(
+            r#"{{"custom_id":"{url}","method":"POST","url":"{url}","body":{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":"hi"}}]}}}}"#
+        )
+    };
+    let rows = [row("/v1/messages"), row("/v1/chat/completions")];
+    world.write("batch.jsonl", rows.join("\n"));
+    let batch = format!("run batch.jsonl -o batch.out.jsonl {provider} --progress none");
+    world.run(&batch).says(1, &["1 completed, 1 failed"]);
+}
+
 #[test]
 fn a_wait_beyond_reason_is_told_and_a_run_that_does_not_wait_ends() {
     for absurd in [
@@ -99,6 +129,29 @@ fn a_wait_beyond_reason_is_told_and_a_run_that_does_not_wait_ends() {
         let open = Provider::start(|_| Reply::ok());
         run_at(&world, open.addr, "").says(0, &["5 completed"]);
     }
+}
+
+/// It said five minutes, asked once more, and only then named an end, an hour away, that nobody
+/// had configured.
+#[test]
+fn a_day_that_is_used_up_without_a_known_end_pauses_as_long_as_is_configured() {
+    let world = World::new().with_rows(5);
+    let closed = Provider::start(|_| Reply::day_used_up());
+    let stopped = run_at(&world, closed.addr, "--no-wait --pause-duration 2");
+    stopped.says(
+        4,
+        &[
+            "stopped by the account: openai/m is closed until",
+            "(quota-day)",
+        ],
+    );
+    let (_, until) = stopped.stderr.split_once("closed until ").unwrap();
+    let until: Timestamp = until.split(' ').next().unwrap().parse().unwrap();
+    let left = until.duration_since(Timestamp::now()).as_secs();
+    assert!((6_900..=7_200).contains(&left), "{left} s");
+    assert_eq!(closed.prompts().len(), closed.counts().len(), "asked once");
+    let open = Provider::start(|_| Reply::ok());
+    run_at(&world, open.addr, "").says(0, &["5 completed"]);
 }
 
 #[test]

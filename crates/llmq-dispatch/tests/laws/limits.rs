@@ -1,10 +1,12 @@
 //! What a call takes of its limits, and what it gives back.
 
 use llmq_core::{CallSize, FailureClass, Host, LimitSpec, Priority};
-use llmq_dispatch::{Call, Effect, Event, LimitSetup, QueueSetup, Reserve, Scope, UpstreamSetup};
-use llmq_limit::charge_rule;
+use llmq_dispatch::{
+    Call, Effect, Ended, Event, LimitSetup, Notice, QueueSetup, Reserve, Scope, UpstreamSetup,
+};
+use llmq_limit::{RateLimitHeaders, charge_rule};
 
-use crate::world::{MINUTE, World};
+use crate::world::{MINUTE, SECOND, World};
 
 #[test]
 fn a_reserve_is_left_for_the_urgent() {
@@ -28,6 +30,56 @@ fn a_reserve_is_left_for_the_urgent() {
         });
     }
     assert_eq!(world.started().len(), 2);
+}
+
+/// An account and a model that both named one limit took two of it for each call, and half of
+/// it lay idle.
+#[test]
+fn a_call_meets_a_limit_once_however_often_it_is_named() {
+    let mut world = World::new();
+    let limit = world.limit("requests=10/1m", Scope::Account);
+    let upstream = world.upstream(&[limit, limit]);
+    let queue = world.queue(upstream);
+    for _ in 0..12 {
+        world.submit(world.call(queue));
+    }
+    assert_eq!(world.started().len(), 10);
+    let setup = UpstreamSetup {
+        limits: vec![limit, limit],
+        ..UpstreamSetup::default()
+    };
+    let now = world.now;
+    world.dispatcher.change_upstream(upstream, setup, now);
+    assert_eq!(world.dispatcher.upstream_view(upstream).limits, [limit]);
+}
+
+#[test]
+fn headers_that_cannot_be_read_are_told_of_once_a_minute() {
+    let (mut world, queue, upstream) = World::simple(&[]);
+    let mut answered = |after| {
+        world.advance(after);
+        let call = world.submit(world.call(queue));
+        world.tell(Event::Sent(call));
+        let headers = RateLimitHeaders {
+            garbled: Some("x-ratelimit-limit-requests: many".to_owned()),
+            ..RateLimitHeaders::default()
+        };
+        let ended = Ended {
+            headers: Some(headers),
+            ..Ended::default()
+        };
+        world.effects.clear();
+        world.tell(Event::Ended(call, Box::new(ended)));
+        let notice = Notice::HeaderGarbled {
+            upstream,
+            header: "x-ratelimit-limit-requests: many".to_owned(),
+        };
+        world.effects.contains(&Effect::Notice(notice))
+    };
+    assert!(answered(SECOND));
+    assert!(!answered(SECOND));
+    assert!(!answered(SECOND * 58));
+    assert!(answered(SECOND));
 }
 
 #[test]

@@ -110,6 +110,39 @@ fn a_refused_key_stops_everything_that_uses_it() {
     assert_eq!(world.started().len(), 1);
 }
 
+/// Who had read that an upstream pauses read nothing of its end.
+#[test]
+fn the_end_of_a_pause_is_told_with_how_long_it_was() {
+    let (mut world, queue, upstream) = World::simple(&[]);
+    let ends = |world: &World| -> Vec<_> {
+        let ends = world.effects.iter().filter_map(|effect| match effect {
+            Effect::Notice(Notice::UpstreamReopened {
+                upstream,
+                class,
+                closed_for,
+            }) => Some((*upstream, *class, *closed_for)),
+            _ => None,
+        });
+        ends.collect()
+    };
+    let call = world.submit(world.call(queue));
+    world.fail(call, FailureClass::QuotaWindow, Some(SECOND * 10));
+    assert_eq!(ends(&world), []);
+    world.advance(SECOND * 9);
+    assert_eq!(ends(&world), []);
+    // What was named, and up to a second of jitter.
+    world.advance(SECOND * 2);
+    let [(_, FailureClass::QuotaWindow, closed_for)] = ends(&world)[..] else {
+        panic!("{:?}", ends(&world));
+    };
+    assert!((SECOND * 10..=SECOND * 11).contains(&closed_for));
+    world.effects.clear();
+    world.fail(call, FailureClass::NoAccess, None);
+    world.advance(MINUTE);
+    world.tell(Event::Reopen(upstream));
+    assert_eq!(ends(&world), [(upstream, FailureClass::NoAccess, MINUTE)]);
+}
+
 #[test]
 fn a_refused_model_leaves_the_others_of_its_credential_alone() {
     // A model that the account may not use closed every model of the account.

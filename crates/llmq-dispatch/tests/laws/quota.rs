@@ -1,10 +1,132 @@
 //! The day's quota: whom its threshold stops, and what counts against it.
 
-use llmq_core::{FailureClass, Priority};
-use llmq_dispatch::{Call, Event, QueueId, UpstreamId, UpstreamSetup};
-use llmq_limit::{QuotaConfig, QuotaMonitor};
+use std::time::Duration;
 
-use crate::world::{MINUTE, World, failure};
+use llmq_core::{FailureClass, Priority};
+use llmq_dispatch::{Call, Effect, Event, Notice, QueueId, UpstreamId, UpstreamSetup};
+use llmq_limit::{
+    AdaptiveConfig, ChangeReason, PlainPolicy, QuotaConfig, QuotaEvent, QuotaMonitor,
+};
+
+use crate::world::{MINUTE, SECOND, World, failure};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// What the monitor told, in order.
+fn told(world: &World) -> Vec<&QuotaEvent> {
+    let events = world.effects.iter().filter_map(|effect| match effect {
+        Effect::Notice(Notice::Quota(_, event)) => Some(event),
+        _ => None,
+    });
+    events.collect()
+}
+
+/// It was asked again after five minutes, and then once an hour, whatever was configured; and
+/// nobody told that the pause was over.
+#[test]
+fn a_day_whose_end_nobody_names_lasts_as_configured_and_its_end_is_told() {
+    let (mut world, queue, upstream) = with_quota(1_000);
+    let calls = [(); 3].map(|()| world.submit(world.call(queue)));
+    assert_eq!(world.started(), calls);
+    for call in calls {
+        world.fail(call, FailureClass::QuotaDay, None);
+        world.advance(SECOND);
+    }
+    let until = world.now.mono + (HOUR * 24 - SECOND * 3);
+    assert_eq!(
+        world.dispatcher.upstream_view(upstream).closed,
+        Some((FailureClass::QuotaDay, Some(until)))
+    );
+    world.advance(HOUR * 24 - SECOND * 4);
+    assert_eq!(world.started(), [], "a second is left");
+    world.advance(SECOND);
+    assert_eq!(world.started(), calls);
+    let [
+        QuotaEvent::Paused(advice),
+        QuotaEvent::Resumed { paused_for },
+    ] = told(&world)[..]
+    else {
+        panic!("{:?}", told(&world));
+    };
+    assert_eq!(advice.reason.to_string(), "quota-day");
+    assert_eq!(*paused_for, HOUR * 24);
+    assert_eq!(world.dispatcher.upstream_view(upstream).closed, None);
+}
+
+#[test]
+fn a_day_whose_end_is_named_lasts_until_then_or_until_a_person_opens_it() {
+    let (mut world, queue, upstream) = with_quota(1_000);
+    let call = world.submit(world.call(queue));
+    world.started();
+    world.fail(call, FailureClass::QuotaDay, Some(HOUR * 5));
+    world.advance(HOUR * 5 - SECOND);
+    assert_eq!(world.started(), []);
+    // Up to a second of jitter.
+    world.advance(SECOND * 2);
+    assert_eq!(world.started(), [call]);
+    world.fail(call, FailureClass::QuotaDay, Some(HOUR * 5));
+    assert_eq!(world.started(), []);
+    world.tell(Event::Reopen(upstream));
+    assert_eq!(world.started(), [call]);
+}
+
+/// It was taken for over within a minute, since it is looked at every minute.
+#[test]
+fn a_used_up_day_is_known_to_last_and_a_fallback_serves_meanwhile() {
+    let (mut world, queue, _) = with_quota(1_000);
+    let fallback = world.upstream(&[]);
+    let fallback = world.queue(fallback);
+    let call = world.submit(world.call(queue));
+    world.started();
+    world.fail(call, FailureClass::QuotaDay, None);
+    let ends = world.now.mono + HOUR * 24;
+    assert_eq!(world.dispatcher.could_start(call), Some(ends));
+    world.dispatcher.set_fallback(queue, vec![fallback]);
+    let in_haste = world.submit(Call {
+        priority: Priority::HIGH,
+        start_by: Some(world.now.mono + MINUTE * 5),
+        ..world.call(queue)
+    });
+    assert_eq!(world.started(), [in_haste]);
+}
+
+/// The policy never heard of the day.
+#[test]
+fn the_plain_policy_sends_less_at_once_when_the_day_is_nearly_used() {
+    let mut world = World::new();
+    let rules = QuotaConfig {
+        daily_request_limit: Some(1_000),
+        pause_threshold: 1.0,
+        ..QuotaConfig::default()
+    };
+    let mut quota = QuotaMonitor::new(rules.check().expect("rules"), world.now);
+    for _ in 0..910 {
+        quota.record_request(world.now);
+    }
+    let setup = UpstreamSetup {
+        quota: Some(quota),
+        adaptive: Some(AdaptiveConfig::Plain(PlainPolicy {
+            initial: 8,
+            ..PlainPolicy::default()
+        })),
+        ..UpstreamSetup::default()
+    };
+    let upstream = world.dispatcher.add_upstream(setup, world.now);
+    let queue = world.queue(upstream);
+    for _ in 0..10 {
+        send(&mut world, queue);
+    }
+    let changes = world.effects.iter().filter_map(|effect| match effect {
+        Effect::Notice(Notice::Concurrency(_, change)) => Some(*change),
+        _ => None,
+    });
+    let changes: Vec<_> = changes.collect();
+    assert_eq!(changes.len(), 1);
+    assert_eq!(
+        (changes[0].new, changes[0].reason),
+        (6, ChangeReason::QuotaUse)
+    );
+}
 
 /// Work below `high` went through the pause that the threshold had made: a lane that waited for
 /// the day to turn rose to `high` by its age, every twenty minutes.

@@ -38,10 +38,12 @@ impl Earlier {
         rules: QuotaRules,
         now: Now,
     ) -> (QuotaMonitor, Vec<QuotaEvent>) {
-        let (quota, mut news) = match self.quota.get(upstream) {
+        let (mut quota, mut news) = match self.quota.get(upstream) {
             Some(state) => QuotaMonitor::restore(rules, Some(state), now),
             None => (QuotaMonitor::new(rules, now), Vec::new()),
         };
+        // Whoever starts anew may have got a higher limit meanwhile: the provider is asked.
+        news.extend(quota.lift(now));
         // A pause that goes on is no news to the monitor, but it is to this process.
         let paused = |event: &QuotaEvent| matches!(event, QuotaEvent::Paused(_));
         if let Some(advice) = quota.should_pause(now)

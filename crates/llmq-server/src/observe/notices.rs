@@ -34,6 +34,22 @@ impl Observed {
                 let data = json!({"upstream": upstream, "class": class, "until": until});
                 publish("upstream.paused", data);
             }
+            Notice::UpstreamReopened {
+                upstream,
+                class,
+                closed_for,
+            } => {
+                let upstream = self.upstream_name(*upstream);
+                let paused_s = closed_for.as_secs_f64();
+                let data = json!({"upstream": upstream, "class": class, "paused_s": paused_s});
+                publish("upstream.reopened", data);
+            }
+            Notice::HeaderGarbled { upstream, header } => {
+                let upstream = self.upstream_name(*upstream);
+                tracing::warn!(upstream, header, "header_garbled");
+                let data = json!({"upstream": upstream, "header": header});
+                publish("upstream.header_garbled", data);
+            }
             Notice::BreakerOpened(upstream) => {
                 let upstream = self.upstream_name(*upstream);
                 self.metrics.breaker_opened(&upstream);
