@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llmq_core::{Now, Priority, Timestamp};
+use llmq_core::{Algorithm, LimitSpec, Now, Priority, Timestamp};
 use llmq_limit::Denied;
 use smallvec::SmallVec;
 
@@ -196,9 +196,7 @@ impl Dispatcher {
             let cost = limit.cost(&call.size, mean_output);
             let before = cost.total().saturating_mul(ahead);
             let spec = *limit.spec();
-            // Whole windows first, and then as much of one as is left.
-            let windows = u32::try_from(before / spec.count).unwrap_or(u32::MAX);
-            let rest = before % spec.count;
+            let (rest, beyond) = split(&spec, before);
             let opens = match limit.check(cost, rest, now.mono, margin) {
                 Ok(()) => now.mono,
                 Err(Denied::Until(at)) => at,
@@ -208,9 +206,28 @@ impl Dispatcher {
             if spec.period == Duration::ZERO && before > 0 {
                 return None;
             }
-            start = start.max(opens + spec.period.saturating_mul(windows));
+            start = start.max(opens + beyond);
         }
         Some(start)
+    }
+}
+
+/// How much of what goes before a call the limit is to have room for beside it, and how long the
+/// rest of that takes.
+fn split(spec: &LimitSpec, before: u64) -> (u64, Duration) {
+    match spec.algorithm {
+        // What it holds goes first; the rest comes in drop by drop.
+        Algorithm::Bucket { .. } => {
+            let rest = before.min(spec.count - spec.count / 8);
+            let nanos = u128::from(before - rest) * spec.period.as_nanos() / u128::from(spec.count);
+            let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+            (rest, Duration::from_nanos(nanos))
+        }
+        // Whole windows go first, and then as much of one as is left.
+        Algorithm::Sliding | Algorithm::Fixed => {
+            let windows = u32::try_from(before / spec.count).unwrap_or(u32::MAX);
+            (before % spec.count, spec.period.saturating_mul(windows))
+        }
     }
 }
 
