@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llmq::{
-    HookEvent, Hooks, ModelConfig, ProcessorError, ProcessorPanic, QueueError, QueueManager,
-    QueueRequest, Status, Uuid,
+    FailureClass, HookEvent, Hooks, ModelConfig, ProcessorError, ProcessorPanic, QueueError,
+    QueueManager, QueueRequest, Status, Uuid,
 };
 use tokio::time::{Instant, sleep};
 
@@ -51,6 +51,30 @@ fn failing(
         })
         .unwrap();
     manager
+}
+
+/// A refused key closed the model until it was registered anew.
+#[tokio::test(start_paused = true)]
+async fn a_model_that_waits_for_a_person_goes_on_when_it_is_resumed() {
+    let manager = failing(ModelConfig::new(MODEL), |params, attempt| match attempt {
+        1 => Err(ProcessorError::classified(
+            FailureClass::NoAccess,
+            None,
+            "no such key",
+        )),
+        _ => Ok(params),
+    });
+    let queue = manager.queue(MODEL).unwrap();
+    manager.submit_request(request(1)).await.unwrap_err();
+    assert_eq!(queue.info().closed_for, Some(FailureClass::NoAccess));
+    let waiting = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.submit_request(request(2)).await }
+    });
+    sleep(Duration::from_secs(3_600)).await;
+    assert!(!waiting.is_finished());
+    queue.resume();
+    assert_eq!(waiting.await.unwrap().unwrap().result, Some(2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -255,7 +255,14 @@ impl Observed {
                 ("queue.paused", QueueMotion::Paused)
             }
             Steer::Resume => {
-                parts.hub.with(|dispatcher| dispatcher.drain(id, false));
+                let upstreams = parts.hub.with(|dispatcher| {
+                    dispatcher.drain(id, false);
+                    dispatcher.upstreams_of(id)
+                });
+                // Whoever resumes may have mended what only a person can.
+                for upstream in upstreams {
+                    parts.hub.handle(Event::Reopen(upstream));
+                }
                 parts.hub.handle(Event::Resume(id));
                 ("queue.resumed", QueueMotion::Running)
             }

@@ -218,9 +218,11 @@ where
         inner.engine.hub.handle(Event::Pause(inner.place.queue));
     }
 
-    /// Goes on after [`Queue::pause`].
+    /// Goes on after [`Queue::pause`], and after a failure that a person had to mend
+    /// ([`QueueInfo::closed_for`]), such as a refused key.
     pub fn resume(&self) {
         let inner = &self.inner;
+        inner.engine.hub.handle(Event::Reopen(inner.place.upstream));
         inner.engine.hub.handle(Event::Resume(inner.place.queue));
     }
 
