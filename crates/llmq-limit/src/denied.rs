@@ -14,17 +14,3 @@ pub enum Denied {
         limit: u64,
     },
 }
-
-impl Denied {
-    /// Of two refusals of one call, the one that holds it longer.
-    #[must_use]
-    pub fn worse(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Never { .. }, _) => self,
-            (_, Self::Never { .. }) => other,
-            (Self::OnRelease, _) => self,
-            (_, Self::OnRelease) => other,
-            (Self::Until(a), Self::Until(b)) => Self::Until(a.max(b)),
-        }
-    }
-}

@@ -150,11 +150,6 @@ impl Sliding {
             .iter()
             .map(move |slice| (now.since(slice.last), slice.used))
     }
-
-    /// When the whole window will have emptied.
-    pub(crate) fn empty_at(&self) -> Option<Timestamp> {
-        self.slices.back().map(|slice| self.leaves(slice))
-    }
 }
 
 pub(crate) fn signed(amount: u64) -> i64 {

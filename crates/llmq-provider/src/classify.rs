@@ -2,12 +2,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use llmq_core::{FailureClass, Host, Now, Pause, Wait};
-use llmq_limit::{LimitText, parse_limit_text, retry_after};
+use llmq_limit::{DayZone, LimitText, parse_limit_text, parse_rate_limit_headers, retry_after};
 
 use crate::answer::NoAnswer;
 use crate::codes::{CodeMeaning, implied_status, meaning, refused};
 use crate::error_body::ErrorBody;
-use crate::midnight::until_pacific_midnight;
 use crate::{AnswerFacts, CallError, Cause, Dialect, StreamEnd, WholeAnswer};
 
 /// A wait above it cannot be that of a minute's window.
@@ -198,6 +197,7 @@ pub fn classify(
         },
         headers,
         body,
+        now,
         is_json,
         error: &error,
     };
@@ -254,6 +254,7 @@ struct Failure<'a> {
     status: u16,
     headers: &'a HeaderMap,
     body: &'a [u8],
+    now: Now,
     is_json: bool,
     error: &'a ErrorBody,
 }
@@ -294,13 +295,12 @@ impl Failure<'_> {
 
     /// Mistral answers 429 with a limit of zero for a model that the plan does not hold.
     fn is_outside_plan(&self) -> bool {
-        [
-            "x-ratelimit-limit-req-minute",
-            "x-ratelimit-limit-tokens-minute",
-        ]
-        .into_iter()
-        .filter_map(|name| self.headers.get(name))
-        .any(|value| value.as_bytes() == b"0")
+        parse_rate_limit_headers(self.source.host, self.texts(), self.now).no_access
+    }
+
+    fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers = self.headers.iter();
+        headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
     }
 
     fn by_status(&self) -> FailureClass {
@@ -376,15 +376,11 @@ impl Failure<'_> {
         }
         // Gemini's own delay has been seen to name seconds when the day was used up.
         if class == FailureClass::QuotaDay && self.source.host == Host::Gemini {
-            return until_pacific_midnight(now.wall);
+            return Some(DayZone::pacific().next_turn(now.wall).since(now.wall));
         }
-        let headers = self
-            .headers
-            .iter()
-            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
         let resets_in = |said: &LimitText| said.resets_at.map(|at| at.since(now.wall));
         [
-            retry_after(headers, now),
+            retry_after(self.texts(), now),
             limit.and_then(|said| said.try_again),
             limit.and_then(resets_in),
             self.error.details.retry_delay,

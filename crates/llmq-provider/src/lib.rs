@@ -41,7 +41,6 @@ mod wire;
 
 mod classify;
 mod codes;
-mod midnight;
 
 mod answer;
 mod error_body;

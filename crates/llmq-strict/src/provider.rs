@@ -249,11 +249,6 @@ impl StrictProvider {
         self.limits.iter().map(|limit| limit.refused).sum()
     }
 
-    /// Calls refused so far by each limit, in the order given to [`new`](Self::new).
-    pub fn refused_by_limit(&self) -> impl ExactSizeIterator<Item = u64> {
-        self.limits.iter().map(|limit| limit.refused)
-    }
-
     /// Calls admitted and not yet finished.
     #[must_use]
     pub fn in_flight(&self) -> usize {

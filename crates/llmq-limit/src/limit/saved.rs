@@ -115,15 +115,4 @@ impl Limit {
         self.allowance
             .map(|allowance| allowance.saturating_sub(self.taken))
     }
-
-    /// When the whole limit is free again if nothing more is taken.
-    #[must_use]
-    pub fn free_at(&self, now: Timestamp) -> Timestamp {
-        match &self.meter {
-            Meter::Sliding(window) => window.empty_at().unwrap_or(now),
-            Meter::Bucket(bucket) => bucket.full_at(),
-            Meter::Fixed(window) => window.ends(now),
-            Meter::Places => now,
-        }
-    }
 }
