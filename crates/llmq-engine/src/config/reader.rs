@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
@@ -16,6 +16,8 @@ pub(super) struct Reader<'c> {
     config: &'c Config,
     mistakes: RefCell<Vec<Mistake>>,
     entries: RefCell<Vec<Entry>>,
+    /// The variables that stand for a setting.
+    variables: RefCell<BTreeSet<String>>,
 }
 
 /// One table of the configuration. The keys that are asked for are the keys that exist.
@@ -48,6 +50,7 @@ impl<'c> Reader<'c> {
             config,
             mistakes: RefCell::default(),
             entries: RefCell::default(),
+            variables: RefCell::default(),
         }
     }
 
@@ -66,6 +69,31 @@ impl<'c> Reader<'c> {
             given: Cell::default(),
         };
         section.read_whole(read)
+    }
+
+    /// Takes note of variables that were meant for a setting and stand for none. Not of every
+    /// name that begins as ours do: a cluster sets some of its own (`LLMQ_SERVER_SERVICE_HOST`).
+    pub(super) fn check_variables(&self) {
+        let known = self.variables.borrow();
+        for name in self.config.env.keys().filter(|name| !known.contains(*name)) {
+            let section = SECTIONS.iter().find(|section| name.starts_with(*section));
+            let Some(section) = section else {
+                continue;
+            };
+            let rest = name.split_at(section.len()).1;
+            let others = known.iter().filter_map(|other| other.strip_prefix(section));
+            let message = match alike(rest, others) {
+                Some(meant) => {
+                    format!("there is no such setting; did you mean `{section}{meant}`?")
+                }
+                None if NAMED_SECTIONS.contains(section) => {
+                    "it says more of what a configuration file names, and none names this"
+                        .to_owned()
+                }
+                None => continue,
+            };
+            self.mistake(name, Origin::File, message);
+        }
     }
 
     fn mistake(&self, path: &str, origin: Origin, message: String) {
@@ -87,6 +115,9 @@ impl<'c> Reader<'c> {
             return Some(found(&flag.value, Origin::Flag(flag.name.clone())));
         }
         path.variables().find_map(|name| {
+            if !self.variables.borrow().contains(name) {
+                self.variables.borrow_mut().insert(name.to_owned());
+            }
             let value = self.config.env.get(name)?;
             Some(found(value, Origin::Env(name.to_owned())))
         })
@@ -298,6 +329,20 @@ impl<'c, 'r> Section<'c, 'r> {
         self.asked.borrow_mut().push(ANY_KEY);
     }
 }
+
+/// How variables of sections begin whose keys are names.
+const NAMED_SECTIONS: [&str; 3] = ["LLMQ_UPSTREAMS_", "LLMQ_MODELS_", "LLMQ_LIMITS_"];
+/// How variables of any section begin.
+const SECTIONS: [&str; 8] = [
+    NAMED_SECTIONS[0],
+    NAMED_SECTIONS[1],
+    NAMED_SECTIONS[2],
+    "LLMQ_SERVER_",
+    "LLMQ_STORE_",
+    "LLMQ_QUOTA_",
+    "LLMQ_RETRY_",
+    "LLMQ_WEBHOOKS_",
+];
 
 /// Stands for every key; no TOML key is asked for by this name.
 const ANY_KEY: &str = "*";

@@ -125,7 +125,8 @@ impl Config {
     }
 
     /// The same with environment variables over the file. Only those that begin with `LLMQ_` and
-    /// stand for a setting are used; empty ones count as unset.
+    /// stand for a setting are used; one that seems to be meant for a setting and stands for none
+    /// is a mistake. Empty ones count as unset.
     #[must_use]
     pub fn with_env(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let ours = |(name, value): &(String, String)| name.starts_with(PREFIX) && !value.is_empty();
@@ -152,6 +153,7 @@ impl Config {
     pub fn check(&self) -> Result<Settings, ConfigErrors> {
         let reader = Reader::new(self);
         let settings = check::read(&reader);
+        reader.check_variables();
         let (mistakes, _) = reader.finish();
         if mistakes.is_empty() {
             Ok(settings)

@@ -138,6 +138,49 @@ fn every_setting_has_a_variable_and_five_have_the_names_of_their_flags() {
     );
 }
 
+/// They were passed over in silence.
+#[test]
+fn a_variable_that_is_meant_for_a_setting_and_stands_for_none_is_a_mistake() {
+    let mistakes = |file: &str, name: &str| -> Vec<String> {
+        let config = parse(file).with_env([(name.to_owned(), "1".to_owned())]);
+        let errors = config
+            .check()
+            .err()
+            .map_or_else(Vec::new, |errors| errors.0);
+        errors.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        mistakes("", "LLMQ_QUOTA_PAUSE_TRESHOLD"),
+        [
+            "LLMQ_QUOTA_PAUSE_TRESHOLD: there is no such setting; did you mean \
+          `LLMQ_QUOTA_PAUSE_THRESHOLD`?"
+        ]
+    );
+    assert_eq!(
+        mistakes("", "LLMQ_UPSTREAMS_OPENAI_HTTP2"),
+        [
+            "LLMQ_UPSTREAMS_OPENAI_HTTP2: it says more of what a configuration file names, and none \
+          names this"
+        ]
+    );
+    let file = "[upstreams.openai]\nprovider = \"openai\"";
+    assert_eq!(
+        mistakes(file, "LLMQ_UPSTREAMS_OPENAI_TIMEOUTS_TOTL"),
+        [
+            "LLMQ_UPSTREAMS_OPENAI_TIMEOUTS_TOTL: there is no such setting; did you mean \
+          `LLMQ_UPSTREAMS_OPENAI_TIMEOUTS_TOTAL`?"
+        ]
+    );
+    for others in [
+        "LLMQ_SERVER_SERVICE_HOST",
+        "LLMQ_SERVER_PORT_8080_TCP_PROTO",
+        "LLMQ_STORE_SEED",
+        "LLMQ_API_KEY",
+    ] {
+        assert_eq!(mistakes("", others), Vec::<String>::new(), "{others}");
+    }
+}
+
 #[test]
 fn all_mistakes_are_told_at_once_each_with_its_path() {
     let text = "
