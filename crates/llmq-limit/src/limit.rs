@@ -93,6 +93,15 @@ enum Meter {
     Places,
 }
 
+/// How long it is remembered what was sent: an answer tells what had been used one period before
+/// its call was sent, so one that takes longer than what is beyond the period tells nothing.
+fn remembered(period: Duration) -> Duration {
+    period + (period.max(Duration::from_secs(1)) * 3).min(LONG_ANSWER)
+}
+
+/// No answer is expected to take longer.
+const LONG_ANSWER: Duration = Duration::from_secs(600);
+
 /// What is used beyond this many times what we charged was not used by us.
 const OURS_AT_MOST: f64 = 1.5;
 
@@ -160,14 +169,14 @@ impl Limit {
             lesson: None,
             last: None,
             uncharged: 0,
-            survey: Survey::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
+            survey: Survey::new(remembered(spec.period)),
             caution: Caution::default(),
             stated: 0.0,
             squares: 0.0,
             squares_unsent: 0.0,
             squares_open: 0.0,
             foreign: Foreign::default(),
-            log: SentLog::new(spec.period.max(Duration::from_secs(1)) + spec.period / 8),
+            log: SentLog::new(remembered(spec.period)),
             corrected: 0,
             returned: 0,
             returnable: 0,

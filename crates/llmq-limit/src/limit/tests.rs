@@ -267,6 +267,26 @@ fn a_call_that_the_provider_did_not_count_proves_nothing_about_its_charges() {
 }
 
 #[test]
+fn an_answer_that_takes_two_windows_still_tells_how_its_call_was_charged() {
+    // What had been sent one window before a call was forgotten an eighth of a window after it:
+    // answers that took longer taught nothing, and a fifth of the limit lay idle for ever.
+    let mut limit = limit("tokens=10000/1s", Host::Mock);
+    let mut under_way = std::collections::VecDeque::new();
+    for number in 0..60 {
+        let ms = number * 100;
+        under_way.push_back((send(&mut limit, &call(500, 100), at(ms)), number));
+        if under_way.len() > 20 {
+            let (entry, number) = under_way.pop_front().unwrap();
+            let in_window = i64::try_from(number + 1).unwrap().min(10);
+            limit.observe(&entry, 10_000 - 480 * in_window, 1, at(ms), MARGIN);
+            limit.settle(entry, Some(&Usage::default()), at(ms));
+        }
+    }
+    let factor = limit.factor().value();
+    assert!((0.79..0.82).contains(&factor), "{factor}");
+}
+
+#[test]
 fn what_was_not_counted_comes_back_with_the_date_of_its_own_call() {
     // It was taken from the calls that came after the overload instead. When the overloaded ones
     // left the window, their charge came back a second time, and the limit was overrun.
