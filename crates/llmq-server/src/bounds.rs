@@ -10,8 +10,9 @@ pub struct Bounds {
     /// A connection that has brought no request for so long, its TLS handshake included, is
     /// closed.
     pub first_request_within: Duration,
-    /// A connection on which nothing happens between two requests is closed after this. Longer
-    /// than proxies and clients keep theirs, so that none sends into a closing one.
+    /// A connection on which nothing happens between two requests is closed after this, and
+    /// before twice this. Longer than proxies and clients keep theirs, so that none sends into a
+    /// closing one.
     pub idle_max: Duration,
     /// All header fields of a request together, in bytes; more gets 431 (RFC 6585 §5).
     pub header_bytes_max: usize,

@@ -1,5 +1,6 @@
 //! Where a request belongs: a call, the list of models, or one of the small routes.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -20,6 +21,9 @@ use crate::{Problem, cors, host, model_list, pages, site};
 /// Before the name of a response, kept here or by a provider.
 const RESPONSE: &str = "/v1/responses/";
 
+/// Before the name of a model.
+const MODEL: &str = "/v1/models/";
+
 /// What requests come to: the calls, and the small routes beside them.
 pub(crate) struct Front {
     pub(crate) gateway: Arc<Gateway>,
@@ -35,61 +39,77 @@ impl Front {
     }
 }
 
+/// An answer on its way. Boxed as one piece, so that a connection holds room for no more than the
+/// call that it has.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+fn at_once(reply: Reply) -> Answering {
+    Box::pin(std::future::ready(reply))
+}
+
 /// Answers a request, for pages of other origins too where they may call.
-pub(crate) async fn answer(front: &Front, request: Request<Incoming>) -> Reply {
+pub(crate) fn answer(front: &Arc<Front>, request: Request<Incoming>) -> Answering {
     let live = front.gateway.live.load();
     let asked = cors::asked(&live.server.cors, request.method(), request.headers());
     drop(live);
     match asked {
-        None if is_of_another_site(front, &request) => another_site(&request),
-        None => route(front, request).await,
-        Some(cors::Asked::Preflight(reply)) => reply,
+        None if is_of_another_site(front, &request) => at_once(another_site(&request)),
+        None => route(front, request),
+        Some(cors::Asked::Preflight(reply)) => at_once(reply),
         Some(cors::Asked::Call(origin)) => {
             // Its pages are as good as our own.
-            let mut reply = route(front, request).await;
-            cors::allow(reply.headers_mut(), origin);
-            reply
+            let answering = route(front, request);
+            Box::pin(async move {
+                let mut reply = answering.await;
+                cors::allow(reply.headers_mut(), origin);
+                reply
+            })
         }
     }
 }
 
 /// The calls first: they are nearly all there is.
-async fn route(front: &Front, request: Request<Incoming>) -> Reply {
+fn route(front: &Arc<Front>, request: Request<Incoming>) -> Answering {
     let gateway = &front.gateway;
     let path = request.uri().path();
     if gateway.keys.asks_nobody() && !host::is_ours(request.uri(), request.headers()) {
-        return foreign_host(spoken(&request));
+        return at_once(foreign_host(spoken(&request)));
     }
     match Operation::from_path(path) {
-        Some(Operation::Models) => model_list::answer(gateway, &request, None).await,
+        Some(Operation::Models) => Box::pin(models(Arc::clone(gateway), request)),
         Some(operation) if request.method() == Method::POST => {
-            Box::pin(call::call(Arc::clone(gateway), operation, request)).await
+            Box::pin(call::call(Arc::clone(gateway), operation, request))
         }
         Some(operation) => {
             let message = format!("{path} takes POST");
-            wrong_method(&message, llmq_engine::spoken(operation), "POST")
+            at_once(wrong_method(
+                &message,
+                llmq_engine::spoken(operation),
+                "POST",
+            ))
         }
-        None => match path.strip_prefix("/v1/models/") {
-            Some(name) => model_list::answer(gateway, &request, Some(name)).await,
-            None if path.starts_with(RESPONSE) => {
-                earlier(gateway, &request, &path[RESPONSE.len()..]).await
-            }
-            None if pages::has(path) => page(front, request).await,
-            None => unknown_path(path, spoken(&request)),
-        },
+        None if path.starts_with(MODEL) => Box::pin(models(Arc::clone(gateway), request)),
+        None if path.starts_with(RESPONSE) => Box::pin(earlier(Arc::clone(gateway), request)),
+        None if pages::has(path) => Box::pin(page(Arc::clone(front), request)),
+        None => at_once(unknown_path(path, spoken(&request))),
     }
+}
+
+async fn models(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
+    let name = request.uri().path().strip_prefix(MODEL);
+    model_list::answer(&gateway, &request, name).await
 }
 
 /// A response that was made earlier: in the background here, or by a provider that keeps it.
-async fn earlier(gateway: &Arc<Gateway>, request: &Request<Incoming>, rest: &str) -> Reply {
+async fn earlier(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-    match background::kept(gateway, method, uri, headers).await {
+    match background::kept(&gateway, method, uri, headers).await {
         Some(reply) => reply,
-        None => call::response(gateway, request, rest).await,
+        None => call::response(&gateway, &request, &uri.path()[RESPONSE.len()..]).await,
     }
 }
 
-async fn page(front: &Front, request: Request<Incoming>) -> Reply {
+async fn page(front: Arc<Front>, request: Request<Incoming>) -> Reply {
     let slow = Slow::default();
     let bounds = front.gateway.bounds;
     let mut request = request.map(|body| Timed::new(body, bounds).telling(slow.clone()));

@@ -2,7 +2,7 @@
 //! failing.
 //!
 //! Read [`Gateway`] first: what a running gateway is made of. [`serve`] accepts connections,
-//! and `front` hands each request to `call` (a model is to answer) or to the small routes beside
+//! `guest` is one of them, and `front` hands each request to `call` (a model is to answer) or to the small routes beside
 //! it. In `call`, `incoming` reads the request, `line` waits for leave to send, `attempt` sends and
 //! judges the answer, `stream` passes a stream on as it comes, and `reply` speaks to the caller
 //! in the dialect of the API that it called. Then [`keys`]: who calls, and what they may spend;
@@ -20,8 +20,10 @@ mod reload;
 mod tenants;
 
 mod bounds;
+mod guest;
 mod serve;
 mod tls;
+mod watched;
 
 mod cors;
 mod front;

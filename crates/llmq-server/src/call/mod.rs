@@ -73,21 +73,22 @@ pub(crate) async fn call(
         return reply::refused(&refusal, dialect, None);
     }
     if let Some(background) = &incoming.background {
-        return openai::background::accepted(&gateway, &incoming, background, &model).await;
+        let accepted = openai::background::accepted(&gateway, &incoming, background, &model);
+        return Box::pin(accepted).await;
     }
     match &incoming.later {
         Some(later) if later.is_keyed() => {
-            return jobs::by_key(&gateway, &incoming, &model).await;
+            return Box::pin(jobs::by_key(&gateway, &incoming, &model)).await;
         }
         Some(later) if later.respond_async && !later.waits_first => {
-            return jobs::accepted(&gateway, &incoming, &model).await;
+            return Box::pin(jobs::accepted(&gateway, &incoming, &model)).await;
         }
         _ => {}
     }
     let early_headers = incoming.early_headers.or(model.settings.early_headers);
     match early_headers.filter(|_| incoming.stream) {
         None => finish(&gateway, &incoming, &model).await,
-        Some(after) => begin_early(gateway, incoming, model, after).await,
+        Some(after) => Box::pin(begin_early(gateway, incoming, model, after)).await,
     }
 }
 
@@ -146,7 +147,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, asked: &Arc<Model>)
                     _ => failure.as_ref().map(|failure: &Failure| failure.class),
                 };
                 if becomes_job(gateway, incoming, asked, class) {
-                    return kept(gateway, incoming, asked, progress).await;
+                    return Box::pin(kept(gateway, incoming, asked, progress)).await;
                 }
                 if let Some(failure) = failure {
                     let turn = match no_grant {
@@ -185,7 +186,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, asked: &Arc<Model>)
                 let turn = line::next_turn(gateway, incoming, &model);
                 let Some(elsewhere) = elsewhere else {
                     if becomes_job(gateway, incoming, asked, class) {
-                        return kept(gateway, incoming, asked, *back).await;
+                        return Box::pin(kept(gateway, incoming, asked, *back)).await;
                     }
                     return reply::failed(gateway, incoming, told, turn, &mut back);
                 };

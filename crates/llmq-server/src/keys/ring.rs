@@ -413,17 +413,24 @@ impl KeyRing {
         };
         let periods = self.periods();
         if !self.hold(key, most, periods)? {
-            let _turn = key.drawing.lock().await;
-            while !self.hold(key, most, periods)? {
-                let lines = key.with(|ledger| ledger.to_draw(most, periods));
-                let rows = key.rows(&lines);
-                self.store
-                    .save_key_usage(rows, UsageRecord::Running)
-                    .await?;
-                key.written(&lines, periods);
-            }
+            // Boxed, so that calls in line hold no room for it.
+            Box::pin(self.draw(key, most, periods)).await?;
         }
         Ok(Booking::new(Arc::clone(key), most, periods))
+    }
+
+    /// Draws on disk until `most` can be held, and holds it.
+    async fn draw(&self, key: &Key, most: Spend, periods: Periods) -> Result<(), BudgetError> {
+        let _turn = key.drawing.lock().await;
+        while !self.hold(key, most, periods)? {
+            let lines = key.with(|ledger| ledger.to_draw(most, periods));
+            let rows = key.rows(&lines);
+            self.store
+                .save_key_usage(rows, UsageRecord::Running)
+                .await?;
+            key.written(&lines, periods);
+        }
+        Ok(())
     }
 
     /// Whether it could be held; false when not enough is drawn.

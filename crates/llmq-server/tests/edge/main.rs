@@ -6,5 +6,6 @@ mod world;
 
 mod bounds;
 mod browsers;
+mod leaving;
 mod stops;
 mod tls;
