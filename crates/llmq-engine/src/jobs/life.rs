@@ -69,14 +69,17 @@ impl Inner {
             }
             let begun = match granted {
                 None => break,
-                Some(Err(refused)) => match self.refuse(job, &refused).await {
+                // Boxed, so that the thousands in line hold no room for what comes after.
+                Some(Err(refused)) => match Box::pin(self.refuse(job, &refused)).await {
                     Ok(()) => break,
                     Err(why) => Err(why),
                 },
-                Some(Ok(grant)) => self.begin(job, grant).await,
+                Some(Ok(grant)) => Box::pin(self.begin(job, grant)).await,
             };
             match begun {
-                Ok((started, grant)) => return self.go_on(grant, started, runs).await,
+                Ok((started, grant)) => {
+                    return Box::pin(self.go_on(grant, started, runs)).await;
+                }
                 Err(NotStarted::Again) => {}
                 Err(NotStarted::Later) => return self.give_back(job, lane),
                 Err(NotStarted::Gone) => break,

@@ -17,6 +17,7 @@ use llmq_provider::Operation;
 use llmq_store::{Cancelled, Job, JobId, NewJob};
 use serde::Deserialize;
 use serde_json::json;
+use serde_json::value::RawValue;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -137,10 +138,11 @@ async fn create_many(
     gateway: &Gateway,
     caller: &Caller,
     tenant: &str,
-    many: Vec<CreateRequest>,
+    many: Vec<&RawValue>,
 ) -> Result<Response, Problem> {
     let mut jobs = Vec::with_capacity(many.len());
-    for (at, one) in many.into_iter().enumerate() {
+    for (at, raw) in many.into_iter().enumerate() {
+        let one = wanted::one_of_many(at, raw)?;
         if one.wait_for_completion {
             let message = format!(
                 "`requests[{at}].wait_for_completion`: it is for one request alone; ask for each \

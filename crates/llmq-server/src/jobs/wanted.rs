@@ -27,9 +27,10 @@ const KEY_MAX: usize = 255;
 const URL_MAX: usize = 2_048;
 
 /// What a body of `POST /api/requests` asks for.
-pub(super) enum Wanted {
+pub(super) enum Wanted<'a> {
     One(Box<CreateRequest>),
-    Many(Vec<CreateRequest>),
+    /// Each is read when it is its turn ([`one_of_many`]): thousands are not held twice.
+    Many(Vec<&'a RawValue>),
 }
 
 #[derive(Deserialize)]
@@ -46,7 +47,7 @@ struct Many<'a> {
 }
 
 /// Reads the body; what is wrong is told with its place.
-pub(super) fn read(body: &[u8]) -> Result<Wanted, Problem> {
+pub(super) fn read(body: &[u8]) -> Result<Wanted<'_>, Problem> {
     let shape: Shape<'_> = serde_json::from_slice(body).map_err(|error| not_read("", &error))?;
     if shape.requests.is_none() {
         let one = serde_json::from_slice(body).map_err(|error| not_read("", &error))?;
@@ -58,12 +59,12 @@ pub(super) fn read(body: &[u8]) -> Result<Wanted, Problem> {
         let message = format!("`requests` has {count} entries; it takes 1 to {ENQUEUE_MAX}");
         return Err(Problem::invalid(message).with_details(json!({"field": "requests"})));
     }
-    let read = |(at, raw): (usize, &&RawValue)| {
-        serde_json::from_str(raw.get())
-            .map_err(|error| not_read(&format!("requests[{at}]: "), &error))
-    };
-    let all = many.requests.iter().enumerate().map(read);
-    Ok(Wanted::Many(all.collect::<Result<_, _>>()?))
+    Ok(Wanted::Many(many.requests))
+}
+
+/// Reads the one at place `at` of many.
+pub(super) fn one_of_many(at: usize, raw: &RawValue) -> Result<CreateRequest, Problem> {
+    serde_json::from_str(raw.get()).map_err(|error| not_read(&format!("requests[{at}]: "), &error))
 }
 
 /// The reader's own words hold names of fields, and of a value that is of another kind its
@@ -119,7 +120,7 @@ fn check(
 ) -> Result<NewJob, Wrong> {
     let hash = wanted.idempotency_key.is_some().then(|| hash(&wanted));
     let operation = operation(&wanted.endpoint)?;
-    let (model, body, size) = body(&wanted)?;
+    let (model, body, size) = body(wanted.model.as_deref(), wanted.body)?;
     let known = allowed(gateway, caller, &model)?;
     let told = gateway.models.can_be_told(&known, operation, &body);
     told.map_err(|why| wrong("body", why.to_string()))?;
@@ -177,9 +178,11 @@ fn operation(endpoint: &str) -> Result<Operation, Wrong> {
     })
 }
 
-fn body(wanted: &CreateRequest) -> Result<(String, Bytes, llmq_core::CallSize), Wrong> {
-    let text = wanted.body.get().as_bytes();
-    let scan = scan_request(text, TokenCounter::Chars)
+fn body(
+    named: Option<&str>,
+    raw: Box<RawValue>,
+) -> Result<(String, Bytes, llmq_core::CallSize), Wrong> {
+    let scan = scan_request(raw.get().as_bytes(), TokenCounter::Chars)
         .map_err(|error| wrong("body", error.to_string()))?;
     if let Some(name) = scan.doubtful {
         return Err(wrong(
@@ -196,16 +199,17 @@ fn body(wanted: &CreateRequest) -> Result<(String, Bytes, llmq_core::CallSize), 
             "`stream` cannot be true: nobody holds a connection; leave it out",
         ));
     }
-    let body = Bytes::copy_from_slice(text);
-    match (&wanted.model, scan.model) {
-        (Some(model), Some(inside)) if *model != inside => {
+    // The same memory.
+    let body = Bytes::from(String::from(Box::<str>::from(raw)));
+    match (named, scan.model) {
+        (Some(model), Some(inside)) if model != inside => {
             let why = format!("it names the model `{}` and `body` another", short(model));
             Err(wrong("model", why))
         }
         (_, Some(inside)) => Ok((inside, body, scan.size)),
         (Some(model), None) => {
             let body = with_model(&body, model).map_err(|_| wrong("body", "it is no object"))?;
-            Ok((model.clone(), body, scan.size))
+            Ok((model.to_owned(), body, scan.size))
         }
         (None, None) => Err(wrong("model", "neither this nor `body` names a model")),
     }
