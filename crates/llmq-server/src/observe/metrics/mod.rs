@@ -295,6 +295,7 @@ mod tests {
             status in 100..600u16,
             outcome in prop::option::of(prop::sample::select(FailureClass::ALL.to_vec())),
             first in prop::option::of(0..2_000u64),
+            attempts in 0..3u32,
             tokens in prop::option::of((0..10_000u64, 0..10_000u64)),
         ) -> CallRecord<'static> {
             CallRecord {
@@ -305,6 +306,7 @@ mod tests {
                 stream,
                 status,
                 outcome,
+                attempts,
                 first_token: first.map(Duration::from_millis),
                 usage: tokens.map(|(input_tokens, output_tokens)| Usage {
                     input_tokens,
@@ -334,9 +336,26 @@ mod tests {
             ] {
                 prop_assert_eq!(sum(&samples, name), count, "{}", name);
             }
+            let sent = calls.iter().filter(|call| call.attempts > 0).count();
+            let sent = f64::from(u32::try_from(sent).unwrap());
+            let name = "gen_ai_client_operation_duration_seconds_count";
+            prop_assert_eq!(sum(&samples, name), sent, "{}", name);
             let names = samples.keys().any(|name| name.contains("unheard") || name.contains("gone"));
             prop_assert!(!names, "a caller made a label");
         }
+    }
+
+    #[test]
+    fn a_calls_time_at_upstreams_is_without_its_wait_and_without_ours() {
+        let metrics = metrics();
+        metrics.call(&CallRecord {
+            took: Duration::from_millis(900),
+            queued: Duration::from_millis(500),
+            added: Duration::from_millis(150),
+            ..record()
+        });
+        let name = "gen_ai_client_operation_duration_seconds_sum";
+        assert!((sum(&samples(&metrics), name) - 0.25).abs() < 1e-9);
     }
 
     #[test]

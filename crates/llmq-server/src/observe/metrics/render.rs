@@ -80,14 +80,14 @@ fn write_genai(page: &mut Page, rows: &[Row<'_>]) {
         Kind::Histogram,
         "From a call's arrival to the last byte of its answer, by what it ended with.",
     );
-    for row in rows {
-        for (index, took) in row.series.took.iter().enumerate() {
-            let labels = row.labels();
-            let [a, b, c, d] = labels;
-            let error = ("error_type", ErrorType::at(index).as_str());
-            optional(page, name, &[error, a, b, c, d], took);
-        }
-    }
+    by_end(page, name, rows, |series| &series.took);
+    let name = "gen_ai_client_operation_duration_seconds";
+    page.family(
+        name,
+        Kind::Histogram,
+        "A call's time at its upstreams, over all attempts, by what it ended with.",
+    );
+    by_end(page, name, rows, |series| &series.sent);
     let name = "gen_ai_server_time_to_first_token_seconds";
     page.family(
         name,
@@ -117,6 +117,22 @@ fn write_genai(page: &mut Page, rows: &[Row<'_>]) {
         for (kind, tokens) in [("input", &row.series.input), ("output", &row.series.output)] {
             let kind = ("gen_ai_token_type", kind);
             optional(page, name, &[a, b, c, kind, d], tokens);
+        }
+    }
+}
+
+/// Histograms with one for each way in which a call can end.
+fn by_end<const N: usize>(
+    page: &mut Page,
+    name: &str,
+    rows: &[Row<'_>],
+    ends: impl Fn(&Series) -> &[OnceLock<Histogram>; N],
+) {
+    for row in rows {
+        for (index, times) in ends(&row.series).iter().enumerate() {
+            let [a, b, c, d] = row.labels();
+            let error = ("error_type", ErrorType::at(index).as_str());
+            optional(page, name, &[error, a, b, c, d], times);
         }
     }
 }

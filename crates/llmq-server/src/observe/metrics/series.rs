@@ -13,6 +13,8 @@ use crate::observe::record::{CallRecord, ErrorType};
 pub(crate) struct Series {
     /// Whole calls, by what they ended with.
     pub(crate) took: [OnceLock<Histogram>; ErrorType::COUNT],
+    /// Their time at upstreams, over all attempts.
+    pub(crate) sent: [OnceLock<Histogram>; ErrorType::COUNT],
     pub(crate) first_token: OnceLock<Histogram>,
     pub(crate) next_token: OnceLock<Histogram>,
     pub(crate) input: OnceLock<Histogram>,
@@ -32,6 +34,7 @@ impl Series {
     pub(crate) fn new() -> Self {
         Self {
             took: [const { OnceLock::new() }; ErrorType::COUNT],
+            sent: [const { OnceLock::new() }; ErrorType::COUNT],
             first_token: OnceLock::new(),
             next_token: OnceLock::new(),
             input: OnceLock::new(),
@@ -46,9 +49,16 @@ impl Series {
             .binary_search(&call.status)
             .unwrap_or(STATUSES.len());
         self.calls[usize::from(call.stream)][status].fetch_add(1, Ordering::Relaxed);
-        self.took[ErrorType::of(call).index()]
-            .get_or_init(|| Histogram::new(&CALL_TIME))
-            .record_time(call.took);
+        let time = |ends: &[OnceLock<Histogram>; ErrorType::COUNT], time| {
+            ends[ErrorType::of(call).index()]
+                .get_or_init(|| Histogram::new(&CALL_TIME))
+                .record_time(time);
+        };
+        time(&self.took, call.took);
+        if call.attempts > 0 {
+            let here = call.queued + call.added;
+            time(&self.sent, call.took.saturating_sub(here));
+        }
         if let Some(first) = call.first_token {
             self.first_token
                 .get_or_init(|| Histogram::new(&FIRST_TOKEN))
