@@ -513,7 +513,9 @@ def closed_loop(site):
         mock = site.mock("--limit", limit, "--latency", "20ms")
         server = site.llmq(mock.address, f'custom = ["{limit}"]')
         groups = [word for each in callers() for word in ("--group", json.dumps(each))]
-        seen = finished(site.tool("callers", server, "--seconds", seconds, *groups))
+        # The first window goes to whoever comes first: shares are of what is waited for.
+        seen = finished(site.tool("callers", server, "--seconds", seconds, "--warm-up", WINDOW_S,
+                                  *groups))
         refused.append(mock.get("/mock/report")["refused"])
         failed.append(sum(failures(each) for each in seen["groups"]))
         used.append(share_of_limit(seen["answered_ms"]))
@@ -528,7 +530,7 @@ def closed_loop(site):
         server.end()
         mock.end()
     command = (f"llmq mock --limit '{limit}' --latency 20ms; llmq serve; "
-               f"callers ADDRESS --seconds {seconds} --group …")
+               f"callers ADDRESS --seconds {seconds} --warm-up {WINDOW_S} --group …")
     words = f"400 callers, `{limit}`"
     return [
         figure("loop refused", f"429s from the upstream, {words}", refused, "count", command,

@@ -34,6 +34,10 @@ struct Args {
     /// Callers that are alike, as JSON; may be repeated
     #[arg(long = "group")]
     groups: Vec<String>,
+    /// Good answers of so many seconds count for no group: who came first had them, before anybody
+    /// waited
+    #[arg(long, default_value_t = 0)]
+    warm_up: u64,
     /// Say `sent` once every caller's first request is on its way
     #[arg(long)]
     hold: bool,
@@ -86,10 +90,12 @@ async fn main() -> Result<(), Failure> {
         br#"{"model":"bench","messages":[{"role":"user","content":"Describe the place."}],"max_tokens":20}"#,
     );
     let start = clock::monotonic_ns();
+    let counts_from = start + args.warm_up * 1_000_000_000;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     let sent = Arc::new(Semaphore::new(0));
     let mut callers = JoinSet::new();
     let mut count = 0;
+    let until = Until { counts_from, end };
     for (index, group) in groups.iter().enumerate() {
         let headers = measure::headers(&group.headers)?;
         for _ in 0..group.callers {
@@ -99,7 +105,7 @@ async fn main() -> Result<(), Failure> {
             callers.spawn(async move {
                 (
                     index,
-                    caller(&address, &headers, &body, think, end, &sent).await,
+                    caller(&address, &headers, &body, think, until, &sent).await,
                 )
             });
         }
@@ -148,13 +154,20 @@ fn report(groups: Vec<Group>, seen: Vec<Seen>, start: u64) -> Report {
     }
 }
 
-/// One caller until `end`.
+/// Of when on answers count, and until when callers call.
+#[derive(Clone, Copy)]
+struct Until {
+    counts_from: u64,
+    end: Instant,
+}
+
+/// One caller until the end.
 async fn caller(
     address: &str,
     headers: &HeaderMap,
     body: &Bytes,
     think: Duration,
-    end: Instant,
+    Until { counts_from, end }: Until,
     sent: &Semaphore,
 ) -> Seen {
     let mut seen = Seen::default();
@@ -178,10 +191,14 @@ async fn caller(
         match timeout_at(end, call).await {
             Ok(Ok(status)) => {
                 let now = clock::monotonic_ns();
-                *seen.status.entry(status).or_default() += 1;
                 if status == 200 {
-                    seen.took.push(now - called);
                     seen.answered_at.push(now);
+                }
+                if status != 200 || now >= counts_from {
+                    *seen.status.entry(status).or_default() += 1;
+                }
+                if status == 200 && now >= counts_from {
+                    seen.took.push(now - called);
                 }
             }
             Ok(Err(_)) => {
