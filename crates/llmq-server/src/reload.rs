@@ -57,6 +57,7 @@ impl Gateway {
         let accounts = accounts.map_err(GatewayError::from)?;
 
         self.models.renew(accounts, settings, any_model, &self.hub);
+        self.desk.runner.models_changed();
         self.keys.set_options(ring);
         self.desk.reach.allow(settings.webhooks.allow.clone());
         self.made.has_accounts(settings.upstreams.len());

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{from_db, from_json, to_db, to_json};
+use crate::sums::expect_whole;
 use crate::{Store, StoreError};
 
 /// A part of what was spent of a limit.
@@ -72,7 +73,9 @@ fn save(connection: &Connection, books: &LimitBooks) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM quota_books", [])?;
     for (name, used) in &books.used {
         connection
-            .prepare_cached("INSERT INTO limit_books (name, used) VALUES (?1, ?2)")?
+            .prepare_cached(
+                "INSERT INTO limit_books (name, used, sum) VALUES (?1, ?2, checksum(?1, ?2))",
+            )?
             .execute(params![name, to_json(used)?])?;
     }
     // Most times as it was, and then nothing is written.
@@ -85,19 +88,23 @@ fn save(connection: &Connection, books: &LimitBooks) -> rusqlite::Result<()> {
     for (name, charged) in &books.charged_per_million {
         connection
             .prepare_cached(
-                "INSERT INTO charges (name, charged_per_million) VALUES (?1, ?2)
-                 ON CONFLICT (name) DO UPDATE SET charged_per_million = ?2
-                 WHERE charged_per_million <> ?2",
+                "INSERT INTO charges (name, charged_per_million, sum)
+                 VALUES (?1, ?2, checksum(?1, ?2))
+                 ON CONFLICT (name) DO UPDATE SET charged_per_million = ?2, sum = excluded.sum
+                 WHERE charged_per_million <> ?2 OR sum <> excluded.sum",
             )?
             .execute(params![name, to_db(*charged)])?;
     }
     for (upstream, state) in &books.quota {
         connection
-            .prepare_cached("INSERT INTO quota_books (upstream, state) VALUES (?1, ?2)")?
+            .prepare_cached(
+                "INSERT INTO quota_books (upstream, state, sum) VALUES (?1, ?2, checksum(?1, ?2))",
+            )?
             .execute(params![upstream, state])?;
     }
     connection.execute(
-        "INSERT OR REPLACE INTO sign_of_life (only, alive_at, clean) VALUES (1, ?1, ?2)",
+        "INSERT OR REPLACE INTO sign_of_life (only, alive_at, clean, sum)
+         VALUES (1, ?1, ?2, checksum(1, ?1, ?2))",
         params![books.alive_at.as_micros(), books.clean],
     )?;
     Ok(())
@@ -105,21 +112,39 @@ fn save(connection: &Connection, books: &LimitBooks) -> rusqlite::Result<()> {
 
 fn load(connection: &Connection) -> rusqlite::Result<Option<LimitBooks>> {
     let sign = connection
-        .query_row("SELECT alive_at, clean FROM sign_of_life", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+        .query_row(
+            "SELECT alive_at, clean, sum IS checksum(only, alive_at, clean) FROM sign_of_life",
+            [],
+            |row| {
+                expect_whole(row, 2, "sign_of_life")?;
+                Ok((row.get(0)?, row.get(1)?))
+            },
+        )
         .optional()?;
     let Some((alive_at, clean)) = sign else {
         return Ok(None);
     };
-    let mut query = connection.prepare("SELECT name, used FROM limit_books")?;
-    let used = query.query_map([], |row| Ok((row.get(0)?, from_json(row, "used")?)))?;
+    let select = "SELECT name, used, sum IS checksum(name, used) FROM limit_books";
+    let mut query = connection.prepare(select)?;
+    let used = query.query_map([], |row| {
+        expect_whole(row, 2, "limit_books")?;
+        Ok((row.get(0)?, from_json(row, "used")?))
+    })?;
     let used = used.collect::<rusqlite::Result<_>>()?;
-    let mut query = connection.prepare("SELECT name, charged_per_million FROM charges")?;
-    let charged = query.query_map([], |row| Ok((row.get(0)?, from_db(row.get(1)?))))?;
+    let select = "SELECT name, charged_per_million, sum IS checksum(name, charged_per_million)
+                  FROM charges";
+    let mut query = connection.prepare(select)?;
+    let charged = query.query_map([], |row| {
+        expect_whole(row, 2, "charges")?;
+        Ok((row.get(0)?, from_db(row.get(1)?)))
+    })?;
     let charged_per_million = charged.collect::<rusqlite::Result<_>>()?;
-    let mut query = connection.prepare("SELECT upstream, state FROM quota_books")?;
-    let quota = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let select = "SELECT upstream, state, sum IS checksum(upstream, state) FROM quota_books";
+    let mut query = connection.prepare(select)?;
+    let quota = query.query_map([], |row| {
+        expect_whole(row, 2, "quota_books")?;
+        Ok((row.get(0)?, row.get(1)?))
+    })?;
     let quota = quota.collect::<rusqlite::Result<_>>()?;
     Ok(Some(LimitBooks {
         alive_at: WallTime::from_micros(alive_at),

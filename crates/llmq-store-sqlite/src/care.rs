@@ -45,10 +45,8 @@ impl Checked {
 ///
 /// [`OpenError`]: it cannot be read at all.
 pub fn check(path: &Path, history: bool) -> Result<Checked, OpenError> {
-    let mut checked = Checked {
-        findings: header::check(path)?,
-        ..Checked::default()
-    };
+    let before = before_sqlite(path)?;
+    let mut checked = Checked::default();
     let connection = look(path)?;
     crate::migrate::expect_newest(&connection, path)?;
     let failed = |source| unusable(path, source);
@@ -59,7 +57,10 @@ pub fn check(path: &Path, history: bool) -> Result<Checked, OpenError> {
     if checked.findings.is_empty() {
         audit::check(&connection, &mut checked).map_err(failed)?;
     }
-    if history && checked.findings.is_empty() {
+    let can_be_read = checked.findings.is_empty();
+    // What a power cut tore off the log says nothing against what can be read.
+    checked.findings.splice(0..0, before);
+    if history && can_be_read {
         let entries = audit::history(&connection).map_err(failed)?;
         let options = llmq_store::HistoryOptions {
             faults_min: 0,
@@ -69,6 +70,16 @@ pub fn check(path: &Path, history: bool) -> Result<Checked, OpenError> {
         checked.broken = broken.iter().map(ToString::to_string).collect();
     }
     Ok(checked)
+}
+
+/// What is looked at before SQLite is, where nobody has the store: whoever has it looked when it
+/// was opened, and writes the log while it would be followed here.
+fn before_sqlite(path: &Path) -> Result<Vec<String>, OpenError> {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if OwnerLock::is_held(&real) {
+        return Ok(Vec::new());
+    }
+    header::check(path)
 }
 
 fn structure(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
@@ -98,7 +109,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<u64, OpenError> {
         let path = path.to_owned();
         move |source| OpenError::File { path, source }
     };
-    header::check(path)?;
+    before_sqlite(path)?;
     let connection = look(path)?;
     // Reserves the name, and refuses one that is taken. SQLite fills an empty file.
     let mut options = std::fs::File::options();

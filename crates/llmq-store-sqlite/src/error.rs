@@ -7,6 +7,7 @@ use llmq_store::StoreError;
 use rusqlite::ErrorCode;
 
 use crate::Owner;
+use crate::jobs::is_of_value;
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,9 @@ pub enum OpenError {
 
 /// What is told of an error of SQLite.
 pub(crate) fn failed(error: rusqlite::Error) -> StoreError {
+    if let Some(damaged) = is_of_value(&error) {
+        return damaged;
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             StoreError::damaged(error.to_string())

@@ -7,7 +7,28 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use crate::sums::expect_whole;
 use crate::{Store, StoreError};
+
+/// The checksum of a row of keys.
+macro_rules! sum_of_key {
+    () => {
+        "checksum(id, name, prefix, sha256, scopes, models, tenant, any_tenant, limits,
+           tokens_per_day, tokens_per_month, nano_usd_per_day, nano_usd_per_month, created_at,
+           revoked_at)"
+    };
+}
+
+macro_rules! select_keys {
+    ($which:literal) => {
+        concat!(
+            "SELECT *, sum IS ",
+            sum_of_key!(),
+            " AS is_whole FROM keys ",
+            $which
+        )
+    };
+}
 
 /// One of llmq's own API keys, without the key.
 #[derive(Clone, PartialEq, Eq)]
@@ -100,7 +121,13 @@ impl Store {
     pub async fn revoke_key(&self, id: Uuid, now: WallTime) -> Result<RevokedKey, StoreError> {
         self.write(move |connection| {
             connection.execute(
-                "UPDATE keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL",
+                concat!(
+                    "UPDATE keys SET revoked_at = ?2, sum = checksum(id, name, prefix, sha256,
+                       scopes, models, tenant, any_tenant, limits, tokens_per_day,
+                       tokens_per_month, nano_usd_per_day, nano_usd_per_month, created_at, ?2)
+                     WHERE id = ?1 AND revoked_at IS NULL AND sum IS ",
+                    sum_of_key!()
+                ),
                 params![id.to_string(), now.as_micros()],
             )?;
             let key = one(connection, id)?;
@@ -118,8 +145,8 @@ impl Store {
     /// [`StoreError`].
     pub async fn keys_in_use(&self) -> Result<Vec<KeyRecord>, StoreError> {
         self.read(|connection| {
-            let mut query = connection
-                .prepare_cached("SELECT * FROM keys WHERE revoked_at IS NULL ORDER BY id")?;
+            let mut query =
+                connection.prepare_cached(select_keys!("WHERE revoked_at IS NULL ORDER BY id"))?;
             let rows = query.query_map([], key)?;
             rows.collect()
         })
@@ -133,9 +160,9 @@ impl Store {
     /// [`StoreError`].
     pub async fn revoked_keys_with_limits(&self) -> Result<Vec<KeyRecord>, StoreError> {
         self.read(|connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT * FROM keys WHERE revoked_at IS NOT NULL AND limits <> '[]' ORDER BY id",
-            )?;
+            let mut query = connection.prepare_cached(select_keys!(
+                "WHERE revoked_at IS NOT NULL AND limits <> '[]' ORDER BY id"
+            ))?;
             let rows = query.query_map([], key)?;
             rows.collect()
         })
@@ -163,9 +190,9 @@ impl Store {
         max: u32,
     ) -> Result<Vec<KeyRecord>, StoreError> {
         self.read(move |connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT * FROM keys WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2",
-            )?;
+            let mut query = connection.prepare_cached(select_keys!(
+                "WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2"
+            ))?;
             let before = before.map(|id| id.to_string());
             let rows = query.query_map(params![before, max], key)?;
             rows.collect()
@@ -188,10 +215,13 @@ fn insert(connection: &Connection, key: &KeyRecord) -> rusqlite::Result<Inserted
     connection.execute(
         "INSERT INTO keys (id, name, prefix, sha256, scopes, models, tenant, any_tenant, limits,
            tokens_per_day, tokens_per_month, nano_usd_per_day, nano_usd_per_month,
-           created_at, revoked_at)
+           created_at, revoked_at, sum)
          VALUES (:id, :name, :prefix, :sha256, :scopes, :models, :tenant, :any_tenant, :limits,
            :tokens_per_day, :tokens_per_month, :nano_usd_per_day, :nano_usd_per_month,
-           :created_at, :revoked_at)",
+           :created_at, :revoked_at,
+           checksum(:id, :name, :prefix, :sha256, :scopes, :models, :tenant, :any_tenant, :limits,
+             :tokens_per_day, :tokens_per_month, :nano_usd_per_day, :nano_usd_per_month,
+             :created_at, :revoked_at))",
         named_params! {
             ":id": key.id.to_string(),
             ":name": key.name,
@@ -215,7 +245,7 @@ fn insert(connection: &Connection, key: &KeyRecord) -> rusqlite::Result<Inserted
 
 fn one(connection: &Connection, id: Uuid) -> rusqlite::Result<Option<KeyRecord>> {
     connection
-        .prepare_cached("SELECT * FROM keys WHERE id = ?1")?
+        .prepare_cached(select_keys!("WHERE id = ?1"))?
         .query_row([id.to_string()], key)
         .optional()
 }
@@ -225,6 +255,7 @@ fn key(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
         row.get::<_, Option<i64>>(name)
             .map(|count| count.map(from_db))
     };
+    expect_whole(row, row.as_ref().column_index("is_whole")?, "keys")?;
     let models: Option<String> = row.get("models")?;
     Ok(KeyRecord {
         id: parsed(row, "id", |text: String| Uuid::parse_str(&text))?,

@@ -1,6 +1,7 @@
 use rusqlite::params;
 
 use crate::keys::{from_json, to_json};
+use crate::sums::expect_whole;
 use crate::{Store, StoreError};
 
 /// The limits that the headers of a server told of, and nobody configured.
@@ -37,8 +38,8 @@ impl Store {
                 return Ok(());
             }
             connection.execute(
-                "INSERT INTO learned_limits (upstream, host, limits) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (upstream, host) DO UPDATE SET limits = excluded.limits",
+                "INSERT OR REPLACE INTO learned_limits (upstream, host, limits, sum)
+                 VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))",
                 params![upstream, host, to_json(&limits)?],
             )?;
             Ok(())
@@ -53,9 +54,16 @@ impl Store {
     /// [`StoreError`].
     pub async fn learned(&self) -> Result<Vec<LearnedLimits>, StoreError> {
         self.read(|connection| {
-            let mut query = connection
-                .prepare_cached("SELECT * FROM learned_limits ORDER BY upstream, host")?;
+            let mut query = connection.prepare_cached(
+                "SELECT *, sum IS checksum(upstream, host, limits) AS is_whole
+                     FROM learned_limits ORDER BY upstream, host",
+            )?;
             let rows = query.query_map([], |row| {
+                expect_whole(
+                    row,
+                    row.as_ref().column_index("is_whole")?,
+                    "learned_limits",
+                )?;
                 Ok(LearnedLimits {
                     upstream: row.get("upstream")?,
                     host: row.get("host")?,

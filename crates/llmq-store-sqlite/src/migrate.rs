@@ -13,6 +13,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_jobs.sql"),
     include_str!("migrations/0003_sums.sql"),
     include_str!("migrations/0004_charges.sql"),
+    include_str!("migrations/0005_addressees.sql"),
+    include_str!("migrations/0006_all_sums.sql"),
 ];
 
 /// `llmq` in ASCII: tells our files from those of other programs.

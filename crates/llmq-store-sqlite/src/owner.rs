@@ -82,6 +82,13 @@ impl OwnerLock {
         write_owner(&mut file, owner).map_err(failed)?;
         Ok(Self { _file: file })
     }
+
+    /// Whether somebody has the database at `path`, this process or another.
+    pub(crate) fn is_held(path: &Path) -> bool {
+        let file = File::open(lock_path(path));
+        // Shared, so that two who ask at once do not take each other for its owner.
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
 }
 
 fn lock_path(database: &Path) -> PathBuf {

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -122,8 +123,9 @@ impl Store {
         let (connection, lock) = match place {
             Place::Memory => (open_memory()?, None),
             Place::File(path) => {
-                let path = create(path)?;
+                let path = real(path)?;
                 let lock = OwnerLock::acquire(&path, &Owner::this_process(now))?;
+                create(&path)?;
                 findings = header::check(&path)?;
                 let connection = open_file(&path, &options)?;
                 if options.ballast_bytes > 0 {
@@ -325,18 +327,49 @@ impl Place {
     }
 }
 
-/// Makes the file if there is none, for its owner's eyes only, and finds its real name: two
-/// names of one file must not have two locks.
-fn create(path: &Path) -> Result<PathBuf, OpenError> {
-    let mut options = std::fs::File::options();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let created = options.open(path).and_then(|_| path.canonicalize());
-    created.map_err(|source| OpenError::File {
+/// A file's real name, whether it is there or not: two names of one file must not have two locks.
+/// The file is not opened: its owner's locks would be gone when it is closed.
+fn real(path: &Path) -> Result<PathBuf, OpenError> {
+    let found = match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => within_its_directory(path),
+        found => found,
+    };
+    found.map_err(|source| OpenError::File {
         path: path.to_owned(),
         source,
     })
+}
+
+/// The real name of a file that is not there.
+fn within_its_directory(path: &Path) -> io::Result<PathBuf> {
+    let not_found = || io::Error::from(io::ErrorKind::NotFound);
+    let name = path.file_name().ok_or_else(not_found)?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let path = directory.canonicalize()?.join(name);
+    match path.read_link() {
+        // A link to what is not there yet: it is made there, so its name there has the lock.
+        Ok(target) => within_its_directory(&path.with_file_name("").join(target)),
+        Err(_) => Ok(path),
+    }
+}
+
+/// Makes the file if there is none, for its owner's eyes only.
+fn create(path: &Path) -> Result<(), OpenError> {
+    let mut options = std::fs::File::options();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(OpenError::File {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 fn open_memory() -> Result<Connection, OpenError> {

@@ -2,6 +2,7 @@ use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use crate::keys::{from_db, to_db};
+use crate::sums::{expect_whole, wrong};
 use crate::{Store, StoreError};
 
 /// Tokens and money together.
@@ -71,7 +72,9 @@ impl Store {
         self.read(move |connection| {
             let mut query = connection.prepare_cached(
                 "SELECT key_id, period, input_tokens, output_tokens, nano_usd, drawn_tokens,
-                   drawn_nano_usd
+                   drawn_nano_usd,
+                   key_usage.sum IS checksum(key_id, period, input_tokens, output_tokens, nano_usd,
+                     drawn_tokens, drawn_nano_usd)
                  FROM key_usage JOIN keys ON keys.id = key_id
                  WHERE revoked_at IS NULL
                    AND ((length(period) = 10 AND period >= ?1)
@@ -79,6 +82,7 @@ impl Store {
                  ORDER BY key_id, period",
             )?;
             let rows = query.query_map([day, month], |row| {
+                expect_whole(row, 7, "key_usage")?;
                 let count = |index| row.get::<_, i64>(index).map(from_db);
                 let id: String = row.get(0)?;
                 Ok(KeyUsage {
@@ -103,22 +107,28 @@ fn save(connection: &Connection, usage: &KeyUsage, record: UsageRecord) -> rusql
     let mut statement = connection.prepare_cached(match record {
         UsageRecord::Running => {
             "INSERT INTO key_usage (key_id, period, input_tokens, output_tokens, nano_usd,
-               drawn_tokens, drawn_nano_usd)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+               drawn_tokens, drawn_nano_usd, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, checksum(?1, ?2, ?3, ?4, ?5, ?6, ?7))
              ON CONFLICT (key_id, period) DO UPDATE SET
                input_tokens = max(input_tokens, excluded.input_tokens),
                output_tokens = max(output_tokens, excluded.output_tokens),
                nano_usd = max(nano_usd, excluded.nano_usd),
                drawn_tokens = max(drawn_tokens, excluded.drawn_tokens),
-               drawn_nano_usd = max(drawn_nano_usd, excluded.drawn_nano_usd)"
+               drawn_nano_usd = max(drawn_nano_usd, excluded.drawn_nano_usd),
+               sum = checksum(key_id, period, max(input_tokens, excluded.input_tokens),
+                 max(output_tokens, excluded.output_tokens), max(nano_usd, excluded.nano_usd),
+                 max(drawn_tokens, excluded.drawn_tokens),
+                 max(drawn_nano_usd, excluded.drawn_nano_usd))
+             WHERE sum IS checksum(key_id, period, input_tokens, output_tokens, nano_usd,
+               drawn_tokens, drawn_nano_usd)"
         }
         UsageRecord::Final => {
             "INSERT OR REPLACE INTO key_usage (key_id, period, input_tokens, output_tokens,
-               nano_usd, drawn_tokens, drawn_nano_usd)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+               nano_usd, drawn_tokens, drawn_nano_usd, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, checksum(?1, ?2, ?3, ?4, ?5, ?6, ?7))"
         }
     })?;
-    statement.execute(params![
+    let saved = statement.execute(params![
         usage.key.to_string(),
         usage.period,
         to_db(usage.input_tokens),
@@ -127,5 +137,9 @@ fn save(connection: &Connection, usage: &KeyUsage, record: UsageRecord) -> rusql
         to_db(usage.drawn.tokens),
         to_db(usage.drawn.nano_usd),
     ])?;
+    // What was drawn is not recorded in a row that cannot be trusted, and so may not be spent.
+    if saved == 0 {
+        return Err(wrong(0, "key_usage"));
+    }
     Ok(())
 }

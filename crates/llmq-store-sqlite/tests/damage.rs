@@ -8,11 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::{Now, WallTime};
 use llmq_store::{
-    Batch, BatchCounts, BatchId, BatchStatus, Batches, Delivery, Endpoint, EndpointId, FileId,
-    Files, Filter, Job, JobId, Jobs, Lines, NewJob, Reads, Report, Start, StoreError, StoredAnswer,
-    StoredFile, Webhooks, Worker,
+    Batch, BatchCounts, BatchId, BatchStatus, Batches, Delivery, Endpoint, EndpointId,
+    EnqueueError, Enqueued, FileId, Files, Filter, Idempotency, Job, JobId, Jobs, Lines, NewJob,
+    Reads, Report, Start, StoreError, StoredAnswer, StoredFile, Webhooks, Worker,
 };
-use llmq_store_sqlite::{OpenError, Place, Store, backup, check, compact};
+use llmq_store_sqlite::{
+    Budget, KeyRecord, KeyUsage, LearnedLimits, LimitBooks, OpenError, Place, Spend, Store,
+    UsageRecord, UsedPart, backup, check, compact,
+};
+use uuid::Uuid;
 
 /// All that a store says of its jobs, and of what is beside them.
 type Said = (Vec<(Job, Option<Bytes>, Option<StoredAnswer>)>, Beside);
@@ -24,14 +28,21 @@ struct Beside {
     deliveries: Vec<Delivery>,
     batches: Vec<Batch>,
     files: Vec<(StoredFile, Option<Bytes>)>,
+    keys: Vec<KeyRecord>,
+    usage: Vec<KeyUsage>,
+    learned: Vec<LearnedLimits>,
+    books: Option<LimitBooks>,
+    /// What a key of a request made.
+    by_key: Enqueued,
 }
 
 fn open(path: &Path) -> Result<Store, OpenError> {
     Store::open(&Place::File(path.to_owned()), WallTime::default())
 }
 
-/// A store with a page of every kind: jobs in all statuses, requests from small to some pages
-/// long, events, an endpoint and what it is to be told.
+/// A store with a page of every kind and a row of every table: jobs in all statuses, requests from
+/// small to some pages long, events, an endpoint and what it is to be told, batches and files, and
+/// what is kept of keys and limits.
 async fn fill(store: &Store) -> Vec<JobId> {
     let now = Now::default();
     let endpoint = Endpoint {
@@ -47,6 +58,8 @@ async fn fill(store: &Store) -> Vec<JobId> {
     for n in 0..4_u8 {
         add_batch_and_file(store, n).await;
     }
+    add_keys_and_limits(store).await;
+    store.enqueue(vec![keyed()], now).await.unwrap();
     let mut ids = Vec::new();
     for n in 0..24_u8 {
         let body = vec![b'a' + n; 100 + usize::from(n) * 400];
@@ -84,6 +97,64 @@ async fn fill(store: &Store) -> Vec<JobId> {
         }
     }
     ids
+}
+
+/// A request with a key.
+fn keyed() -> NewJob {
+    let key = Idempotency {
+        key: "k".to_owned(),
+        request_hash: [7; 32],
+    };
+    NewJob {
+        idempotency: Some(key),
+        ..NewJob::new("keyed", "t", "{}")
+    }
+}
+
+async fn add_keys_and_limits(store: &Store) {
+    let id = Uuid::from_u128(77);
+    let key = KeyRecord {
+        id,
+        name: "key".to_owned(),
+        prefix: "llmq_abcdefgh".to_owned(),
+        sha256: [9; 32],
+        scopes: vec!["call".to_owned()],
+        models: None,
+        tenant: None,
+        any_tenant: false,
+        limits: vec!["rpm=60".to_owned()],
+        budget: Budget::default(),
+        created_at: WallTime::default(),
+        revoked_at: None,
+    };
+    store.insert_key(key).await.unwrap();
+    let usage = KeyUsage {
+        key: id,
+        period: "2026-01-31".to_owned(),
+        input_tokens: 1,
+        output_tokens: 2,
+        nano_usd: 3,
+        drawn: Spend {
+            tokens: 4,
+            nano_usd: 5,
+        },
+    };
+    let saved = store.save_key_usage(vec![usage], UsageRecord::Running);
+    saved.await.unwrap();
+    let limits = vec!["requests=500/1m".to_owned()];
+    store.save_learned("one", "host", limits).await.unwrap();
+    let part = UsedPart {
+        age_ms: 1,
+        amount: 2,
+    };
+    let books = LimitBooks {
+        alive_at: WallTime::from_micros(5),
+        clean: true,
+        used: [("rpm".to_owned(), vec![part])].into(),
+        charged_per_million: [("tpm".to_owned(), 900_000)].into(),
+        quota: [("one".to_owned(), "{}".to_owned())].into(),
+    };
+    store.save_limit_books(books).await.unwrap();
 }
 
 async fn add_batch_and_file(store: &Store, n: u8) {
@@ -130,6 +201,15 @@ async fn beside(store: &Store) -> Result<Beside, StoreError> {
         deliveries: store.deliveries(None, None, 100).await?,
         batches: store.batches(None, None, 100).await?,
         files,
+        keys: store.list_keys(None, 100).await?,
+        usage: store.key_usage(String::new(), String::new()).await?,
+        learned: store.learned().await?,
+        books: store.limit_books().await?,
+        by_key: match store.enqueue(vec![keyed()], Now::default()).await {
+            Ok(mut accepted) => accepted.remove(0),
+            Err(EnqueueError::Store(error)) => return Err(error),
+            Err(refused) => return Err(StoreError::damaged(refused.to_string())),
+        },
     })
 }
 
@@ -313,6 +393,15 @@ async fn a_log_with_a_damaged_beginning_is_not_taken_for_an_empty_one() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&log, bytes).unwrap();
+    // What is in front of it is read all the same.
+    let checked = check(&copy, false).unwrap();
+    assert_eq!(checked.findings.len(), 1, "{checked:?}");
+    assert!(checked.jobs > 0, "{checked:?}");
+    // Whoever has the store writes its log while it is looked at: it is not followed then.
+    let owner = std::fs::File::create(format!("{}.lock", copy.display())).unwrap();
+    owner.lock().unwrap();
+    assert!(check(&copy, false).unwrap().is_sound());
+    drop(owner);
     let opened = open(&copy).unwrap();
     assert_eq!(opened.opened().findings.len(), 1, "{:?}", opened.opened());
     opened.close();
@@ -344,11 +433,11 @@ async fn a_backup_is_the_store_at_one_moment_and_a_compact_store_is_the_same() {
     let checked = check(&copy, true).unwrap();
     assert_eq!(
         (checked.jobs, checked.findings, checked.broken),
-        (24, vec![], vec![])
+        (25, vec![], vec![])
     );
     let restored = open(&copy).unwrap();
     assert_eq!(said(&restored, &ids).await.unwrap(), all);
-    assert_eq!(restored.counts().await.unwrap().queued, 8);
+    assert_eq!(restored.counts().await.unwrap().queued, 9);
     restored.close();
     store.close();
     let (before, after) = compact(&path, now.wall).unwrap();
@@ -364,12 +453,15 @@ async fn what_waits_and_runs_is_there_again_in_its_order() {
     let directory = tempfile::tempdir().unwrap();
     let (path, ids, all) = whole(directory.path()).await;
     let store = open(&path).unwrap();
-    assert_eq!((store.opened().queued, store.opened().processing), (8, 8));
+    assert_eq!((store.opened().queued, store.opened().processing), (9, 8));
     assert_eq!(said(&store, &ids).await.unwrap(), all);
     let now = Now::default();
     let moved = store.recover(&Worker::new("anywhere"), now).await.unwrap();
     assert_eq!(moved.len(), 8);
     for lane in store.lanes(now).await.unwrap() {
+        if lane.lane.queue == "keyed" {
+            continue;
+        }
         let window = store.next(&lane.lane, None, 100, now).await.unwrap();
         let found: Vec<_> = window.jobs.iter().map(|waiting| waiting.job).collect();
         let of_lane = |id: &&JobId| {
@@ -383,4 +475,47 @@ async fn what_waits_and_runs_is_there_again_in_its_order() {
     }
     store.close();
     assert!(check(&path, true).unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_row_of_each_table_is_found_by_check() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _, _) = whole(directory.path()).await;
+    let copy = directory.path().join("damaged.db");
+    // In a column of each that no index holds, so that the structure is whole.
+    for (table, column, value) in [
+        ("names", "sum", "sum + 1"),
+        ("jobs", "bytes", "bytes + 1"),
+        ("blobs", "data", "x'00'"),
+        ("event_log", "at", "at + 1"),
+        ("webhook_endpoints", "data", "data || ' '"),
+        ("deliveries", "attempts", "attempts + 1"),
+        ("batches", "data", "data || ' '"),
+        ("files", "data", "data || ' '"),
+        ("file_chunks", "sum", "sum + 1"),
+        ("keys", "any_tenant", "1"),
+        ("key_usage", "drawn_tokens", "drawn_tokens - 1"),
+        ("learned_limits", "limits", "'[]'"),
+        ("limit_books", "used", "'[]'"),
+        ("quota_books", "state", "'[]'"),
+        ("charges", "charged_per_million", "1"),
+        ("sign_of_life", "clean", "1 - clean"),
+        ("store_facts", "value", "zeroblob(16)"),
+        ("stages", "shift", "shift + 1"),
+        ("idempotency", "hash", "zeroblob(32)"),
+        ("queues", "paused", "1 - paused"),
+    ] {
+        std::fs::copy(&path, &copy).unwrap();
+        let database = rusqlite::Connection::open(&copy).unwrap();
+        let rows = database.execute(&format!("UPDATE {table} SET {column} = {value}"), []);
+        assert!(rows.unwrap() > 0, "{table} has no row");
+        drop(database);
+        let checked = check(&copy, false).unwrap();
+        assert!(!checked.is_sound(), "{table}.{column} says something else");
+    }
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table'
+                  AND name NOT LIKE 'sqlite_%'";
+    let tables: i64 = database.query_row(tables, [], |row| row.get(0)).unwrap();
+    assert_eq!(tables, 20, "a table that is not looked at here");
 }

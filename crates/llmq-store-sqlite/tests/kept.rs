@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use llmq_core::{Now, WallTime};
-use llmq_store::{Callback, Filter, Jobs as _, NewJob, Reads as _, Webhooks as _};
+use llmq_store::{
+    Callback, Delivery, Endpoint, EndpointId, Events as _, Filter, Jobs as _, NewEvent, NewJob,
+    Reads as _, Subject, Take, Webhooks as _,
+};
 use llmq_store_sqlite::{
     Budget, InsertedKey, KeyRecord, KeyUsage, LimitBooks, OpenError, Place, RevokedKey, Spend,
     Store, StoreError, UsageRecord, UsedPart,
@@ -258,15 +261,78 @@ async fn what_a_killed_process_was_delivering_is_due_for_the_next_at_once() {
     let store = open(&place);
     store.enqueue(vec![job], now).await.unwrap();
     store.cancel(id, now).await.unwrap();
-    let hold = Duration::from_secs(60);
-    let due = store.due_deliveries(10, hold, now).await.unwrap();
+    let due = due(&store, now).await;
     assert_eq!(due.len(), 1);
-    let again = store.due_deliveries(10, hold, now).await.unwrap();
-    assert_eq!(again, [], "somebody has it");
+    assert_eq!(self::due(&store, now).await, [], "somebody has it");
     store.close();
     let store = open(&place);
-    let next = store.due_deliveries(10, hold, now).await.unwrap();
+    let next = self::due(&store, now).await;
     assert_eq!((next[0].id, &next[0].event), (due[0].id, &due[0].event));
+}
+
+async fn due(store: &Store, now: Now) -> Vec<Delivery> {
+    let take = Take {
+        max: 10,
+        each: 10,
+        each_failing: 10,
+        hold: Duration::from_secs(60),
+    };
+    store.due_deliveries(take, now).await.unwrap().deliveries
+}
+
+#[tokio::test]
+async fn what_a_removed_endpoint_was_told_goes_in_slices_over_restarts() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let place = Place::File(path.clone());
+    let now = Now::default();
+    let store = open(&place);
+    let endpoints: Vec<_> = (0..2).map(|_| endpoint()).collect();
+    for endpoint in &endpoints {
+        let put = store.put_endpoint(endpoint.clone(), None, now);
+        put.await.unwrap();
+    }
+    let told = |n: usize| NewEvent {
+        kind: "quota.warning".to_owned(),
+        tenant: None,
+        subject: Subject::Other(n.to_string()),
+        data: serde_json::Value::Null,
+    };
+    store
+        .publish((0..1200).map(told).collect(), now)
+        .await
+        .unwrap();
+    assert!(store.delete_endpoint(endpoints[0].id).await.unwrap());
+    let rows = || {
+        let database = rusqlite::Connection::open(&path).unwrap();
+        let count = "SELECT count(*) FROM deliveries";
+        database
+            .query_row(count, [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    assert_eq!(rows(), 2400);
+    assert!(store.tend(now).await.unwrap().more);
+    assert_eq!(rows(), 1900, "a slice at a time");
+    store.close();
+    let store = open(&place);
+    let seen = store.deliveries(None, None, 2000).await.unwrap();
+    assert_eq!(seen.len(), 1200);
+    while store.tend(now).await.unwrap().more {}
+    assert_eq!(rows(), 1200);
+    assert_eq!(store.deliveries(None, None, 2000).await.unwrap(), seen);
+    store.close();
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint {
+        id: EndpointId::new(),
+        tenant: None,
+        url: "https://example.com".to_owned(),
+        events: Vec::new(),
+        disabled: false,
+        state: serde_json::Value::Null,
+        created_at: WallTime::default(),
+    }
 }
 
 #[tokio::test]
@@ -276,18 +342,34 @@ async fn a_file_of_the_layout_before_sums_is_brought_forward_with_all_that_it_ho
     let place = Place::File(path.clone());
     let store = open(&place);
     let now = Now::default();
-    store
-        .enqueue(vec![NewJob::new("m", "t", "{}")], now)
-        .await
-        .unwrap();
+    let mut told = NewJob::new("m", "t", "{}");
+    told.details.callback = Some(Callback {
+        url: "https://example.com/".to_owned(),
+        signed_by: None,
+    });
+    let id = told.id;
+    let jobs = vec![NewJob::new("m", "t", "{}"), told];
+    store.enqueue(jobs, now).await.unwrap();
+    store.cancel(id, now).await.unwrap();
     store.close();
     let database = rusqlite::Connection::open(&path).unwrap();
+    // What came after sums.
+    database
+        .execute_batch(
+            "DELETE FROM event_log; ALTER TABLE keys DROP COLUMN sum; ALTER TABLE key_usage DROP COLUMN sum;
+             ALTER TABLE learned_limits DROP COLUMN sum; ALTER TABLE limit_books DROP COLUMN sum;
+             ALTER TABLE quota_books DROP COLUMN sum; ALTER TABLE sign_of_life DROP COLUMN sum;
+             ALTER TABLE store_facts DROP COLUMN sum; ALTER TABLE stages DROP COLUMN sum;
+             ALTER TABLE idempotency DROP COLUMN sum; ALTER TABLE queues DROP COLUMN sum;
+             DROP TABLE charges; DROP INDEX deliveries_due; DROP INDEX deliveries_by_age;
+             ALTER TABLE deliveries DROP COLUMN addressee;
+             CREATE INDEX deliveries_due ON deliveries (due_at) WHERE due_at IS NOT NULL",
+        )
+        .unwrap();
     for table in SUMMED {
         let drop = format!("ALTER TABLE {table} DROP COLUMN sum");
         database.execute_batch(&drop).unwrap();
     }
-    // And what came after it.
-    database.execute_batch("DROP TABLE charges").unwrap();
     database.pragma_update(None, "user_version", 2).unwrap();
     drop(database);
     let older = llmq_store_sqlite::check(&path, true).unwrap_err();
@@ -297,7 +379,8 @@ async fn a_file_of_the_layout_before_sums_is_brought_forward_with_all_that_it_ho
     );
     let store = open(&place);
     let jobs = store.list(&Filter::default(), None, 10).await.unwrap();
-    assert_eq!((jobs.items[0].queue.as_str(), jobs.items.len()), ("m", 1));
+    assert_eq!((jobs.items[0].queue.as_str(), jobs.items.len()), ("m", 2));
+    assert_eq!(due(&store, now).await.len(), 1);
     store.close();
     assert!(llmq_store_sqlite::check(&path, true).unwrap().is_sound());
 }
@@ -324,6 +407,53 @@ async fn a_second_owner_is_told_who_has_it_under_whatever_name() {
     }
     drop(store);
     open(&Place::File(path));
+}
+
+/// The locks that this process has of a file, as the system counts them.
+#[cfg(target_os = "linux")]
+fn locks_of(path: &std::path::Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = std::fs::metadata(path).unwrap().ino().to_string();
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    let of_it = locks.lines().filter(|line| {
+        let file = line
+            .split_whitespace()
+            .find(|word| word.matches(':').count() == 2);
+        file.is_some_and(|file| file.ends_with(&format!(":{inode}")))
+    });
+    let words = of_it.map(|line| line.split_once(": ").unwrap_or_default().1.to_owned());
+    words.collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn whoever_asks_for_a_store_or_looks_at_it_takes_no_lock_from_its_owner() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = open(&Place::File(path.clone()));
+    store.insert_key(key(1)).await.unwrap();
+    let locks = locks_of(&path);
+    assert!(!locks.is_empty(), "SQLite holds one of a file with a log");
+    Store::open(&Place::File(path.clone()), NOW).unwrap_err();
+    assert_eq!(locks_of(&path), locks);
+    assert!(llmq_store_sqlite::check(&path, false).unwrap().is_sound());
+    llmq_store_sqlite::backup(&path, &directory.path().join("copy.db")).unwrap();
+    assert_eq!(locks_of(&path), locks);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_to_what_is_not_there_yet_has_the_lock_of_what_it_leads_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let (there, link) = (
+        directory.path().join("there.db"),
+        directory.path().join("llmq.db"),
+    );
+    std::os::unix::fs::symlink("there.db", &link).unwrap();
+    let store = open(&Place::File(link));
+    let refused = Store::open(&Place::File(there), NOW).unwrap_err();
+    assert!(matches!(refused, OpenError::Owned { .. }), "{refused}");
+    drop(store);
 }
 
 #[test]

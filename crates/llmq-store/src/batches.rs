@@ -149,18 +149,6 @@ pub trait Batches {
         now: Now,
     ) -> Result<Option<Batch>, StoreError>;
 
-    /// Cancels up to `max` members that have not ended. Answers how many, 0 when none is left.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`].
-    async fn cancel_members(
-        &self,
-        batch: BatchId,
-        max: usize,
-        now: Now,
-    ) -> Result<usize, StoreError>;
-
     /// A batch; `None` for one that is not there.
     ///
     /// # Errors
@@ -180,7 +168,8 @@ pub trait Batches {
         limit: usize,
     ) -> Result<Vec<Batch>, StoreError>;
 
-    /// The members of a batch in the order of their lines, from behind `after_line` on.
+    /// The members of a batch in the order of their lines, from behind `after_line` on. One whose
+    /// row is damaged is passed over: the batch's counts say that there is one more.
     ///
     /// # Errors
     ///

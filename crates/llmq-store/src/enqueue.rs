@@ -131,6 +131,8 @@ pub struct Settings {
     pub keep_events: Duration,
     /// … and how many at most.
     pub max_events: u64,
+    /// Deliveries that wait for one addressee of webhooks: for each above it the oldest is given up.
+    pub max_deliveries: u64,
     /// What follows when nobody knows how an attempt ended (`[retry] ambiguous`): another one, as
     /// long as there are any, or the end of the job.
     pub lost_attempt: llmq_core::Verdict,
@@ -149,6 +151,7 @@ impl Default for Settings {
             keep_idempotency: DAY,
             keep_events: DAY,
             max_events: 100_000,
+            max_deliveries: 100_000,
             lost_attempt: llmq_core::Verdict::Retry,
         }
     }

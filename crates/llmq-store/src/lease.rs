@@ -139,14 +139,12 @@ pub enum Report {
         /// What it cost, if that is known.
         cost_nano_usd: Option<u64>,
     },
-    /// It is given back: the attempt does not count, and the job waits again.
+    /// It is given back: the attempt does not count, and the job waits again in its place.
     GivenBack {
         /// Why.
         why: GiveBack,
         /// How long it waits before the next attempt, at least.
         after: Duration,
-        /// Where it stands then.
-        place: ReturnTo,
     },
 }
 
@@ -158,15 +156,6 @@ pub enum GiveBack {
     Throttled,
     /// It was not sent: its process stops, or what it was to be sent through is gone.
     NotSent,
-}
-
-/// Where a job that is given back stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ReturnTo {
-    /// Where it stood.
-    ItsPlace,
-    /// Behind all that wait in its lane.
-    TheEnd,
 }
 
 /// Why a report was not recorded.

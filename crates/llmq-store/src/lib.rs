@@ -73,8 +73,8 @@ pub use ids::{BatchId, EndpointId, FileId, JobId};
 pub use job::{Callback, Details, Idempotency, Job, JobError, Member, NewJob, StoredAnswer};
 pub use jobs::{ENQUEUE_MAX, Jobs, Tended};
 pub use lease::{
-    Cancelled, GiveBack, Lease, LeaseToken, Moved, Report, ReportError, ReturnTo, Start,
-    StartError, Started, Worker,
+    Cancelled, GiveBack, Lease, LeaseToken, Moved, Report, ReportError, Start, StartError, Started,
+    Worker,
 };
 pub use lines::{
     Counts, Lane, LaneDepth, Lines, POSITION_MAX, Place, Position, Queue, QueueState, Waiting,
@@ -82,10 +82,11 @@ pub use lines::{
 };
 pub use memory::MemoryStore;
 pub use order::{DueAt, Order};
-pub use outbox::targets;
+pub use outbox::{Addressee, targets};
 pub use reads::{EXAMINED_MAX, Filter, PAGE_MAX, Page, Reads};
 pub use steady::{Steady, Stood};
 pub use store::{Health, Store};
 pub use webhooks::{
-    Attempted, Delivery, DeliveryId, DeliveryState, Endpoint, OFFERED, Target, Webhooks, is_offered,
+    Attempted, Delivery, DeliveryId, DeliveryState, Due, Endpoint, NextTry, OFFERED, Take, Target,
+    Webhooks, is_offered,
 };

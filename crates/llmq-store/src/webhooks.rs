@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use async_trait::async_trait;
 use llmq_core::{Now, WallTime};
 use serde::{Deserialize, Serialize};
@@ -125,7 +127,7 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// Attempts so far.
     pub attempts: u32,
-    /// When the newest attempt was.
+    /// When the newest attempt was, or when it was given up without one.
     pub last_attempt_at: Option<WallTime>,
     /// What came of it, for people: a status, or an error.
     pub last_outcome: Option<String>,
@@ -148,10 +150,44 @@ pub enum DeliveryState {
 pub struct Attempted {
     /// The delivery.
     pub delivery: DeliveryId,
-    /// How far it is now.
-    pub state: DeliveryState,
+    /// What follows.
+    pub next: NextTry,
     /// For people: a status, or an error.
     pub outcome: String,
+}
+
+/// What follows an attempt to deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextTry {
+    /// Nothing: the target took it.
+    Delivered,
+    /// Nothing: nobody tries any more.
+    GivenUp,
+    /// Another, so much later. A jump of the wall does not move it.
+    After(Duration),
+}
+
+/// How much is taken of what is to be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Take {
+    /// At most so many in all.
+    pub max: usize,
+    /// At most so many are out to one addressee at once …
+    pub each: usize,
+    /// … and to one that did not take the last that it was sent.
+    pub each_failing: usize,
+    /// For so long they are handed to nobody else.
+    pub hold: Duration,
+}
+
+/// What is to be delivered now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Due {
+    /// Longest due first, as far as their addressees differ.
+    pub deliveries: Vec<Delivery>,
+    /// How long it is until the next may be taken, if nobody reports before: `None` when none
+    /// waits, or all that wait are behind one that is out.
+    pub wait: Option<Duration>,
 }
 
 /// Endpoints, and the outbox of what they are to be told.
@@ -170,7 +206,9 @@ pub trait Webhooks {
         now: Now,
     ) -> Result<(), StoreError>;
 
-    /// Removes an endpoint and what was still to be delivered to it. Whether there was one.
+    /// Removes an endpoint with what was and what was to be delivered to it: nobody is handed any
+    /// of it any more, and housekeeping ([`Jobs::tend`](crate::Jobs::tend)) gives back its room in
+    /// slices. Whether there was one.
     ///
     /// # Errors
     ///
@@ -184,26 +222,16 @@ pub trait Webhooks {
     /// [`StoreError`].
     async fn endpoints(&self) -> Result<Vec<Endpoint>, StoreError>;
 
-    /// Deliveries that are due, longest due first, at most `max`. Each is handed to nobody else
-    /// for `hold`, so that a process that dies meanwhile loses none and two that share the store
-    /// seldom send one twice. Those to disabled endpoints wait.
+    /// Takes deliveries that are due. Each addressee ([`Addressee`](crate::Addressee)) has its own
+    /// line, so that one that takes nothing, or long, delays nobody else. What is taken is handed
+    /// to nobody else for `take.hold`, so that a process that dies meanwhile loses none and two
+    /// that share the store seldom send one twice. What is to go to a disabled endpoint waits; it
+    /// is given up when it has waited for [`Settings::keep_results`](crate::Settings).
     ///
     /// # Errors
     ///
     /// [`StoreError`].
-    async fn due_deliveries(
-        &self,
-        max: usize,
-        hold: std::time::Duration,
-        now: Now,
-    ) -> Result<Vec<Delivery>, StoreError>;
-
-    /// When the next delivery is due; `None` when none waits.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`].
-    async fn next_delivery(&self) -> Result<Option<WallTime>, StoreError>;
+    async fn due_deliveries(&self, take: Take, now: Now) -> Result<Due, StoreError>;
 
     /// Records what came of attempts. One whose delivery is gone is passed over.
     ///

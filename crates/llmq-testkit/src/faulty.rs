@@ -2,17 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use llmq_core::{Now, WallTime};
+use llmq_core::Now;
 use llmq_store::{
-    Attempted, Batch, BatchId, BatchUpdate, Batches, Cancelled, Counts, Delivery, DeliveryId,
+    Attempted, Batch, BatchId, BatchUpdate, Batches, Cancelled, Counts, Delivery, DeliveryId, Due,
     Endpoint, EndpointId, EnqueueError, Enqueued, EventId, EventPage, Events, FileId, Files,
     Filter, Health, Job, JobId, Jobs, Lane, LaneDepth, Lease, Lines, Moved, NewEvent, NewJob, Page,
     Place, Position, Queue, QueueState, Reads, Report, ReportError, Start, StartError, Started,
-    Store, StoreError, StoredAnswer, StoredFile, Tended, Webhooks, Window, Worker,
+    Store, StoreError, StoredAnswer, StoredFile, Take, Tended, Webhooks, Window, Worker,
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use uuid::Uuid;
@@ -186,8 +185,7 @@ passes_on! {
         put_endpoint(endpoint: Endpoint, event: Option<NewEvent>, now: Now) -> Sure<()>;
         delete_endpoint(endpoint: EndpointId) -> Sure<bool>;
         endpoints() -> Sure<Vec<Endpoint>>;
-        due_deliveries(max: usize, hold: Duration, now: Now) -> Sure<Vec<Delivery>>;
-        next_delivery() -> Sure<Option<WallTime>>;
+        due_deliveries(take: Take, now: Now) -> Sure<Due>;
         delivered(attempts: Vec<Attempted>, now: Now) -> Sure<()>;
         delivery(delivery: DeliveryId) -> Sure<Option<Delivery>>;
         deliveries(endpoint: Option<EndpointId>, after: Option<DeliveryId>, limit: usize)
@@ -199,7 +197,6 @@ passes_on! {
         stage(jobs: Vec<NewJob>, now: Now) -> Result<(), EnqueueError>;
         publish_batch(batch: BatchId, update: BatchUpdate, now: Now) -> Sure<Option<Batch>>;
         update_batch(batch: BatchId, update: BatchUpdate, now: Now) -> Sure<Option<Batch>>;
-        cancel_members(batch: BatchId, max: usize, now: Now) -> Sure<usize>;
         batch(batch: BatchId) -> Sure<Option<Batch>>;
         batches(tenant: Option<&str>, after: Option<BatchId>, limit: usize) -> Sure<Vec<Batch>>;
         members(batch: BatchId, after_line: u32, limit: usize) -> Sure<Vec<Job>>;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use llmq_core::{Clock, FailureClass, Timestamp, Usage};
 use llmq_dispatch::Event;
@@ -14,8 +14,9 @@ use llmq_provider::{
     StreamReader, UsageChunkFilter, Verdict, WholeAnswer, check_answer, check_stream,
     processing_time,
 };
-use llmq_store::{GiveBack, Job, JobError, Report, ReturnTo, Started, StoredAnswer};
+use llmq_store::{GiveBack, Job, JobError, Report, Started, StoredAnswer};
 
+use super::live::{Live, Speaker};
 use super::runner::Inner;
 use super::{Hold, Told};
 use crate::{
@@ -202,7 +203,6 @@ impl Inner {
             Report::GivenBack {
                 why: GiveBack::NotSent,
                 after,
-                place: ReturnTo::ItsPlace,
             }
         };
         Attempted {
@@ -242,7 +242,8 @@ impl Inner {
             clock: &self.clock,
         };
         if answer.status().is_success() && answer.is_event_stream() {
-            exchange.stream(answer).await
+            let live = self.lives.speaker(job.id);
+            exchange.stream(answer, job.attempts, live).await
         } else {
             exchange.whole(answer).await
         }
@@ -319,8 +320,16 @@ impl Exchange<'_> {
         })
     }
 
-    /// A stream is kept as its bytes, and only if it came to its proper end.
-    async fn stream(&self, mut answer: Answer) -> Result<Good, Bad> {
+    /// A stream is kept as its bytes, and only if it came to its proper end. Whoever holds a
+    /// connection for it hears it from its first whole event on, but for its end, which is heard
+    /// once it is kept.
+    async fn stream(
+        &self,
+        mut answer: Answer,
+        attempt: u32,
+        mut live: Option<Speaker>,
+    ) -> Result<Good, Bad> {
+        let mut heard = 0;
         let mut reader = StreamReader::new(self.source().dialect, self.operation).of(self.choices);
         let mut said = BytesMut::new();
         let mut translator = self.include_usage.map(|include_usage| {
@@ -354,7 +363,18 @@ impl Exchange<'_> {
                 (None, None) => said.extend_from_slice(&piece),
             }
             match reader.end() {
-                StreamEnd::CutOff => {}
+                StreamEnd::CutOff => {
+                    if let Some(live) = live.as_mut().filter(|_| reader.events() > 0) {
+                        live.begins(|| Live::Began {
+                            status: answer.status().as_u16(),
+                            headers: kept_headers(answer.headers()),
+                            upstream: Arc::clone(&self.route.name),
+                            attempt,
+                        });
+                        live.tell(Live::Piece(Bytes::copy_from_slice(&said[heard..])));
+                        heard = said.len();
+                    }
+                }
                 StreamEnd::Whole => {
                     // Nothing of it is missing. A connection that ends with it is used again.
                     let end = answer.chunk();
@@ -373,6 +393,9 @@ impl Exchange<'_> {
         if let Some(mut translator) = translator {
             let finished = translator.finish(&mut said);
             finished.map_err(|broken| transient(broken.to_string()))?;
+        }
+        if let Some(live) = &mut live {
+            live.is_whole();
         }
         Ok(Good {
             answer: StoredAnswer {

@@ -15,7 +15,8 @@ use crate::{AssembledRoute, Outgoing};
 
 /// What a runner must know of the models, and whom it tells of its work.
 pub trait Directory: Send + Sync + 'static {
-    /// The line of a public model name; none when nothing serves it.
+    /// The line of a public model name; none when nothing serves it. When that changes, the runner
+    /// is told ([`Runner::models_changed`](super::Runner::models_changed)).
     fn queue(&self, name: &str) -> Option<QueueId>;
 
     /// Who a job is charged to, as the dispatcher knows them: a tenant, with the limits of the key

@@ -6,8 +6,8 @@ use std::time::Duration;
 use llmq_core::{FailureClass, Timestamp};
 use llmq_dispatch::{Call, NoGrant};
 use llmq_store::{
-    GiveBack, JobError, JobId, Lane, Lease, Report, ReportError, ReturnTo, StartError, Started,
-    StoreError, Waiting,
+    GiveBack, JobError, JobId, Lane, Lease, Report, ReportError, StartError, Started, StoreError,
+    Waiting,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,8 +18,6 @@ use crate::{AfterFailure, Grant, Ticket};
 /// After the store could not record something, it is asked again.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_MOST: Duration = Duration::from_secs(2);
-/// A model that nothing serves now may be served after the configuration has changed.
-const UNSERVED: Duration = Duration::from_secs(10);
 
 /// Why a job was not started.
 enum NotStarted {
@@ -88,21 +86,31 @@ impl Inner {
         self.release(job);
     }
 
+    /// The call of a lane, once something serves its model.
+    async fn served(&self, lane: &Lane) -> Call {
+        // Before the look, so that a change behind it is seen.
+        let mut models = self.models.subscribe();
+        loop {
+            models.mark_unchanged();
+            if let Some(call) = self.call(lane) {
+                return call;
+            }
+            // One word is enough for all of a queue's jobs.
+            if self.unserved().insert(lane.queue.clone()) {
+                tracing::warn!(
+                    queue = lane.queue,
+                    "nothing serves this model: its jobs wait"
+                );
+            }
+            // It cannot fail: its sender is here.
+            let _ = models.changed().await;
+        }
+    }
+
     /// Waits for leave to send; none where the line takes nothing.
     async fn granted(&self, lane: &Lane, waiting: &Waiting) -> Option<Result<Grant, NoGrant>> {
         self.until_open().await;
-        let call = loop {
-            match self.call(lane) {
-                Some(call) => break call,
-                None => {
-                    tracing::warn!(
-                        queue = lane.queue,
-                        "nothing serves this model: its jobs wait"
-                    );
-                    tokio::time::sleep(UNSERVED).await;
-                }
-            }
-        };
+        let call = self.served(lane).await;
         let call = Call {
             size: waiting.size,
             attempts: waiting.attempts,
@@ -250,7 +258,6 @@ impl Inner {
                 let report = Report::GivenBack {
                     why: GiveBack::NotSent,
                     after: Duration::ZERO,
-                    place: ReturnTo::ItsPlace,
                 };
                 return match self.record(lease, report, None, took).await {
                     true => Next::Attempt(ticket),
@@ -318,7 +325,6 @@ impl Inner {
             Report::GivenBack {
                 why: GiveBack::Throttled,
                 after: Duration::ZERO,
-                place: ReturnTo::ItsPlace,
             }
         };
         (report, standing.and_then(|standing| standing.not_before))

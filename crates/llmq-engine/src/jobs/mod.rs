@@ -3,8 +3,8 @@
 //! Read [`Runner`] first: it accepts jobs, and everything else follows from that. `fill` keeps a
 //! window of each lane's best jobs before the dispatcher (`table` knows which), `life` takes one
 //! job from its place in line to its end, `attempt` sends it and judges the answer, and `tend`
-//! keeps leases alive, lets time to live pass and follows the store's health. [`Directory`] is
-//! what a runner must know of the models.
+//! keeps leases alive, lets time to live pass and follows the store's health. `live` hands streams on
+//! while they come. [`Directory`] is what a runner must know of the models.
 //!
 //! The store decides what is true. A job is started there before its first byte is sent, and its
 //! result, its events and what is to be told of it are one transaction. So whatever is lost with
@@ -21,7 +21,9 @@ mod attempt;
 mod life;
 
 mod ends;
+mod live;
 mod tend;
 
 pub use directory::{Directory, Hold, Holding, Told};
+pub use live::{Listening, Live};
 pub use runner::{Accepted, Look, Runner, RunnerOptions};

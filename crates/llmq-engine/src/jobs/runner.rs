@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Directory;
 use super::ends::Ends;
+use super::live::{Listening, Lives};
 use super::table::{Came, Table};
 use super::tend::KnownQueues;
 use crate::{Grant, Hub, SystemClock, Tasks};
@@ -80,6 +81,7 @@ pub(super) struct Inner {
     dirty: Mutex<FxHashSet<Arc<Lane>>>,
     pub(super) to_fill: Notify,
     pub(super) ends: Ends,
+    pub(super) lives: Arc<Lives>,
     /// Whether the store can record: nothing is started while it cannot.
     pub(super) open: watch::Sender<bool>,
     /// Nothing is started any more.
@@ -88,6 +90,10 @@ pub(super) struct Inner {
     pub(super) giving_back: CancellationToken,
     pub(super) running: AtomicUsize,
     pub(super) nothing_runs: Notify,
+    /// The models that are served have changed.
+    pub(super) models: watch::Sender<()>,
+    /// Queues of which it was said since that nothing serves them.
+    unserved: Mutex<BTreeSet<String>>,
     pub(super) queues: tokio::sync::Mutex<KnownQueues>,
 }
 
@@ -147,11 +153,14 @@ impl Runner {
                 dirty: Mutex::default(),
                 to_fill: Notify::new(),
                 ends: Ends::default(),
+                lives: Arc::default(),
                 open: watch::Sender::new(true),
                 stopping: CancellationToken::new(),
                 giving_back: CancellationToken::new(),
                 running: AtomicUsize::new(0),
                 nothing_runs: Notify::new(),
+                models: watch::Sender::new(()),
+                unserved: Mutex::default(),
                 queues: tokio::sync::Mutex::default(),
             }),
         };
@@ -209,6 +218,20 @@ impl Runner {
         let accepting = Arc::clone(&self.inner).accept_many(jobs);
         let accepted = self.inner.tasks.spawn(accepting).await;
         accepted.unwrap_or(Err(EnqueueError::Store(StoreError::Closed)))
+    }
+
+    /// Listens to the stream of a job that is about to be handed in. What it hears is what will be
+    /// stored, but for the end, and comes while this process runs the attempt.
+    #[must_use]
+    pub fn listen(&self, job: JobId) -> Listening {
+        self.inner.lives.listen(job)
+    }
+
+    /// The models that are served have changed: jobs of one that nothing served may go on. To be
+    /// called after [`Directory::queue`] began to answer otherwise.
+    pub fn models_changed(&self) {
+        self.inner.unserved().clear();
+        self.inner.models.send_replace(());
     }
 
     /// Looks what waits in the store. To be called after jobs came into it in another way, such as
@@ -325,6 +348,10 @@ impl Runner {
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 impl Inner {
+    pub(super) fn unserved(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn now(&self) -> llmq_core::Now {
         self.clock.now()
     }
@@ -501,6 +528,7 @@ impl Inner {
     pub(super) fn ended(&self, job: &Job, took: Option<Duration>) {
         if job.status != Status::Queued && job.status != Status::Processing {
             self.leave(job.id);
+            self.lives.forget(job.id);
             self.ends.ended(job.id);
             self.directory.told(super::Told::Ended { job, took });
         }

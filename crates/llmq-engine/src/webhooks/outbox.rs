@@ -1,15 +1,14 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use llmq_client::webhooks::WebhookSecret;
 use llmq_core::{Clock, WallTime};
 use llmq_store::{
-    Attempted, Delivery, DeliveryState, Endpoint, EndpointId, EventId, NewEvent, Store, StoreError,
-    StoredEvent, Subject, Target,
+    Attempted, Delivery, Endpoint, EndpointId, EventId, NewEvent, NextTry, Store, StoreError,
+    StoredEvent, Subject, Take, Target,
 };
 use serde_json::json;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::client::{DeliveryClient, DeliveryError, EndpointAnswer, Outgoing};
@@ -17,16 +16,17 @@ use super::endpoints::{EndpointState, Endpoints};
 use super::{message, schedule};
 use crate::{SystemClock, Tasks};
 
-/// So many messages are on their way at once …
+/// So much is on its way at once, and so much of it to one addressee. One that does not answer, or
+/// refuses, holds a small share of it until it takes something again.
+const TAKE: Take = Take {
+    max: AT_ONCE,
+    each: 16,
+    each_failing: 2,
+    // Longer than a try takes.
+    hold: Duration::from_secs(60),
+};
 const AT_ONCE: usize = 128;
-/// … and so many of them to one endpoint. What is due to one that does not answer still takes
-/// its turn among the others, a moment each.
-const AT_ONCE_EACH: usize = 16;
-/// A message that waits longer for its endpoint's others is left for later.
-const TURN_WITHIN: Duration = Duration::from_secs(2);
-/// Nobody else takes what is being sent for so long: longer than a try takes.
-const HOLD: Duration = Duration::from_secs(60);
-/// When nothing is known to come due, it is looked again after this time.
+/// However long nothing comes due, it is looked again after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// After the store could not be asked, it is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -68,8 +68,6 @@ struct Addressed {
     secrets: Vec<WebhookSecret>,
 }
 
-type Turns = HashMap<String, Arc<Semaphore>>;
-
 impl Outbox {
     /// The outbox of `store`.
     #[must_use]
@@ -97,11 +95,10 @@ impl Outbox {
     /// the next process.
     pub async fn keep_sending(self: Arc<Self>, tasks: Tasks) {
         let mut under_way = JoinSet::new();
-        let mut turns = Turns::new();
         let mut news = self.store.newest_event();
         loop {
             news.mark_unchanged();
-            let pause = match self.send_due(&mut under_way, &mut turns).await {
+            let pause = match self.send_due(&mut under_way).await {
                 Ok(pause) => pause,
                 Err(error) => {
                     tracing::warn!(%error, "what is to be delivered cannot be read");
@@ -126,47 +123,30 @@ impl Outbox {
     async fn send_due(
         self: &Arc<Self>,
         under_way: &mut JoinSet<()>,
-        turns: &mut Turns,
     ) -> Result<Duration, StoreError> {
         while under_way.try_join_next().is_some() {}
-        let room = AT_ONCE.saturating_sub(under_way.len());
-        let due = match room {
-            0 => Vec::new(),
-            room => {
-                self.store
-                    .due_deliveries(room, HOLD, self.clock.now())
-                    .await?
-            }
+        let take = Take {
+            max: AT_ONCE.saturating_sub(under_way.len()),
+            ..TAKE
         };
-        if due.is_empty() {
-            if under_way.is_empty() {
-                turns.clear();
+        if take.max == 0 {
+            return Ok(LOOK_AGAIN);
+        }
+        let due = self.store.due_deliveries(take, self.clock.now()).await?;
+        if !due.deliveries.is_empty() {
+            let endpoints = self.store.endpoints().await?;
+            for delivery in due.deliveries {
+                let addressed = self.address(&delivery.target, &endpoints).await?;
+                let outbox = Arc::clone(self);
+                under_way.spawn(async move {
+                    if let Err(error) = outbox.send(delivery, addressed).await {
+                        tracing::warn!(%error, "what came of a webhook could not be recorded");
+                    }
+                });
             }
-            let next = self.store.next_delivery().await?;
-            let wait = next.map(|at| at.since(self.clock.now().wall));
-            // What is held is due again when its hold ends.
-            return Ok(wait
-                .unwrap_or(LOOK_AGAIN)
-                .clamp(Duration::from_millis(10), LOOK_AGAIN));
         }
-        let endpoints = self.store.endpoints().await?;
-        for delivery in due {
-            let addressed = self.address(&delivery.target, &endpoints).await?;
-            let url = addressed.as_ref().map(|addressed| addressed.url.clone());
-            let turn = turns.entry(url.unwrap_or_default());
-            let turn = turn.or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE_EACH)));
-            let (outbox, turn) = (Arc::clone(self), Arc::clone(turn));
-            under_way.spawn(async move {
-                let turn = tokio::time::timeout(TURN_WITHIN, turn.acquire_owned()).await;
-                let Ok(Ok(_turn)) = turn else {
-                    return;
-                };
-                if let Err(error) = outbox.send(delivery, addressed).await {
-                    tracing::warn!(%error, "what came of a webhook could not be recorded");
-                }
-            });
-        }
-        Ok(Duration::ZERO)
+        let wait = due.wait.unwrap_or(LOOK_AGAIN);
+        Ok(wait.clamp(Duration::from_millis(10), LOOK_AGAIN))
     }
 
     /// None where the endpoint is gone.
@@ -205,13 +185,12 @@ impl Outbox {
         addressed: Option<Addressed>,
     ) -> Result<(), StoreError> {
         let Some(addressed) = addressed else {
-            let state = DeliveryState::GivenUp;
             let outcome = "the webhook was removed".to_owned();
-            return self.record(&delivery, state, outcome).await;
+            return self.record(&delivery, NextTry::GivenUp, outcome).await;
         };
         let tried = self.try_once(&delivery.event, &addressed).await?;
-        let state = self.state_after(&delivery, &tried);
-        self.record(&delivery, state, tried.outcome.clone()).await?;
+        let next = next_try(&delivery, &tried);
+        self.record(&delivery, next, tried.outcome.clone()).await?;
         match addressed.endpoint {
             // Nothing was sent, and what is kept with the endpoint is not to be overwritten.
             Some(_) if addressed.secrets.is_empty() => Ok(()),
@@ -224,26 +203,15 @@ impl Outbox {
         }
     }
 
-    fn state_after(&self, delivery: &Delivery, tried: &Tried) -> DeliveryState {
-        if tried.taken {
-            return DeliveryState::Delivered;
-        }
-        let random = fastrand::f64();
-        match schedule::wait(delivery.attempts + 1, tried.retry_after, random) {
-            Some(wait) if !tried.gone => DeliveryState::Due(self.clock.now().wall + wait),
-            _ => DeliveryState::GivenUp,
-        }
-    }
-
     async fn record(
         &self,
         delivery: &Delivery,
-        state: DeliveryState,
+        next: NextTry,
         outcome: String,
     ) -> Result<(), StoreError> {
         let attempted = Attempted {
             delivery: delivery.id,
-            state,
+            next,
             outcome,
         };
         self.store
@@ -299,6 +267,17 @@ impl Outbox {
             },
         };
         self.try_once(&event, &self.addressed(endpoint)).await
+    }
+}
+
+fn next_try(delivery: &Delivery, tried: &Tried) -> NextTry {
+    if tried.taken {
+        return NextTry::Delivered;
+    }
+    let random = fastrand::f64();
+    match schedule::wait(delivery.attempts + 1, tried.retry_after, random) {
+        Some(wait) if !tried.gone => NextTry::After(wait),
+        _ => NextTry::GivenUp,
     }
 }
 

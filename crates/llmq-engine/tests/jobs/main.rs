@@ -9,3 +9,4 @@ mod accepted;
 mod ends;
 mod restarts;
 mod unseen;
+mod unserved;

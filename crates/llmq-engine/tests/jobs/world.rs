@@ -158,6 +158,8 @@ pub(crate) struct World {
 pub(crate) struct Models {
     /// No grant leads anywhere.
     pub(crate) is_routeless: AtomicBool,
+    /// No model is served.
+    pub(crate) is_unserved: AtomicBool,
     settings: BTreeMap<String, ModelSettings>,
     queues: BTreeMap<String, QueueId>,
     routes: BTreeMap<UpstreamId, Arc<AssembledRoute>>,
@@ -166,7 +168,8 @@ pub(crate) struct Models {
 
 impl Directory for Models {
     fn queue(&self, name: &str) -> Option<QueueId> {
-        self.queues.get(name).copied()
+        let queue = self.queues.get(name).copied();
+        queue.filter(|_| !self.is_unserved.load(Ordering::SeqCst))
     }
 
     fn tenant(&self, _: &str, _: Option<Uuid>) -> TenantId {
@@ -260,6 +263,7 @@ impl World {
         let tasks = Tasks::new();
         let models = Arc::new(Models {
             is_routeless: AtomicBool::new(false),
+            is_unserved: AtomicBool::new(false),
             settings: settings.models.clone(),
             queues: assembly
                 .models

@@ -1,6 +1,8 @@
 //! Files of calls, and the batches made of them.
 
 use http::Method;
+use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_store_sqlite::{Options, Place};
 use serde_json::{Value, json};
 
 use crate::world::{Got, World, chat};
@@ -409,6 +411,42 @@ async fn a_batch_whose_time_is_over_keeps_what_is_done_and_says_what_is_not() {
         )
         .await;
     assert_eq!(got.status, 400);
+}
+
+#[tokio::test]
+async fn a_line_that_is_damaged_in_the_store_keeps_its_batch_open_no_longer_than_its_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let options = Options {
+        ballast_bytes: 0,
+        ..Options::default()
+    };
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        ..MockConfig::default()
+    };
+    let mock = MockServer::start(config).await.unwrap();
+    let place = Place::File(path.clone());
+    let world = World::over(&place, options, mock, &["requests=2/1d"], "").await;
+    let content = lines(&(0..5).map(|n| line(&n.to_string())).collect::<Vec<_>>());
+    let file = uploaded(&world, &content).await;
+    let body = json!({"input_file_id": file, "endpoint": "/v1/chat/completions",
+        "completion_window": "2s"});
+    let id = world.post("/v1/batches", &body).await.json()["id"].clone();
+    comes_to(&world, id.as_str().unwrap(), &["in_progress"]).await;
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let damaged = database.execute("UPDATE jobs SET bytes = bytes + 1 WHERE line = 5", []);
+    assert_eq!(damaged.unwrap(), 1);
+    let batch = comes_to(&world, id.as_str().unwrap(), &["expired"]).await;
+    assert_eq!(
+        batch["request_counts"],
+        json!({"total": 5, "completed": 2, "failed": 3})
+    );
+    let done = output(&world, &batch, "output_file_id").await;
+    let rest = output(&world, &batch, "error_file_id").await;
+    assert_eq!((done.len(), rest.len()), (2, 3));
+    let lost = rest.iter().find(|line| line["custom_id"] == "4").unwrap();
+    assert_eq!(lost["error"]["code"], "stored_request_damaged");
 }
 
 #[tokio::test]

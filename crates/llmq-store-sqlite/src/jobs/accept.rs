@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::blobs;
 use super::desk::{Desk, Done, Fault};
 use super::row::{CALENDAR, HAS_KEY, JobRow, Noted, NotedMember};
+use crate::sums::expect_whole;
 
 /// Where a new row belongs beside its lane.
 #[derive(Debug, Clone, Copy, Default)]
@@ -154,10 +155,12 @@ impl Desk<'_> {
         let kept = self.index.settings.keep_idempotency;
         let oldest = self.index.steady(now).before(kept).as_micros();
         let mut query = self.connection.prepare_cached(
-            "SELECT hash, job FROM idempotency WHERE tenant = ?1 AND key = ?2 AND used_at > ?3",
+            "SELECT hash, job, sum IS checksum(tenant, key, hash, job, used_at) FROM idempotency
+             WHERE tenant = ?1 AND key = ?2 AND used_at > ?3",
         )?;
         query
             .query_row(params![tenant, key, oldest], |row| {
+                expect_whole(row, 2, "idempotency")?;
                 let job = Uuid::from_bytes(row.get(1)?);
                 Ok((row.get(0)?, JobId::from_uuid(job)))
             })
@@ -172,8 +175,8 @@ impl Desk<'_> {
         now: Now,
     ) -> rusqlite::Result<()> {
         let mut insert = self.connection.prepare_cached(
-            "INSERT OR REPLACE INTO idempotency (tenant, key, hash, job, used_at)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT OR REPLACE INTO idempotency (tenant, key, hash, job, used_at, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, checksum(?1, ?2, ?3, ?4, ?5))",
         )?;
         let id = row.id.as_uuid();
         let used_at = self.index.steady(now).as_micros();

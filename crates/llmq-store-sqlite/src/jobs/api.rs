@@ -1,16 +1,14 @@
 //! The [`Store`](llmq_store::Store) of the embedded store: each method is work for the writer.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use bytes::Bytes;
-use llmq_core::{Now, WallTime};
+use llmq_core::Now;
 use llmq_store::{
-    Attempted, Batch, BatchId, BatchUpdate, Batches, Cancelled, Counts, Delivery, DeliveryId,
+    Attempted, Batch, BatchId, BatchUpdate, Batches, Cancelled, Counts, Delivery, DeliveryId, Due,
     Endpoint, EndpointId, EnqueueError, Enqueued, EventId, EventPage, Events, FileId, Files,
     Filter, Health, Job, JobId, Jobs, Lane, LaneDepth, Lease, Lines, Moved, NewEvent, NewJob, Page,
     Place, Position, Queue, QueueState, Reads, Report, ReportError, Start, StartError, Started,
-    StoreError, StoredAnswer, StoredFile, Tended, Webhooks, Window, Worker,
+    StoreError, StoredAnswer, StoredFile, Take, Tended, Webhooks, Window, Worker,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -252,16 +250,12 @@ impl Webhooks for Store {
             .await
     }
 
-    async fn due_deliveries(&self, max: usize, hold: Duration, now: Now) -> Sure<Vec<Delivery>> {
+    async fn due_deliveries(&self, take: Take, now: Now) -> Sure<Due> {
         self.look(move |desk| {
             desk.index.comes_to(now);
-            desk.due_deliveries(max, hold, now)
+            desk.due_deliveries(&take, now)
         })
         .await
-    }
-
-    async fn next_delivery(&self) -> Sure<Option<WallTime>> {
-        self.look(|desk| desk.next_delivery()).await
     }
 
     async fn delivered(&self, attempts: Vec<Attempted>, now: Now) -> Sure<()> {
@@ -322,11 +316,6 @@ impl Batches for Store {
         now: Now,
     ) -> Sure<Option<Batch>> {
         self.change(now, move |desk| desk.update_batch(batch, update, now))
-            .await
-    }
-
-    async fn cancel_members(&self, batch: BatchId, max: usize, now: Now) -> Sure<usize> {
-        self.change(now, move |desk| desk.cancel_members(batch, max, now))
             .await
     }
 

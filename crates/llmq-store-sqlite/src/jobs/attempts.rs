@@ -2,8 +2,8 @@
 
 use llmq_core::{Event, FailureClass, Now, Status, Verdict, WallTime};
 use llmq_store::{
-    Cancelled, GiveBack, Job, JobError, JobId, Lease, LeaseToken, Moved, Place, Report, ReturnTo,
-    Start, StartError, Started, StoredAnswer, Worker,
+    Cancelled, GiveBack, Job, JobError, JobId, Lease, LeaseToken, Moved, Report, Start, StartError,
+    Started, StoredAnswer, Worker,
 };
 
 use super::blobs;
@@ -126,13 +126,9 @@ impl Desk<'_> {
                 }
                 Event::Failed(Verdict::GiveUp)
             }
-            Report::GivenBack { why, after, place } => {
+            Report::GivenBack { why, after } => {
                 row.attempts = row.attempts.saturating_sub(1);
                 row.throttles += u32::from(why == GiveBack::Throttled);
-                if place == ReturnTo::TheEnd {
-                    self.index.last_place += 1;
-                    row.place = Place(self.index.last_place);
-                }
                 self.wait_for(&mut row, after, now);
                 Event::Throttled
             }

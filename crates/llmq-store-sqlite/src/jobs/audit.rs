@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use llmq_core::{Status, WallTime};
-use llmq_store::{Counts, Entry, EventKind, JobId, StoredEvent, Subject};
+use llmq_core::WallTime;
+use llmq_store::{Counts, Entry, EventKind, JobId, LeaseToken, StoredEvent, Subject};
 use rusqlite::Connection;
 
 use super::index::of_status;
 use super::names::Names;
 use super::outbox::parsed;
 use super::row::{JobRow, select_jobs};
-use super::{blobs, events};
+use super::{blobs, events, outbox};
 use crate::Checked;
 use crate::sums::SUMMED;
 
@@ -129,7 +129,7 @@ fn check_counts(
 ) -> rusqlite::Result<()> {
     let names = Names::load(connection)?;
     let queues = super::queues::load(connection, WallTime::default())?;
-    for (number, queue) in &queues {
+    for (number, queue, _) in &queues {
         let counted = counted.get(number).copied().unwrap_or_default();
         if counted != queue.counts {
             let name = names.name(*number);
@@ -153,6 +153,7 @@ pub(crate) fn history(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
     let mut held = Vec::new();
     let mut query = connection.prepare(select_jobs!("ORDER BY number"))?;
     let mut rows = query.query([])?;
+    let told_since = told_since(connection)?;
     while let Some(row) = rows.next()? {
         let Ok(row) = JobRow::read(row)? else {
             continue;
@@ -165,35 +166,68 @@ pub(crate) fn history(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
         entries.push(Entry::Accepted {
             job,
             expires_at: None,
-            targets: Vec::new(),
+            targets: callback_of(&row, told_since)?,
         });
         held.push((job, row.status));
     }
     let known: HashSet<JobId> = held.iter().map(|(job, _)| *job).collect();
     for event in events::all(connection, &names)?.into_iter().flatten() {
-        entries.extend(seen_in(&event, &known));
+        seen_in(&event, &known, &mut entries);
     }
     entries.extend(told(connection, &known)?);
     entries.push(Entry::End { jobs: held });
     Ok(entries)
 }
 
-/// What an event tells of a job that is still there.
-fn seen_in(event: &StoredEvent, known: &HashSet<JobId>) -> Option<Entry> {
+/// What an event tells of a job that is still there. Of an end, that an attempt of its own came to
+/// it: a second end of a job is then one attempt too many, even if it is the same end.
+fn seen_in(event: &StoredEvent, known: &HashSet<JobId>, entries: &mut Vec<Entry>) {
     let Subject::Job { id, status, .. } = event.event.subject else {
-        return None;
+        return;
     };
-    known.contains(&id).then(|| {
-        if EventKind::of_end(status).is_some() && status != Status::Completed {
-            Entry::Finished {
-                job: id,
-                status,
-                token: None,
-            }
-        } else {
-            Entry::Seen { job: id, status }
-        }
+    if !known.contains(&id) {
+        return;
+    }
+    if EventKind::of_end(status).is_none() {
+        entries.push(Entry::Seen { job: id, status });
+        return;
+    }
+    let token = LeaseToken(event.id.0);
+    entries.push(Entry::Started {
+        job: id,
+        token,
+        at: event.at,
+    });
+    entries.push(Entry::Finished {
+        job: id,
+        status,
+        token: Some(token),
+    });
+}
+
+/// Since when no delivery has been let go: since ever, if none is missing.
+fn told_since(connection: &Connection) -> rusqlite::Result<i64> {
+    let last = outbox::last_number(connection)?;
+    let (count, oldest): (i64, Option<i64>) = connection.query_row(
+        "SELECT count(*), min(last_attempt_at) FILTER (WHERE due_at IS NULL) FROM deliveries",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(if count == last {
+        i64::MIN
+    } else {
+        // They go in the order of their last attempts.
+        oldest.unwrap_or(i64::MAX)
     })
+}
+
+/// Who is to be told of the end of a job, if that came since `told_since`.
+fn callback_of(row: &JobRow, told_since: i64) -> rusqlite::Result<Vec<String>> {
+    if row.batch.is_some() || row.finished_at.is_none_or(|at| at <= told_since) {
+        return Ok(Vec::new());
+    }
+    let callback = row.noted().ok().and_then(|noted| noted.details.callback);
+    callback.iter().map(outbox::written).collect()
 }
 
 fn told(connection: &Connection, known: &HashSet<JobId>) -> rusqlite::Result<Vec<Entry>> {
@@ -242,5 +276,110 @@ impl Findings {
             self.words.push(format!("and {} more", self.more));
         }
         self.words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use llmq_core::Now;
+    use llmq_store::{Callback, Details, Jobs as _, NewJob, NextTry, Rule, Take, Webhooks as _};
+
+    use super::*;
+    use crate::jobs::{Done, row};
+    use crate::writer::Access;
+    use crate::{Place, Store, check};
+
+    /// A file in which two jobs have ended and their callbacks were told, and the second job.
+    async fn told(directory: &std::path::Path) -> (std::path::PathBuf, Store, JobId, Now) {
+        let path = directory.join("llmq.db");
+        let mut now = Now::default().after(Duration::from_secs(77));
+        let store = Store::open(&Place::File(path.clone()), now.wall).unwrap();
+        let mut last = JobId::new();
+        for _ in 0..2 {
+            now = now.after(Duration::from_secs(1));
+            let callback = Callback {
+                url: "https://example.com/".to_owned(),
+                signed_by: None,
+            };
+            let details = Details {
+                callback: Some(callback),
+                ..Details::default()
+            };
+            let job = NewJob {
+                details,
+                ..NewJob::new("m", "t", "{}")
+            };
+            last = job.id;
+            store.enqueue(vec![job], now).await.unwrap();
+            store.cancel(last, now).await.unwrap();
+            let take = Take {
+                max: 9,
+                each: 9,
+                each_failing: 9,
+                hold: Duration::from_secs(60),
+            };
+            let due = store.due_deliveries(take, now).await.unwrap().deliveries;
+            let done = due.iter().map(|delivery| llmq_store::Attempted {
+                delivery: delivery.id,
+                next: NextTry::Delivered,
+                outcome: "200".to_owned(),
+            });
+            store.delivered(done.collect(), now).await.unwrap();
+        }
+        assert_eq!(broken(&path), [""; 0], "a file without a bug");
+        (path, store, last, now)
+    }
+
+    fn broken(path: &std::path::Path) -> Vec<String> {
+        let checked = check(path, true).unwrap();
+        assert_eq!(checked.findings, [""; 0]);
+        checked.broken
+    }
+
+    #[tokio::test]
+    async fn a_second_end_is_seen_though_it_is_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, store, job, now) = told(directory.path()).await;
+        let again = store.desk(Access::Write, move |desk| -> Done<()> {
+            let row = row::by_id(desk.connection, job)?;
+            let mut row = row.expect("it is there").expect("it is whole");
+            // What tells of it nobody is to be told of again.
+            row.batch = Some(1);
+            desk.tell_of(&row, now)
+        });
+        let Ok(()) = again.await.unwrap();
+        let broken = broken(&path);
+        let word = Rule::EndsStand.to_string();
+        assert!(broken.iter().any(|what| what.contains(&word)), "{broken:?}");
+    }
+
+    #[tokio::test]
+    async fn a_callback_that_nobody_was_to_tell_is_seen() {
+        for bug in [
+            // Never written, or gone before its time.
+            "DELETE FROM deliveries WHERE number = 2; UPDATE sqlite_sequence SET seq = 1",
+            "DELETE FROM deliveries WHERE number = 2",
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let (path, store, _, _) = told(directory.path()).await;
+            let seeded = store.write(move |connection| connection.execute_batch(bug));
+            seeded.await.unwrap();
+            let broken = broken(&path);
+            assert!(broken[0].contains("was not told"), "{broken:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_let_go_is_not_missed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, store, _, _) = told(directory.path()).await;
+        let go = "DELETE FROM deliveries WHERE number = 1";
+        store
+            .write(move |connection| connection.execute_batch(go))
+            .await
+            .unwrap();
+        assert_eq!(broken(&path), [""; 0]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use llmq_core::{Event, Now, WallTime};
+use llmq_core::{Now, WallTime};
 use llmq_store::{
     Batch, BatchId, BatchStatus, BatchUpdate, Capacity, EnqueueError, EventKind, FileId, Job,
     NewEvent, NewJob, STAGE_MAX, StoreError, StoredFile, Subject,
@@ -16,7 +16,6 @@ use super::desk::{Desk, Done, Fault};
 use super::index::{BatchEntry, Index, NEVER, Stage, Staged, second_of};
 use super::outbox::{parsed, written};
 use super::row::{JobRow, select_jobs};
-use super::tend::is_open;
 use crate::sums::{expect_whole, whole_ones};
 
 /// How many batches are kept in memory before those that ended are dropped from it.
@@ -63,7 +62,8 @@ impl Desk<'_> {
     pub(crate) fn begin_stage(&mut self, now: Now) -> rusqlite::Result<i64> {
         self.index.last_stage += 1;
         let number = self.index.last_stage;
-        let insert = "INSERT INTO stages (number, published_at, shift) VALUES (?1, NULL, 0)";
+        let insert = "INSERT INTO stages (number, published_at, shift, sum)
+                      VALUES (?1, NULL, 0, checksum(?1, NULL, 0))";
         self.connection.prepare_cached(insert)?.execute([number])?;
         let stage = Stage {
             began_at: self.index.steady(now).as_micros(),
@@ -124,9 +124,10 @@ impl Desk<'_> {
         let shift = stage.shift;
         let waiting = std::mem::take(&mut stage.waiting);
         stage.rows = waiting.len() as u64;
-        let mut update = self
-            .connection
-            .prepare_cached("UPDATE stages SET published_at = ?2, shift = ?3 WHERE number = ?1")?;
+        let mut update = self.connection.prepare_cached(
+            "UPDATE stages SET published_at = ?2, shift = ?3, sum = checksum(?1, ?2, ?3)
+                 WHERE number = ?1",
+        )?;
         update.execute(params![number, now.wall.as_micros(), shift])?;
         for staged in &waiting {
             let queue = self
@@ -313,28 +314,13 @@ impl Desk<'_> {
         Ok(Some(batch))
     }
 
-    pub(crate) fn cancel_members(&mut self, id: BatchId, max: usize, now: Now) -> Done<usize> {
-        let mut open = Vec::new();
-        self.each_member(id, 0, |row| {
-            if is_open(row.status) {
-                open.push(row);
-            }
-            open.len() < max
-        })?;
-        for row in &mut open {
-            self.move_row::<std::convert::Infallible>(row, Event::Cancelled, now)?;
-        }
-        Ok(open.len())
-    }
-
     pub(crate) fn members(&self, id: BatchId, after_line: u32, limit: usize) -> Done<Vec<Job>> {
-        let mut rows = Vec::new();
+        let mut jobs = Vec::new();
         self.each_member(id, after_line, |row| {
-            rows.push(row);
-            rows.len() < limit
+            jobs.extend(self.job(&row));
+            jobs.len() < limit
         })?;
-        let jobs = rows.iter().map(|row| self.job(row));
-        Ok(jobs.collect::<Result<_, _>>()?)
+        Ok(jobs)
     }
 
     /// Visible members by line, until `more` says that it has enough.
@@ -349,7 +335,10 @@ impl Desk<'_> {
         ))?;
         let mut rows = query.query(params![id.as_uuid().as_bytes(), after_line])?;
         while let Some(row) = rows.next()? {
-            let mut row = JobRow::read(row)??;
+            // A damaged one is no reason to lose the others.
+            let Ok(mut row) = JobRow::read(row)? else {
+                continue;
+            };
             if self.index.settle(&mut row) && !more(row) {
                 break;
             }

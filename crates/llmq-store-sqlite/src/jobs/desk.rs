@@ -1,7 +1,7 @@
 //! Where the writer works: the file and what it knows of it, in one transaction.
 
 use llmq_core::{Event, Now, Status, transition};
-use llmq_store::{DueAt, Job, JobId, NewEvent, StoreError, targets};
+use llmq_store::{DueAt, EventId, Job, JobId, NewEvent, StoreError, StoredEvent, targets};
 use rusqlite::Connection;
 
 use super::events::{JobEvent, kind_of};
@@ -132,16 +132,16 @@ impl Desk<'_> {
 
     fn deliver<E>(&mut self, event: &NewEvent, job: Option<&Job>, now: Now) -> Done<(), E> {
         let targets = targets(event, job, self.index.endpoints.values());
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let event = StoredEvent {
+            id: EventId(self.index.last_event),
+            at: now.wall,
+            event: event.clone(),
+        };
         for target in targets {
-            self.index.last_delivery += 1;
-            outbox::add(
-                self.connection,
-                self.index.last_delivery,
-                &target,
-                self.index.last_event,
-                event,
-                now.wall,
-            )?;
+            self.deliver_to(&target, &event, now)?;
         }
         Ok(())
     }

@@ -6,7 +6,6 @@ use llmq_store::{EventId, EventKind, EventPage, JobId, NewEvent, StoredEvent, Su
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
-use super::blobs::sum;
 use super::index::Index;
 use super::names::Names;
 use super::row::{JobRow, status_number, status_of};
@@ -124,14 +123,14 @@ impl Packed {
         }
         let last = last.cast_signed();
         let mut insert = connection.prepare_cached(
-            "INSERT INTO event_log (last, count, at, packed, sum) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO event_log (last, count, at, packed, sum)
+             VALUES (?1, ?2, ?3, ?4, checksum(?1, ?2, ?3, ?4))",
         )?;
         insert.execute(params![
             last,
             self.count.cast_signed(),
             at.as_micros(),
-            self.bytes,
-            sum(last, &self.bytes)
+            self.bytes
         ])?;
         self.bytes.clear();
         self.count = 0;
@@ -152,7 +151,8 @@ pub(crate) fn read(
     }
     let mut events = Vec::new();
     let mut query = connection.prepare_cached(
-        "SELECT last, count, packed, sum FROM event_log WHERE last > ?1 ORDER BY last",
+        "SELECT last, count, packed, sum IS checksum(last, count, at, packed) FROM event_log
+         WHERE last > ?1 ORDER BY last",
     )?;
     let mut rows = query.query([after.0.cast_signed()])?;
     while events.len() < max
@@ -161,7 +161,7 @@ pub(crate) fn read(
         let last: i64 = row.get(0)?;
         let first = (last - row.get::<_, i64>(1)? + 1).cast_unsigned();
         let packed = row.get_ref(2)?.as_blob()?;
-        let is_whole = row.get::<_, i64>(3)? == sum(last, packed);
+        let is_whole: bool = row.get(3)?;
         let unpacked = is_whole.then(|| unpack(packed, first, &index.names));
         let Some(unpacked) = unpacked.flatten() else {
             if !events.is_empty() {
@@ -184,14 +184,16 @@ pub(crate) fn all(
     names: &Names,
 ) -> rusqlite::Result<Vec<Result<StoredEvent, i64>>> {
     let mut events = Vec::new();
-    let mut query =
-        connection.prepare("SELECT last, count, packed, sum FROM event_log ORDER BY last")?;
+    let mut query = connection.prepare(
+        "SELECT last, count, packed, sum IS checksum(last, count, at, packed) FROM event_log
+             ORDER BY last",
+    )?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let last: i64 = row.get(0)?;
         let first = (last - row.get::<_, i64>(1)? + 1).cast_unsigned();
         let packed = row.get_ref(2)?.as_blob()?;
-        let is_whole = row.get::<_, i64>(3)? == sum(last, packed);
+        let is_whole: bool = row.get(3)?;
         match is_whole.then(|| unpack(packed, first, names)).flatten() {
             Some(unpacked) => events.extend(unpacked.into_iter().map(Ok)),
             None => events.push(Err(last)),

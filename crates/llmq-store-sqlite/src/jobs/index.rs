@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use llmq_core::{Now, Status, Timestamp, WallTime};
 use llmq_store::{
-    Batch, BatchCounts, Capacity, Counts, DeliveryId, DueAt, Endpoint, EndpointId, Health, JobId,
-    Lane, LeaseToken, Order, QueueState, Settings, Steady, Stood, Worker,
+    Batch, BatchCounts, Capacity, Counts, DueAt, Endpoint, EndpointId, Health, JobId, Lane,
+    LeaseToken, Order, QueueState, Settings, Steady, Stood, Worker,
 };
 
+use super::backlog::Backlog;
 use super::names::Names;
 use super::row::{Instants, JobRow};
 
@@ -34,9 +35,54 @@ pub(crate) struct QueueEntry {
     pub(crate) state: QueueState,
     pub(crate) stood: Stood,
     pub(crate) counts: Counts,
-    /// No waiting job's time ends before this second.
-    pub(crate) earliest_end: u32,
+    /// How many waiting jobs' time ends in which second.
+    pub(crate) ends: BTreeMap<u32, u32>,
+    pub(crate) late: Late,
     pub(crate) is_dirty: bool,
+}
+
+/// Waiting jobs whose time ends in a second that has come, by when it does; some may have been
+/// started since. Found at once, so that a walk over all that wait is for all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Late {
+    pub(crate) jobs: BTreeSet<(i64, i64)>,
+    /// The last second of those that were looked for.
+    pub(crate) until: u32,
+}
+
+impl QueueEntry {
+    /// A job whose time ends in this second waits no more.
+    pub(crate) fn ends_no_more(&mut self, ends: u32) {
+        if let Some(count) = self.ends.get_mut(&ends) {
+            *count -= 1;
+            if *count == 0 {
+                self.ends.remove(&ends);
+            }
+        }
+    }
+
+    /// How many jobs are to be looked for whose time ends up to `second`, and have not been.
+    pub(crate) fn to_look_for(&self, second: u32) -> usize {
+        let from = self.late.until.saturating_add(1);
+        if from > second {
+            return 0;
+        }
+        let counts = self.ends.range(from..=second);
+        counts.map(|(_, count)| *count as usize).sum()
+    }
+}
+
+impl Late {
+    /// Those up to `second` were looked for, and `found`.
+    pub(crate) fn found(&mut self, second: u32, found: impl IntoIterator<Item = (i64, i64)>) {
+        self.until = second;
+        self.jobs.extend(found);
+    }
+
+    /// All before it were looked for; those whose time ends before `until` have been found.
+    pub(crate) fn from(&self) -> u32 {
+        self.until.saturating_add(1)
+    }
 }
 
 /// A lease that is out.
@@ -99,8 +145,7 @@ pub(crate) struct Index {
     pub(crate) given_up: HashMap<LeaseToken, Held>,
     pub(crate) stages: HashMap<i64, Stage>,
     pub(crate) endpoints: BTreeMap<EndpointId, Endpoint>,
-    /// Deliveries that somebody tries, and until when nobody else is to.
-    pub(crate) handed_out: HashMap<DeliveryId, WallTime>,
+    pub(crate) backlog: Backlog,
     pub(crate) last_delivery: i64,
     /// By number; those that were looked at since the store was opened.
     pub(crate) batches: HashMap<i64, BatchEntry>,
@@ -144,7 +189,7 @@ impl Index {
         self.now = before.now;
         self.settings = before.settings.clone();
         self.health = before.health.take();
-        self.handed_out = std::mem::take(&mut before.handed_out);
+        self.backlog.survive(&mut before.backlog);
         for (job, held) in &mut self.leases {
             let known = before.leases.remove(job);
             let known = known.filter(|known| known.token == held.token);
@@ -175,11 +220,7 @@ impl Index {
     }
 
     pub(crate) fn queue(&mut self, queue: i64) -> &mut QueueEntry {
-        let fresh = || QueueEntry {
-            earliest_end: NEVER,
-            ..QueueEntry::default()
-        };
-        self.queues.entry(queue).or_insert_with(fresh)
+        self.queues.entry(queue).or_default()
     }
 
     pub(crate) fn stood(&self, queue: i64) -> Stood {
@@ -216,14 +257,28 @@ impl Index {
     ) {
         let entry = Entry { number, ends };
         self.order.insert(lane, place, entry, due);
-        let queue = self.queue(queue);
-        queue.earliest_end = queue.earliest_end.min(ends);
+        if ends != NEVER {
+            let queue = self.queue(queue);
+            *queue.ends.entry(ends).or_default() += 1;
+            // One that comes so late is looked for again.
+            queue.late.until = queue.late.until.min(ends.saturating_sub(1));
+        }
     }
 
     /// A job waits no more.
     pub(crate) fn leave(&mut self, row: &JobRow) {
         let lane = self.lane(row);
         self.order.remove(&lane, row.place, row.due());
+        let ends = row.deadline.map_or(NEVER, second_of);
+        self.queue(row.queue).ends_no_more(ends);
+    }
+
+    /// A due job of a lane is not to be met any more: its row cannot be read.
+    pub(crate) fn drop_waiting(&mut self, lane: &Lane, place: llmq_store::Place, entry: Entry) {
+        self.order.remove(lane, place, DueAt::Now);
+        if let Some(queue) = self.names.find(&lane.queue) {
+            self.queue(queue).ends_no_more(entry.ends);
+        }
     }
 
     /// A lease that was out when the store was opened.

@@ -35,9 +35,16 @@ impl Desk<'_> {
                     }
                     // It cannot be started, and must not be met again each time. Whoever reads it
                     // is told; `llmq store check` finds it.
-                    Some(Err(_)) | None => {
-                        self.index.order.remove(lane, place, llmq_store::DueAt::Now);
+                    Some(Err(damage)) => {
+                        tracing::error!(
+                            row = damage.number,
+                            what = damage.what,
+                            queue = lane.queue,
+                            "the row of a waiting job is damaged: it is not started"
+                        );
+                        self.index.drop_waiting(lane, place, entry);
                     }
+                    None => self.index.drop_waiting(lane, place, entry),
                 }
             }
             // A window that is not full says that nobody stands behind it.

@@ -7,10 +7,12 @@ use llmq_store::{Counts, Lane, Settings};
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
+use super::backlog::Backlog;
 use super::index::{Index, NEVER, Stage, Staged, of_status, second_of};
 use super::names::Names;
 use super::row::{JobRow, select_jobs};
 use super::{blobs, outbox, queues};
+use crate::sums::expect_whole;
 
 /// What was found when a store was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -71,7 +73,14 @@ impl Index {
             ..Self::default()
         };
         let mut opened = Opened::default();
-        for (number, queue) in queues::load(connection, now)? {
+        for (number, queue, is_whole) in queues::load(connection, now)? {
+            if !is_whole {
+                opened.find(format!(
+                    "the row of queue {} is damaged: its pause and the counts of what ended are \
+                     as they read",
+                    index.names.name(number)
+                ));
+            }
             index.queues.insert(number, queue);
         }
         for number in index.names.damaged() {
@@ -84,12 +93,13 @@ impl Index {
         for endpoint in endpoints {
             index.endpoints.insert(endpoint.id, endpoint);
         }
+        index.backlog = Backlog::load(connection, index.endpoints.values())?;
         if damaged > 0 {
             opened.find(format!(
                 "{damaged} rows of webhook_endpoints are damaged: nothing is delivered to these"
             ));
         }
-        index.load_stages(connection, now)?;
+        index.load_stages(connection, now, &mut opened)?;
         index.load_numbers(connection)?;
         let mut counts = HashMap::new();
         let unpublished = index.load_jobs(connection, &mut counts, &mut opened)?;
@@ -108,8 +118,16 @@ impl Index {
         Ok((index, opened))
     }
 
-    fn load_stages(&mut self, connection: &Connection, now: WallTime) -> rusqlite::Result<()> {
-        let mut query = connection.prepare("SELECT number, published_at, shift FROM stages")?;
+    fn load_stages(
+        &mut self,
+        connection: &Connection,
+        now: WallTime,
+        opened: &mut Opened,
+    ) -> rusqlite::Result<()> {
+        let mut query = connection.prepare(
+            "SELECT number, published_at, shift, sum IS checksum(number, published_at, shift)
+             FROM stages",
+        )?;
         let rows = query.query_map([], |row| {
             let stage = Stage {
                 is_published: row.get::<_, Option<i64>>(1)?.is_some(),
@@ -117,10 +135,16 @@ impl Index {
                 began_at: now.as_micros(),
                 ..Stage::default()
             };
-            Ok((row.get(0)?, stage))
+            Ok((row.get(0)?, stage, row.get(3)?))
         })?;
         for row in rows {
-            let (number, stage) = row?;
+            let (number, stage, is_whole): (_, _, bool) = row?;
+            if !is_whole {
+                opened.find(format!(
+                    "row {number} of stages is damaged: whether all of a large insert was \
+                     accepted, and until when its jobs may start, is as it reads"
+                ));
+            }
             self.last_stage = self.last_stage.max(number);
             self.stages.insert(number, stage);
         }
@@ -289,9 +313,13 @@ impl Index {
 pub(crate) fn id(connection: &Connection) -> rusqlite::Result<Uuid> {
     let fresh = Uuid::new_v4();
     connection.execute(
-        "INSERT INTO store_facts (name, value) VALUES ('id', ?1) ON CONFLICT DO NOTHING",
+        "INSERT INTO store_facts (name, value, sum) VALUES ('id', ?1, checksum('id', ?1))
+         ON CONFLICT DO NOTHING",
         params![fresh.as_bytes()],
     )?;
-    let query = "SELECT value FROM store_facts WHERE name = 'id'";
-    connection.query_row(query, [], |row| row.get(0).map(Uuid::from_bytes))
+    let query = "SELECT value, sum IS checksum(name, value) FROM store_facts WHERE name = 'id'";
+    connection.query_row(query, [], |row| {
+        expect_whole(row, 1, "store_facts")?;
+        row.get(0).map(Uuid::from_bytes)
+    })
 }

@@ -1,15 +1,14 @@
 //! Endpoints, and the outbox of what they are to be told.
 
-use std::time::Duration;
-
-use llmq_core::{Now, WallTime};
+use llmq_core::{Now, Timestamp, WallTime};
 use llmq_store::{
-    Attempted, Delivery, DeliveryId, DeliveryState, Endpoint, EndpointId, EventId, NewEvent,
-    StoreError, StoredEvent, Target,
+    Addressee, Attempted, Delivery, DeliveryId, DeliveryState, Due, Endpoint, EndpointId, NewEvent,
+    NextTry, StoreError, StoredEvent, Take, Target,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
+use super::backlog;
 use super::desk::{Desk, Done};
 use crate::sums::expect_whole;
 
@@ -40,45 +39,54 @@ pub(crate) fn last_number(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(last.unwrap_or(0))
 }
 
-/// Adds delivery `delivery` of event `number`, due at once.
+/// Adds delivery `delivery`, due at `due`. Its addressee.
 pub(crate) fn add(
     connection: &Connection,
     delivery: i64,
     target: &Target,
-    number: u64,
-    event: &NewEvent,
-    at: WallTime,
-) -> rusqlite::Result<()> {
-    let stored = StoredEvent {
-        id: EventId(number),
-        at,
-        event: event.clone(),
-    };
+    event: &StoredEvent,
+    due: WallTime,
+) -> rusqlite::Result<i64> {
+    let addressee = backlog::number_of(&Addressee::of(target, &event.event));
     let (endpoint, callback) = match target {
         Target::Endpoint(id) => (Some(*id.as_uuid().as_bytes()), None),
         Target::Callback(callback) => (None, Some(written(callback)?)),
     };
     let mut insert = connection.prepare_cached(
         "INSERT INTO deliveries (number, endpoint, callback, event, due_at, delivered, attempts,
-           sum)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, checksum(?1, ?2, ?3, ?4, ?5, 0, 0, NULL, NULL))",
+           addressee, sum)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6,
+           checksum(?1, ?2, ?3, ?4, ?5, 0, 0, NULL, NULL, ?6))",
     )?;
     insert.execute(params![
         delivery,
         endpoint,
         callback,
-        written(&stored)?,
-        at.as_micros()
+        written(event)?,
+        due.as_micros(),
+        addressee
     ])?;
-    Ok(())
+    Ok(addressee)
+}
+
+/// The addressee of a row, for rows that were written before they named it.
+pub(crate) fn addressee_of(endpoint: Option<[u8; 16]>, callback: Option<&str>, event: &str) -> i64 {
+    let target = match (endpoint, callback) {
+        (Some(id), _) => Some(Target::Endpoint(EndpointId::from_uuid(Uuid::from_bytes(
+            id,
+        )))),
+        (None, Some(callback)) => parsed(callback).ok().map(Target::Callback),
+        (None, None) => None,
+    };
+    let event = parsed::<StoredEvent>(event).ok();
+    let known = target.zip(event);
+    known.map_or(0, |(target, event)| {
+        backlog::number_of(&Addressee::of(&target, &event.event))
+    })
 }
 
 /// Lets go of deliveries that ended long enough ago. How many.
-pub(crate) fn let_go(
-    connection: &Connection,
-    before: WallTime,
-    max: usize,
-) -> rusqlite::Result<usize> {
+fn let_go(connection: &Connection, before: WallTime, max: usize) -> rusqlite::Result<usize> {
     let mut delete = connection.prepare_cached(
         "DELETE FROM deliveries WHERE number IN
            (SELECT number FROM deliveries WHERE due_at IS NULL AND last_attempt_at <= ?1 LIMIT ?2)",
@@ -92,7 +100,7 @@ macro_rules! select_deliveries {
             "SELECT number, endpoint, callback, event, due_at, delivered, attempts,
                last_attempt_at, last_outcome,
                sum IS checksum(number, endpoint, callback, event, due_at, delivered, attempts,
-                 last_attempt_at, last_outcome)
+                 last_attempt_at, last_outcome, addressee)
              FROM deliveries ",
             $which
         )
@@ -123,6 +131,13 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     })
 }
 
+/// Changes what is to become of a row, if it is whole.
+const FOLLOW: &str = "UPDATE deliveries SET due_at = ?2, delivered = ?3, attempts = ?4,
+       last_attempt_at = ?5, last_outcome = ?6,
+       sum = checksum(number, endpoint, callback, event, ?2, ?3, ?4, ?5, ?6, addressee)
+     WHERE number = ?1 AND sum IS checksum(number, endpoint, callback, event, due_at, delivered,
+       attempts, last_attempt_at, last_outcome, addressee)";
+
 impl Desk<'_> {
     pub(crate) fn put_endpoint(
         &mut self,
@@ -138,6 +153,7 @@ impl Desk<'_> {
             endpoint.id.as_uuid().as_bytes(),
             written(&endpoint)?
         ])?;
+        self.index.backlog.put(&endpoint);
         self.index.endpoints.insert(endpoint.id, endpoint);
         match event {
             Some(event) => self.tell(event, now),
@@ -147,113 +163,192 @@ impl Desk<'_> {
 
     pub(crate) fn delete_endpoint(&mut self, id: EndpointId) -> Done<bool> {
         let bytes = *id.as_uuid().as_bytes();
-        let delete = "DELETE FROM deliveries WHERE endpoint = ?1";
-        self.connection.prepare_cached(delete)?.execute([bytes])?;
         let delete = "DELETE FROM webhook_endpoints WHERE id = ?1";
         let deleted = self.connection.prepare_cached(delete)?.execute([bytes])?;
         self.index.endpoints.remove(&id);
+        self.index.backlog.remove(id);
         Ok(deleted == 1)
+    }
+
+    /// Adds a delivery, due at once. The oldest of too many for one addressee is given up.
+    pub(crate) fn deliver_to(
+        &mut self,
+        target: &Target,
+        event: &StoredEvent,
+        now: Now,
+    ) -> rusqlite::Result<()> {
+        let due = self.index.steady(now);
+        self.index.last_delivery += 1;
+        let number = self.index.last_delivery;
+        let addressee = add(self.connection, number, target, event, due)?;
+        if self.index.backlog.add(addressee, due) > self.index.settings.max_deliveries {
+            self.give_up_oldest(addressee, now)?;
+        }
+        Ok(())
+    }
+
+    fn give_up_oldest(&mut self, addressee: i64, now: Now) -> rusqlite::Result<()> {
+        let mut query = self.connection.prepare_cached(
+            "SELECT number, attempts FROM deliveries WHERE addressee = ?1 AND due_at IS NOT NULL
+             ORDER BY number",
+        )?;
+        let mut rows = query.query([addressee])?;
+        while let Some(row) = rows.next()? {
+            let (number, attempts): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let is_out = self
+                .index
+                .backlog
+                .is_out(DeliveryId(number.cast_unsigned()));
+            if !is_out && self.give_up(number, attempts, "too many wait", now)? {
+                self.index.backlog.less(addressee, 1);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it was whole, so that it could be.
+    fn give_up(
+        &self,
+        number: i64,
+        attempts: i64,
+        outcome: &str,
+        now: Now,
+    ) -> rusqlite::Result<bool> {
+        let mut update = self.connection.prepare_cached(FOLLOW)?;
+        let at = now.wall.as_micros();
+        let updated = update.execute(params![number, None::<i64>, false, attempts, at, outcome])?;
+        Ok(updated == 1)
     }
 
     /// What is handed out is held in memory: this process alone has the store, and what it held
     /// when it was killed is due for the next one at once.
-    pub(crate) fn due_deliveries(
-        &mut self,
-        max: usize,
-        hold: Duration,
-        now: Now,
-    ) -> Done<Vec<Delivery>> {
-        let handed_out = &mut self.index.handed_out;
-        handed_out.retain(|_, until| *until > now.wall);
-        let mut query = self.connection.prepare_cached(select_deliveries!(
-            "WHERE due_at <= ?1 ORDER BY due_at, number"
-        ))?;
-        let mut rows = query.query([now.wall.as_micros()])?;
-        let until = now.wall + hold;
-        let mut due = Vec::new();
-        while due.len() < max
-            && let Some(row) = rows.next()?
-        {
-            let mut delivery = match read(row) {
-                Ok(delivery) => delivery,
-                // The others are delivered all the same.
-                Err(error) if is_of_value(&error).is_some() => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let is_held = self.index.handed_out.contains_key(&delivery.id);
-            if !is_held && !self.is_disabled(&delivery.target) {
-                self.index.handed_out.insert(delivery.id, until);
-                delivery.state = DeliveryState::Due(until);
-                due.push(delivery);
-            }
-        }
-        Ok(due)
-    }
-
-    fn is_disabled(&self, target: &Target) -> bool {
-        match target {
-            Target::Endpoint(id) => self.index.endpoints.get(id).is_none_or(|it| it.disabled),
-            Target::Callback(_) => false,
-        }
-    }
-
-    pub(crate) fn next_delivery(&self) -> Done<Option<WallTime>> {
-        let mut query = self.connection.prepare_cached(select_deliveries!(
-            "WHERE due_at IS NOT NULL ORDER BY due_at"
-        ))?;
-        let mut rows = query.query([])?;
-        let mut next: Option<WallTime> = None;
-        while let Some(row) = rows.next()? {
-            let delivery = match read(row) {
-                Ok(delivery) => delivery,
-                Err(error) if is_of_value(&error).is_some() => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let DeliveryState::Due(at) = delivery.state else {
-                continue;
-            };
-            if next.is_some_and(|next| next <= at) {
+    pub(crate) fn due_deliveries(&mut self, take: &Take, now: Now) -> Done<Due> {
+        let steady = self.index.steady(now);
+        self.index.backlog.free_late(now);
+        let mut deliveries = Vec::new();
+        for (addressee, room) in self.index.backlog.due(take, steady) {
+            let room = room.min(take.max - deliveries.len());
+            if room == 0 {
                 break;
             }
-            if !self.is_disabled(&delivery.target) {
-                let held_until = self.index.handed_out.get(&delivery.id);
-                let at = held_until.map_or(at, |until| at.max(*until));
-                next = Some(next.map_or(at, |next| next.min(at)));
+            self.take_of(addressee, room, now.mono + take.hold, now, &mut deliveries)?;
+        }
+        let wait = self.index.backlog.wait(take, steady, now);
+        Ok(Due { deliveries, wait })
+    }
+
+    fn take_of(
+        &mut self,
+        addressee: i64,
+        room: usize,
+        until: Timestamp,
+        now: Now,
+        deliveries: &mut Vec<Delivery>,
+    ) -> Done<()> {
+        let steady = self.index.steady(now);
+        let mut query = self.connection.prepare_cached(select_deliveries!(
+            "WHERE addressee = ?1 AND due_at IS NOT NULL ORDER BY due_at, number"
+        ))?;
+        let mut rows = query.query([addressee])?;
+        let (mut taken, mut first) = (0, None);
+        while let Some(row) = rows.next()? {
+            let id = DeliveryId(row.get::<_, i64>(0)?.cast_unsigned());
+            let due = WallTime::from_micros(row.get(4)?);
+            if self.index.backlog.is_out(id) {
+                continue;
+            }
+            if taken == room || due > steady {
+                first = Some(due);
+                break;
+            }
+            match read(row) {
+                Ok(delivery) => {
+                    self.index.backlog.hand_out(id, addressee, due, until);
+                    deliveries.push(self.shown(delivery));
+                    taken += 1;
+                }
+                // The others are delivered all the same.
+                Err(error) if is_of_value(&error).is_some() => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok(next)
+        self.index.backlog.set_first(addressee, first);
+        Ok(())
     }
 
     pub(crate) fn delivered(&mut self, attempts: Vec<Attempted>, now: Now) -> Done<()> {
-        let mut update = self.connection.prepare_cached(
-            "UPDATE deliveries SET due_at = ?2, delivered = ?3, attempts = attempts + 1,
-               last_attempt_at = ?4, last_outcome = ?5,
-               sum = checksum(number, endpoint, callback, event, ?2, ?3, attempts + 1, ?4, ?5)
-             WHERE number = ?1 AND sum IS checksum(number, endpoint, callback, event, due_at,
-               delivered, attempts, last_attempt_at, last_outcome)",
-        )?;
+        let steady = self.index.steady(now);
         for attempt in attempts {
-            self.index.handed_out.remove(&attempt.delivery);
-            let due_at = match attempt.state {
-                DeliveryState::Due(at) => Some(at.as_micros()),
-                DeliveryState::Delivered | DeliveryState::GivenUp => None,
+            self.index.backlog.came_back(attempt.delivery);
+            let number = attempt.delivery.0.cast_signed();
+            let Some((addressee, was_due, before)) = self.standing(number)? else {
+                continue;
             };
+            let (due, taken) = match attempt.next {
+                NextTry::Delivered => (None, true),
+                NextTry::GivenUp => (None, false),
+                NextTry::After(wait) => (Some(steady + wait), false),
+            };
+            let mut update = self.connection.prepare_cached(FOLLOW)?;
             update.execute(params![
-                attempt.delivery.0.cast_signed(),
-                due_at,
-                attempt.state == DeliveryState::Delivered,
+                number,
+                due.map(WallTime::as_micros),
+                taken,
+                before + 1,
                 now.wall.as_micros(),
                 attempt.outcome
             ])?;
+            self.index.backlog.tried(addressee, taken);
+            self.follow(addressee, was_due.is_some(), due);
         }
         Ok(())
+    }
+
+    /// A delivery that waited or not now waits from `due` on, or no more.
+    fn follow(&mut self, addressee: i64, waited: bool, due: Option<WallTime>) {
+        let backlog = &mut self.index.backlog;
+        match (waited, due) {
+            (false, Some(due)) => {
+                backlog.add(addressee, due);
+            }
+            (true, Some(due)) => backlog.due_from(addressee, due),
+            (true, None) => backlog.less(addressee, 1),
+            (false, None) => {}
+        }
+    }
+
+    /// A row's addressee, when it is due, and its attempts; `None` where it is not whole.
+    fn standing(&self, number: i64) -> rusqlite::Result<Option<(i64, Option<i64>, i64)>> {
+        let mut query = self.connection.prepare_cached(
+            "SELECT addressee, due_at, attempts FROM deliveries
+             WHERE number = ?1 AND sum IS checksum(number, endpoint, callback, event, due_at,
+               delivered, attempts, last_attempt_at, last_outcome, addressee)",
+        )?;
+        let standing = query.query_row([number], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        standing.optional()
+    }
+
+    /// A delivery as it is shown: with when it is due as the wall will say it.
+    fn shown(&self, mut delivery: Delivery) -> Delivery {
+        if let DeliveryState::Due(at) = &mut delivery.state {
+            *at = self.index.clock().on_the_wall(*at, self.index.now);
+        }
+        delivery
+    }
+
+    /// Whether a delivery goes with its endpoint.
+    fn is_removed(&self, target: &Target) -> bool {
+        matches!(target, Target::Endpoint(id) if self.index.backlog.removed.contains(id))
     }
 
     pub(crate) fn delivery(&self, id: DeliveryId) -> Done<Option<Delivery>> {
         let mut query = self
             .connection
             .prepare_cached(select_deliveries!("WHERE number = ?1"))?;
-        Ok(query.query_row([id.0.cast_signed()], read).optional()?)
+        let found = query.query_row([id.0.cast_signed()], read).optional()?;
+        let found = found.filter(|delivery| !self.is_removed(&delivery.target));
+        Ok(found.map(|delivery| self.shown(delivery)))
     }
 
     pub(crate) fn deliveries(
@@ -263,36 +358,117 @@ impl Desk<'_> {
         limit: usize,
     ) -> Done<Vec<Delivery>> {
         let before = after.map_or(i64::MAX, |after| after.0.cast_signed());
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let found: rusqlite::Result<Vec<_>> = match endpoint {
-            None => {
-                let mut query = self.connection.prepare_cached(select_deliveries!(
-                    "WHERE number < ?1 ORDER BY number DESC LIMIT ?2"
-                ))?;
-                query.query_map(params![before, limit], read)?.collect()
-            }
-            Some(id) => {
-                let mut query = self.connection.prepare_cached(select_deliveries!(
-                    "WHERE number < ?1 AND endpoint = ?3 ORDER BY number DESC LIMIT ?2"
-                ))?;
-                let id = *id.as_uuid().as_bytes();
-                query.query_map(params![before, limit, id], read)?.collect()
-            }
+        if endpoint.is_some_and(|id| self.index.backlog.removed.contains(&id)) {
+            return Ok(Vec::new());
+        }
+        let mut query = match endpoint {
+            None => self.connection.prepare_cached(select_deliveries!(
+                "WHERE number < ?1 AND (?2 IS NULL) ORDER BY number DESC"
+            ))?,
+            Some(_) => self.connection.prepare_cached(select_deliveries!(
+                "WHERE number < ?1 AND endpoint = ?2 ORDER BY number DESC"
+            ))?,
         };
-        Ok(found?)
+        let id = endpoint.map(|id| *id.as_uuid().as_bytes());
+        let mut rows = query.query(params![before, id])?;
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let delivery = read(row)?;
+            if !self.is_removed(&delivery.target) {
+                found.push(self.shown(delivery));
+            }
+        }
+        Ok(found)
     }
 
     pub(crate) fn redeliver(&mut self, id: DeliveryId, now: Now) -> Done<bool> {
-        self.index.handed_out.remove(&id);
+        if self.delivery(id)?.is_none() {
+            return Ok(false);
+        }
+        let (number, due) = (id.0.cast_signed(), self.index.steady(now));
+        let Some((addressee, was_due, _)) = self.standing(number)? else {
+            return Ok(false);
+        };
         let mut update = self.connection.prepare_cached(
             "UPDATE deliveries SET due_at = ?2,
                sum = checksum(number, endpoint, callback, event, ?2, delivered, attempts,
-                 last_attempt_at, last_outcome)
-             WHERE number = ?1 AND sum IS checksum(number, endpoint, callback, event, due_at,
-               delivered, attempts, last_attempt_at, last_outcome)",
+                 last_attempt_at, last_outcome, addressee)
+             WHERE number = ?1",
         )?;
-        let updated = update.execute(params![id.0.cast_signed(), now.wall.as_micros()])?;
-        Ok(updated == 1)
+        update.execute(params![number, due.as_micros()])?;
+        self.index.backlog.came_back(id);
+        self.follow(addressee, was_due.is_some(), Some(due));
+        Ok(true)
+    }
+
+    /// Gives up what disabled endpoints did not ask for in time, removes what removed ones were
+    /// to be told, and lets go of what ended long enough ago. Whether there is more.
+    pub(crate) fn let_go_of_deliveries(
+        &mut self,
+        before: WallTime,
+        slice: usize,
+        now: Now,
+    ) -> Done<bool> {
+        let mut more = false;
+        for addressee in self.index.backlog.closed_since(before) {
+            more |= self.give_up_late(addressee, before, slice, now)? >= slice;
+        }
+        if let Some(endpoint) = self.index.backlog.removed.first().copied() {
+            let mut delete = self.connection.prepare_cached(
+                "DELETE FROM deliveries WHERE number IN
+                   (SELECT number FROM deliveries WHERE endpoint = ?1 LIMIT ?2)",
+            )?;
+            let id = *endpoint.as_uuid().as_bytes();
+            if delete.execute(params![id, slice as i64])? < slice {
+                self.index.backlog.forget(endpoint);
+            }
+            more = true;
+        }
+        more |= let_go(self.connection, before, slice)? >= slice;
+        Ok(more)
+    }
+
+    fn give_up_late(
+        &mut self,
+        addressee: i64,
+        before: WallTime,
+        slice: usize,
+        now: Now,
+    ) -> Done<usize> {
+        let mut query = self.connection.prepare_cached(
+            "SELECT number, attempts FROM deliveries WHERE addressee = ?1 AND due_at <= ?2
+             ORDER BY due_at LIMIT ?3",
+        )?;
+        let late = query.query_map(
+            params![addressee, before.as_micros(), slice as i64],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let late = late.collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
+        let mut given_up = 0;
+        for (number, attempts) in &late {
+            given_up +=
+                u64::from(self.give_up(*number, *attempts, "its webhook was disabled", now)?);
+        }
+        if late.len() < slice {
+            // Damaged ones stay, and are not looked at again.
+            self.first_again(addressee, before)?;
+        }
+        self.index.backlog.less(addressee, given_up);
+        Ok(late.len())
+    }
+
+    /// When the first behind `after` is due.
+    fn first_again(&mut self, addressee: i64, after: WallTime) -> rusqlite::Result<()> {
+        let mut query = self.connection.prepare_cached(
+            "SELECT min(due_at) FROM deliveries WHERE addressee = ?1 AND due_at > ?2",
+        )?;
+        let first: Option<i64> =
+            query.query_row(params![addressee, after.as_micros()], |row| row.get(0))?;
+        let first = first.map(WallTime::from_micros);
+        self.index.backlog.set_first(addressee, first);
+        Ok(())
     }
 }
 

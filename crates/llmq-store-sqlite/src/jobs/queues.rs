@@ -7,7 +7,7 @@ use llmq_store::{Counts, EventKind, NewEvent, Queue, QueueState, Stood, Subject}
 use rusqlite::{Connection, params};
 
 use super::desk::{Desk, Done};
-use super::index::{NEVER, QueueEntry};
+use super::index::QueueEntry;
 
 pub(crate) fn write(
     connection: &Connection,
@@ -16,8 +16,9 @@ pub(crate) fn write(
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT OR REPLACE INTO queues (queue, paused, drains, stood, stands_since, queued,
-           processing, completed, failed, expired, cancelled, bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+           processing, completed, failed, expired, cancelled, bytes, sum)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
+           checksum(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12))",
     )?;
     let counts = &queue.counts;
     let stood = i64::try_from(queue.stood.total.as_micros()).unwrap_or(i64::MAX);
@@ -38,14 +39,17 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// All queues. One that stood because of a quota goes again, and its time until now has stood.
+/// All queues, and whether their rows are whole. One that stood because of a quota goes again, and its time until now has stood.
 pub(crate) fn load(
     connection: &Connection,
     now: WallTime,
-) -> rusqlite::Result<Vec<(i64, QueueEntry)>> {
+) -> rusqlite::Result<Vec<(i64, QueueEntry, bool)>> {
     let mut query = connection.prepare(
         "SELECT queue, paused, drains, stood, stands_since, queued, processing, completed, failed,
-           expired, cancelled, bytes FROM queues",
+           expired, cancelled, bytes,
+           sum IS checksum(queue, paused, drains, stood, stands_since, queued, processing,
+             completed, failed, expired, cancelled, bytes)
+         FROM queues",
     )?;
     let rows = query.query_map([], |row| {
         let count = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
@@ -72,10 +76,9 @@ pub(crate) fn load(
             state,
             stood,
             counts,
-            earliest_end: NEVER,
-            is_dirty: false,
+            ..QueueEntry::default()
         };
-        Ok((row.get(0)?, queue))
+        Ok((row.get(0)?, queue, row.get(12)?))
     })?;
     rows.collect()
 }

@@ -1,13 +1,13 @@
 //! Housekeeping, in slices short enough to stand between other work.
 
-use llmq_core::{Event, Now, Status, WallTime};
+use llmq_core::{Event, Now, WallTime};
 use llmq_store::{Moved, Tended};
 use rusqlite::params;
 
 use super::desk::{Desk, Done};
-use super::index::{NEVER, of_status, second_of};
+use super::index::{of_status, second_of};
 use super::row::{self, HAS_KEY, JobRow, select_jobs};
-use super::{batches, blobs, events, outbox};
+use super::{batches, blobs, events};
 
 /// How many jobs one slice moves or removes.
 const SLICE: usize = 500;
@@ -28,14 +28,13 @@ impl Desk<'_> {
         let keys = self.forget_old_keys(steady.before(self.index.settings.keep_idempotency))?;
         let oldest = steady.before(self.index.settings.keep_events);
         let events = events::let_go(self.connection, self.index, oldest, SLICE)?;
-        let deliveries = outbox::let_go(self.connection, before, SLICE)?;
+        let deliveries = self.let_go_of_deliveries(before, SLICE, now)?;
         batches::let_go(self.connection, self.index, before, SLICE)?;
         let parts = self.remove_files(now)?;
         let is_full = |count: usize| count >= SLICE;
         Ok(Tended {
-            more: [moved.len(), purged, keys, deliveries, events]
-                .into_iter()
-                .any(is_full)
+            more: [moved.len(), purged, keys, events].into_iter().any(is_full)
+                || deliveries
                 || parts,
             moved,
             purged,
@@ -52,35 +51,23 @@ impl Desk<'_> {
         jobs
     }
 
-    /// Waiting jobs whose time to start has passed expire. The lanes are looked at only in a
-    /// second in which somebody's time can end.
+    /// Waiting jobs whose time to start has passed expire, as many as a slice takes.
     fn expire(&mut self, moved: &mut Vec<Moved>, now: Now) -> Done<()> {
         let steady = self.index.steady(now);
-        let queues = self.index.queues.iter();
-        let due = queues.filter_map(|(number, queue)| {
-            let second = second_of(queue.stood.queue_time(steady).as_micros());
-            (queue.earliest_end <= second).then_some((*number, second))
-        });
-        for (queue, second) in due.collect::<Vec<_>>() {
-            let name = self.index.names.name(queue);
-            let mut earliest = NEVER;
-            let mut late = Vec::new();
-            for entry in self.index.order.of_queue(&name) {
-                if entry.ends <= second && late.len() + moved.len() < SLICE {
-                    late.push(entry.number);
-                } else {
-                    earliest = earliest.min(entry.ends);
-                }
-            }
-            for number in late {
+        let queues: Vec<i64> = self.index.queues.keys().copied().collect();
+        for queue in queues {
+            let time = self.index.stood(queue).queue_time(steady).as_micros();
+            self.find_late(queue, second_of(time))?;
+            while moved.len() < SLICE
+                && let Some((deadline, number)) = self.index.queue(queue).late.jobs.first().copied()
+                && deadline <= time
+            {
+                self.index.queue(queue).late.jobs.pop_first();
                 let Some(Ok(mut row)) = row::by_number(self.connection, number)? else {
                     continue;
                 };
-                if !self.index.settle(&mut row) {
-                    continue;
-                }
-                if !self.is_late(&row, now) {
-                    earliest = earliest.min(row.deadline.map_or(NEVER, second_of));
+                // It may have been started since, or stand in another second again.
+                if !self.index.settle(&mut row) || !self.is_late(&row, now) {
                     continue;
                 }
                 let job = row.id;
@@ -88,8 +75,42 @@ impl Desk<'_> {
                 let at = now.wall;
                 moved.extend(status.map(|status| Moved { job, status, at }));
             }
-            self.index.queue(queue).earliest_end = earliest;
         }
+        Ok(())
+    }
+
+    /// Looks once for all whose time ends in a second that has come; the order is walked no
+    /// further than to the last of them.
+    fn find_late(&mut self, queue: i64, second: u32) -> Done<()> {
+        let Some(entry) = self.index.queues.get(&queue) else {
+            return Ok(());
+        };
+        let count = entry.to_look_for(second);
+        if count == 0 {
+            return Ok(());
+        }
+        let wanted = entry.late.from()..=second;
+        let name = self.index.names.name(queue);
+        let waiting = self.index.order.of_queue(&name);
+        let late = waiting.filter(|entry| wanted.contains(&entry.ends));
+        let late: Vec<_> = late.take(count).collect();
+        let mut found = Vec::with_capacity(late.len());
+        for entry in late {
+            // In a second that has not passed, the row says when exactly.
+            let deadline = if entry.ends < second {
+                i64::from(entry.ends) * 1_000_000
+            } else {
+                match row::by_number(self.connection, entry.number)? {
+                    Some(Ok(mut row)) => {
+                        self.index.settle(&mut row);
+                        row.deadline.unwrap_or(i64::MAX)
+                    }
+                    _ => continue,
+                }
+            };
+            found.push((deadline, entry.number));
+        }
+        self.index.queue(queue).late.found(second, found);
         Ok(())
     }
 
@@ -192,7 +213,62 @@ impl Desk<'_> {
     }
 }
 
-/// Whether a status is one of a job that has not ended.
-pub(crate) fn is_open(status: Status) -> bool {
-    !status.is_final()
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use llmq_store::{Jobs as _, NewJob, Reads as _};
+
+    use super::*;
+    use crate::writer::Access;
+    use crate::{Place, Store};
+
+    /// How many were found late and wait for their slice, and how many are to be looked for.
+    async fn late(store: &Store, now: Now) -> (usize, usize) {
+        let late = store.desk(Access::Read, move |desk| -> Done<(usize, usize)> {
+            let second = second_of(desk.index.steady(now).as_micros());
+            let queues = desk.index.queues.values();
+            let late = queues.map(|queue| (queue.late.jobs.len(), queue.to_look_for(second)));
+            Ok(late.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1)))
+        });
+        let Ok(late) = late.await.unwrap();
+        late
+    }
+
+    #[tokio::test]
+    async fn one_walk_finds_all_whose_time_has_passed() {
+        let now = Now::default().after(Duration::from_secs(77));
+        let store = Store::open(&Place::Memory, now.wall).unwrap();
+        let mortal = |n: usize| NewJob {
+            ttl: (n % 3 > 0).then_some(Duration::from_millis(10_500 + n as u64 % 3)),
+            ..NewJob::new("m", "t", "{}")
+        };
+        store
+            .enqueue((0..1800).map(mortal).collect(), now)
+            .await
+            .unwrap();
+        let early = now.after(Duration::from_millis(10_499));
+        assert!(store.tend(early).await.unwrap().moved.is_empty());
+        assert_eq!(late(&store, early).await, (1200, 0), "all of that second");
+        let passed = now.after(Duration::from_secs(60));
+        let tended = store.tend(passed).await.unwrap();
+        assert_eq!((tended.moved.len(), tended.more), (500, true));
+        assert_eq!(
+            late(&store, passed).await,
+            (700, 0),
+            "nothing is walked again"
+        );
+        for left in [200, 0, 0] {
+            store.tend(passed).await.unwrap();
+            assert_eq!(late(&store, passed).await, (left, 0));
+        }
+        let counts = store.counts().await.unwrap();
+        assert_eq!((counts.expired, counts.queued), (1200, 600));
+        // One that is handed in with less time than there is left of its second.
+        let mut job = NewJob::new("m", "t", "{}");
+        job.ttl = Some(Duration::from_millis(1));
+        store.enqueue(vec![job], passed).await.unwrap();
+        let tended = store.tend(passed.after(Duration::from_millis(1))).await;
+        assert_eq!(tended.unwrap().moved.len(), 1);
+    }
 }

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use llmq_core::{Now, Status, Timestamp, WallTime};
 use llmq_store::{
     Attempted, Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, Batches as _, Callback,
-    Cancelled, DeliveryState, Enqueued, Entry, FileId, Files as _, GiveBack, Idempotency, JobError,
-    JobId, Jobs as _, Lease, Member, NewJob, Report, ReturnTo, Settings, Start, StartError,
-    StoredAnswer, StoredFile, Webhooks as _, Worker,
+    Cancelled, Enqueued, Entry, FileId, Files as _, GiveBack, Idempotency, JobError, JobId,
+    Jobs as _, Lease, Member, NewJob, NextTry, Report, Settings, Start, StartError, StoredAnswer,
+    StoredFile, Take, Webhooks as _, Worker,
 };
 use llmq_store_sqlite::{LimitBooks, OpenError, Options, Place, Store};
 use llmq_testkit::disk::Disk;
@@ -230,7 +230,6 @@ impl<'a> Caller<'a> {
             _ => Report::GivenBack {
                 why: GiveBack::NotSent,
                 after: Duration::ZERO,
-                place: ReturnTo::TheEnd,
             },
         }
     }
@@ -427,11 +426,17 @@ impl<'a> Caller<'a> {
     }
 
     async fn deliver(&self, store: &Store) -> Result<(), String> {
-        let due = store.due_deliveries(3, LEASE, self.now).await;
+        let take = Take {
+            max: 3,
+            each: 3,
+            each_failing: 3,
+            hold: LEASE,
+        };
+        let due = store.due_deliveries(take, self.now).await;
         let due = due.map_err(|error| format!("due_deliveries: {error:?}"))?;
-        let attempts = due.into_iter().map(|delivery| Attempted {
+        let attempts = due.deliveries.into_iter().map(|delivery| Attempted {
             delivery: delivery.id,
-            state: DeliveryState::Delivered,
+            next: NextTry::Delivered,
             outcome: "200".to_owned(),
         });
         let delivered = store.delivered(attempts.collect(), self.now).await;

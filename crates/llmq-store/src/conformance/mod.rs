@@ -69,7 +69,10 @@ macro_rules! conformance {
                 what_is_not_there_is_none;
             telling: every_change_is_told_once_and_in_order, old_events_leave_a_gap_that_is_said,
                 the_end_of_a_job_is_delivered_to_those_who_ask, a_delivery_is_held_and_repeated,
-                a_disabled_endpoint_waits_and_a_deleted_one_is_forgotten;
+                a_disabled_endpoint_waits_and_a_deleted_one_is_forgotten,
+                one_that_takes_nothing_delays_nobody, callbacks_to_one_host_stand_in_one_line,
+                for_more_than_may_wait_the_oldest_is_given_up, a_jump_of_the_wall_moves_no_delivery,
+                what_a_disabled_endpoint_does_not_ask_for_is_given_up;
             batches: a_batch_appears_whole, a_bad_batch_leaves_nothing,
                 a_batch_is_told_when_its_last_member_ends, a_line_is_staged_once,
                 a_draining_queue_takes_no_members, what_is_still_to_be_written_is_kept, a_file_is_seen_when_it_is_whole,

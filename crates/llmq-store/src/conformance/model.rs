@@ -9,7 +9,7 @@ use super::World;
 use super::world::{LEASE, completed, new_job};
 use crate::{
     Cancelled, GiveBack, JobError, JobId, Lane, Lease, LeaseToken, NewJob, QueueState, Report,
-    ReturnTo, Worker,
+    Worker,
 };
 
 /// How much is done in one case.
@@ -255,16 +255,14 @@ impl Case {
             3 => Report::GivenBack {
                 why: GiveBack::Throttled,
                 after,
-                place: ReturnTo::ItsPlace,
             },
             _ => Report::GivenBack {
                 why: GiveBack::NotSent,
                 after,
-                place: ReturnTo::TheEnd,
             },
         };
         let told = self.world.report(lease, report).await;
-        let (now, end) = (self.model.now, self.model.places + 1);
+        let now = self.model.now;
         let job = self.model.held(lease);
         assert_eq!(told.is_ok(), job.is_some(), "seed {}: {told:?}", self.seed);
         let Some(job) = job else {
@@ -280,11 +278,7 @@ impl Case {
         match which {
             2 => job.throttles = 0,
             3 => (job.attempts, job.throttles) = (job.attempts - 1, job.throttles + 1),
-            4 => {
-                job.attempts -= 1;
-                job.place = end;
-                self.model.places = end;
-            }
+            4 => job.attempts -= 1,
             _ => {}
         }
     }

@@ -7,15 +7,12 @@ use tokio::task::JoinSet;
 
 use super::World;
 use super::world::{LEASE, answer, completed, lane, new_job};
-use crate::{
-    Cancelled, GiveBack, JobError, NewJob, Report, ReportError, ReturnTo, StartError, Worker,
-};
+use crate::{Cancelled, GiveBack, JobError, NewJob, Report, ReportError, StartError, Worker};
 
-fn given_back(why: GiveBack, place: ReturnTo) -> Report {
+fn given_back(why: GiveBack) -> Report {
     Report::GivenBack {
         why,
         after: Duration::ZERO,
-        place,
     }
 }
 
@@ -214,16 +211,16 @@ pub async fn what_is_given_back_does_not_count(world: World) {
     let here = lane("m", "t");
     for throttles in 1..=3 {
         let lease = world.start(first).await;
-        let report = given_back(GiveBack::Throttled, ReturnTo::ItsPlace);
+        let report = given_back(GiveBack::Throttled);
         let job = world.report(lease, report).await.unwrap();
         assert_eq!((job.attempts, job.throttles), (0, throttles));
         assert_eq!(world.waiting(&here).await, [first, second]);
     }
     let lease = world.start(first).await;
-    let report = given_back(GiveBack::NotSent, ReturnTo::TheEnd);
+    let report = given_back(GiveBack::NotSent);
     let job = world.report(lease, report).await.unwrap();
     assert_eq!((job.attempts, job.throttles), (0, 3));
-    assert_eq!(world.waiting(&here).await, [second, first]);
+    assert_eq!(world.waiting(&here).await, [first, second]);
     let lease = world.start(first).await;
     let job = world.report(lease, retry()).await.unwrap();
     assert_eq!((job.attempts, job.throttles), (1, 0));

@@ -4,7 +4,7 @@ use super::World;
 use super::world::new_job;
 use crate::{
     Attempted, Callback, Delivery, DeliveryState, Details, Endpoint, EndpointId, EventId,
-    EventPage, NewEvent, NewJob, Settings, Subject, Target,
+    EventPage, NewEvent, NewJob, NextTry, Settings, Subject, Take, Target,
 };
 
 const HOLD: Duration = Duration::from_secs(60);
@@ -30,12 +30,35 @@ fn quota_warning() -> NewEvent {
     }
 }
 
+const TAKE: Take = Take {
+    max: 100,
+    each: 100,
+    each_failing: 100,
+    hold: HOLD,
+};
+
 async fn due(world: &World) -> Vec<Delivery> {
     world
         .store
-        .due_deliveries(100, HOLD, world.now)
+        .due_deliveries(TAKE, world.now)
         .await
         .unwrap()
+        .deliveries
+}
+
+/// How long it is until something is due.
+async fn wait(world: &World) -> Option<Duration> {
+    let none = Take { max: 0, ..TAKE };
+    let due = world.store.due_deliveries(none, world.now).await.unwrap();
+    due.wait
+}
+
+fn attempt(delivery: &Delivery, next: NextTry) -> Attempted {
+    Attempted {
+        delivery: delivery.id,
+        next,
+        outcome: "503".to_owned(),
+    }
 }
 
 pub async fn every_change_is_told_once_and_in_order(world: World) {
@@ -178,25 +201,22 @@ pub async fn a_delivery_is_held_and_repeated(mut world: World) {
         .put_endpoint(target.clone(), None, world.now)
         .await
         .unwrap();
-    assert_eq!(store.next_delivery().await.unwrap(), None);
+    assert_eq!(wait(&world).await, None);
     let job = world.job().await;
     world.finish(job).await;
-    assert_eq!(store.next_delivery().await.unwrap(), Some(world.now.wall));
+    assert_eq!(wait(&world).await, Some(Duration::ZERO));
     let first = due(&world).await.remove(0);
     assert!(due(&world).await.is_empty(), "somebody has it");
+    assert_eq!(wait(&world).await, Some(HOLD));
     world.advance(HOLD);
     assert_eq!(due(&world).await[0].id, first.id, "whoever had it is gone");
-    let later = world.now.wall + 2 * HOLD;
-    let attempt = |state| Attempted {
-        delivery: first.id,
-        state,
-        outcome: "503".to_owned(),
-    };
     store
-        .delivered(vec![attempt(DeliveryState::Due(later))], world.now)
+        .delivered(vec![attempt(&first, NextTry::After(2 * HOLD))], world.now)
         .await
         .unwrap();
-    assert_eq!(store.next_delivery().await.unwrap(), Some(later));
+    assert_eq!(wait(&world).await, Some(2 * HOLD));
+    let shown = store.delivery(first.id).await.unwrap().unwrap();
+    assert_eq!(shown.state, DeliveryState::Due(world.now.wall + 2 * HOLD));
     world.advance(2 * HOLD);
     let again = due(&world).await.remove(0);
     assert_eq!(
@@ -205,10 +225,10 @@ pub async fn a_delivery_is_held_and_repeated(mut world: World) {
     );
     assert_eq!(again.event, first.event);
     store
-        .delivered(vec![attempt(DeliveryState::Delivered)], world.now)
+        .delivered(vec![attempt(&first, NextTry::Delivered)], world.now)
         .await
         .unwrap();
-    assert_eq!(store.next_delivery().await.unwrap(), None);
+    assert_eq!(wait(&world).await, None);
     let kept = store.delivery(first.id).await.unwrap().unwrap();
     assert_eq!((kept.state, kept.attempts), (DeliveryState::Delivered, 2));
     assert_eq!(kept.last_attempt_at, Some(world.now.wall));
@@ -238,6 +258,167 @@ pub async fn a_delivery_is_held_and_repeated(mut world: World) {
     assert!(others.is_empty());
 }
 
+/// Jobs that end, so that endpoints are told.
+async fn end_jobs(world: &World, count: usize) {
+    for _ in 0..count {
+        let job = world.job().await;
+        world.finish(job).await;
+    }
+}
+
+async fn put(world: &World, endpoint: &Endpoint) {
+    let put = world.store.put_endpoint(endpoint.clone(), None, world.now);
+    put.await.unwrap();
+}
+
+/// How many of `deliveries` go to `endpoint`.
+fn to(deliveries: &[Delivery], endpoint: &Endpoint) -> usize {
+    let target = Target::Endpoint(endpoint.id);
+    let to_it = deliveries.iter().filter(|one| one.target == target);
+    to_it.count()
+}
+
+pub async fn one_that_takes_nothing_delays_nobody(mut world: World) {
+    let (dead, sound) = (endpoint(None, &[]), endpoint(None, &[]));
+    put(&world, &dead).await;
+    end_jobs(&world, 30).await;
+    put(&world, &sound).await;
+    world.advance(Duration::from_secs(1));
+    end_jobs(&world, 2).await;
+    let take = Take {
+        max: 20,
+        each: 10,
+        each_failing: 1,
+        ..TAKE
+    };
+    let store = std::sync::Arc::clone(&world.store);
+    let first = store.due_deliveries(take, world.now).await.unwrap();
+    assert_eq!(
+        (to(&first.deliveries, &dead), to(&first.deliveries, &sound)),
+        (10, 2),
+        "the longest due do not keep all that is taken for themselves"
+    );
+    // None of it has come back, so there is nothing to be taken of what is due.
+    let none = store.due_deliveries(take, world.now).await.unwrap();
+    assert_eq!((none.deliveries.len(), none.wait), (0, Some(HOLD)));
+    let failed = first.deliveries.iter().map(|one| match &one.target {
+        target if *target == Target::Endpoint(dead.id) => {
+            attempt(one, NextTry::After(Duration::from_secs(5)))
+        }
+        _ => attempt(one, NextTry::Delivered),
+    });
+    store.delivered(failed.collect(), world.now).await.unwrap();
+    let next = store.due_deliveries(take, world.now).await.unwrap();
+    assert_eq!(
+        next.deliveries.len(),
+        1,
+        "one that failed is tried with one"
+    );
+    let taken = attempt(&next.deliveries[0], NextTry::Delivered);
+    store.delivered(vec![taken], world.now).await.unwrap();
+    let next = store.due_deliveries(take, world.now).await.unwrap();
+    assert_eq!(next.deliveries.len(), 10, "it takes again");
+}
+
+pub async fn callbacks_to_one_host_stand_in_one_line(world: World) {
+    for n in 0..5 {
+        let job = NewJob {
+            details: Details {
+                callback: Some(Callback {
+                    url: format!("https://example.com/done/{n}"),
+                    signed_by: None,
+                }),
+                ..Details::default()
+            },
+            ..new_job()
+        };
+        let job = world.accept(job).await;
+        world.finish(job).await;
+    }
+    let take = Take { each: 3, ..TAKE };
+    let due = world.store.due_deliveries(take, world.now).await.unwrap();
+    assert_eq!(due.deliveries.len(), 3);
+}
+
+pub async fn for_more_than_may_wait_the_oldest_is_given_up(world: World) {
+    let world = world
+        .with(Settings {
+            max_deliveries: 3,
+            ..Settings::default()
+        })
+        .await;
+    let target = endpoint(None, &[]);
+    put(&world, &target).await;
+    end_jobs(&world, 1).await;
+    let tried = due(&world).await.remove(0);
+    end_jobs(&world, 4).await;
+    let all = world.store.deliveries(Some(target.id), None, 10).await;
+    let mut states: Vec<_> = all.unwrap().into_iter().map(|one| one.state).collect();
+    states.reverse();
+    let waits = DeliveryState::Due(world.now.wall);
+    let gone = DeliveryState::GivenUp;
+    assert_eq!(
+        states,
+        [waits, gone, gone, waits, waits],
+        "the one that is being tried is not taken from whoever tries it"
+    );
+    let given_up = world.store.deliveries(Some(target.id), None, 10).await;
+    let outcome = given_up.unwrap()[2].last_outcome.clone();
+    assert_eq!(outcome.as_deref(), Some("too many wait"));
+    let done = vec![attempt(&tried, NextTry::Delivered)];
+    world.store.delivered(done, world.now).await.unwrap();
+    assert_eq!(due(&world).await.len(), 2);
+}
+
+pub async fn a_jump_of_the_wall_moves_no_delivery(mut world: World) {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let target = endpoint(None, &[]);
+    put(&world, &target).await;
+    end_jobs(&world, 1).await;
+    let first = due(&world).await.remove(0);
+    let later = vec![attempt(&first, NextTry::After(HOLD))];
+    world.store.delivered(later, world.now).await.unwrap();
+    let wall = world.now.wall;
+    world.now.wall = wall + day;
+    assert!(due(&world).await.is_empty());
+    assert_eq!(wait(&world).await, Some(HOLD));
+    world.tend().await;
+    let shown = world.store.delivery(first.id).await.unwrap().unwrap();
+    assert_eq!(shown.state, DeliveryState::Due(world.now.wall + HOLD));
+    world.advance(HOLD);
+    world.now.wall = wall.before(day);
+    assert_eq!(due(&world).await.len(), 1);
+    // Nor does one move how long it is held.
+    world.now.wall = wall + day;
+    assert!(due(&world).await.is_empty());
+    end_jobs(&world, 1).await;
+    world.now.wall = wall.before(2 * day);
+    assert_eq!(due(&world).await.len(), 1);
+}
+
+pub async fn what_a_disabled_endpoint_does_not_ask_for_is_given_up(mut world: World) {
+    let mut target = endpoint(None, &[]);
+    put(&world, &target).await;
+    end_jobs(&world, 3).await;
+    target.disabled = true;
+    put(&world, &target).await;
+    world.advance(Settings::default().keep_results);
+    world.tend().await;
+    let kept = world.store.deliveries(Some(target.id), None, 10).await;
+    let kept = kept.unwrap();
+    assert_eq!(kept.len(), 3);
+    assert!(kept.iter().all(|one| one.state == DeliveryState::GivenUp));
+    target.disabled = false;
+    put(&world, &target).await;
+    assert!(due(&world).await.is_empty());
+    assert!(world.store.redeliver(kept[0].id, world.now).await.unwrap());
+    assert_eq!(due(&world).await.len(), 1);
+    world.advance(Settings::default().keep_results);
+    world.tend().await;
+    let kept = world.store.deliveries(Some(target.id), None, 10).await;
+    assert_eq!(kept.unwrap().len(), 1, "it still waits");
+}
+
 pub async fn a_disabled_endpoint_waits_and_a_deleted_one_is_forgotten(world: World) {
     let store = &world.store;
     let mut target = endpoint(None, &[]);
@@ -258,7 +439,7 @@ pub async fn a_disabled_endpoint_waits_and_a_deleted_one_is_forgotten(world: Wor
         .unwrap();
     assert_eq!(world.events(EventId(3)).await[0].event, event);
     assert!(due(&world).await.is_empty());
-    assert_eq!(store.next_delivery().await.unwrap(), None);
+    assert_eq!(wait(&world).await, None);
     let job = world.job().await;
     world.finish(job).await;
     target.disabled = false;
@@ -274,5 +455,10 @@ pub async fn a_disabled_endpoint_waits_and_a_deleted_one_is_forgotten(world: Wor
     assert!(store.delete_endpoint(target.id).await.unwrap());
     assert!(!store.delete_endpoint(target.id).await.unwrap());
     assert!(store.deliveries(None, None, 10).await.unwrap().is_empty());
+    assert!(due(&world).await.is_empty());
+    let redelivered = store.redeliver(crate::DeliveryId(1), world.now).await;
+    assert!(!redelivered.unwrap());
     assert!(store.endpoints().await.unwrap().is_empty());
+    world.tend().await;
+    assert!(store.deliveries(None, None, 10).await.unwrap().is_empty());
 }

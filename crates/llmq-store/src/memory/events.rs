@@ -1,14 +1,9 @@
-//! The log of events and the outbox.
-
-use std::time::Duration;
+//! The log of events, and who is told of them.
 
 use llmq_core::{Now, WallTime};
 
 use super::state::State;
-use crate::{
-    Attempted, Delivery, DeliveryId, DeliveryState, Endpoint, EndpointId, EventId, EventPage,
-    JobId, NewEvent, StoredEvent, Target, outbox,
-};
+use crate::{Endpoint, EndpointId, EventId, EventPage, JobId, NewEvent, StoredEvent, targets};
 
 impl State {
     /// Records an event, with a delivery for each who is to be told. `of` is the job it is about.
@@ -20,19 +15,11 @@ impl State {
             event,
         };
         let job = of.and_then(|id| self.jobs.get(&id)).map(|row| &row.job);
-        for target in outbox::targets(&event.event, job, self.endpoints.values()) {
-            self.last_delivery += 1;
-            let id = DeliveryId(self.last_delivery);
-            let delivery = Delivery {
-                id,
-                target,
-                event: event.clone(),
-                state: DeliveryState::Due(now.wall),
-                attempts: 0,
-                last_attempt_at: None,
-                last_outcome: None,
-            };
-            self.deliveries.insert(id, delivery);
+        let targets = targets(&event.event, job, self.endpoints.values());
+        let due = self.clock(now).at(now);
+        for target in targets {
+            let max = self.settings.max_deliveries;
+            self.outbox.add(target, event.clone(), due, max, now);
         }
         self.events.push_back(event);
     }
@@ -60,19 +47,9 @@ impl State {
             self.events.pop_front();
         }
         let before = now.wall.before(self.settings.keep_results);
-        let done = self
-            .deliveries
-            .values()
-            .filter(|delivery| match delivery.state {
-                DeliveryState::Due(_) => false,
-                DeliveryState::Delivered | DeliveryState::GivenUp => delivery
-                    .last_attempt_at
-                    .is_none_or(|attempt| attempt <= before),
-            });
-        let done: Vec<_> = done.map(|delivery| delivery.id).take(slice).collect();
-        for id in done {
-            self.deliveries.remove(&id);
-        }
+        let steady = self.clock(now).at(now);
+        let late = steady.before(self.settings.keep_results);
+        self.outbox.let_go(slice, &self.endpoints, late, now);
         let is_over = |at: Option<WallTime>| at.is_some_and(|at| at <= now.wall);
         self.files.retain(|_, row| !is_over(row.file.expires_at));
         let members = &self.members;
@@ -90,72 +67,7 @@ impl State {
     }
 
     pub(super) fn delete_endpoint(&mut self, id: EndpointId) -> bool {
-        self.deliveries
-            .retain(|_, delivery| delivery.target != Target::Endpoint(id));
+        self.outbox.forget(id);
         self.endpoints.remove(&id).is_some()
-    }
-
-    /// Deliveries that wait and whose endpoint is not disabled, with when they are due.
-    fn waiting_deliveries(&self) -> impl Iterator<Item = (WallTime, DeliveryId)> {
-        let is_open = |target: &Target| match target {
-            Target::Endpoint(id) => self.endpoints.get(id).is_some_and(|found| !found.disabled),
-            Target::Callback(_) => true,
-        };
-        let open = self.deliveries.values();
-        let open = open.filter(move |delivery| is_open(&delivery.target));
-        open.filter_map(|delivery| match delivery.state {
-            DeliveryState::Due(at) => Some((at, delivery.id)),
-            DeliveryState::Delivered | DeliveryState::GivenUp => None,
-        })
-    }
-
-    pub(super) fn due_deliveries(&mut self, max: usize, hold: Duration, now: Now) -> Vec<Delivery> {
-        let due = self.waiting_deliveries().filter(|(at, _)| *at <= now.wall);
-        let mut due: Vec<_> = due.collect();
-        due.sort_unstable();
-        let mut held = Vec::new();
-        for (_, id) in due.into_iter().take(max) {
-            if let Some(delivery) = self.deliveries.get_mut(&id) {
-                delivery.state = DeliveryState::Due(now.wall + hold);
-                held.push(delivery.clone());
-            }
-        }
-        held
-    }
-
-    pub(super) fn next_delivery(&self) -> Option<WallTime> {
-        self.waiting_deliveries().map(|(at, _)| at).min()
-    }
-
-    pub(super) fn delivered(&mut self, attempts: Vec<Attempted>, now: Now) {
-        for attempt in attempts {
-            if let Some(delivery) = self.deliveries.get_mut(&attempt.delivery) {
-                delivery.state = attempt.state;
-                delivery.attempts += 1;
-                delivery.last_attempt_at = Some(now.wall);
-                delivery.last_outcome = Some(attempt.outcome);
-            }
-        }
-    }
-
-    pub(super) fn list_deliveries(
-        &self,
-        endpoint: Option<EndpointId>,
-        after: Option<DeliveryId>,
-        limit: usize,
-    ) -> Vec<Delivery> {
-        let to_it = |delivery: &&Delivery| {
-            endpoint.is_none_or(|endpoint| delivery.target == Target::Endpoint(endpoint))
-        };
-        let behind = |delivery: &&Delivery| after.is_none_or(|after| delivery.id < after);
-        let deliveries = self.deliveries.values().rev().filter(to_it).filter(behind);
-        deliveries.take(limit).cloned().collect()
-    }
-
-    pub(super) fn redeliver(&mut self, id: DeliveryId, now: Now) -> bool {
-        let delivery = self.deliveries.get_mut(&id);
-        delivery
-            .map(|delivery| delivery.state = DeliveryState::Due(now.wall))
-            .is_some()
     }
 }

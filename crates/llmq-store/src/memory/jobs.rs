@@ -9,8 +9,8 @@ use crate::capacity::Capacity;
 use crate::order::DueAt;
 use crate::{
     Cancelled, ENQUEUE_MAX, EnqueueError, Enqueued, GiveBack, Job, JobError, JobId, Lease,
-    LeaseToken, Moved, NewJob, Place, Report, ReportError, ReturnTo, Start, StartError, Started,
-    Tended, Worker, note_positions,
+    LeaseToken, Moved, NewJob, Place, Report, ReportError, Start, StartError, Started, Tended,
+    Worker, note_positions,
 };
 
 impl State {
@@ -212,7 +212,6 @@ impl State {
         }
         let steady = self.clock(now).at(now);
         self.leases.remove(&job);
-        let end = self.last_place + 1;
         let Some(row) = self.jobs.get_mut(&job) else {
             return Err(lost);
         };
@@ -257,13 +256,9 @@ impl State {
                 row.job.cost_nano_usd = cost_nano_usd;
                 Event::Failed(Verdict::GiveUp)
             }
-            Report::GivenBack { why, after, place } => {
+            Report::GivenBack { why, after } => {
                 row.job.attempts -= 1;
                 row.job.throttles += u32::from(why == GiveBack::Throttled);
-                if place == ReturnTo::TheEnd {
-                    row.place = Place(end);
-                    self.last_place = end;
-                }
                 wait(row, after);
                 Event::Throttled
             }

@@ -103,14 +103,6 @@ impl State {
         Some(batch)
     }
 
-    pub(super) fn cancel_members(&mut self, batch: BatchId, max: usize, now: Now) -> usize {
-        let open: Vec<_> = self.open_of(batch).into_iter().take(max).collect();
-        for job in &open {
-            self.move_job(*job, llmq_core::Event::Cancelled, now);
-        }
-        open.len()
-    }
-
     /// A member has ended: its batch counts it, and may have been waiting for it alone.
     pub(super) fn count_member(&mut self, id: JobId, status: Status, now: Now) {
         let member = self.jobs.get(&id).and_then(|row| row.job.member.clone());

@@ -4,23 +4,24 @@
 mod events;
 mod jobs;
 mod kept;
+mod outbox;
 mod state;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use llmq_core::{Now, Status};
+use llmq_core::Now;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::state::State;
 use crate::{
-    Attempted, Batch, BatchId, BatchUpdate, Batches, Cancelled, Counts, Delivery, DeliveryId,
+    Attempted, Batch, BatchId, BatchUpdate, Batches, Cancelled, Counts, Delivery, DeliveryId, Due,
     Endpoint, EndpointId, EnqueueError, Enqueued, EventId, EventPage, Events, FileId, Files,
     Filter, Health, Job, JobId, Jobs, Lane, LaneDepth, Lease, Lines, Moved, NewEvent, NewJob, Page,
     Place, Position, Queue, QueueState, Reads, Report, ReportError, Settings, Start, StartError,
-    Started, Store, StoreError, StoredAnswer, StoredFile, Tended, Webhooks, Window, Worker,
+    Started, Store, StoreError, StoredAnswer, StoredFile, Take, Tended, Webhooks, Window, Worker,
 };
 
 /// How many jobs one slice of housekeeping moves or removes.
@@ -251,25 +252,27 @@ impl Webhooks for MemoryStore {
         self.read(|state| state.endpoints.values().cloned().collect())
     }
 
-    async fn due_deliveries(
-        &self,
-        max: usize,
-        hold: std::time::Duration,
-        now: Now,
-    ) -> Result<Vec<Delivery>, StoreError> {
-        self.read(|state| state.due_deliveries(max, hold, now))
-    }
-
-    async fn next_delivery(&self) -> Result<Option<llmq_core::WallTime>, StoreError> {
-        self.read(|state| state.next_delivery())
+    async fn due_deliveries(&self, take: Take, now: Now) -> Result<Due, StoreError> {
+        self.write(now, |state| {
+            let steady = state.clock(now).at(now);
+            state.outbox.take(&take, &state.endpoints, steady, now)
+        })
     }
 
     async fn delivered(&self, attempts: Vec<Attempted>, now: Now) -> Result<(), StoreError> {
-        self.read(|state| state.delivered(attempts, now))
+        self.write(now, |state| {
+            let steady = state.clock(now).at(now);
+            for attempt in attempts {
+                state.outbox.attempted(attempt, steady, now);
+            }
+        })
     }
 
     async fn delivery(&self, delivery: DeliveryId) -> Result<Option<Delivery>, StoreError> {
-        self.read(|state| state.deliveries.get(&delivery).cloned())
+        self.read(|state| {
+            let clock = state.clock(state.now);
+            state.outbox.get(delivery, clock, state.now)
+        })
     }
 
     async fn deliveries(
@@ -278,11 +281,17 @@ impl Webhooks for MemoryStore {
         after: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Vec<Delivery>, StoreError> {
-        self.read(|state| state.list_deliveries(endpoint, after, limit))
+        self.read(|state| {
+            let (clock, now) = (state.clock(state.now), state.now);
+            state.outbox.list(endpoint, after, limit, clock, now)
+        })
     }
 
     async fn redeliver(&self, delivery: DeliveryId, now: Now) -> Result<bool, StoreError> {
-        self.read(|state| state.redeliver(delivery, now))
+        self.write(now, |state| {
+            let steady = state.clock(now).at(now);
+            state.outbox.again(delivery, steady)
+        })
     }
 }
 
@@ -314,15 +323,6 @@ impl Batches for MemoryStore {
         now: Now,
     ) -> Result<Option<Batch>, StoreError> {
         self.write(now, |state| state.update_batch(batch, update, now))
-    }
-
-    async fn cancel_members(
-        &self,
-        batch: BatchId,
-        max: usize,
-        now: Now,
-    ) -> Result<usize, StoreError> {
-        self.write(now, |state| state.cancel_members(batch, max, now))
     }
 
     async fn batch(&self, batch: BatchId) -> Result<Option<Batch>, StoreError> {
@@ -392,9 +392,4 @@ impl Files for MemoryStore {
     async fn delete_file(&self, file: FileId) -> Result<bool, StoreError> {
         self.read(|state| state.files.remove(&file).is_some())
     }
-}
-
-/// Whether a status is one in which a job counts for capacity.
-fn is_open(status: Status) -> bool {
-    !status.is_final()
 }

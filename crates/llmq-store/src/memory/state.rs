@@ -4,15 +4,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::{Event, Now, Status, Timestamp, WallTime, transition};
 
-use super::is_open;
+use super::outbox::Outbox;
 use crate::capacity::Capacity;
 use crate::order::{DueAt, Order};
 use crate::steady::{Steady, Stood};
 use crate::{
-    Batch, BatchId, Counts, Delivery, DeliveryId, EXAMINED_MAX, Endpoint, EndpointId, EventId,
-    EventKind, FileId, Filter, Idempotency, Job, JobId, Lane, LaneDepth, Lease, LeaseToken,
-    NewEvent, PAGE_MAX, Page, Place, Position, Queue, QueueState, Settings, StoredAnswer,
-    StoredEvent, StoredFile, Subject, Waiting, Window, Worker,
+    Batch, BatchId, Counts, EXAMINED_MAX, Endpoint, EndpointId, EventId, EventKind, FileId, Filter,
+    Idempotency, Job, JobId, Lane, LaneDepth, Lease, LeaseToken, NewEvent, PAGE_MAX, Page, Place,
+    Position, Queue, QueueState, Settings, StoredAnswer, StoredEvent, StoredFile, Subject, Waiting,
+    Window, Worker,
 };
 
 #[derive(Debug)]
@@ -38,10 +38,9 @@ pub(super) struct State {
     pub(super) last_place: u64,
     pub(super) last_token: u64,
     pub(super) last_event: u64,
-    pub(super) last_delivery: u64,
     pub(super) events: VecDeque<StoredEvent>,
     pub(super) endpoints: BTreeMap<EndpointId, Endpoint>,
-    pub(super) deliveries: BTreeMap<DeliveryId, Delivery>,
+    pub(super) outbox: Outbox,
     pub(super) batches: BTreeMap<BatchId, Batch>,
     /// Members of each batch, by line.
     pub(super) members: BTreeMap<(BatchId, u32), JobId>,
@@ -111,10 +110,9 @@ impl State {
             last_place: 0,
             last_token: 0,
             last_event: 0,
-            last_delivery: 0,
             events: VecDeque::new(),
             endpoints: BTreeMap::new(),
-            deliveries: BTreeMap::new(),
+            outbox: Outbox::default(),
             batches: BTreeMap::new(),
             members: BTreeMap::new(),
             files: BTreeMap::new(),
@@ -342,13 +340,6 @@ impl State {
             }
         }
         Page { items, next: None }
-    }
-
-    pub(super) fn open_of(&self, batch: BatchId) -> Vec<JobId> {
-        let members = self.members_of(batch, 0).map(|(_, id)| id);
-        members
-            .filter(|id| self.jobs.get(id).is_some_and(|row| is_open(row.job.status)))
-            .collect()
     }
 
     pub(super) fn members_of(

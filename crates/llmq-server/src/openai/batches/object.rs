@@ -40,8 +40,12 @@ pub(super) fn object(batch: &Batch) -> Result<Value, StoreError> {
         "request_counts": {
             "total": counts.total,
             "completed": counts.completed,
-            // Every line that has ended without an answer.
-            "failed": counts.failed + counts.expired + counts.cancelled,
+            // Every line that has ended without an answer; at the end also those that are damaged.
+            "failed": if notes.output.is_some() || notes.error_output.is_some() {
+                counts.total.saturating_sub(counts.completed)
+            } else {
+                counts.failed + counts.expired + counts.cancelled
+            },
         },
         "metadata": notes.metadata,
     });

@@ -1,14 +1,19 @@
 //! What came of a batch, in OpenAI's line form.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use llmq_core::{Clock, Status, Usage};
 use llmq_store::{
     Batch, BatchStatus, FileId, Job, JobError, Store, StoreError, StoredAnswer, StoredFile,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::{ids, upload};
 use super::notes::Notes;
+use super::reading::{Lines, Next};
 use super::steward::{told, update};
 use crate::Gateway;
 
@@ -27,7 +32,7 @@ pub(super) async fn finish(gateway: &Gateway, batch: &Batch) -> Result<(), Store
     let mut notes = Notes::of(batch)?;
     let store = gateway.desk.store().as_ref();
     let mut writing = Writing::new(gateway, batch, &notes);
-    let written = writing.members(store).await;
+    let written = writing.members(store, gateway, &notes).await;
     let ended = match written {
         Ok(()) => end(gateway, batch, &mut notes, &writing).await,
         Err(error) => Err(error),
@@ -111,8 +116,14 @@ impl<'a> Writing<'a> {
         [self.output.file, self.errors.file].into_iter().flatten()
     }
 
-    async fn members(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+    async fn members(
+        &mut self,
+        store: &dyn Store,
+        gateway: &Gateway,
+        notes: &Notes,
+    ) -> Result<(), StoreError> {
         let mut after = 0;
+        let mut written = BTreeSet::new();
         loop {
             let page = store.members(self.batch.id, after, PAGE).await?;
             if page.is_empty() {
@@ -120,12 +131,45 @@ impl<'a> Writing<'a> {
             }
             for job in page {
                 after = after.max(job.member.as_ref().map_or(after, |member| member.line));
+                written.extend(job.member.as_ref().map(|member| member.line));
                 self.member(store, job).await?;
             }
+        }
+        if written.len() < self.batch.counts.total as usize {
+            let max = usize::try_from(gateway.max_body_bytes()).unwrap_or(usize::MAX);
+            let lines = Lines::new(store, notes.input, max);
+            self.lost(lines, &written).await?;
         }
         let name = ids::batch(self.batch.id);
         self.output.flush(store, &self.template, &name).await?;
         self.errors.flush(store, &self.template, &name).await
+    }
+
+    /// Writes a line for each one of the input whose call is damaged in the store.
+    async fn lost(
+        &mut self,
+        mut lines: Lines<'_>,
+        written: &BTreeSet<u32>,
+    ) -> Result<(), StoreError> {
+        while let Next::Line(number, line) = lines.next().await? {
+            if written.contains(&number) {
+                continue;
+            }
+            tracing::error!(batch = %self.batch.id, line = number, "the call of a batch's line is damaged");
+            let named: Named<'_> = serde_json::from_slice(&line).unwrap_or_default();
+            let message = "what was stored of this line is damaged; it may have been sent";
+            let line = json!({
+                "id": format!("{}_{number}", ids::batch(self.batch.id)),
+                "custom_id": named.custom_id.unwrap_or_default(),
+                "response": null,
+                "error": {"code": JobError::DAMAGED, "message": message},
+            });
+            self.errors
+                .text
+                .extend_from_slice(line.to_string().as_bytes());
+            self.errors.text.push(b'\n');
+        }
+        Ok(())
     }
 
     async fn member(&mut self, store: &dyn Store, mut job: Job) -> Result<(), StoreError> {
@@ -164,6 +208,13 @@ impl<'a> Writing<'a> {
         }
         Ok(())
     }
+}
+
+/// The name of a line of the input.
+#[derive(Default, Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    custom_id: Option<Cow<'a, str>>,
 }
 
 /// A file, which is made when it has a line.

@@ -3,12 +3,12 @@
 //! Where a batch stands is in the store, and each step is one change there: a process that dies
 //! between two leaves a batch that the next one leads on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use llmq_core::Clock;
+use llmq_core::{Clock, Timestamp};
 use llmq_engine::Tasks;
 use llmq_store::{
     Batch, BatchId, BatchStatus, BatchUpdate, EnqueueError, NewEvent, NewJob, STAGE_MAX,
@@ -28,6 +28,8 @@ use crate::Gateway;
 const LOOK: Duration = Duration::from_secs(5);
 /// Ends come in crowds: one look is for all of so long.
 const GATHER: Duration = Duration::from_millis(20);
+/// How often the members of a batch whose time is over are looked through, all of them.
+const COMPARE: Duration = Duration::from_secs(60);
 /// After the store could not record, it is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// So many members are read or ended at once.
@@ -63,6 +65,7 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, tasks: Tasks) {
     let mut steward = Steward {
         gateway,
         open: BTreeSet::new(),
+        compared: BTreeMap::new(),
     };
     let work = async {
         while let Err(error) = steward.find_open().await {
@@ -89,6 +92,8 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, tasks: Tasks) {
 struct Steward {
     gateway: Arc<Gateway>,
     open: BTreeSet<BatchId>,
+    /// When the members of a batch whose time is over were last looked through.
+    compared: BTreeMap<BatchId, Timestamp>,
 }
 
 impl Steward {
@@ -116,6 +121,7 @@ impl Steward {
             match self.lead(id).await {
                 Ok(true) => {
                     self.open.remove(&id);
+                    self.compared.remove(&id);
                 }
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, batch = %id, "a batch could not be led on"),
@@ -124,7 +130,7 @@ impl Steward {
     }
 
     /// Leads a batch as far as it comes now. Whether it is at its end.
-    async fn lead(&self, id: BatchId) -> Result<bool, StoreError> {
+    async fn lead(&mut self, id: BatchId) -> Result<bool, StoreError> {
         loop {
             let Some(batch) = self.gateway.desk.store().batch(id).await? else {
                 return Ok(true);
@@ -138,18 +144,25 @@ impl Steward {
                     }
                     other => other?,
                 },
-                BatchStatus::InProgress if all_ended => self.finalize(&batch).await?,
-                BatchStatus::Cancelling if !all_ended => {
-                    self.cancel(id).await?;
-                    let batch = self.gateway.desk.store().batch(id).await?;
-                    if batch.is_some_and(|batch| !batch.counts.all_ended()) {
+                BatchStatus::InProgress => {
+                    if !all_ended && !self.is_left_to_damage(&batch).await? {
                         return Ok(false);
                     }
+                    self.finalize(&batch).await?;
+                }
+                BatchStatus::Cancelling if !all_ended => {
+                    self.cancel(id).await?;
+                    let Some(batch) = self.gateway.desk.store().batch(id).await? else {
+                        return Ok(true);
+                    };
+                    if !batch.counts.all_ended() && !self.is_all_over(id).await? {
+                        return Ok(false);
+                    }
+                    output::finish(&self.gateway, &batch).await?;
                 }
                 BatchStatus::Finalizing | BatchStatus::Cancelling => {
                     output::finish(&self.gateway, &batch).await?;
                 }
-                BatchStatus::InProgress => return Ok(false),
                 BatchStatus::Failed
                 | BatchStatus::Completed
                 | BatchStatus::Expired
@@ -216,6 +229,38 @@ impl Steward {
         let store = self.gateway.desk.store();
         store.update_batch(batch.id, update, now).await?;
         Ok(())
+    }
+
+    /// Whether the time of a batch is over and nothing of it is open but what cannot be read, and
+    /// so will never end.
+    async fn is_left_to_damage(&mut self, batch: &Batch) -> Result<bool, StoreError> {
+        let now = self.gateway.clock.now();
+        let expires = Notes::of(batch)?.at.expires;
+        if expires.is_none_or(|expires| now.wall < expires) {
+            return Ok(false);
+        }
+        let compared = self.compared.insert(batch.id, now.mono);
+        if compared.is_some_and(|at| now.mono - at < COMPARE) {
+            self.compared.extend(compared.map(|at| (batch.id, at)));
+            return Ok(false);
+        }
+        self.is_all_over(batch.id).await
+    }
+
+    /// Whether all members of a batch that can be read have ended.
+    async fn is_all_over(&self, id: BatchId) -> Result<bool, StoreError> {
+        let mut after = 0;
+        loop {
+            let page = self.gateway.desk.store().members(id, after, SLICE).await?;
+            let lines = page.iter().filter_map(|job| job.member.as_ref());
+            let Some(last) = lines.map(|member| member.line).max() else {
+                return Ok(true);
+            };
+            if page.iter().any(|job| !job.status.is_final()) {
+                return Ok(false);
+            }
+            after = last;
+        }
     }
 
     /// Ends the members of a batch that have not ended.
