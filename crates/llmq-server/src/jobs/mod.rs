@@ -2,7 +2,7 @@
 //!
 //! [`Desk`] holds it all. `wanted` checks what is handed in, `state` says how it stands, `routes`
 //! are the requests and `webhooks` the endpoints; `plain` makes jobs of calls that came by a
-//! provider's API. `catalog` is what the runner must know of the models.
+//! provider's API, and `live` hands the stream of one on while it comes. `catalog` is what the runner must know of the models.
 
 mod catalog;
 
@@ -15,6 +15,7 @@ mod state;
 
 mod routes;
 
+mod live;
 mod plain;
 mod result;
 

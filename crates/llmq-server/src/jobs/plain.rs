@@ -6,14 +6,15 @@ use std::time::Duration;
 use axum::Json;
 use axum::response::IntoResponse;
 use http::header::LOCATION;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use llmq_core::{Priority, Status, parse_duration};
-use llmq_store::{Idempotency, Job, NewJob};
+use llmq_store::{Idempotency, Job, JobId, NewJob};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::catalog::BUDGET_EXHAUSTED;
 use super::desk::{COME_AGAIN, Standing, refusal as refused};
+use super::live::{self, Began};
 use super::wanted::checked_key;
 use super::{result, wanted};
 use crate::call::{self, Incoming, Reply, ReplyBody};
@@ -229,8 +230,8 @@ pub(crate) fn queued_instead(incoming: &Incoming, model: &Model) -> bool {
     !incoming.stream && model.settings.on_unavailable == OnUnavailable::Queue
 }
 
-/// A call with a key: a job whose caller waits for it. Whoever asks again with the same key gets
-/// the same bytes; a caller that goes loses its connection only.
+/// A call with a key: a job whose caller waits for it, and hears its stream while it comes. Whoever
+/// asks again with the same key gets the same bytes; a caller that goes loses its connection only.
 pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
     let made = of_call(gateway, incoming, model).await.map(|job| NewJob {
         priority: incoming.priority,
@@ -238,39 +239,45 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
         ttl: Some(incoming.max_wait.max(Duration::from_millis(1))),
         ..job
     });
-    let ended = async {
-        let desk = &gateway.desk;
-        let accepted = desk.runner.accept(made?).await;
-        let accepted = accepted.map_err(|error| as_refusal(&refused(&error)))?;
-        if accepted.new.is_none() {
-            // What an earlier call made may be told to wait longer than this one would.
-            let job = desk.ended(accepted.id, incoming.max_wait).await;
-            let job = job.map_err(|problem| as_refusal(&problem))?;
-            if let Some(job) = job
-                && job.status == Status::Queued
-                && !gateway.observed.is_draining()
-            {
-                if !queued_instead(incoming, model) || !call::is_down(gateway, model) {
-                    return Err(still_waits(&job));
-                }
-                let standing = desk.placed(vec![job]).await.remove(0);
-                return Ok(Kept::Later(standing));
-            }
+    let answered = async {
+        let (made, runner) = (made?, &gateway.desk.runner);
+        // Before it is handed in, so that nothing of it is missed.
+        let mut heard = incoming.stream.then(|| runner.listen(made.id));
+        let entry = runner.accept(made).await;
+        let entry = entry.map_err(|error| as_refusal(&refused(&error)))?;
+        if entry.new.is_none()
+            && let Some(reply) = still_waits(gateway, incoming, model, entry.id).await?
+        {
+            return Ok(reply);
         }
-        let job = desk.ended(accepted.id, HELD_MAX).await;
+        // One that was made before is told when it is whole.
+        let mut hearing = heard.as_mut().filter(|_| entry.new.is_some());
+        let began = async {
+            match &mut hearing {
+                Some(heard) => Began::of(heard).await,
+                None => None,
+            }
+        };
+        let ended = gateway.desk.ended(entry.id, HELD_MAX);
+        tokio::pin!(ended);
+        let job = tokio::select! {
+            biased;
+            Some(began) = began => {
+                let heard = heard.take().ok_or_else(|| Refusal::invalid("nobody listens"))?;
+                return Ok(live::reply(runner, entry.id, incoming.dialect, began, heard));
+            }
+            job = &mut ended => job,
+        };
         let job = job.map_err(|problem| as_refusal(&problem))?;
         let job = job.ok_or_else(|| Refusal::invalid("the request is removed already"))?;
-        Ok(Kept::Whole(job))
-    };
-    match ended.await {
-        // Its key is free again, and is that of the one that is kept.
-        Ok(Kept::Whole(job))
-            if queued_instead(incoming, model) && unserved(gateway, model, &job) =>
-        {
-            accepted(gateway, incoming, model).await
+        if queued_instead(incoming, model) && unserved(gateway, model, &job) {
+            // Its key is free again, and is that of the one that is kept.
+            return Ok(accepted(gateway, incoming, model).await);
         }
-        Ok(Kept::Whole(job)) => told(gateway, incoming, model, job).await,
-        Ok(Kept::Later(standing)) => told_of(gateway, incoming, &standing),
+        Ok(told(gateway, incoming, model, job).await)
+    };
+    match answered.await {
+        Ok(reply) => reply,
         Err(refusal) => call::refused(&refusal, incoming.dialect),
     }
 }
@@ -282,21 +289,44 @@ fn unserved(gateway: &Gateway, model: &Model, job: &Job) -> bool {
         && (class.is_some_and(|class| class.rule().trips_breaker) || call::is_down(gateway, model))
 }
 
-/// How far the job of a call with a key is when its caller is answered.
-enum Kept {
-    /// It has come to its end.
-    Whole(Job),
-    /// It is done when somebody can serve it.
-    Later(Standing),
-}
-
-fn still_waits(job: &Job) -> Refusal {
+/// What a caller is told whose key an earlier call has used, when that one waits still after the
+/// time that this one would have waited: it may have been told to wait longer.
+async fn still_waits(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+    id: JobId,
+) -> Result<Option<Reply>, Refusal> {
+    let job = gateway.desk.ended(id, incoming.max_wait).await;
+    let job = job.map_err(|problem| as_refusal(&problem))?;
+    let waits = job.filter(|job| job.status == Status::Queued);
+    let Some(job) = waits.filter(|_| !gateway.observed.is_draining()) else {
+        return Ok(None);
+    };
+    if queued_instead(incoming, model) && call::is_down(gateway, model) {
+        let standing = gateway.desk.placed(vec![job]).await.remove(0);
+        return Ok(Some(told_of(gateway, incoming, &standing)));
+    }
     let message = format!(
         "the call that this Idempotency-Key made before waits still: ask again, or see \
-         /api/requests/{}",
-        job.id
+         /api/requests/{id}"
     );
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).after(Some(COME_AGAIN))
+    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);
+    Err(refusal.after(Some(COME_AGAIN)))
+}
+
+/// The headers that tell of attempts.
+pub(super) fn described<B>(
+    mut response: Response<B>,
+    attempts: u32,
+    upstream: Option<String>,
+) -> Response<B> {
+    let headers = response.headers_mut();
+    headers.insert("x-llmq-attempts", HeaderValue::from(attempts));
+    if let Some(Ok(upstream)) = upstream.map(HeaderValue::try_from) {
+        headers.insert("x-llmq-upstream", upstream);
+    }
+    response
 }
 
 async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -> Reply {
@@ -304,12 +334,9 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
     let refusal = match job.status {
         Status::Completed | Status::Failed => match gateway.desk.answer(job.id).await {
             Ok(Some(answer)) => {
-                let mut response = result::passed_on(answer, job.id);
+                let response = result::passed_on(answer, job.id);
+                let mut response = described(response, job.attempts, job.upstream);
                 let headers = response.headers_mut();
-                headers.insert("x-llmq-attempts", HeaderValue::from(job.attempts));
-                if let Some(Ok(upstream)) = job.upstream.map(HeaderValue::try_from) {
-                    headers.insert("x-llmq-upstream", upstream);
-                }
                 if job.status == Status::Failed {
                     // llmq has tried as often as makes sense.
                     headers.insert("x-should-retry", HeaderValue::from_static("false"));

@@ -1,9 +1,12 @@
 //! A call with a key is said to its upstream as the same call without one.
 
+use std::sync::Arc;
+
 use http::Request;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
-use crate::answers::with_body;
+use crate::answers::{END, STREAM, done, stop, with_body, word};
 use crate::world::{Act, Mode, Upstream, World};
 
 const KEYED: &[&[(&str, &str)]] = &[&[], &[("idempotency-key", "k")]];
@@ -68,4 +71,73 @@ async fn a_stream_is_said_again_without_what_its_server_does_not_know() {
     world.ask_with(Mode::Stream, &headers).await.is_from(&one);
     assert_eq!(one.calls(), 2);
     assert!(!one.heard(1).body.contains("stream_options"));
+}
+
+/// An upstream that says the first word of a stream, and `rest` when it is told to; from its second
+/// call on a whole stream.
+async fn in_two_parts(go_on: &Arc<Notify>, rest: String) -> Upstream {
+    let begun = format!("{STREAM}{}", word("one", "from one"));
+    let rest = Act::When(Arc::clone(go_on), Box::new(Act::Say(rest)));
+    let act = Act::Then(begun, Box::new(rest));
+    Upstream::start("one", move |call| match call {
+        0 => act.clone(),
+        _ => Act::Answer,
+    })
+    .await
+}
+
+/// Once its first caller got it in one piece, when all of it was kept.
+#[tokio::test]
+async fn a_keyed_stream_comes_as_it_is_said_and_again_with_the_same_bytes() {
+    let go_on = Arc::new(Notify::new());
+    let rest = format!("{}{}{END}", stop("one"), done());
+    let one = in_two_parts(&go_on, rest).await;
+    let world = World::new(&[&one], "", "").await;
+    let headers = [("idempotency-key", "k")];
+    let mut opened = world.begin_stream_with(&headers).await;
+    assert!(opened.piece().await);
+    assert!(opened.seen.body.contains("from one"), "{:?}", opened.seen);
+    assert_eq!(opened.seen.attempts(), 1);
+    // Somebody else who asks meanwhile waits for the whole of it.
+    let (other, first) = tokio::join!(world.ask_with(Mode::Stream, &headers), async {
+        go_on.notify_one();
+        opened.rest().await
+    });
+    first.is_from(&one);
+    assert_eq!(other.body, first.body);
+    let again = world.ask_with(Mode::Stream, &headers).await;
+    assert_eq!(again.body, first.body);
+    assert_eq!(one.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_keyed_stream_that_breaks_off_is_told_so_and_made_again_for_who_asks_again() {
+    let go_on = Arc::new(Notify::new());
+    // No end of the stream, and none of the body.
+    let one = in_two_parts(&go_on, word("one", " and on")).await;
+    let world = World::new(&[&one], "", "").await;
+    let headers = [("idempotency-key", "k")];
+    let opened = world.begin_stream_with(&headers).await;
+    go_on.notify_one();
+    let seen = opened.rest().await;
+    seen.broke_off();
+    assert!(seen.body.contains("stream_broken"), "{seen:?}");
+    let again = world.ask_with(Mode::Stream, &headers).await;
+    again.is_from(&one);
+    assert_eq!(one.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_its_keyed_stream_finds_all_of_it_later() {
+    let go_on = Arc::new(Notify::new());
+    let rest = format!("{}{}{END}", stop("one"), done());
+    let one = in_two_parts(&go_on, rest).await;
+    let world = World::new(&[&one], "", "").await;
+    let headers = [("idempotency-key", "k")];
+    let mut opened = world.begin_stream_with(&headers).await;
+    assert!(opened.piece().await);
+    drop(opened);
+    go_on.notify_one();
+    world.ask_with(Mode::Stream, &headers).await.is_from(&one);
+    assert_eq!(one.calls(), 1);
 }

@@ -259,8 +259,12 @@ impl World {
 
     /// A call for a stream, as soon as its first event has been passed on.
     pub(crate) async fn begin_stream(&self) -> Opened {
+        self.begin_stream_with(&[]).await
+    }
+
+    pub(crate) async fn begin_stream_with(&self, headers: &[(&str, &str)]) -> Opened {
         let request = Request::post("/v1/chat/completions");
-        let opening = self.open(request, &[], hello(Mode::Stream));
+        let opening = self.open(request, headers, hello(Mode::Stream));
         let opened = timeout(PATIENCE, opening).await;
         opened.expect("the answer begins in time")
     }
