@@ -28,7 +28,7 @@ pub use requests::{
     AcceptedRequests, CreateRequest, CreateRequests, RequestError, RequestList, RequestState,
     RequestUsage,
 };
-pub use stats::{Health, HealthWord, Stats};
+pub use stats::{Health, HealthWord, RequestCounts, Stats};
 pub use webhooks::{
     CallbackSecret, CreateWebhook, DeliveryInfo, DeliveryList, DeliveryStatus, UpdateWebhook,
     WebhookInfo, WebhookList, WebhookTest, WebhookWithSecret,

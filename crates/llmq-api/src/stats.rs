@@ -57,4 +57,26 @@ pub struct Stats {
     pub upstreams: u64,
     /// Those of them that take calls now.
     pub upstreams_usable: u64,
+    /// Accepted requests in the store, by status; none while the store cannot be read.
+    #[serde(default)]
+    pub requests: Option<RequestCounts>,
+}
+
+/// How many accepted requests a store holds in each status. Those that have ended are counted until
+/// they are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RequestCounts {
+    /// Waiting, delayed ones included.
+    pub queued: u64,
+    /// Running.
+    pub processing: u64,
+    /// Completed.
+    pub completed: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Expired.
+    pub expired: u64,
+    /// Cancelled.
+    pub cancelled: u64,
 }

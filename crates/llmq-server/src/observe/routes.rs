@@ -8,7 +8,8 @@ use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use llmq_api::{
-    CallState, Health, HealthWord, ProblemBody, QueueList, QueueMotion, QueueState, Stats,
+    CallState, Health, HealthWord, ProblemBody, QueueList, QueueMotion, QueueState, RequestCounts,
+    Stats,
 };
 use llmq_dispatch::{Event, QueueId};
 use serde_json::json;
@@ -151,7 +152,7 @@ pub(crate) async fn drain(
 /// Sums since the start, and what is so now.
 #[utoipa::path(get, path = "/api/stats", tag = "watching", responses((status = 200, description = "The sums.", body = Stats)))]
 pub(crate) async fn stats(State(observed): Shared) -> Json<Stats> {
-    Json(observed.stats())
+    Json(observed.stats().await)
 }
 
 /// What a waiting call waits for, by its `X-LLMQ-Request-Id`.
@@ -188,7 +189,7 @@ pub(crate) async fn get_call(
 )]
 pub(crate) async fn index(State(observed): Shared) -> Response {
     let queues = observed.queues().await;
-    let html = page::html(&observed.stats(), &queues);
+    let html = page::html(&observed.stats().await, &queues);
     ([(CACHE_CONTROL, "no-store")], Html(html)).into_response()
 }
 
@@ -215,7 +216,21 @@ impl Observed {
         }
     }
 
-    pub(crate) fn stats(&self) -> Stats {
+    pub(crate) async fn stats(&self) -> Stats {
+        let requests = match self.journal.store.counts().await {
+            Ok(counts) => Some(RequestCounts {
+                queued: counts.queued,
+                processing: counts.processing,
+                completed: counts.completed,
+                failed: counts.failed,
+                expired: counts.expired,
+                cancelled: counts.cancelled,
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "the requests of the store could not be counted");
+                None
+            }
+        };
         let now = self.now();
         let parts = self.parts();
         let (queues, upstreams) = (parts.queues(now), parts.upstreams(now));
@@ -236,6 +251,7 @@ impl Observed {
             queues: count(queues.len()),
             upstreams: count(upstreams.len()),
             upstreams_usable: count(upstreams.iter().filter(|upstream| upstream.usable).count()),
+            requests,
         }
     }
 

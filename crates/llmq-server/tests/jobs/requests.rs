@@ -55,6 +55,9 @@ async fn many_are_accepted_in_order_and_all_finished() {
         assert_eq!(state["status"], "completed");
     }
     assert_eq!(world.calls(), 50);
+    let counts = json!({"queued": 0, "processing": 0, "completed": 50, "failed": 0, "expired": 0,
+        "cancelled": 0});
+    assert_eq!(world.get("/api/stats").await.json()["requests"], counts);
 }
 
 #[tokio::test]
