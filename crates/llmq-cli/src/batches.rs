@@ -10,7 +10,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::cli::{Format, Global};
-use crate::client::ServerArgs;
+use crate::client::{ServerArgs, Upload};
 use crate::exit::{FAILED, Failure};
 use crate::output;
 
@@ -117,32 +117,66 @@ fn create(server: &ServerArgs, wanted: CreateArgs, global: &Global) -> Result<()
         "metadata": metadata,
     });
     let mut batch: Value = server.send(Method::POST, "/v1/batches", Some(&body))?;
-    while wanted.wait && !is_final(&batch) {
-        std::thread::sleep(ASK_EVERY);
-        batch = get(server, text(&batch, "id"))?;
+    if wanted.wait {
+        batch = end(server, batch)?;
     }
     print(&batch, global)?;
-    if text(&batch, "status") == "failed" {
-        return Err(failed("the batch failed: see its errors"));
+    if is_final(&batch) {
+        return verdict(&batch);
     }
     Ok(())
 }
 
+/// A batch at its end. The server keeps it while it is away itself, so it is asked until it is
+/// back.
+fn end(server: &ServerArgs, mut batch: Value) -> Result<Value, Failure> {
+    let id = text(&batch, "id").to_owned();
+    let mut is_away = false;
+    while !is_final(&batch) {
+        std::thread::sleep(ASK_EVERY);
+        match server.get_if_there(&format!("/v1/batches/{id}"))? {
+            Ok(found) => {
+                if std::mem::take(&mut is_away) {
+                    say!("the server is there again");
+                }
+                batch = found;
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut is_away, true) {
+                    say!("{why}; waiting for it (batch {id})");
+                }
+            }
+        }
+    }
+    Ok(batch)
+}
+
+/// How a batch that has ended is to end this program.
+fn verdict(batch: &Value) -> Result<(), Failure> {
+    let failures = batch["request_counts"]["failed"].as_u64().unwrap_or(0);
+    match text(batch, "status") {
+        "failed" => Err(failed("the batch failed: see its errors")),
+        "completed" if failures == 0 => Ok(()),
+        _ if failures > 0 => Err(failed(&format!("{failures} of its calls have no answer"))),
+        status => Err(failed(&format!("the batch is {status}"))),
+    }
+}
+
 fn upload(server: &ServerArgs, path: &Path) -> Result<String, Failure> {
     const BOUNDARY: &str = "llmq-1f0b7c6a5d2e4938";
-    let content = std::fs::read(path).map_err(|error| cannot_read(path, &error))?;
+    let file = std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.replace(['"', '\r', '\n'], "_");
-    let mut form = format!(
+    let before = format!(
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n\
          --{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
          Content-Type: application/jsonl\r\n\r\n"
-    )
-    .into_bytes();
-    form.extend_from_slice(&content);
-    form.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
+    );
+    let behind = format!("\r\n--{BOUNDARY}--\r\n");
+    let form = Upload::new(before.into(), file, behind.into());
+    let form = form.map_err(|error| cannot_read(path, &error))?;
     let kind = format!("multipart/form-data; boundary={BOUNDARY}");
-    let file: Value = server.waiting(UPLOAD).post("/v1/files", kind, form)?;
+    let file: Value = server.waiting(UPLOAD).upload("/v1/files", kind, form)?;
     Ok(text(&file, "id").to_owned())
 }
 
@@ -235,18 +269,10 @@ fn results(server: &ServerArgs, id: &str) -> Result<(), Failure> {
         let Some(file) = batch[file].as_str() else {
             continue;
         };
-        let server = server.waiting(UPLOAD);
-        let (status, content) = server.raw(&format!("/v1/files/{file}/content"))?;
-        if !status.is_success() {
-            return Err(failed(&format!("the server says {status} of file {file}")));
-        }
-        output::print(&String::from_utf8_lossy(&content))?;
+        let path = format!("/v1/files/{file}/content");
+        server.copy(&path, output::print_bytes)?;
     }
-    match batch["request_counts"]["failed"].as_u64() {
-        Some(0) if text(&batch, "status") != "failed" => Ok(()),
-        Some(0) | None => Err(failed("the batch failed: see its errors")),
-        Some(count) => Err(failed(&format!("{count} of its calls have no answer"))),
-    }
+    verdict(&batch)
 }
 
 fn print(batch: &Value, global: &Global) -> Result<(), Failure> {

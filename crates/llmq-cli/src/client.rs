@@ -1,12 +1,16 @@
 //! Asking a running server.
 
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use clap::Args;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::TokioExecutor;
@@ -14,11 +18,13 @@ use llmq_api::ProblemBody;
 use llmq_provider::Secret;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
 
 use crate::exit::{ACCOUNT, FAILED, Failure, UNREACHABLE, with_causes};
 use crate::mock::time;
 
-/// A longer answer is refused rather than held in memory.
+/// A longer answer is refused rather than held in memory; what may be longer is copied on
+/// ([`ServerArgs::copy`]).
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Which server to ask, and as whom.
@@ -62,6 +68,22 @@ impl ServerArgs {
         }
     }
 
+    /// What the server has at `path`; why not, where it is away and may come back.
+    pub(crate) fn get_if_there<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<Result<T, String>, Failure> {
+        let (status, body) = match self.raw(path) {
+            Ok(answer) => answer,
+            Err(away) if away.code == UNREACHABLE => return Ok(Err(away.message)),
+            Err(failure) => return Err(failure),
+        };
+        if status.is_server_error() {
+            return Ok(Err(refusal(status, &body)));
+        }
+        self.read(status, &body).map(Ok)
+    }
+
     /// Whatever the server answers at `path`, as it is.
     pub(crate) fn raw(&self, path: &str) -> Result<(StatusCode, Bytes), Failure> {
         self.answer(Method::GET, path, None)
@@ -76,18 +98,54 @@ impl ServerArgs {
     ) -> Result<T, Failure> {
         let body = body.map(serde_json::to_vec).transpose();
         let body = body.map_err(|error| Failure::wrong(&error))?;
-        let body = body.map(|body| ("application/json".to_owned(), body));
+        let body = body.map(|body| {
+            let body = Full::from(Bytes::from(body));
+            ("application/json".to_owned(), Either::Left(body))
+        });
         self.told(method, path, body)
     }
 
-    /// What the server answers to a POST of `body`, which is of this kind.
-    pub(crate) fn post<T: DeserializeOwned>(
+    /// What the server answers to a POST of `upload`, which is of this kind.
+    pub(crate) fn upload<T: DeserializeOwned>(
         &self,
         path: &str,
         kind: String,
-        body: Vec<u8>,
+        upload: Upload,
     ) -> Result<T, Failure> {
-        self.told(Method::POST, path, Some((kind, body)))
+        self.told(Method::POST, path, Some((kind, Either::Right(upload))))
+    }
+
+    /// Hands on what the server has at `path`, as it comes and however long it is, until `out` wants
+    /// no more. There is a limit to how long nothing comes, and none for the whole.
+    pub(crate) fn copy(
+        &self,
+        path: &str,
+        mut out: impl FnMut(&[u8]) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let copied = async {
+            let silent = |_| self.unreachable(&format!("nothing came for {:?}", self.timeout));
+            let response = tokio::time::timeout(self.timeout, self.begin(Method::GET, path, None));
+            let response = response.await.map_err(silent)??;
+            let status = response.status();
+            if !status.is_success() {
+                let body = self.whole(response.into_body()).await?;
+                return Err(refused(status, &body));
+            }
+            let mut body = response.into_body();
+            while let Some(frame) = tokio::time::timeout(self.timeout, body.frame())
+                .await
+                .map_err(silent)?
+            {
+                let frame = frame.map_err(|error| self.unreachable(&with_causes(&error)))?;
+                if let Ok(data) = frame.into_data()
+                    && !out(&data)?
+                {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        runtime()?.block_on(copied)
     }
 
     /// What the server answers at `path`; its words where there is no such thing (404).
@@ -106,7 +164,7 @@ impl ServerArgs {
         &self,
         method: Method,
         path: &str,
-        body: Option<(String, Vec<u8>)>,
+        body: Option<(String, Sent)>,
     ) -> Result<T, Failure> {
         let (status, body) = self.answer(method, path, body)?;
         self.read(status, &body)
@@ -114,11 +172,7 @@ impl ServerArgs {
 
     fn read<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, Failure> {
         if !status.is_success() {
-            let refused_key = status == StatusCode::UNAUTHORIZED;
-            return Err(Failure {
-                code: if refused_key { ACCOUNT } else { FAILED },
-                message: refusal(status, body),
-            });
+            return Err(refused(status, body));
         }
         serde_json::from_slice(body)
             .map_err(|error| self.unreachable(&format!("that is no llmq server: {error}")))
@@ -128,15 +182,11 @@ impl ServerArgs {
         &self,
         method: Method,
         path: &str,
-        body: Option<(String, Vec<u8>)>,
+        body: Option<(String, Sent)>,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::wrong(&error))?;
         let asked =
             async { tokio::time::timeout(self.timeout, self.ask(method, path, body)).await };
-        runtime
+        runtime()?
             .block_on(asked)
             .map_err(|_| self.unreachable(&format!("no answer within {:?}", self.timeout)))?
     }
@@ -145,8 +195,20 @@ impl ServerArgs {
         &self,
         method: Method,
         path: &str,
-        body: Option<(String, Vec<u8>)>,
+        body: Option<(String, Sent)>,
     ) -> Result<(StatusCode, Bytes), Failure> {
+        let response = self.begin(method, path, body).await?;
+        let status = response.status();
+        Ok((status, self.whole(response.into_body()).await?))
+    }
+
+    /// The beginning of the server's answer.
+    async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(String, Sent)>,
+    ) -> Result<Response<Incoming>, Failure> {
         let uri: Uri = format!("{}{path}", self.base_url.trim_end_matches('/'))
             .parse()
             .map_err(|error| Failure::usage(format!("--base-url {}: {error}", self.base_url)))?;
@@ -154,7 +216,8 @@ impl ServerArgs {
         if let Some(key) = &self.api_key {
             request = request.header("authorization", format!("Bearer {}", key.expose()));
         }
-        let body = body.map_or_else(Vec::new, |(kind, body)| {
+        let nothing = || Either::Left(Full::default());
+        let body = body.map_or_else(nothing, |(kind, body)| {
             if let Some(headers) = request.headers_mut()
                 && let Ok(kind) = kind.try_into()
             {
@@ -163,7 +226,7 @@ impl ServerArgs {
             body
         });
         let request = request
-            .body(Full::<Bytes>::from(body))
+            .body(body)
             .map_err(|error| Failure::usage(format!("--base-url or --api-key: {error}")))?;
         let connector = HttpsConnectorBuilder::new()
             .with_native_roots()
@@ -172,16 +235,14 @@ impl ServerArgs {
             .enable_http1()
             .build();
         let client = HttpClient::builder(TokioExecutor::new()).build(connector);
-        let response = client
-            .request(request)
-            .await
-            .map_err(|error| self.unreachable(&with_causes(&error)))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| self.unreachable(&error.to_string()))?;
-        Ok((status, body.to_bytes()))
+        let response = client.request(request).await;
+        response.map_err(|error| self.unreachable(&with_causes(&error)))
+    }
+
+    async fn whole(&self, body: Incoming) -> Result<Bytes, Failure> {
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| self.unreachable(&error.to_string()))?;
+        Ok(body.to_bytes())
     }
 
     fn unreachable(&self, why: &str) -> Failure {
@@ -189,6 +250,95 @@ impl ServerArgs {
             code: UNREACHABLE,
             message: format!("cannot ask {}: {why}", self.base_url),
         }
+    }
+}
+
+/// What is sent: something in memory, or a file.
+type Sent = Either<Full<Bytes>, Upload>;
+
+/// A file as the middle of what is sent, read as it goes.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    before: Bytes,
+    file: File,
+    /// So much of it is still to be sent.
+    left: u64,
+    behind: Bytes,
+}
+
+impl Upload {
+    /// `file` as it is now, between these bytes.
+    pub(crate) fn new(before: Bytes, file: File, behind: Bytes) -> io::Result<Self> {
+        let left = file.metadata()?.len();
+        Ok(Self {
+            before,
+            file,
+            left,
+            behind,
+        })
+    }
+
+    fn next(&mut self) -> io::Result<Bytes> {
+        /// So much of the file is in memory.
+        const PIECE: u64 = 256 << 10;
+        if !self.before.is_empty() {
+            return Ok(std::mem::take(&mut self.before));
+        }
+        if self.left == 0 {
+            return Ok(std::mem::take(&mut self.behind));
+        }
+        let length = self.left.min(PIECE);
+        let mut piece = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        self.file.read_exact(&mut piece)?;
+        self.left -= length;
+        Ok(piece.into())
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        // Nothing else runs in this process: it may wait for its disk here.
+        let piece = self.next();
+        let is_end = matches!(&piece, Ok(piece) if piece.is_empty());
+        Poll::Ready((!is_end).then(|| piece.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let around = self.before.len() + self.behind.len();
+        SizeHint::with_exact(self.left + around as u64)
+    }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(|error| Failure::wrong(&error))
+}
+
+/// A part of a path or a value in a query (RFC 3986, 2.1).
+pub(crate) fn escaped(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let refused_key = status == StatusCode::UNAUTHORIZED;
+    Failure {
+        code: if refused_key { ACCOUNT } else { FAILED },
+        message: refusal(status, body),
     }
 }
 
@@ -211,6 +361,12 @@ fn refusal(status: StatusCode, body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_holds_its_value_whole() {
+        assert_eq!(escaped("org/gpt 4&x=1"), "org%2Fgpt%204%26x%3D1");
+        assert_eq!(escaped("2026-01-31T12:00:00Z"), "2026-01-31T12%3A00%3A00Z");
+    }
 
     #[test]
     fn a_problem_is_told_in_the_servers_words() {

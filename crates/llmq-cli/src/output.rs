@@ -11,16 +11,19 @@ use crate::exit::{FAILED, Failure};
 
 /// Writes `text` to stdout. A reader that left is no failure; a full disk is.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes()).map(drop)
+}
+
+/// Writes `bytes` to stdout as they are. Whether there is still a reader.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure {
             code: FAILED,
             message: format!("cannot write to standard output: {error}"),
         }),
-        _ => Ok(()),
     }
 }
 

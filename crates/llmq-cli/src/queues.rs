@@ -5,7 +5,7 @@ use hyper::Method;
 use llmq_api::{LimitState, QueueList, QueueMotion, QueueState, UpstreamState};
 
 use crate::cli::{Format, Global};
-use crate::client::ServerArgs;
+use crate::client::{ServerArgs, escaped};
 use crate::exit::Failure;
 use crate::output;
 
@@ -104,17 +104,7 @@ fn show(queue: &QueueState, global: &Global) -> Result<(), Failure> {
 
 /// The path of a queue; names of models hold slashes and more.
 fn path(name: &str, what: &str) -> String {
-    let mut path = "/api/queues/".to_owned();
-    for byte in name.bytes() {
-        // RFC 3986 §2.3.
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                path.push(char::from(byte));
-            }
-            other => path.push_str(&format!("%{other:02X}")),
-        }
-    }
-    path + what
+    format!("/api/queues/{}{what}", escaped(name))
 }
 
 fn word(state: QueueMotion) -> &'static str {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use llmq_api::{RequestList, RequestState};
-use llmq_core::Status;
+use llmq_core::{Priority, Status};
 use uuid::Uuid;
 
 use crate::cli::{Format, Global};
-use crate::client::ServerArgs;
+use crate::client::{ServerArgs, escaped};
 use crate::exit::{FAILED, Failure};
 use crate::mock::time;
 use crate::output;
@@ -75,6 +75,9 @@ struct ListArgs {
     /// Only of this model
     #[arg(long)]
     model: Option<String>,
+    /// Only of this priority: low, normal, high, critical or 0 to 100
+    #[arg(long)]
+    priority: Option<Priority>,
     /// Only of this tenant
     #[arg(long)]
     tenant: Option<String>,
@@ -157,6 +160,10 @@ fn list(server: &ServerArgs, wanted: &ListArgs, global: &Global) -> Result<(), F
     let filters = [
         ("status", wanted.status.map(|status| status.to_string())),
         ("model", wanted.model.clone()),
+        (
+            "priority",
+            wanted.priority.map(|priority| priority.to_string()),
+        ),
         ("tenant", wanted.tenant.clone()),
         ("created_after", wanted.created_after.clone()),
         ("created_before", wanted.created_before.clone()),
@@ -253,27 +260,4 @@ pub(super) fn print_all(all: &[RequestState], global: &Global) -> Result<(), Fai
         }
     };
     output::print(&text)
-}
-
-/// A value in a query (RFC 3986, 2.1).
-pub(crate) fn escaped(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            other => format!("%{other:02X}"),
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_query_holds_its_value_whole() {
-        assert_eq!(escaped("org/gpt 4&x=1"), "org%2Fgpt%204%26x%3D1");
-        assert_eq!(escaped("2026-01-31T12:00:00Z"), "2026-01-31T12%3A00%3A00Z");
-    }
 }

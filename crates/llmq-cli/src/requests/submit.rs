@@ -151,14 +151,32 @@ fn hand_in(
     print_all(&accepted.requests, global)
 }
 
-/// A line: a request as the API takes it, or the body of one.
+/// A line: a request as the API takes it, or the body of one. The options say what it leaves out.
 fn read(args: &SubmitArgs, line: &str) -> Result<CreateRequest, serde_json::Error> {
     let value: Value = serde_json::from_str(line)?;
-    if value.get("body").is_some() {
-        return serde_json::from_str(line);
+    if value.get("body").is_none() {
+        let body = RawValue::from_string(line.to_owned())?;
+        return Ok(request(args, body));
     }
-    let body = RawValue::from_string(line.to_owned())?;
-    Ok(request(args, body))
+    let said: CreateRequest = serde_json::from_str(line)?;
+    let usual = request(args, said.body);
+    let mut metadata = usual.metadata;
+    metadata.extend(said.metadata);
+    Ok(CreateRequest {
+        model: said.model.or(usual.model),
+        endpoint: match value.get("endpoint") {
+            Some(_) => said.endpoint,
+            None => usual.endpoint,
+        },
+        body: usual.body,
+        priority: said.priority.or(usual.priority),
+        ttl: said.ttl.or(usual.ttl),
+        not_before: said.not_before.or(usual.not_before),
+        metadata,
+        idempotency_key: said.idempotency_key,
+        wait_for_completion: said.wait_for_completion,
+        callback_url: said.callback_url.or(usual.callback_url),
+    })
 }
 
 fn request(args: &SubmitArgs, body: Box<RawValue>) -> CreateRequest {

@@ -83,6 +83,49 @@ fn why_a_request_waits_is_told_by_its_id() {
 }
 
 #[test]
+fn options_say_what_the_lines_of_a_file_leave_out() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("calls.jsonl");
+    let messages = r#""messages":[{"role":"user","content":"hi"}]"#;
+    let lines = format!(
+        "{{\"body\":{{{messages}}}}}\n{{{messages}}}\n\
+         {{\"body\":{{\"model\":\"gpt\",{messages}}},\"priority\":\"high\",\"metadata\":{{\"a\":\"own\"}}}}\n"
+    );
+    std::fs::write(&file, lines).unwrap();
+    let submit = [
+        "requests",
+        "submit",
+        file.to_str().unwrap(),
+        "--model",
+        "gpt",
+    ];
+    let options = [
+        "--priority",
+        "low",
+        "--metadata",
+        "a=b",
+        "--format",
+        "jsonl",
+    ];
+    let (code, states, said) = llmq(&server, &[&submit[..], &options].concat());
+    assert_eq!(code, 0, "{said}");
+    let states: Vec<Value> = states
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told = |state: &Value| (state["priority"].as_u64(), state["metadata"]["a"].clone());
+    let told: Vec<_> = states.iter().map(told).collect();
+    let (usual, own) = ((Some(30), "b".into()), (Some(70), "own".into()));
+    assert_eq!(told, [usual.clone(), usual, own]);
+    assert!(states.iter().all(|state| state["model"] == "gpt"));
+    let list = ["requests", "list", "--priority", "low", "--format", "jsonl"];
+    let (_, list, _) = llmq(&server, &list);
+    assert_eq!(list.lines().count(), 2, "{list}");
+}
+
+#[test]
 fn a_webhook_is_made_tested_and_listed_from_a_shell() {
     let place = Place::new(Duration::from_millis(1), "");
     let server = place.serve();

@@ -10,3 +10,4 @@ mod batches;
 mod commands;
 mod kills;
 mod stops;
+mod waits;

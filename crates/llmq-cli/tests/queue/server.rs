@@ -163,11 +163,16 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// A signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let (signal, pid) = (format!("-{name}"), self.child.id().to_string());
+        let sent = Command::new("kill").args([signal, pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// SIGTERM: the exit code.
     pub(crate) fn stop(mut self) -> i32 {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(sent.success());
+        self.signal("TERM");
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::server::Place;
+use serde_json::json;
+
+use crate::server::{PATIENCE, Place};
 
 #[test]
 fn a_stop_lets_what_runs_end_and_the_next_server_does_the_rest() {
@@ -55,4 +57,37 @@ fn a_store_that_the_configuration_names_is_used_with_the_stand_in_too() {
     server.kill();
     let server = place.serve_with(&["--mock"]);
     assert_eq!(server.end(&id)["status"], "completed");
+}
+
+/// A machine that sleeps, or a process that a debugger holds: its leases have run out when it goes
+/// on, and nobody else could take them.
+#[test]
+fn a_server_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it_holds() {
+    /// A little more than a lease lasts.
+    const STOOD: Duration = Duration::from_secs(32);
+    let place = Place::new(Duration::from_secs(34), "concurrency = 4");
+    let server = place.serve();
+    let ids: Vec<String> = (0..4).map(|_| server.submit()).collect();
+    let begun = tokio::time::Instant::now();
+    while place.mock.report().calls < 4 {
+        assert!(begun.elapsed() < PATIENCE, "the calls are sent");
+        std::thread::yield_now();
+    }
+    server.signal("STOP");
+    // What is tested is what time does to it.
+    std::thread::sleep(STOOD);
+    server.signal("CONT");
+    for id in &ids {
+        let state = server.end(id);
+        assert_eq!(
+            (&state["status"], &state["attempts"]),
+            (&json!("completed"), &json!(1)),
+            "{state}"
+        );
+        assert!(state["may_have_been_sent"].is_null(), "{state}");
+    }
+    assert_eq!(place.mock.report().calls, 4, "each was sent once");
+    assert_eq!(server.stop(), 0);
+    let checked = llmq_store_sqlite::check(&place.file(), true).unwrap();
+    assert!(checked.is_sound(), "{checked:?}");
 }
