@@ -58,7 +58,7 @@ fn of_endpoint(id: EndpointId) -> i64 {
 impl Backlog {
     pub(crate) fn load<'a>(
         connection: &Connection,
-        endpoints: impl Iterator<Item = &'a Endpoint> + Clone,
+        endpoints: impl Iterator<Item = &'a Endpoint>,
     ) -> rusqlite::Result<Self> {
         let mut backlog = Self::default();
         let mut query = connection.prepare(
@@ -78,7 +78,7 @@ impl Backlog {
             backlog.lines.insert(addressee, line);
             backlog.set_first(addressee, Some(first));
         }
-        let open = endpoints.clone().filter(|endpoint| !endpoint.disabled);
+        let open = endpoints.filter(|endpoint| !endpoint.disabled);
         let open: HashSet<_> = open.map(|endpoint| endpoint.id).collect();
         for (id, is_kept) in told(connection)? {
             if !open.contains(&id) {

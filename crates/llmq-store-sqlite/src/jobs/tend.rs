@@ -240,7 +240,7 @@ mod tests {
         let now = Now::default().after(Duration::from_secs(77));
         let store = Store::open(&Place::Memory, now.wall).unwrap();
         let mortal = |n: usize| NewJob {
-            ttl: (n % 3 > 0).then_some(Duration::from_millis(10_500 + n as u64 % 3)),
+            ttl: (!n.is_multiple_of(3)).then_some(Duration::from_millis(10_500 + n as u64 % 3)),
             ..NewJob::new("m", "t", "{}")
         };
         store
