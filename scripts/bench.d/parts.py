@@ -98,17 +98,22 @@ def plan(bench):
         foretold = bench.plan(*flags)["elapsed_s"]
         measured += deviation(name, words, foretold, results, command, flags)
     rows = 500 if bench.quick else 4_000
-    run_flags = [*CALLS, "--limit-rows", str(rows), "--concurrency", "16"]
-    mock_flags = ["--latency", "100ms", "--output-tokens", "20"]
-    results = []
-    for _ in range(bench.rounds):
-        with bench.mock(*mock_flags) as mock:
-            results.append(checked(bench.run(mock, *run_flags), rows))
-    flags = [*run_flags, "--latency", "100ms", "--output-tokens", "20"]
-    foretold = bench.plan(*flags)["elapsed_s"]
-    command = f"llmq mock {shown(*mock_flags)}; llmq run {shown(*run_flags)}"
-    words = f"{rows:,} rows, 16 in flight, answers in 100 ms"
-    return measured + deviation("latency", words, foretold, results, command, flags)
+    for name, words, latency, more in [
+        ("latency", "16 in flight, answers in 100 ms", "100ms", ["--concurrency", "16"]),
+        ("found", "calls at once found on the way, answers in 2 s", "2s", []),
+    ]:
+        run_flags = [*CALLS, "--limit-rows", str(rows), *more]
+        mock_flags = ["--latency", latency, "--output-tokens", "20"]
+        results = []
+        for _ in range(bench.rounds):
+            with bench.mock(*mock_flags) as mock:
+                results.append(checked(bench.run(mock, *run_flags), rows))
+        flags = [*run_flags, "--latency", latency, "--output-tokens", "20"]
+        foretold = bench.plan(*flags)["elapsed_s"]
+        command = f"llmq mock {shown(*mock_flags)}; llmq run {shown(*run_flags)}"
+        words = f"{rows:,} rows, {words}"
+        measured += deviation(name, words, foretold, results, command, flags)
+    return measured
 
 
 def deviation(name, words, foretold, results, command, flags):

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
 use crate::exit::{ACCOUNT, FAILED, Failure, UNREACHABLE, with_causes};
-use crate::mock::time;
+use crate::text::time;
 
 /// A longer answer is refused rather than held in memory; what may be longer is copied on
 /// ([`ServerArgs::copy`]).

@@ -44,9 +44,23 @@ pub(crate) fn callers(limit: u64) -> usize {
     usize::try_from(callers.clamp(16, ENOUGH)).unwrap_or(usize::MAX)
 }
 
+/// How many calls of a run may be in flight when `limit` files may be open. Each has a connection,
+/// and a stand-in inside (`with_stand_in`) its other end.
+pub(crate) fn calls(limit: u64, with_stand_in: bool) -> usize {
+    let ends = if with_stand_in { 2 } else { 1 };
+    let calls = limit.saturating_sub(KEPT) / ends;
+    usize::try_from(calls.max(16)).unwrap_or(usize::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stand_in_inside_takes_as_many_as_its_caller() {
+        assert_eq!((calls(1_128, false), calls(1_128, true)), (1_000, 500));
+        assert_eq!(calls(10, true), 16);
+    }
 
     #[test]
     fn each_caller_has_room_for_a_provider_too() {

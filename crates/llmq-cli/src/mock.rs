@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use llmq_core::parse_duration;
 use llmq_provider::mock::{
     DefaultAlgorithm, Foreign, Hints, MockConfig, MockServer, Outage, Report,
 };
 use llmq_strict::Charge;
 
 use crate::cli::{Format, Global};
+use crate::descriptors;
 use crate::exit::{FAILED, Failure};
 use crate::output;
 use crate::signals::Signals;
-use crate::text::{grouped, span};
+use crate::text::{grouped, span, time};
 
 /// A stand-in provider with real limits, headers and faults. Speaks OpenAI and Anthropic,
 /// streaming too; GET /mock/report shows its books, and it prints them when it ends.
@@ -107,6 +107,7 @@ pub(crate) fn mock(args: &MockArgs, global: &Global) -> Result<(), Failure> {
         let message = format!("--replay: there is no directory {}", directory.display());
         return Err(Failure::usage(message));
     }
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::wrong(&error))?;
     let report = runtime.block_on(serve(config, global))?;
     let text = match global.format {
@@ -206,12 +207,6 @@ fn table(report: &Report) -> String {
         rows.push(row(&limit.limit, books));
     }
     output::columns(&rows)
-}
-
-/// A length of time of a flag.
-pub(crate) fn time(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .ok_or_else(|| format!("`{text}` is not a length of time: write it like 500ms, 20s or 10m"))
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -6,8 +6,6 @@ use clap::Args;
 use llmq_core::{Host, LimitKind, LimitSpec};
 use llmq_engine::bulk::{CallMaker, Item, Price, RowReader};
 use llmq_engine::config::{ProviderKind, Settings};
-use llmq_limit::AdaptiveConfig;
-use llmq_provider::scan_request;
 use llmq_sim::{PlanNeed, PlanReport, PlanRow, PlanSetup};
 use serde_json::{Value, json};
 
@@ -17,7 +15,6 @@ use crate::limits::LimitArgs;
 use crate::output::{self, columns};
 use crate::prompt::{Input, InputArgs, PromptArgs};
 use crate::quota::QuotaArgs;
-use crate::run::body;
 use crate::text::{dollars, grouped, span};
 use crate::upstream::{Chosen, ProviderArgs};
 use crate::{config, prompt, upstream};
@@ -44,13 +41,13 @@ pub(crate) struct PlanArgs {
     #[command(flatten, next_help_heading = "Plan")]
     config: ConfigFile,
     /// How long an answer takes; else half a second and a fiftieth for each of its tokens
-    #[arg(long, value_name = "TIME", value_parser = crate::mock::time, help_heading = "Plan")]
+    #[arg(long, value_name = "TIME", value_parser = crate::text::time, help_heading = "Plan")]
     latency: Option<Duration>,
     /// How long an answer is expected to be, in tokens; at most its cap is taken [default: 200]
     #[arg(long, value_name = "N", help_heading = "Plan")]
     output_tokens: Option<u32>,
     /// Which limits and how many calls at once it takes to finish in this time, such as 7d
-    #[arg(long, value_name = "TIME", value_parser = crate::mock::time, help_heading = "Plan")]
+    #[arg(long, value_name = "TIME", value_parser = crate::text::time, help_heading = "Plan")]
     finish_in: Option<Duration>,
 }
 
@@ -87,7 +84,7 @@ pub(crate) fn plan(args: &PlanArgs, global: &Global) -> Result<(), Failure> {
     let calls = prompt::calls(&args.prompt, &input, chosen.dialect, chosen.default_model())?;
     let assumed = assumed(args, &chosen);
     let setup = setup(&chosen, &settings, &assumed)?;
-    let rows = read(input, &calls, &assumed)?;
+    let rows = read(input, &calls, &chosen, &assumed)?;
     let need = args.finish_in.map(|time| {
         let need = llmq_sim::finish_in(&rows.rows, &setup, time);
         (time, need)
@@ -145,15 +142,13 @@ fn setup(chosen: &Chosen, settings: &Settings, assumed: &Assumed) -> Result<Plan
     let states_concurrency = limits
         .iter()
         .any(|limit| limit.kind == LimitKind::Concurrency);
-    if !states_concurrency {
-        limits.extend(upstream.settings.adaptive.map(most_at_once));
-    }
     let price = chosen.price.unwrap_or(Price {
         input: 0.0,
         output: 0.0,
     });
     Ok(PlanSetup {
         limits,
+        adaptive: upstream.settings.adaptive.filter(|_| !states_concurrency),
         host: match upstream.settings.provider {
             ProviderKind::Mock => Host::Mock,
             _ => upstream.settings.host(),
@@ -184,28 +179,25 @@ fn daily_budget(settings: &Settings) -> Option<LimitSpec> {
     ))
 }
 
-/// What the run allows itself where no limit of calls in flight is stated.
-fn most_at_once(adaptive: AdaptiveConfig) -> LimitSpec {
-    LimitSpec::concurrency(match adaptive {
-        AdaptiveConfig::Latency(policy) => policy.max,
-        AdaptiveConfig::Plain(policy) => policy.max,
-    })
-}
-
-fn read(input: Input, calls: &CallMaker, assumed: &Assumed) -> Result<Rows, Failure> {
+fn read(
+    input: Input,
+    calls: &CallMaker,
+    chosen: &Chosen,
+    assumed: &Assumed,
+) -> Result<Rows, Failure> {
     let mut rows = Rows::default();
     let reader = RowReader::open(&input.source, input.kind, input.read)
         .map_err(|error| Failure::wrong(&error))?;
     for item in reader {
         match item.map_err(|error| Failure::wrong(&error))? {
             Item::Bad(_) => rows.bad += 1,
-            Item::Row(row) => match scan_request(&body(&row, calls).1, calls.counter) {
-                Ok(scan) => {
-                    let cap =
-                        u64::from(scan.size.choices.max(1)) * u64::from(assumed.output_tokens);
-                    let output = cap.min(scan.size.output_cap(assumed.output_tokens));
+            Item::Row(row) => match calls.prepare(row, chosen.model(), chosen.dialect) {
+                Ok(call) => {
+                    let size = call.size;
+                    let cap = u64::from(size.choices.max(1)) * u64::from(assumed.output_tokens);
+                    let output = cap.min(size.output_cap(assumed.output_tokens));
                     rows.rows.push(PlanRow {
-                        size: scan.size,
+                        size,
                         output_tokens: u32::try_from(output).unwrap_or(u32::MAX),
                     });
                 }
@@ -250,10 +242,14 @@ impl Answer {
             None => rows.push(row("cost", "unknown: say --price INPUT/OUTPUT".to_owned())),
         }
         rows.push(row("time", span(report.elapsed)));
-        rows.push(row(
-            "calls in flight",
-            format!("at most {}", grouped(report.in_flight_max)),
-        ));
+        let mut in_flight = format!("at most {}", grouped(report.in_flight_max));
+        if report.searching >= 0.01 {
+            let percent = report.searching * 100.0;
+            in_flight.push_str(&format!(
+                "; finding the number takes {percent:.0} % of the time, and --concurrency states it"
+            ));
+        }
+        rows.push(row("calls in flight", in_flight));
         for binding in &report.binding {
             let text = format!(
                 "binds {:.0} % of the time; twice as much: {}",
@@ -344,6 +340,7 @@ impl Answer {
             "cost_usd": self.cost(),
             "elapsed_s": report.elapsed.as_secs_f64(),
             "in_flight_max": report.in_flight_max,
+            "searching": report.searching,
             "binding": binding,
             "batch_api": self.batch.map(|longest| json!({
                 "cost_usd": self.cost().map(|cost| cost * BATCH_PRICE),

@@ -4,20 +4,8 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
-use llmq_core::WallTime;
-
-/// A count with its thousands apart: `42,888`.
-pub(crate) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+use llmq_core::{WallTime, parse_duration};
+pub(crate) use llmq_engine::grouped;
 
 /// A number of rows: `1 row`, `42,888 rows`.
 pub(crate) fn rows(count: u64) -> String {
@@ -85,15 +73,15 @@ pub(crate) fn dollars(amount: f64) -> String {
     }
 }
 
+/// A length of time of a flag.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .ok_or_else(|| format!("`{text}` is not a length of time: write it like 500ms, 20s or 10m"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_are_grouped() {
-        let texts = [0, 999, 1_000, 42_888, 1_234_567].map(grouped);
-        assert_eq!(texts, ["0", "999", "1,000", "42,888", "1,234,567"]);
-    }
 
     #[test]
     fn amounts_are_rounded_where_nobody_looks() {

@@ -19,7 +19,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::FoundOut;
 use crate::books::Memory;
-use crate::config::{LimitTable, ModelSettings, RouteSettings, Settings, UpstreamSettings};
+use crate::config::{
+    LimitTable, ModelSettings, RouteSettings, Settings, UpstreamSettings, stated_routes,
+};
 
 /// Tenants of calls whose callers have no name.
 const DEFAULT_WEIGHT: f64 = 1.0;
@@ -201,12 +203,8 @@ impl Accounts {
         now: Now,
     ) -> BTreeMap<String, AssembledModel> {
         dispatcher.set_rules(self.rules);
-        for (name, model) in settings {
-            let routes = model.upstreams.iter().filter(|route| route.states_limits());
-            for route in routes {
-                let key = (route.upstream.clone(), route.model_for(name).to_owned());
-                self.stated.entry(key).or_insert_with(|| route.clone());
-            }
+        for (made, route) in stated_routes(settings) {
+            self.stated.entry(made).or_insert(route);
         }
         let models: BTreeMap<String, AssembledModel> = settings
             .iter()

@@ -79,6 +79,7 @@ impl Scene {
             resume_anyway: false,
             price: None,
             ask_before_betting: true,
+            in_flight_max: 10_000,
         }
     }
 
@@ -377,6 +378,19 @@ fn hanging() -> MockConfig {
         latency: Duration::from_secs(60),
         ..quick(&[])
     }
+}
+
+/// Rows that had not been read yet were left out of the sum.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_stop_the_summary_counts_the_whole_input() {
+    let scene = Scene::new(6_000, quick(&[])).await;
+    let control = Control::new();
+    let mut running = begin(scene.options(&["requests=150/60s"]), &control);
+    until(&control, |progress| progress.done >= 120).await;
+    control.stop();
+    let summary = ended(&mut running).await.summary;
+    assert_eq!(summary.rows, 6_000);
+    assert_eq!(summary.to_do, Some(6_000 - summary.completed));
 }
 
 /// The second Ctrl-C waited for the calls in flight, up to their whole timeout.

@@ -1,11 +1,11 @@
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use llmq_core::{Clock as _, Host, Now};
-use llmq_engine::SystemClock;
+use llmq_engine::{SystemClock, replace_file};
 use llmq_limit::{
     PauseAdvice, QuotaConfig, QuotaEvent, QuotaMetrics, QuotaStatus, parse_rate_limit_headers,
 };
@@ -165,8 +165,8 @@ impl QuotaMonitor {
     /// [`SaveQuotaError`] when the file cannot be written; the old one is as it was.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), SaveQuotaError> {
         let path = path.as_ref();
-        let text = self.lock().to_final_state().to_json();
-        write_whole(path, &text).map_err(|source| SaveQuotaError {
+        let text = self.lock().to_final_state().to_json() + "\n";
+        replace_file(path, text.as_bytes()).map_err(|source| SaveQuotaError {
             path: path.to_owned(),
             source,
         })
@@ -191,39 +191,6 @@ impl QuotaMonitor {
             log_event(&self.name, event);
         }
     }
-}
-
-/// Writes beside the file, syncs, and takes its place.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    // Two processes that save at once must not write into one file.
-    beside.push(format!(".{}.new", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let written = write_synced(&beside, text).and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
-        return written;
-    }
-    sync_directory(path)
-}
-
-fn write_synced(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(text.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()
-}
-
-/// The new name is on disk once its directory is.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    if cfg!(windows) {
-        // A directory cannot be opened there, and a rename needs no such help.
-        return Ok(());
-    }
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// One structured log event for what a quota has to tell.

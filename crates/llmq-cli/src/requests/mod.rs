@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::cli::{Format, Global};
 use crate::client::{ServerArgs, escaped};
 use crate::exit::{FAILED, Failure};
-use crate::mock::time;
 use crate::output;
+use crate::text::time;
 use submit::SubmitArgs;
 
 /// Requests that a server keeps and finishes: hand them in, look at them, fetch what came of them.

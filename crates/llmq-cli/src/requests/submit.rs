@@ -16,7 +16,7 @@ use super::{print, print_all};
 use crate::cli::Global;
 use crate::client::ServerArgs;
 use crate::exit::{FAILED, Failure};
-use crate::mock::time;
+use crate::text::time;
 
 /// So many requests are handed in with one call.
 const TOGETHER: usize = 1_000;

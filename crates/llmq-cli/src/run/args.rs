@@ -23,7 +23,7 @@ Examples:
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) input: InputArgs,
-    /// Where results go, one JSON line a row (.csv: id, text, tokens, error); it is also what a
+    /// Where results go, one JSON line a row (.csv: id, text, tokens, error, line); it is also what a
     /// resumed run continues from
     #[arg(
         short,

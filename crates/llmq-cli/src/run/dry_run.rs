@@ -1,5 +1,5 @@
-use llmq_engine::bulk::{BadRow, CallMaker, Item, Row, RowCall, RowReader};
-use llmq_provider::{Operation, Prompt, prompt_body, scan_request, with_model};
+use llmq_engine::bulk::{BadRow, CallMaker, Item, Prepared, RowReader};
+use llmq_provider::with_model;
 use serde_json::{Value, json};
 
 use crate::cli::{Format, Global};
@@ -7,6 +7,7 @@ use crate::exit::Failure;
 use crate::output;
 use crate::prompt::Input;
 use crate::text::{grouped, rows};
+use crate::upstream::Chosen;
 
 /// Calls that are shown.
 const SHOWN: usize = 3;
@@ -24,14 +25,22 @@ struct Look {
 }
 
 /// `--dry-run`: shows the first calls as they would be sent, and counts the rest.
-pub(super) fn dry_run(input: Input, calls: &CallMaker, global: &Global) -> Result<(), Failure> {
+pub(super) fn dry_run(
+    input: Input,
+    calls: &CallMaker,
+    chosen: &Chosen,
+    global: &Global,
+) -> Result<(), Failure> {
     let mut look = Look::default();
     let reader = RowReader::open(&input.source, input.kind, input.read)
         .map_err(|error| Failure::wrong(&error))?;
     for item in reader {
         look.rows += 1;
         match item.map_err(|error| Failure::wrong(&error))? {
-            Item::Row(row) => look.take(&row, calls),
+            Item::Row(row) => match calls.prepare(row, chosen.model(), chosen.dialect) {
+                Ok(call) => look.take(&call, chosen),
+                Err(bad) => look.take_bad(&bad),
+            },
             Item::Bad(bad) => look.take_bad(&bad),
         }
     }
@@ -62,17 +71,23 @@ pub(super) fn dry_run(input: Input, calls: &CallMaker, global: &Global) -> Resul
 }
 
 impl Look {
-    fn take(&mut self, row: &Row, calls: &CallMaker) {
-        let (path, body) = body(row, calls);
-        if let Ok(scan) = scan_request(&body, calls.counter) {
-            self.input_tokens += u64::from(scan.size.input_tokens);
+    fn take(&mut self, call: &Prepared, chosen: &Chosen) {
+        self.input_tokens += u64::from(call.size.input_tokens);
+        if self.calls.len() >= SHOWN {
+            return;
         }
-        if self.calls.len() < SHOWN {
-            let body = serde_json::from_slice::<Value>(&body).unwrap_or_default();
-            let call =
-                json!({"custom_id": row.custom_id, "method": "POST", "url": path, "body": body});
-            self.calls.push(call);
-        }
+        // As the first of its upstreams calls the model.
+        let there = chosen.upstreams.first();
+        let model = there.and_then(|upstream| upstream.model.as_deref());
+        let renamed = model.and_then(|model| with_model(&call.body, model).ok());
+        let body = renamed.as_ref().unwrap_or(&call.body);
+        let body = serde_json::from_slice::<Value>(body).unwrap_or_default();
+        self.calls.push(json!({
+            "custom_id": call.custom_id,
+            "method": "POST",
+            "url": format!("/v1{}", call.operation.path()),
+            "body": body,
+        }));
     }
 
     fn take_bad(&mut self, bad: &BadRow) {
@@ -81,37 +96,4 @@ impl Look {
             self.bad_messages.push(bad.message.clone());
         }
     }
-}
-
-/// The path and the body of a row's call.
-pub(crate) fn body(row: &Row, calls: &CallMaker) -> (String, Vec<u8>) {
-    match &row.call {
-        RowCall::Prompt(text) => {
-            let prompt = Prompt {
-                model: calls.model.as_deref().unwrap_or_default(),
-                system: calls.system.as_deref(),
-                text,
-                params: &calls.params,
-            };
-            (
-                versioned(calls.operation),
-                prompt_body(calls.operation, prompt).to_vec(),
-            )
-        }
-        RowCall::Batch { url, body } => {
-            let body = body.get().as_bytes();
-            let renamed = calls
-                .model
-                .as_ref()
-                .and_then(|model| with_model(body, model).ok());
-            (
-                url.clone(),
-                renamed.map_or_else(|| body.to_vec(), |body| body.to_vec()),
-            )
-        }
-    }
-}
-
-fn versioned(operation: Operation) -> String {
-    format!("/v1{}", operation.path())
 }

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use console::style;
@@ -5,8 +6,9 @@ use llmq_engine::bulk::{self, Control, Ended, RunError, RunOptions, RunReport};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::RunArgs;
+use super::continuing::continuing;
 use super::progress::Show;
-use super::{resume, summary};
+use super::summary;
 use crate::cli::{Format, Global};
 use crate::exit::{self, Failure};
 use crate::output;
@@ -74,10 +76,20 @@ fn failed(error: &RunError) -> Failure {
     }
 }
 
+/// How the run ended counts; a summary that cannot be written only where nothing else is wrong.
 fn tell(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failure> {
-    if let Some(path) = &args.summary {
-        summary::write(path, &report.summary)?;
+    let write = |path: &PathBuf| summary::write(path, &report.summary);
+    let written = args.summary.as_ref().map_or(Ok(()), write);
+    match (tell_end(report, args, global), written) {
+        (Err(own), Err(unwritten)) => {
+            say!("{}", unwritten.message);
+            Err(own)
+        }
+        (ended, written) => ended.and(written),
     }
+}
+
+fn tell_end(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failure> {
     match global.format {
         Format::Table if !global.quiet => say!("{}", summary::table(&report.summary).trim_end()),
         Format::Table => {}
@@ -85,11 +97,7 @@ fn tell(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failu
             output::print(&output::json(&report.summary, global.format)?)?;
         }
     }
-    let command = || {
-        style(resume::continuing(std::env::args_os()))
-            .bold()
-            .for_stderr()
-    };
+    let command = || style(continuing(std::env::args_os())).bold().for_stderr();
     let (code, words) = match &report.ended {
         Ended::Done => return Ok(()),
         Ended::SomeFailed => {

@@ -5,25 +5,26 @@ mod args;
 mod dry_run;
 mod proof;
 
+mod continuing;
 mod execute;
 mod progress;
-mod resume;
 mod summary;
 
 use std::sync::Arc;
 
-use llmq_core::Clock;
+use llmq_core::{Clock, LimitKind};
 use llmq_dispatch::Rules;
 use llmq_engine::SystemClock;
 use llmq_engine::bulk::{OutputPaths, RunOptions};
 use llmq_engine::config::{Ambiguous, Settings};
 
 pub(crate) use args::RunArgs;
-pub(crate) use dry_run::body;
 
 use crate::cli::Global;
 use crate::exit::Failure;
-use crate::{config, log, prompt, upstream};
+use crate::text::grouped;
+use crate::upstream::Chosen;
+use crate::{config, descriptors, log, prompt, upstream};
 
 pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     let settings = settings(&args)?;
@@ -38,10 +39,13 @@ pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     };
     let calls = prompt::calls(&args.prompt, &input, chosen.dialect, chosen.default_model())?;
     if args.dry_run {
-        return dry_run::dry_run(input, &calls, global);
+        return dry_run::dry_run(input, &calls, &chosen, global);
     }
     let paths = paths(&args)?;
     log::start(&args.log, global)?;
+    if let Some(path) = &args.summary {
+        summary::can_be_written(path)?;
+    }
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::wrong(&error))?;
     let ended = runtime.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -67,6 +71,7 @@ pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
             resume_anyway: args.resume_anyway,
             price: chosen.price,
             ask_before_betting: chosen.ask_before_betting(),
+            in_flight_max: in_flight_max(&chosen, !opened.mocks.is_empty()),
         };
         let ended = Box::pin(execute::execute(options, &args, global)).await;
         drop(opened.mocks);
@@ -75,6 +80,29 @@ pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     // A thread that waits for standard input must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// How many calls at once the system lets a run have, said where that is less than was asked for.
+fn in_flight_max(chosen: &Chosen, with_stand_in: bool) -> usize {
+    let files = descriptors::raise_limit();
+    let calls = descriptors::calls(files, with_stand_in);
+    let limits = chosen
+        .upstreams
+        .iter()
+        .flat_map(|upstream| &upstream.limits);
+    let stated = limits.filter(|limit| limit.kind == LimitKind::Concurrency);
+    if let Some(stated) = stated.map(|limit| limit.count).max()
+        && usize::try_from(stated).unwrap_or(usize::MAX) > calls
+    {
+        say!(
+            "--concurrency: of {} calls at once {} are made, since the system allows {} open \
+             files (`ulimit -n`)",
+            grouped(stated),
+            calls,
+            grouped(files)
+        );
+    }
+    calls
 }
 
 /// The configuration under the flags that stand for its settings.

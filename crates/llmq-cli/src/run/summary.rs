@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::path::Path;
 
 use llmq_engine::bulk::Summary;
@@ -46,16 +47,13 @@ pub(super) fn table(summary: &Summary) -> String {
 }
 
 fn rows_text(summary: &Summary) -> String {
-    let left = summary
-        .rows
-        .saturating_sub(summary.completed + summary.failed);
     let mut text = format!(
         "{}: {} completed, {} failed",
         grouped(summary.rows),
         grouped(summary.completed),
         grouped(summary.failed)
     );
-    if left > 0 {
+    if let Some(left) = summary.to_do.filter(|left| *left > 0) {
         text.push_str(&format!(", {} to do", grouped(left)));
     }
     text
@@ -89,6 +87,17 @@ fn bound_text(summary: &Summary, bound: f64) -> String {
     }
 }
 
+/// Finds out before a run whether its summary can be written.
+pub(super) fn can_be_written(path: &Path) -> Result<(), Failure> {
+    let file = File::options().create(true).append(true).open(path);
+    file.map(drop).map_err(|error| {
+        Failure::usage(format!(
+            "--summary: cannot write {}: {error}",
+            path.display()
+        ))
+    })
+}
+
 /// Writes the summary to `--summary`.
 pub(super) fn write(path: &Path, summary: &Summary) -> Result<(), Failure> {
     let text = output::json(summary, Format::Json)?;
@@ -106,6 +115,7 @@ mod tests {
     fn a_summary_is_understood_at_a_glance() {
         let summary = Summary {
             rows: 42_888,
+            to_do: Some(800),
             completed: 42_000,
             failed: 88,
             attempts: 42_188,

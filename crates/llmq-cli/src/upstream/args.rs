@@ -19,7 +19,7 @@ pub(crate) struct ProviderArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) api_key_env: Option<String>,
     /// How long a call may take [default: 10m]
-    #[arg(long, value_name = "TIME", value_parser = crate::mock::time)]
+    #[arg(long, value_name = "TIME", value_parser = crate::text::time)]
     pub(crate) timeout: Option<Duration>,
     /// What a million tokens cost in USD, input/output, such as 0.15/0.60
     #[arg(long, value_name = "INPUT/OUTPUT", value_parser = parse_price)]

@@ -3,7 +3,7 @@ use std::time::Duration;
 use hyper::HeaderMap;
 use llmq_core::{Host, LimitSpec};
 use llmq_engine::bulk::Price;
-use llmq_engine::config::{KeySource, ProviderKind, Settings, UpstreamSettings};
+use llmq_engine::config::{KeySource, ProviderKind, Settings, UpstreamSettings, stated_routes};
 use llmq_limit::AdaptiveConfig;
 use llmq_provider::{Dialect, Timeouts};
 
@@ -66,6 +66,13 @@ impl Chosen {
         self.upstreams.iter().all(is_mock).then_some("mock")
     }
 
+    /// What prompts ask for where no model is named.
+    pub(crate) fn model(&self) -> &str {
+        let first = self.upstreams.first();
+        let model = first.and_then(|upstream| upstream.model.as_deref());
+        model.unwrap_or_default()
+    }
+
     /// Whether to hold back until the provider's way of counting is known: everywhere but at
     /// servers of one's own.
     pub(crate) fn ask_before_betting(&self) -> bool {
@@ -102,6 +109,17 @@ fn by_the_flags(
             .ok()
             .filter(|url| !url.is_empty())
     };
+    let configured = settings.upstreams.get(provider.as_str());
+    // Another address is another account, and a configuration with models has them chosen by name.
+    let is_meant = |upstream: &&UpstreamSettings| {
+        settings.models.is_empty()
+            && args.base_url.is_none()
+            && from_env().is_none()
+            && upstream.provider == provider
+    };
+    if let Some(upstream) = configured.filter(is_meant) {
+        return Ok(of_configured(upstream, args, limits, model, settings));
+    }
     let default = || provider.default_url().map(str::to_owned);
     let base_url = args.base_url.clone().or_else(from_env).or_else(default);
     let upstream = at(provider, base_url.unwrap_or_default(), args.timeout);
@@ -112,12 +130,9 @@ fn by_the_flags(
         (None, Some(name)) => Key::In(KeySource::Env(name.to_owned())),
         (None, None) => Key::None,
     };
-    let configured = model.and_then(|model| settings.models.get(model));
+    let named_model = model.and_then(|model| settings.models.get(model));
     let chosen = ChosenUpstream {
-        name: match model {
-            Some(model) => format!("{}/{model}", provider.as_str()),
-            None => provider.as_str().to_owned(),
-        },
+        name: named(provider, model),
         settings: upstream,
         key,
         model: None,
@@ -130,8 +145,62 @@ fn by_the_flags(
     Ok(Chosen {
         upstreams: vec![chosen],
         dialect: provider.dialect(),
-        price: args.price.or_else(|| configured?.price),
+        price: args.price.or_else(|| named_model?.price),
     })
+}
+
+/// The configured upstream that is called as its provider is, where no models are configured.
+fn of_configured(
+    upstream: &UpstreamSettings,
+    args: &ProviderArgs,
+    limits: &LimitArgs,
+    model: Option<&str>,
+    settings: &Settings,
+) -> Chosen {
+    let provider = upstream.provider;
+    let host = upstream.host();
+    let key = match &args.api_key_env {
+        Some(name) => Key::In(KeySource::Env(name.clone())),
+        None => upstream.api_key.clone().map_or(Key::None, Key::In),
+    };
+    let chosen = ChosenUpstream {
+        name: named(provider, model),
+        key,
+        model: None,
+        weight: 1.0,
+        limits: limits.specs(host),
+        shared: shared_of(settings, &upstream.shared_limits, host),
+        headers: HeaderMap::new(),
+        learn: true,
+        settings: UpstreamSettings {
+            timeouts: timeouts(upstream.timeouts, args.timeout),
+            ..upstream.clone()
+        },
+    };
+    Chosen {
+        upstreams: vec![chosen],
+        dialect: provider.dialect(),
+        price: args.price,
+    }
+}
+
+fn named(provider: ProviderKind, model: Option<&str>) -> String {
+    match model {
+        Some(model) => format!("{}/{model}", provider.as_str()),
+        None => provider.as_str().to_owned(),
+    }
+}
+
+/// The limits of these names, which the configuration has since it was checked.
+fn shared_of<'a>(
+    settings: &Settings,
+    names: impl IntoIterator<Item = &'a String>,
+    host: Host,
+) -> Vec<(String, Vec<LimitSpec>)> {
+    let found = names
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), settings.limits.get(name)?.specs(host))));
+    found.collect()
 }
 
 /// What is usual, at an address that a flag or a variable names.
@@ -188,6 +257,7 @@ fn by_the_configuration(
         );
         return Err(Failure::usage(message));
     }
+    let stated = stated_routes(&settings.models);
     let mut upstreams = Vec::new();
     for route in &configured.upstreams {
         // The configuration was checked: what it refers to exists.
@@ -197,17 +267,20 @@ fn by_the_configuration(
         let mut upstream = upstream.clone();
         upstream.timeouts = timeouts(upstream.timeouts, args.timeout);
         let host = upstream.host();
-        let shared = route.shared_limits.iter().chain(&upstream.shared_limits);
-        let shared =
-            shared.filter_map(|name| Some((name.clone(), settings.limits.get(name)?.specs(host))));
-        let provider_model = route.model.as_deref().unwrap_or(name);
+        let provider_model = route.model_for(name);
+        let made = (route.upstream.clone(), provider_model.to_owned());
+        let limits_from = stated.get(&made).unwrap_or(route);
+        let mut shared: Vec<&String> = limits_from.shared_limits.iter().collect();
+        let of_account = upstream.shared_limits.iter();
+        shared.extend(of_account.filter(|name| !limits_from.shared_limits.contains(name)));
+        let shared = shared_of(settings, shared, host);
         upstreams.push(ChosenUpstream {
             name: format!("{}/{provider_model}", route.upstream),
             key: upstream.api_key.clone().map_or(Key::None, Key::In),
             model: (provider_model != name).then(|| provider_model.to_owned()),
             weight: route.weight,
-            limits: limits.over(route.limits.specs(host), host),
-            shared: shared.collect(),
+            limits: limits.over(limits_from.limits.specs(host), host),
+            shared,
             headers: HeaderMap::new(),
             learn: true,
             settings: upstream,
@@ -306,6 +379,36 @@ mod tests {
         assert!(one.ask_before_betting());
     }
 
+    /// A check of the configuration demands that limits of one account and model are stated once;
+    /// the model that did not state them was sent without any.
+    #[test]
+    fn limits_that_another_model_states_of_the_same_place_are_kept() {
+        let toml = "
+            [upstreams.there]
+            provider = \"openai\"
+            shared_limits = [\"account\"]
+            [limits.account]
+            rpd = 1000
+            [models.first]
+            upstreams = [ { upstream = \"there\", model = \"x\", limits = { rpm = 500 }, shared_limits = [\"account\"] } ]
+            [models.second]
+            upstreams = [ { upstream = \"there\", model = \"x\" } ]
+            [models.third]
+            upstreams = [ { upstream = \"there\", model = \"y\" } ]
+        ";
+        let limits = |model| {
+            let args = ProviderArgs::default();
+            let chosen = chosen(toml, &args, &LimitArgs::default(), model).unwrap();
+            let upstream = chosen.upstreams[0].clone();
+            let own: Vec<_> = upstream.limits.iter().map(ToString::to_string).collect();
+            (own, upstream.shared.len())
+        };
+        let rpm = vec!["requests=500/1m:bucket".to_owned()];
+        assert_eq!(limits("first"), (rpm.clone(), 1));
+        assert_eq!(limits("second"), (rpm, 1));
+        assert_eq!(limits("third"), (vec![], 1));
+    }
+
     #[test]
     fn what_a_file_of_calls_cannot_use_is_refused() {
         let none = LimitArgs::default();
@@ -321,6 +424,48 @@ mod tests {
             let failure = chosen(TWO, &ProviderArgs::default(), limits, model).unwrap_err();
             assert!(failure.message.contains(part), "{}", failure.message);
         }
+    }
+
+    /// Where no model was configured, everything that was said of the account was passed over in
+    /// silence.
+    #[test]
+    fn a_configured_account_counts_without_models_too() {
+        let toml = "
+            [upstreams.openai]
+            provider = \"openai\"
+            base_url = \"https://eu.api.openai.com/v1\"
+            timeouts = { total = \"5m\" }
+            adaptive = { policy = \"plain\" }
+            shared_limits = [\"account\"]
+            [limits.account]
+            rpm = 100
+        ";
+        let of = |args: &ProviderArgs| {
+            let chosen = chosen(toml, args, &LimitArgs::default(), "m").unwrap();
+            chosen.upstreams[0].clone()
+        };
+        let by_name = of(&ProviderArgs::default());
+        assert_eq!(by_name.name, "openai/m");
+        assert_eq!(by_name.settings.base_url, "https://eu.api.openai.com/v1");
+        assert_eq!(by_name.settings.timeouts.total, Duration::from_secs(300));
+        assert!(matches!(
+            by_name.settings.adaptive,
+            Some(AdaptiveConfig::Plain(_))
+        ));
+        assert_eq!(by_name.shared[0].0, "account");
+        let over = of(&ProviderArgs {
+            timeout: Some(Duration::from_secs(7)),
+            api_key_env: Some("OTHER".to_owned()),
+            ..ProviderArgs::default()
+        });
+        assert_eq!(over.settings.timeouts.total, Duration::from_secs(7));
+        assert_eq!(over.key, Key::In(KeySource::Env("OTHER".to_owned())));
+        let elsewhere = of(&ProviderArgs {
+            base_url: Some("http://localhost:1/v1".to_owned()),
+            ..ProviderArgs::default()
+        });
+        assert_eq!(elsewhere.settings.base_url, "http://localhost:1/v1");
+        assert!(elsewhere.shared.is_empty());
     }
 
     #[test]

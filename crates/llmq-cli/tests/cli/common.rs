@@ -114,7 +114,7 @@ impl Outcome {
     }
 }
 
-/// A line of options for the stand-in inside, which answers at once.
+/// A line of options for the stand-in inside, which answers after 20 ms.
 pub(crate) const MOCK: &str = "--provider mock --progress none";
 
 pub(crate) fn exists(path: &Path) -> bool {

@@ -156,6 +156,38 @@ fn the_batch_form_names_its_own_model_and_standard_input_is_read() {
 }
 
 #[test]
+fn compressed_rows_a_template_from_a_file_and_exact_counts_go_through() {
+    // "name\nA\nB\n", packed by gzip and as one raw block of zstd.
+    const GZ: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xcb\x4b\xcc\x4d\xe5\x72\xe4\x72\xe2\x02\x00\xc7\x3b\xa4\x9a\x09\x00\x00\x00";
+    const ZST: &[u8] = b"\x28\xb5\x2f\xfd\x20\x09\x49\x00\x00name\nA\nB\n";
+    let world = World::new();
+    // As an editor writes it: what stands at its ends is no part of the prompt.
+    world.write("prompt.txt", "\u{feff}Introduce {{name}}.\r\n");
+    for (file, packed) in [("in.csv.gz", GZ), ("in.csv.zst", ZST)] {
+        world.write(file, packed);
+        let flags = "--template-file prompt.txt --count-tokens exact --model gpt-4o-mini";
+        let dry = world.run(&format!("run {file} --dry-run --format json {flags}"));
+        dry.says(0, &[]);
+        let shown: Value = serde_json::from_str(&dry.stdout).unwrap();
+        let message = &shown["calls"][1]["body"]["messages"][0];
+        assert_eq!(message["content"], "Introduce B.", "{file}");
+        let run = format!("run {file} -o {file}.jsonl {flags} {MOCK}");
+        world.run(&run).says(0, &["2 completed, 0 failed"]);
+        assert_eq!(world.results(&format!("{file}.jsonl")).len(), 2);
+    }
+}
+
+#[test]
+fn plain_progress_is_for_logs_and_says_where_the_run_stands() {
+    let world = World::new().with_rows(10);
+    let line = format!("run in.csv -o out.jsonl --provider mock --progress plain {NAME}");
+    // A line every ten seconds.
+    let outcome = world.run(&format!("{line} --limit requests=2/3s"));
+    outcome.says(0, &["of 10", "10 completed, 0 failed"]);
+    assert!(!outcome.stderr.contains('\u{1b}'), "{}", outcome.stderr);
+}
+
+#[test]
 fn a_dry_run_shows_three_calls_and_needs_neither_key_nor_output() {
     let world = World::new().with_rows(5);
     let flags = "--model m --system 'Be brief.' --param max_tokens=9";
@@ -174,6 +206,37 @@ fn a_dry_run_shows_three_calls_and_needs_neither_key_nor_output() {
     );
     let people = world.run(&format!("run in.csv --dry-run {NAME} {flags}"));
     people.says(0, &["5 rows", "nothing was sent"]);
+}
+
+/// What a run refuses was good in a dry run, which made its calls by code of its own.
+#[test]
+fn a_dry_run_and_a_plan_call_those_rows_bad_that_a_run_does() {
+    let world = World::new();
+    let row = |id: &str, url: &str, more: &str| {
+        let messages = r#"[{"role":"user","content":"Hello"}]"#;
+        format!(
+            r#"{{"custom_id":"{id}","method":"POST","url":"{url}","body":{{"model":"m","messages":{messages}{more}}}}}"#
+        )
+    };
+    let rows = [
+        row("good", "/v1/chat/completions", ""),
+        row("stream", "/v1/chat/completions", r#","stream":true"#),
+        row("other", "/v1/messages", r#","max_tokens":5"#),
+    ];
+    world.write("in.jsonl", rows.join("\n"));
+    let shown = |line: &str| -> Value {
+        let outcome = world.run(&format!("{line} --format json"));
+        outcome.says(0, &[]);
+        serde_json::from_str(&outcome.stdout).unwrap()
+    };
+    let dry = shown("run in.jsonl --dry-run");
+    assert_eq!((&dry["rows"], &dry["bad_rows"]), (&3.into(), &2.into()));
+    assert_eq!(dry["calls"].as_array().unwrap().len(), 1);
+    let plan = shown("plan in.jsonl");
+    assert_eq!((&plan["rows"], &plan["bad_rows"]), (&1.into(), &2.into()));
+    world
+        .run(&format!("run in.jsonl -o out.jsonl {MOCK}"))
+        .says(1, &["1 completed, 2 failed"]);
 }
 
 #[test]

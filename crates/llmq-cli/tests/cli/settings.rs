@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::common::{MOCK, World, outcome, words};
+use crate::provider::{Provider, Reply};
 
 #[test]
 fn the_default_configuration_is_right_and_can_be_checked() {
@@ -84,6 +85,32 @@ fn the_environment_stands_for_flags_and_flags_beat_it() {
     outcome(command.env("LLMQ_QUOTA_PAUSE_THRESHOLD", "7")).says(0, &[]);
 }
 
+/// The same order for a setting of a run as for one of its quota.
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
+    let attempts = |file: &str, variable: Option<&str>, flag: &str| {
+        let world = World::new().with_rows(1);
+        world.write("llmq.toml", file);
+        let provider = Provider::start(|_| Reply::Raw("500 Oops", String::new(), "{}".into()));
+        let line = format!(
+            "run in.csv -o out.jsonl --model m --base-url http://{}/v1 --template x \
+             --progress none --config llmq.toml {flag}",
+            provider.addr
+        );
+        let mut command = world.command(words(&line));
+        if let Some(value) = variable {
+            command.env("LLMQ_RETRY_MAX_ATTEMPTS", value);
+        }
+        outcome(&mut command).says(1, &["1 failed"]);
+        provider.prompts().len()
+    };
+    let quick = "[retry]\nserver = { base = \"1ms\", max = \"2ms\" }\n";
+    let file = format!("{quick}max_attempts = 1\n");
+    assert_eq!(attempts(&file, None, ""), 1);
+    assert_eq!(attempts(&file, Some("2"), ""), 2);
+    assert_eq!(attempts(&file, Some("2"), "--max-attempts 1"), 1);
+}
+
 #[test]
 fn a_model_of_the_configuration_brings_its_upstream() {
     let world = World::new().with_rows(2);
@@ -94,6 +121,10 @@ fn a_model_of_the_configuration_brings_its_upstream() {
     world
         .run(&format!("{line} --model large"))
         .says(2, &["no model \"large\", only small"]);
+    let dry = world.run(&format!("{line} --model small --dry-run"));
+    dry.says(0, &[]);
+    let shown: Value = serde_json::from_str(&dry.stdout).unwrap();
+    assert_eq!(shown["calls"][0]["body"]["model"], "tiny", "as it is sent");
     let outcome = world.run(&format!("{line} --model small"));
     outcome.says(0, &[]);
     let summary: Value = serde_json::from_str(&outcome.stdout).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::common::World;
+use crate::common::{World, outcome};
 use crate::running::Running;
 
 const LINE: &str =
@@ -58,6 +58,48 @@ fn ctrl_c_twice_leaves_at_once_whatever_is_in_flight() {
 
 /// On a busy machine; the calls take fifteen times as long.
 const AT_ONCE: Duration = Duration::from_secs(20);
+
+/// It ended with 1 and neither the summary nor the command that continues.
+#[test]
+fn a_summary_that_cannot_be_written_hides_nothing() {
+    let world = World::new().with_rows(25);
+    let line = format!("{LINE} --progress json --summary sum.json");
+    let mut running = Running::start(&world, &line);
+    running.wait_for("\"done\"");
+    std::fs::remove_file(world.path("sum.json")).unwrap();
+    std::fs::create_dir(world.path("sum.json")).unwrap();
+    running.signal("-INT");
+    let (code, _, stderr) = running.end();
+    assert_eq!(code, 130, "{stderr}");
+    for part in [
+        "rows",
+        "interrupted. This continues:",
+        "--summary: cannot write sum.json",
+    ] {
+        assert!(stderr.contains(part), "no {part:?} in {stderr}");
+    }
+    let early = world.run(&format!("{LINE} --summary sum.json"));
+    early.says(2, &["--summary: cannot write sum.json"]);
+}
+
+/// Each call takes a connection, and a shell lets a program have 1,024 files or fewer: calls
+/// beyond that failed, and took attempts with them.
+#[test]
+fn a_run_makes_no_more_calls_at_once_than_it_may_have_files_open() {
+    let world = World::new().with_rows(500);
+    let (_mock, url) = stand_in(&world, "--latency 500ms");
+    let run = "run in.csv -o out.jsonl --model m --progress none --template {{name}}";
+    let script = format!(
+        "ulimit -n 256; exec {} {run} --base-url {url} --concurrency 1000 --summary sum.json",
+        env!("CARGO_BIN_EXE_llmq"),
+    );
+    let mut shell = assert_cmd::Command::new("sh");
+    shell.current_dir(world.path("")).args(["-c", &script]);
+    outcome(&mut shell).says(0, &["of 1,000 calls at once 128 are made", "500 completed"]);
+    let summary = std::fs::read(world.path("sum.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    assert_eq!(summary["attempts"], 500, "none failed");
+}
 
 /// A stand-in beside the test, and its address.
 fn stand_in(world: &World, flags: &str) -> (Running, String) {

@@ -77,6 +77,16 @@ fn a_learned_limit_is_kept_from_the_next_first_call_on() {
     }
 }
 
+/// The summary knew only limits that were stated, and told of a run that used its account to the
+/// full that it had used next to nothing.
+#[test]
+fn a_limit_that_is_learned_on_the_way_binds_in_the_summary() {
+    let world = World::new().with_rows(ROWS);
+    let (_runtime, server) = stand_in(known_to_the_provider_alone(LIMIT));
+    let summary = second_life(&world, server.addr(), "");
+    assert_eq!(summary["binding"], "requests/1s openai/m", "{summary}");
+}
+
 #[test]
 fn a_limit_that_is_given_counts_instead_of_the_learned_one() {
     let world = World::new().with_rows(ROWS);

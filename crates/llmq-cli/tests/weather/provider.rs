@@ -1,7 +1,7 @@
 //! A provider that is down, and answers that are none.
 
 use llmq_provider::mock::{MockConfig, OutageStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::World;
 use crate::support::{Provider, Reply};
@@ -30,6 +30,44 @@ fn a_provider_that_is_down_for_a_while_costs_no_row() {
         outcome.says(0, &["100 completed, 0 failed"]);
         is_whole(&world, 100);
     }
+}
+
+/// The log held pauses and no failure of a call or a row.
+#[test]
+fn every_failure_is_in_the_log_and_no_prompt_is() {
+    let world = World::new().with_rows(3);
+    world.write("llmq.toml", QUICK);
+    let provider = Provider::start(|call| match (call.prompt, call.earlier) {
+        ("Place 1", 0) => Reply::Raw("500 Oops", String::new(), "{}".to_owned()),
+        ("Place 2", _) => {
+            let error = json!({"error": {"message": "Place 2 is unknown", "code": "bad_place"}});
+            Reply::Raw("400 Bad Request", String::new(), error.to_string())
+        }
+        _ => Reply::ok(),
+    });
+    let flags = "--concurrency 1 --config llmq.toml --log run.log --log-format json";
+    run_at(&world, provider.addr, flags).says(1, &["2 completed, 1 failed"]);
+    let log = std::fs::read_to_string(world.path("run.log")).unwrap();
+    assert!(!log.contains("Place"), "{log}");
+    let events: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["fields"].clone())
+        .collect();
+    let of = |message: &str, line: u64| {
+        let is = |event: &&Value| event["message"] == message && event["line"] == line;
+        events.iter().find(is).unwrap_or_else(|| panic!("{log}"))
+    };
+    let transient = of("attempt_failed", 1);
+    assert_eq!(
+        [
+            &transient["class"],
+            &transient["status"],
+            &transient["attempt"]
+        ],
+        [&json!("transient"), &json!(500), &json!(1)]
+    );
+    assert_eq!(of("attempt_failed", 2)["class"], "row-fault");
+    assert_eq!(of("row_failed", 2)["code"], "bad_place");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use llmq_core::WallTime;
 use serde::{Deserialize, Serialize};
 
-use super::files::beside;
 use super::journal::JournalError;
+use crate::files::beside;
 
 /// Who holds an output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

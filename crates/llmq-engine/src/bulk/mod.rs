@@ -42,8 +42,6 @@ mod lock;
 mod side;
 mod verify;
 
-mod files;
-
 mod run;
 
 pub use bitmap::Bitmap;
@@ -59,8 +57,8 @@ pub use journal::{
 };
 pub use lock::{Holder, LockError, OutputLock};
 pub use run::{
-    CallMaker, Control, Ended, Paused, Price, Progress, RouteOptions, RunError, RunOptions,
-    RunReport, Summary, run,
+    CallMaker, Control, Ended, Paused, Prepared, Price, Progress, RouteOptions, RunError,
+    RunOptions, RunReport, Summary, run,
 };
 pub use side::{
     Change, Changes, InputPrint, PromptSettings, SIDE_VERSION, Side, SideError, compare,

@@ -24,7 +24,7 @@ pub use settings::{
     Ambiguous, Auth, Copies, Environment, Fallback, KeySource, LimitTable, ModelSettings, Network,
     OnStoreLoss, OnUnavailable, ProviderKind, RetrySettings, RouteSettings, ServerSettings,
     Settings, StoreSettings, StoreUrl, StreamRecovery, StreamUsage, Tls, UpstreamSettings,
-    WebhookSettings,
+    WebhookSettings, stated_routes,
 };
 pub use source::{Config, Entry, Origin};
 

@@ -8,6 +8,7 @@ use llmq_core::{Backoffs, Host, LimitKind, LimitSpec};
 use llmq_dispatch::{Capacity, Reserve};
 use llmq_limit::{AdaptiveConfig, QuotaConfig, default_algorithm};
 use llmq_provider::{Dialect, Secret, SecretError, Timeouts, host_of, is_own_server};
+use rustc_hash::FxHashMap;
 
 use crate::bulk::Price;
 
@@ -373,6 +374,23 @@ pub struct RouteSettings {
     pub limits: LimitTable,
     /// Names in [`Settings::limits`].
     pub shared_limits: Vec<String>,
+}
+
+/// By account and the model's name there, the route that states limits of it. They hold on every
+/// route that leads there, whichever model is asked for.
+#[must_use]
+pub fn stated_routes(
+    models: &BTreeMap<String, ModelSettings>,
+) -> FxHashMap<(String, String), RouteSettings> {
+    let mut stated = FxHashMap::default();
+    for (name, model) in models {
+        let routes = model.upstreams.iter();
+        for route in routes.filter(|route| route.states_limits()) {
+            let key = (route.upstream.clone(), route.model_for(name).to_owned());
+            stated.entry(key).or_insert_with(|| route.clone());
+        }
+    }
+    stated
 }
 
 impl RouteSettings {

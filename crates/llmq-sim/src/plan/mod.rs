@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use llmq_core::{CallSize, Host, LimitKind, LimitSpec};
+use llmq_limit::AdaptiveConfig;
 
 mod need;
 mod play;
@@ -25,6 +26,8 @@ pub struct PlanRow {
 pub struct PlanSetup {
     /// The limits that hold, concurrency among them.
     pub limits: Vec<LimitSpec>,
+    /// How the number of calls at once is found, where no limit states it.
+    pub adaptive: Option<AdaptiveConfig>,
     /// How they charge.
     pub host: Host,
     /// The mean time from sending a call to the end of its answer.
@@ -54,6 +57,9 @@ pub struct PlanReport {
     pub in_flight_max: u64,
     /// The limits that held the file up, the one that did so longest first.
     pub binding: Vec<Binding>,
+    /// The share of the whole time in which the next row waited for the number of calls at once
+    /// that was found so far, 0 to 1.
+    pub searching: f64,
 }
 
 /// A limit that holds a file up.
@@ -79,6 +85,7 @@ pub struct Binding {
 /// let row = PlanRow { size: CallSize::of_input(100), output_tokens: 50 };
 /// let setup = PlanSetup {
 ///     limits: vec!["requests=10/1m".parse().unwrap()],
+///     adaptive: None,
 ///     host: Host::Unknown,
 ///     latency: Duration::from_secs(1),
 ///     price_input: 0.15,
@@ -138,6 +145,7 @@ mod tests {
     fn setup(limits: &[&str]) -> PlanSetup {
         PlanSetup {
             limits: limits.iter().map(|text| text.parse().unwrap()).collect(),
+            adaptive: None,
             host: Host::Unknown,
             latency: Duration::from_secs(1),
             price_input: 1.0,
@@ -173,6 +181,29 @@ mod tests {
         assert_eq!(report.binding.len(), 1);
         assert_eq!(report.binding[0].limit.kind, LimitKind::Concurrency);
         assert_eq!(report.binding[0].if_doubled, Duration::from_secs(50));
+    }
+
+    /// A plan took the highest number for granted from the first call on, and promised a third of
+    /// the time.
+    #[test]
+    fn the_number_of_calls_at_once_is_found_in_rounds_as_a_run_does() {
+        let found = PlanSetup {
+            adaptive: Some(AdaptiveConfig::default()),
+            ..setup(&[])
+        };
+        // 16 and 16 again, since a round has 32 answers; then 32, 64, … 1,024, and the last 952.
+        let report = plan(&rows(3_000), &found);
+        assert_eq!(report.elapsed, Duration::from_secs(9));
+        assert_eq!(report.in_flight_max, 1_024);
+        assert!(report.searching > 0.8, "{}", report.searching);
+        // What is found too late must be stated.
+        let time = Duration::from_secs(3);
+        let need = finish_in(&rows(3_000), &found, time).unwrap();
+        assert!(need.report.elapsed <= time);
+        assert_eq!(need.limits.len(), 1);
+        assert!((1_000..1_100).contains(&need.limits[0].count), "{need:?}");
+        let enough = finish_in(&rows(3_000), &found, Duration::from_secs(9)).unwrap();
+        assert_eq!(enough.limits, []);
     }
 
     #[test]

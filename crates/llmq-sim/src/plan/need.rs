@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use llmq_core::LimitSpec;
+use llmq_limit::Adaptive;
 
 use super::play::Play;
 use super::{PlanReport, PlanRow, PlanSetup, plan, raised};
@@ -39,6 +40,28 @@ pub fn finish_in(rows: &[PlanRow], setup: &PlanSetup, time: Duration) -> Option<
     if !rows.is_empty() && setup.latency > time {
         return None;
     }
+    // A number of calls at once that is found on the way may be found too late: then it is needed.
+    let searched = |setup: &PlanSetup| {
+        let alone = PlanSetup {
+            limits: Vec::new(),
+            ..setup.clone()
+        };
+        Play::new(rows, &alone).run().elapsed
+    };
+    let stated;
+    let setup = match setup.adaptive {
+        Some(adaptive) if searched(setup) > time => {
+            let mut limits = setup.limits.clone();
+            limits.push(LimitSpec::concurrency(Adaptive::new(adaptive).limit()));
+            stated = PlanSetup {
+                limits,
+                adaptive: None,
+                ..setup.clone()
+            };
+            &stated
+        }
+        _ => setup,
+    };
     let with = |limits: Vec<LimitSpec>| PlanSetup {
         limits,
         ..setup.clone()

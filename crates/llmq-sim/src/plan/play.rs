@@ -14,6 +14,8 @@ use super::{Binding, PlanReport, PlanRow, PlanSetup};
 const WINDOW: usize = 1_024;
 /// Limits that hold up less than this share of the time are not told of.
 const SHARE_MIN: f64 = 0.001;
+const UPSTREAM: &str = "plan";
+
 /// One pass over the rows.
 pub(super) struct Play<'a> {
     setup: &'a PlanSetup,
@@ -29,6 +31,8 @@ pub(super) struct Play<'a> {
     running: VecDeque<(Timestamp, TicketId, PlanRow)>,
     /// How long the head waited for each limit.
     held_up: Vec<Duration>,
+    /// How long it waited for the number of calls at once that was found so far.
+    searching: Duration,
     names: Vec<String>,
     report: PlanReport,
 }
@@ -50,7 +54,9 @@ impl<'a> Play<'a> {
             limits.push(dispatcher.add_limit(limit, now_at(now)));
         }
         let upstream = UpstreamSetup {
+            name: UPSTREAM.to_owned(),
             limits,
+            adaptive: setup.adaptive,
             ..UpstreamSetup::default()
         };
         let upstream = dispatcher.add_upstream(upstream, now_at(now));
@@ -69,6 +75,7 @@ impl<'a> Play<'a> {
             waiting: VecDeque::new(),
             running: VecDeque::new(),
             held_up: vec![Duration::ZERO; setup.limits.len()],
+            searching: Duration::ZERO,
             names,
             report: PlanReport {
                 rows: 0,
@@ -79,6 +86,7 @@ impl<'a> Play<'a> {
                 cost_usd: 0.0,
                 in_flight_max: 0,
                 binding: Vec::new(),
+                searching: 0.0,
             },
         }
     }
@@ -194,10 +202,12 @@ impl<'a> Play<'a> {
         };
         let parts = u32::try_from(why.blockers.len()).unwrap_or(u32::MAX).max(1);
         for blocker in why.blockers {
-            if let Blocker::Limit(name) = blocker
-                && let Some(limit) = self.names.iter().position(|other| *other == name)
-            {
-                self.held_up[limit] += span / parts;
+            if let Blocker::Limit(name) = blocker {
+                match self.names.iter().position(|other| *other == name) {
+                    Some(limit) => self.held_up[limit] += span / parts,
+                    // The one that was not stated.
+                    None => self.searching += span / parts,
+                }
             }
         }
     }
@@ -209,8 +219,11 @@ impl<'a> Play<'a> {
         report.cost_usd = (report.input_tokens as f64 * self.setup.price_input
             + report.output_tokens as f64 * self.setup.price_output)
             / 1e6;
+        let share_of =
+            |span: Duration| span.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+        report.searching = share_of(self.searching);
         for (limit, held_up) in self.setup.limits.iter().zip(&self.held_up) {
-            let share = held_up.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+            let share = share_of(*held_up);
             if share >= SHARE_MIN {
                 report.binding.push(Binding {
                     limit: *limit,

@@ -1,7 +1,6 @@
 use std::io;
 
 use super::source::InputSource;
-use crate::bulk::template::TemplateError;
 
 /// Why an input cannot be read at all. Every one of them is found before anything is sent, but
 /// for [`InputError::Read`], which can come at any row.
@@ -96,9 +95,6 @@ pub enum InputError {
         /// Why not.
         reason: &'static str,
     },
-    /// The template itself is wrong.
-    #[error("the template cannot be used")]
-    Template(#[from] TemplateError),
 }
 
 /// A word after `--input-format` that is no format.

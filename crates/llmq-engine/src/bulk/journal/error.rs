@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::bulk::files::{directory_of, is_full};
+use crate::files::{directory_of, is_full};
 
 /// Why results cannot be read or kept.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use super::file::{Journal, JournalFile};
 use super::line::{CSV_HEADER, Entry, OutputFormat, RowResult};
 use super::scan::{Scanned, Tail, scan_path};
 use crate::bulk::bitmap::Bitmap;
-use crate::bulk::files::{beside, directory_of, replace, sync_directory};
+use crate::files::{beside, directory_of, replace, sync_directory};
 
 /// Where results go.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -111,7 +111,7 @@ impl Control {
     }
 
     /// The account has had enough: what it has granted is still sent.
-    pub(super) fn run_dry(&self) {
+    pub(super) fn stop_by_verdict(&self) {
         self.inner.stop.cancel();
     }
 

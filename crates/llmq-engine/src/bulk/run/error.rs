@@ -33,7 +33,7 @@ pub enum RunError {
     /// The quota settings cannot be used.
     #[error(transparent)]
     Quota(#[from] llmq_limit::QuotaConfigErrors),
-    /// A row thread ended early: a mistake of ours.
+    /// A background task ended early: a mistake of ours.
     #[error("a background task of the run ended unexpectedly: {0}")]
     Task(String),
 }

@@ -1,16 +1,12 @@
 use std::sync::Arc;
 
-use bytes::Bytes;
-use llmq_provider::{
-    Dialect, Operation, Prompt, RequestScan, prompt_body, scan_request, with_model,
-};
+use llmq_provider::Dialect;
 use tokio::sync::mpsc::{Sender, WeakSender};
 
-use super::options::CallMaker;
+use super::call::{CallMaker, Prepared};
 use super::progress::Counters;
-use super::row::Prepared;
 use super::writer::Finished;
-use crate::bulk::{BadRow, BadRowCode, Bitmap, InputError, Item, Row, RowCall, RowReader};
+use crate::bulk::{Bitmap, InputError, Item, RowReader};
 
 /// Rows that are read ahead.
 pub(super) const AHEAD_ROWS: usize = 1_024;
@@ -47,7 +43,7 @@ impl Feeder {
                 continue;
             }
             let prepared = match item {
-                Item::Row(row) => self.prepare(row),
+                Item::Row(row) => self.maker.prepare(row, &self.model, self.dialect),
                 Item::Bad(bad) => Err(Box::new(bad)),
             };
             let sent = match prepared {
@@ -80,77 +76,4 @@ impl Feeder {
             permit.forget();
         }
     }
-
-    fn prepare(&self, row: Row) -> Result<Prepared, Box<BadRow>> {
-        let names_model = matches!(row.call, RowCall::Batch { .. }) && self.maker.model.is_none();
-        let (operation, body) = match &row.call {
-            RowCall::Prompt(text) => (self.maker.operation, self.of_prompt(text)),
-            RowCall::Batch { url, body } => self.of_batch(&row, url, body.get())?,
-        };
-        let scan = self.scan(&row, &body)?;
-        Ok(Prepared {
-            line: row.line,
-            custom_id: row.custom_id,
-            operation,
-            body,
-            size: scan.size,
-            names_model,
-        })
-    }
-
-    fn of_prompt(&self, text: &str) -> Bytes {
-        let prompt = Prompt {
-            model: &self.model,
-            system: self.maker.system.as_deref(),
-            text,
-            params: &self.maker.params,
-        };
-        prompt_body(self.maker.operation, prompt)
-    }
-
-    fn of_batch(
-        &self,
-        row: &Row,
-        url: &str,
-        body: &str,
-    ) -> Result<(Operation, Bytes), Box<BadRow>> {
-        let operation = Operation::from_path(url)
-            .filter(|operation| {
-                (*operation == Operation::Messages) == (self.dialect == Dialect::Anthropic)
-            })
-            .ok_or_else(|| {
-                bad(
-                    row,
-                    BadRowCode::InvalidField,
-                    format!("the provider of this run has no {url}"),
-                )
-            })?;
-        let body = match &self.maker.model {
-            Some(model) => with_model(body.as_bytes(), model)
-                .map_err(|error| bad(row, BadRowCode::InvalidJson, error.to_string()))?,
-            None => Bytes::copy_from_slice(body.as_bytes()),
-        };
-        Ok((operation, body))
-    }
-
-    fn scan(&self, row: &Row, body: &[u8]) -> Result<RequestScan, Box<BadRow>> {
-        let scan = scan_request(body, self.maker.counter)
-            .map_err(|error| bad(row, BadRowCode::InvalidJson, error.to_string()))?;
-        if scan.stream {
-            let message =
-                "`stream` cannot be asked for in a file: results are whole answers".to_owned();
-            return Err(bad(row, BadRowCode::InvalidField, message));
-        }
-        Ok(scan)
-    }
-}
-
-fn bad(row: &Row, code: BadRowCode, message: String) -> Box<BadRow> {
-    Box::new(BadRow {
-        line: row.line,
-        physical_line: row.physical_line,
-        custom_id: row.custom_id.clone(),
-        code,
-        message,
-    })
 }

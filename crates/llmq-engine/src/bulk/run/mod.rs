@@ -3,8 +3,10 @@
 //! Four hands work side by side. The feeder (a thread) reads rows ahead and makes calls of
 //! them; a loop (`sending`) hands them to tasks, few at a time, so that their order stays open;
 //! each row's task waits in the dispatcher's line, sends, and repeats as the retry table says;
-//! the writer (a thread) appends results and syncs them. A fourth thread keeps the side file.
+//! the writer (a thread) appends results and syncs them. A third thread keeps the side file, and a
+//! fourth counts the rows, so that progress has a total.
 
+mod call;
 mod error;
 mod options;
 
@@ -34,9 +36,10 @@ use llmq_provider::Dialect;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+pub use call::{CallMaker, Prepared};
 pub use control::Control;
 pub use error::RunError;
-pub use options::{CallMaker, Price, RouteOptions, RunOptions};
+pub use options::{Price, RouteOptions, RunOptions};
 pub use progress::{Paused, Progress};
 pub use summary::Summary;
 pub use verdict::Ended;
@@ -52,7 +55,7 @@ use fault::Faults;
 use feed::{AHEAD_BYTES, AHEAD_ROWS, Feeder};
 use opened::Opened;
 use progress::Counters;
-use row::{Lane, Prepared, Way};
+use row::{Lane, Way};
 use sending::{rows_alive_max, send_all};
 use setup::Line;
 use shelf::SideShelf;
@@ -120,7 +123,7 @@ async fn finish(
     let counters = control.counters();
     let faults = Arc::new(Faults::default());
     note_resumed(&counters, &resumed);
-    count_ahead(options, &counters);
+    let counting = count_ahead(options, &counters);
 
     let line = line(options, earlier.as_ref(), clock)?;
     let hub = crate::run(line.dispatcher, (**clock).clone(), tasks);
@@ -196,6 +199,14 @@ async fn finish(
     let fed = fed?;
     written??;
     saved??;
+    if let Some(counting) = counting {
+        // It only reads, and is soon done; after a stop it tells what is left to do.
+        tokio::select! {
+            biased;
+            _ = counting => {}
+            () = control.abort_token().cancelled() => {}
+        }
+    }
     let limits = kept(&hub, line.limits, &line.upstreams);
     let summary = summarize(&hub, &limits, &counters, options, started, ended_at);
     let ended = match stopped {
@@ -206,7 +217,7 @@ async fn finish(
     };
     Ok(RunReport {
         summary: Summary {
-            rows: fed,
+            rows: fed.max(summary.rows),
             stopped: ended.reason().map(str::to_owned),
             ..summary
         },
@@ -324,6 +335,7 @@ fn begin_writing(
 fn way(upstream: UpstreamId, route: &RouteOptions) -> Way {
     Way {
         upstream,
+        name: route.name.clone(),
         provider: route.provider.clone(),
         model: route.model.clone(),
         headers: route.headers.clone(),
@@ -336,19 +348,18 @@ fn note_resumed(counters: &Counters, resumed: &Resumed) {
 }
 
 /// Counts the rows beside the run, so that progress has a total; a pipe cannot be counted.
-fn count_ahead(options: &Arc<RunOptions>, counters: &Arc<Counters>) {
+fn count_ahead(options: &Arc<RunOptions>, counters: &Arc<Counters>) -> Option<JoinHandle<()>> {
     if !options.source.can_be_read_again() {
-        return;
+        return None;
     }
     let (options, counters) = (Arc::clone(options), Arc::clone(counters));
-    // Its end is not waited for: it only reads, and only for show.
-    drop(tokio::task::spawn_blocking(move || {
+    Some(tokio::task::spawn_blocking(move || {
         if let Ok(rows) = count_rows(&options.source, options.kind, options.read.limit_rows) {
             counters
                 .rows
                 .store(rows, std::sync::atomic::Ordering::Relaxed);
         }
-    }));
+    }))
 }
 
 fn model_of(options: &RunOptions) -> String {

@@ -2,9 +2,9 @@ use http::HeaderMap;
 use llmq_core::LimitSpec;
 use llmq_dispatch::Rules;
 use llmq_limit::{AdaptiveConfig, QuotaConfig};
-use llmq_provider::{Operation, Provider, TokenCounter};
-use serde_json::{Map, Value};
+use llmq_provider::Provider;
 
+use super::call::CallMaker;
 use crate::bulk::{InputKind, InputSource, OutputPaths, ReadOptions};
 
 /// Everything a run of a file needs to know.
@@ -44,6 +44,9 @@ pub struct RunOptions {
     pub price: Option<Price>,
     /// Whether to hold back until the provider's way of counting is known.
     pub ask_before_betting: bool,
+    /// Calls in flight that the process has room for, whatever the limits allow: each takes a
+    /// connection, and so an open file.
+    pub in_flight_max: usize,
 }
 
 /// US dollars for a million tokens.
@@ -67,21 +70,6 @@ impl Price {
     pub fn of(&self, input_tokens: u64, output_tokens: u64) -> f64 {
         (self.input * input_tokens as f64 + self.output * output_tokens as f64) / 1e6
     }
-}
-
-/// How rows become calls.
-#[derive(Debug, Clone)]
-pub struct CallMaker {
-    /// What prompts ask for. Rows in batch form say it themselves.
-    pub operation: Operation,
-    /// The model; needed for prompts, and instead of their own for rows in batch form.
-    pub model: Option<String>,
-    /// What the model is told before each prompt.
-    pub system: Option<String>,
-    /// Further members of each prompt's body.
-    pub params: Map<String, Value>,
-    /// How input is counted before it is sent.
-    pub counter: TokenCounter,
 }
 
 /// One upstream.

@@ -1,34 +1,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::HeaderMap;
-use llmq_core::{CallSize, Clock, FailureClass, Pause, Priority, Timestamp};
+use llmq_core::{Clock, FailureClass, Pause, Priority, Timestamp};
 use llmq_dispatch::{Call, CallKind, Event, NoGrant, QueueId, TenantId, UpstreamId};
 use llmq_provider::{
-    AnswerFacts, CallError, Operation, Provider, Refused, Request, Source, Verdict, WholeAnswer,
-    check_answer, processing_time, request_id, with_model,
+    AnswerFacts, CallError, Provider, Refused, Request, Source, Verdict, WholeAnswer, check_answer,
+    processing_time, request_id, with_model,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
+use super::call::Prepared;
 use super::fault::{Fault, Faults};
 use super::progress::Counters;
 use super::writer::{Finished, FinishedRow, SharedClock, Tries};
 use crate::{AfterFailure, Grant, Hub, outcome};
-
-/// A row that is ready to be sent.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) line: u64,
-    pub(super) custom_id: String,
-    pub(super) operation: Operation,
-    pub(super) body: Bytes,
-    pub(super) size: CallSize,
-    /// The model is the row's own: no other row need have it.
-    pub(super) names_model: bool,
-}
 
 /// What bounds how many rows are in memory.
 pub(super) struct Places {
@@ -41,6 +29,7 @@ pub(super) struct Places {
 /// Where the dispatcher's grants lead.
 pub(super) struct Way {
     pub(super) upstream: UpstreamId,
+    pub(super) name: String,
     pub(super) provider: Provider,
     /// What the provider calls the model, if not as the row does.
     pub(super) model: Option<String>,
@@ -145,7 +134,18 @@ impl Lane {
             .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         let class = match &attempted {
             Attempted::Answered(..) => None,
-            Attempted::Failed(verdict, _) => Some(verdict.class),
+            Attempted::Failed(verdict, _) => {
+                tracing::info!(
+                    line = row.line,
+                    upstream = way.name,
+                    attempt = grant.start().attempt,
+                    class = %verdict.class,
+                    status = verdict.status,
+                    code = verdict.code,
+                    "attempt_failed"
+                );
+                Some(verdict.class)
+            }
         };
         let own_model = row.names_model && way.model.is_none();
         (
@@ -338,7 +338,10 @@ fn micros(span: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use llmq_core::CallSize;
     use llmq_dispatch::{Dispatcher, QueueSetup, Rules, UpstreamSetup};
+    use llmq_provider::Operation;
     use tokio::sync::{Semaphore, mpsc};
 
     use super::*;

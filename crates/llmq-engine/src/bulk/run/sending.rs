@@ -6,17 +6,18 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
+use super::call::Prepared;
 use super::control::Control;
 use super::feed::{AHEAD_BYTES, AHEAD_ROWS};
 use super::options::RunOptions;
-use super::row::{Lane, Places, Prepared};
+use super::row::{Lane, Places};
 use super::verdict::Ended;
 use super::watch::Watch;
 
 /// Rows that stand in line at once. More would gain nothing: a row that is granted makes room for
 /// the next one in microseconds.
 const IN_LINE: usize = 64;
-/// The most calls in flight on one route; more would exhaust the machine's open files first.
+/// The most calls in flight on one route.
 const IN_FLIGHT_MAX: u64 = 65_536;
 
 /// Hands rows to their tasks until none is left or the run must stop; then waits for the calls
@@ -79,9 +80,9 @@ pub(super) async fn send_all(
         stopped = watch.must_stop() => Some(stopped),
         () = async { feeding.await; calls.close(); calls.wait().await } => None,
     };
-    // Nothing new is sent; what waits gives up, what is in flight comes to its end.
+    // What waits gives up; what was granted is still sent, and comes to its end.
     if stopped.is_some() {
-        control.run_dry();
+        control.stop_by_verdict();
     }
     rows.close();
     room.close();
@@ -96,6 +97,7 @@ pub(super) async fn send_all(
 
 /// How many rows may be between the feeder and the writer: all that can be in line and in
 /// flight, and no more, so that a slow disk holds the calls back instead of filling the memory.
+/// Never more than there are connections for, so that none fails for want of one.
 pub(super) fn rows_alive_max(options: &RunOptions) -> usize {
     let in_flight = options.routes.iter().map(|route| {
         let stated = route
@@ -108,7 +110,8 @@ pub(super) fn rows_alive_max(options: &RunOptions) -> usize {
             .unwrap_or(IN_FLIGHT_MAX);
         usize::try_from(most.min(IN_FLIGHT_MAX)).unwrap_or(usize::MAX)
     });
-    IN_LINE + in_flight.sum::<usize>()
+    let rows = in_flight.fold(IN_LINE, usize::saturating_add);
+    rows.min(options.in_flight_max.max(1))
 }
 
 /// What decides how long a call takes, as far as it is known.

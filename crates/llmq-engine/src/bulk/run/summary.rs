@@ -11,8 +11,10 @@ use crate::Hub;
 /// What a run did, at its end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// Rows of the input, as far as it was read.
+    /// Rows of the input; of one that cannot be counted, as far as it was read.
     pub rows: u64,
+    /// Rows that have no result yet; none where nobody knows how many there are.
+    pub to_do: Option<u64>,
     /// Rows with an answer, those of earlier runs included.
     pub completed: u64,
     /// Rows that failed for good, those of earlier runs included.
@@ -80,8 +82,10 @@ pub(super) fn summarize(
         Counters::get(&counters.input_tokens),
         Counters::get(&counters.output_tokens),
     );
+    let rows = Counters::get(&counters.rows);
     Summary {
-        rows: Counters::get(&counters.rows),
+        rows,
+        to_do: (rows > 0).then(|| rows.saturating_sub(counters.done())),
         completed: Counters::get(&counters.completed) + Counters::get(&counters.resumed)
             - Counters::get(&counters.resumed_failed),
         failed: Counters::get(&counters.failed) + Counters::get(&counters.resumed_failed),

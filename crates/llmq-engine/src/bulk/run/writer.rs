@@ -87,6 +87,7 @@ pub(super) fn write(
             let appended = append(&mut output, format, &row, now);
             outcome = outcome.and(appended);
             count(counters, &row);
+            log_failure(&row);
         }
         if outcome.is_ok() && output.is_due(now) {
             outcome = output.sync();
@@ -164,6 +165,21 @@ fn count(counters: &Counters, finished: &Finished) {
         let usage = row.usage.unwrap_or_default();
         Counters::add(&counters.input_tokens, usage.input_tokens);
         Counters::add(&counters.output_tokens, usage.output_tokens);
+    }
+}
+
+/// In the words of the output but for the message, which may quote the prompt.
+fn log_failure(finished: &Finished) {
+    match finished {
+        Finished::Bad(bad) => {
+            tracing::info!(line = bad.line, code = bad.code.as_str(), "row_failed");
+        }
+        Finished::Row(row) => {
+            if let Some((code, _)) = &row.error {
+                let attempts = row.tries.attempts;
+                tracing::info!(line = row.line, code, attempts, "row_failed");
+            }
+        }
     }
 }
 

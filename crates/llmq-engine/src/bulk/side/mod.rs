@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use changes::{Change, Changes, PromptSettings, compare};
 pub use print::InputPrint;
 
-use super::files::{beside, replace};
+use crate::files::{beside, replace};
 
 /// The version of the side file that this build writes, and the newest that it reads.
 pub const SIDE_VERSION: u32 = 1;
@@ -33,7 +33,9 @@ pub struct Side {
     /// The last sign of life, touched about once a second while the run goes on. After a crash
     /// short windows are taken as fully spent at this moment.
     pub alive_at: Option<WallTime>,
-    /// What was spent of each window at a clean stop, in the form of its owner.
+    /// What was spent of limits, what was learned of them and how the provider counts: long limits
+    /// ahead of their use while the run goes on, each window at a clean stop. In the form of its
+    /// owner.
     #[serde(default)]
     pub windows: serde_json::Value,
     /// The state of the quota monitor, in the form of its owner.

@@ -13,8 +13,6 @@ pub struct InputPrint {
     pub bytes: u64,
     /// XXH3 of its content.
     pub xxh3: u64,
-    /// How many rows it has, if they were counted.
-    pub rows: Option<u64>,
     /// For a file that is longer than an earlier one: whether it begins with all of that.
     #[serde(skip)]
     pub begins_with_earlier: bool,
@@ -62,7 +60,6 @@ impl InputPrint {
         Ok(Self {
             bytes,
             xxh3: hash.digest(),
-            rows: None,
             begins_with_earlier,
         })
     }

@@ -1,4 +1,4 @@
-//! What several of the files have in common: names beside the output, and replacing one safely.
+//! What files that must not be lost have in common: names beside them, and replacing one safely.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -30,15 +30,44 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Replaces the file at `path`, or makes it: on disk it is what it was or all of `content`,
+/// whatever happens meanwhile. Processes that do so at once do not disturb each other. Blocks.
+///
+/// # Errors
+///
+/// What the system said; the old file is as it was.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("count.json");
+/// llmq_engine::replace_file(&path, b"1")?;
+/// llmq_engine::replace_file(&path, b"2")?;
+/// assert_eq!(std::fs::read(&path)?, b"2");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let ending = format!(".{}.new", std::process::id());
+    replace_by(path, &ending, |file| file.write_all(content))
+}
+
 /// Replaces `path` by what `fill` writes, all of it or nothing: a new file in the same
-/// directory is filled, synced and renamed, and then the directory is synced.
+/// directory is filled, synced and renamed, and then the directory is synced. By the one process
+/// that holds `path`.
 pub(crate) fn replace<T>(
     path: &Path,
     fill: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<T>,
 ) -> io::Result<T> {
+    replace_by(path, ".tmp", fill)
+}
+
+fn replace_by<T>(
+    path: &Path,
+    ending: &str,
+    fill: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<T>,
+) -> io::Result<T> {
     // Through a symbolic link the file is replaced and not the link.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let new_path = beside(&target, ".tmp");
+    let new_path = beside(&target, ending);
     let filled = fill_new(&target, &new_path, fill);
     if filled.is_err() {
         // It is in nobody's way, so failing to remove it must not hide why it was left.
