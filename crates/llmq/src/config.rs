@@ -188,7 +188,8 @@ impl ModelConfig {
         }
     }
 
-    /// Watches a daily quota, and pauses the queue at its threshold until the day turns.
+    /// Watches a daily quota, and pauses the queue at its threshold until the day turns. The count
+    /// begins at nothing with the process; a [`QuotaMonitor`](crate::QuotaMonitor) saves its own.
     #[must_use]
     pub fn daily_quota(self, quota: QuotaConfig) -> Self {
         Self {

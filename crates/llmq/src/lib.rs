@@ -1,3 +1,6 @@
+// A library says what it has to say to its caller, not to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 //! Typed queues that keep every limit of an LLM account, for embedding in a program.
 //!
 //! Read [`QueueManager`] first: it holds a [`Queue`] for each model. A [`ModelConfig`] says what
@@ -7,9 +10,6 @@
 //! another attempt, and [`Hooks`] hear what happens.
 //!
 //! ```
-
-// A library says what it has to say to its caller, not to the terminal.
-#![warn(clippy::print_stdout, clippy::print_stderr)]
 #![doc = include_str!("../snippets/readme.rs")]
 //! ```
 //!

@@ -67,14 +67,14 @@ async fn a_model_that_waits_for_a_person_goes_on_when_it_is_resumed() {
     let queue = manager.queue(MODEL).unwrap();
     manager.submit_request(request(1)).await.unwrap_err();
     assert_eq!(queue.info().closed_for, Some(FailureClass::NoAccess));
-    let waiting = tokio::spawn({
-        let manager = manager.clone();
-        async move { manager.submit_request(request(2)).await }
-    });
+    let mut waiting = tokio::task::JoinSet::new();
+    let other = manager.clone();
+    waiting.spawn(async move { other.submit_request(request(2)).await });
     sleep(Duration::from_secs(3_600)).await;
-    assert!(!waiting.is_finished());
+    assert!(waiting.try_join_next().is_none());
     queue.resume();
-    assert_eq!(waiting.await.unwrap().unwrap().result, Some(2));
+    let answer = waiting.join_next().await.unwrap().unwrap();
+    assert_eq!(answer.unwrap().result, Some(2));
 }
 
 #[tokio::test(start_paused = true)]
