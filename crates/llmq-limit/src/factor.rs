@@ -105,33 +105,6 @@ impl Factor {
     }
 }
 
-/// What others seem to use of the same limit, per second.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(crate) struct Foreign {
-    per_second: f64,
-}
-
-impl Foreign {
-    /// Over `seconds`, `amount` was used that was not ours.
-    pub(crate) fn learn(&mut self, amount: f64, seconds: f64) {
-        if seconds <= 0.0 {
-            return;
-        }
-        let rate = amount.max(0.0) / seconds;
-        // The longer the span, the more it says; a second of silence halves what is believed.
-        let gain = (seconds / (seconds + 1.0)).clamp(0.02, 1.0);
-        self.per_second += (rate - self.per_second) * gain;
-        if self.per_second < 1e-6 {
-            self.per_second = 0.0;
-        }
-    }
-
-    /// What others may have used since we last heard, `seconds` ago.
-    pub(crate) fn expected(&self, seconds: f64) -> f64 {
-        self.per_second * seconds
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ mod charge;
 
 mod doubts;
 mod factor;
+mod foreign;
 mod learner;
 mod margin;
 mod sent_log;

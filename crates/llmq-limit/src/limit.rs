@@ -5,8 +5,9 @@ use llmq_core::{Algorithm, LimitKind, LimitSpec, Now, Timestamp};
 use crate::bucket::Bucket;
 use crate::charge::ChargeRule;
 use crate::doubts::Doubts;
-use crate::factor::{Factor, Foreign};
+use crate::factor::Factor;
 use crate::fixed::Fixed;
+use crate::foreign::Foreign;
 use crate::learner::{Caution, Learner, Sample};
 use crate::margin::within;
 use crate::sent_log::SentLog;
@@ -54,6 +55,8 @@ pub struct Limit {
     uncharged: u64,
     caution: Caution,
     foreign: Foreign,
+    /// When a call was refused last.
+    refused_at: Option<Timestamp>,
     /// What calls stated that were sent, and the squares of it, each summed up.
     stated: f64,
     squares: f64,
@@ -175,7 +178,8 @@ impl Limit {
             squares: 0.0,
             squares_unsent: 0.0,
             squares_open: 0.0,
-            foreign: Foreign::default(),
+            foreign: Foreign::new(spec.period),
+            refused_at: None,
             log: SentLog::new(remembered(spec.period)),
             corrected: 0,
             returned: 0,

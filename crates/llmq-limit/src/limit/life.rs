@@ -240,6 +240,7 @@ impl Limit {
             self.charged -= signed(expect.own);
             self.survey
                 .refused(entry.cost.stated, expect.sent_at, self.spec.period);
+            self.refused_at = Some(now);
             self.caution.refused(expect.sent_at, now);
             self.unlearn_refused(&expect, now);
             if self.rule.is_estimate() {

@@ -367,7 +367,7 @@ fn what_is_left_for_others_never_blocks_a_large_call_for_ever() {
         "tokens=1000/1s:fixed",
     ] {
         let mut limit = limit(text, Host::Mock);
-        for (ms, left) in [(0, 990), (100, 700), (200, 400)] {
+        for (ms, left) in [(0, 990), (100, 930), (200, 870)] {
             let entry = send(&mut limit, &call(5, 5), at(ms));
             limit.observe(&entry, left, 1, at(ms + 10), MARGIN);
             limit.settle(entry, None, at(ms + 10));
@@ -522,4 +522,41 @@ fn a_call_that_a_portion_is_too_small_for_is_told_of() {
     let reach = limit.reach(portion);
     limit.allow_to(reach, portion);
     assert_eq!(limit.check(cost, 0, at(0), MARGIN), Ok(()));
+}
+
+/// A limit of 1,000 a second of which others use 5 every 20 ms, as words on calls tell.
+fn shared() -> Limit {
+    let mut limit = limit("requests=1000/1s", Host::Unknown);
+    for number in 0..20 {
+        let ms = number * 20;
+        let entry = send(&mut limit, &CallSize::default(), at(ms));
+        let left = limit.books(at(ms), MARGIN) - 5;
+        limit.observe(&entry, left, 1, at(ms + 5), MARGIN);
+        limit.settle(entry, None, at(ms + 5));
+    }
+    limit
+}
+
+#[test]
+fn the_longer_nothing_is_heard_of_others_the_more_is_left_alone() {
+    // Only the mean of what they use was left alone, and at most a quarter of the limit: every
+    // second time they used more, and ten calls were refused where one would have told.
+    let limit = shared();
+    let soon = limit.others(at(400));
+    let late = limit.others(at(780));
+    assert!((5..40).contains(&soon), "{soon}");
+    assert!((100..250).contains(&late), "{late}");
+}
+
+#[test]
+fn more_is_left_alone_for_a_period_after_a_refusal() {
+    // The next call was sent at the very instant that the provider had named, and others had
+    // taken that room meanwhile.
+    let mut limit = shared();
+    let calm = limit.others(at(600));
+    let entry = send(&mut limit, &CallSize::default(), at(400));
+    limit.refused(entry, at(405));
+    assert!(limit.others(at(600)) > calm);
+    let long_after = limit.others(at(1_404));
+    assert!(limit.others(at(1_405)) < long_after);
 }
