@@ -113,7 +113,7 @@ fn what_becomes_of_upstreams_is_in_the_log() {
     let (code, _, said) = served.running.end();
     assert_eq!(code, 0, "{said}");
     let log = std::fs::read_to_string(world.path("own.log")).unwrap();
-    for event in ["quota_metrics", "rate_limited", "upstream_paused"] {
+    for event in ["quota_metrics", "rate_limited", "quota_paused"] {
         let line = log.lines().find(|line| line.contains(event));
         let line = line.unwrap_or_else(|| panic!("no {event} in {log}"));
         assert!(line.contains("one/m"), "{line}");

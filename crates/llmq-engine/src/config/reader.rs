@@ -111,13 +111,12 @@ impl<'c> Reader<'c> {
             value: Cow::Owned(Value::String(value.to_owned())),
             origin,
         };
+        let stand_for_it = path.variables().map(str::to_owned);
+        self.variables.borrow_mut().extend(stand_for_it);
         if let Some(flag) = flags.get(path.as_str()) {
             return Some(found(&flag.value, Origin::Flag(flag.name.clone())));
         }
         path.variables().find_map(|name| {
-            if !self.variables.borrow().contains(name) {
-                self.variables.borrow_mut().insert(name.to_owned());
-            }
             let value = self.config.env.get(name)?;
             Some(found(value, Origin::Env(name.to_owned())))
         })

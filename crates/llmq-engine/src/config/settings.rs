@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderName;
-use llmq_core::{Backoffs, Host, LimitKind, LimitSpec};
+use llmq_core::{Backoffs, FailureClass, Host, LimitKind, LimitSpec};
 use llmq_dispatch::{Capacity, Reserve};
 use llmq_limit::{AdaptiveConfig, QuotaConfig, default_algorithm};
 use llmq_provider::{Dialect, Secret, SecretError, Timeouts, host_of, is_own_server};
@@ -448,6 +448,15 @@ pub struct RetrySettings {
     pub backoffs: Backoffs,
     /// What follows when the fate of an attempt is unknown.
     pub ambiguous: Ambiguous,
+}
+
+impl RetrySettings {
+    /// Whether a call that failed so may be sent again at all: one that may have been billed, only
+    /// where that is set.
+    #[must_use]
+    pub fn may_repeat(&self, class: FailureClass) -> bool {
+        class != FailureClass::Ambiguous || self.ambiguous == Ambiguous::Retry
+    }
 }
 
 /// What follows when a call was sent and no answer seen.

@@ -334,7 +334,7 @@ fn secrets_are_never_shown() {
         api_key = \"hunter2\"
     ";
     let config =
-        parse(text).with_env([("LLMQ_UPSTREAMS_B_API_KEY".to_owned(), "hunter2".to_owned())]);
+        parse(text).with_env([("LLMQ_UPSTREAMS_A_API_KEY".to_owned(), "hunter2".to_owned())]);
     let settings = config.check().unwrap();
     let shown = format!("{settings:?} {:?}", config.entries());
     assert!(!shown.contains("hunter2"), "{shown}");

@@ -321,8 +321,8 @@ impl Exchange<'_> {
     }
 
     /// A stream is kept as its bytes, and only if it came to its proper end. Whoever holds a
-    /// connection for it hears it from its first whole event on, but for its end, which is heard
-    /// once it is kept.
+    /// connection for it hears it from its first token on, but for its end, which is heard once it
+    /// is kept.
     async fn stream(
         &self,
         mut answer: Answer,
@@ -364,7 +364,7 @@ impl Exchange<'_> {
             }
             match reader.end() {
                 StreamEnd::CutOff => {
-                    if let Some(live) = live.as_mut().filter(|_| reader.events() > 0) {
+                    if let Some(live) = live.as_mut().filter(|_| reader.has_begun()) {
                         live.begins(|| Live::Began {
                             status: answer.status().as_u16(),
                             headers: kept_headers(answer.headers()),

@@ -101,7 +101,7 @@ impl Drop for Listening {
 }
 
 impl Speaker {
-    /// The first whole event is there.
+    /// The first token is there.
     pub(super) fn begins(&mut self, began: impl FnOnce() -> Live) {
         if !std::mem::replace(&mut self.began, true) {
             self.tell(began());

@@ -210,13 +210,10 @@ fn becomes_job(
     model: &Model,
     class: Option<FailureClass>,
 ) -> bool {
-    use llmq_engine::config::Ambiguous;
     let may_help = match class {
         None => true,
-        // What was perhaps billed is not to be sent again where that is set.
-        Some(FailureClass::Ambiguous) => gateway.live.load().retry.ambiguous == Ambiguous::Retry,
         Some(FailureClass::RowFault | FailureClass::TooLarge) => false,
-        Some(_) => true,
+        Some(class) => gateway.live.load().retry.may_repeat(class),
     };
     let asked = incoming.later.as_ref();
     let asked = asked.is_some_and(|later| later.respond_async);

@@ -282,11 +282,17 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
     }
 }
 
-/// Whether it was for its upstreams that a job found no answer in its time.
+/// Whether it was for its upstreams that a job found no answer, in its time or its attempts.
 fn unserved(gateway: &Gateway, model: &Model, job: &Job) -> bool {
     let class = job.error.as_ref().and_then(|error| error.class);
-    job.status == Status::Expired
-        && (class.is_some_and(|class| class.rule().trips_breaker) || call::is_down(gateway, model))
+    let broken = class.is_some_and(|class| {
+        class.rule().trips_breaker && gateway.live.load().retry.may_repeat(class)
+    });
+    match job.status {
+        Status::Failed => broken,
+        Status::Expired => broken || class.is_none() && call::is_down(gateway, model),
+        _ => false,
+    }
 }
 
 /// What a caller is told whose key an earlier call has used, when that one waits still after the

@@ -133,10 +133,17 @@ async fn several_answers_are_whole_when_the_last_of_them_is() {
         "model": "m", "stream": true, "n": 2,
         "messages": [{"role": "user", "content": "hello"}],
     });
-    let request = http::Request::post("/v1/chat/completions");
-    let headers = [("idempotency-key", "k")];
-    let seen = world.send(request, &headers, body.to_string()).await;
-    seen.is_from(&one);
+    let ask = async || {
+        let request = http::Request::post("/v1/chat/completions");
+        let headers = [("idempotency-key", "k")];
+        world.send(request, &headers, body.to_string()).await
+    };
+    let broken = ask().await;
+    assert!(
+        !broken.clean && broken.body.contains("stream_broken"),
+        "{broken:?}"
+    );
+    ask().await.is_from(&one);
     assert_eq!(one.calls(), 2);
 }
 

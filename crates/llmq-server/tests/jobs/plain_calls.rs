@@ -92,9 +92,12 @@ async fn a_failure_that_another_try_may_cure_is_not_kept() {
     };
     let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
     let headers = [("idempotency-key", "k"), ("x-llmq-max-wait", "500ms")];
-    let first = call(&world, &headers, &chat()).await;
+    // One that is no stream becomes a request that is kept.
+    let mut stream = chat();
+    stream["stream"] = json!(true);
+    let first = call(&world, &headers, &stream).await;
     assert!(first.status.is_server_error(), "{:?}", first.body);
-    let second = call(&world, &headers, &chat()).await;
+    let second = call(&world, &headers, &stream).await;
     assert!(second.status.is_server_error(), "{:?}", second.body);
     let list = world.get("/api/requests").await.json();
     assert_eq!(
@@ -170,7 +173,12 @@ async fn a_call_that_is_kept_has_the_priority_time_and_notes_that_its_caller_ask
 
 #[tokio::test]
 async fn a_call_with_a_key_is_kept_too_and_the_same_key_finds_it() {
-    let world = World::behind(MockServer::start(broken()).await.unwrap(), &[], "").await;
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        fail: 1.0,
+        ..MockConfig::default()
+    };
+    let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
     let headers = [("idempotency-key", "k"), ("x-llmq-max-wait", "1s")];
     let kept = call(&world, &headers, &chat()).await;
     assert_eq!(kept.status, 202, "{kept:?}");

@@ -324,6 +324,8 @@ impl Model {
         }
         self.does(Step::Leave);
         self.end_read();
+        // What came due while it was read is seen in the next round.
+        self.pass(0);
         self.begin_read();
         self.end_read();
     }
