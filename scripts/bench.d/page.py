@@ -6,7 +6,7 @@ HEAD = """# Benchmarks
 
 <!-- Written by scripts/bench; change the words in scripts/bench.d/page.py. -->
 
-How good llmq is, measured by `scripts/bench` and written by it too: no figure here was typed by hand. `scripts/bench --compare` measures again and prints each fresh figure beside the one below; [`benchmarks.json`](https://github.com/llmq/llmq/blob/main/docs/benchmarks.json) holds them for programs, each round by itself. Figures are medians of several rounds, with the smallest and the largest.
+How good llmq is, measured by `scripts/bench` and written by it too: no figure here was typed by hand. `scripts/bench --compare` measures again and prints each fresh figure beside the one below; [`benchmarks.json`](https://github.com/llmq/llmq/blob/main/docs/benchmarks.json) holds them for programs, each round by itself. Figures are medians of the rounds that a part says it had, with the smallest and the largest; `(once)` is one round.
 
 Times depend on the machine, so what counts are ratios: against a limit, or against a rival in the same run. The machine was shared with other builds while this was measured, which shows in the ranges.
 """
