@@ -26,6 +26,8 @@ async fn play(seed: u64) -> usize {
         let path = directory.path().join("llmq.db");
         let mut caller = Caller::with_book(&disk, seed ^ (life as u64) << 32, book, now);
         let store = open(&disk, &path, now).unwrap();
+        // A log knows a file from its opening on: before, all of an earlier life would be missing.
+        let opened = disk.position();
         caller.begin(&store).await;
         if random.u8(..8) == 0 {
             caller.bulk(&store).await;
@@ -44,6 +46,7 @@ async fn play(seed: u64) -> usize {
             0 => random.usize(..=log.len()),
             _ => random.choice(points).unwrap_or(0),
         };
+        let at = at.max(opened);
         hits += usize::from(book.in_flight(at) > 0);
         let next = scratch();
         log.power_cut(at, &mut random).write(next.path());
