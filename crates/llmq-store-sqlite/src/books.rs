@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{from_db, from_json, to_db, to_json};
-use crate::sums::expect_whole;
+use crate::sums::{expect_whole, whole_ones};
 use crate::{Store, StoreError};
 
 /// A part of what was spent of a limit.
@@ -130,7 +130,7 @@ fn load(connection: &Connection) -> rusqlite::Result<Option<LimitBooks>> {
         expect_whole(row, 2, "limit_books")?;
         Ok((row.get(0)?, from_json(row, "used")?))
     })?;
-    let used = used.collect::<rusqlite::Result<_>>()?;
+    let used = whole_ones(used, usize::MAX)?.into_iter().collect();
     let select = "SELECT name, charged_per_million, sum IS checksum(name, charged_per_million)
                   FROM charges";
     let mut query = connection.prepare(select)?;
@@ -138,14 +138,14 @@ fn load(connection: &Connection) -> rusqlite::Result<Option<LimitBooks>> {
         expect_whole(row, 2, "charges")?;
         Ok((row.get(0)?, from_db(row.get(1)?)))
     })?;
-    let charged_per_million = charged.collect::<rusqlite::Result<_>>()?;
+    let charged_per_million = whole_ones(charged, usize::MAX)?.into_iter().collect();
     let select = "SELECT upstream, state, sum IS checksum(upstream, state) FROM quota_books";
     let mut query = connection.prepare(select)?;
     let quota = query.query_map([], |row| {
         expect_whole(row, 2, "quota_books")?;
         Ok((row.get(0)?, row.get(1)?))
     })?;
-    let quota = quota.collect::<rusqlite::Result<_>>()?;
+    let quota = whole_ones(quota, usize::MAX)?.into_iter().collect();
     Ok(Some(LimitBooks {
         alive_at: WallTime::from_micros(alive_at),
         clean,

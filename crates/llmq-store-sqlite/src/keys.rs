@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::sums::expect_whole;
+use crate::sums::{expect_whole, whole_ones};
 use crate::{Store, StoreError};
 
 /// The checksum of a row of keys.
@@ -148,7 +148,7 @@ impl Store {
             let mut query =
                 connection.prepare_cached(select_keys!("WHERE revoked_at IS NULL ORDER BY id"))?;
             let rows = query.query_map([], key)?;
-            rows.collect()
+            whole_ones(rows, usize::MAX)
         })
         .await
     }
@@ -164,7 +164,7 @@ impl Store {
                 "WHERE revoked_at IS NOT NULL AND limits <> '[]' ORDER BY id"
             ))?;
             let rows = query.query_map([], key)?;
-            rows.collect()
+            whole_ones(rows, usize::MAX)
         })
         .await
     }
@@ -195,7 +195,7 @@ impl Store {
             ))?;
             let before = before.map(|id| id.to_string());
             let rows = query.query_map(params![before, max], key)?;
-            rows.collect()
+            whole_ones(rows, usize::MAX)
         })
         .await
     }

@@ -1,7 +1,7 @@
 use rusqlite::params;
 
 use crate::keys::{from_json, to_json};
-use crate::sums::expect_whole;
+use crate::sums::{expect_whole, whole_ones};
 use crate::{Store, StoreError};
 
 /// The limits that the headers of a server told of, and nobody configured.
@@ -70,7 +70,7 @@ impl Store {
                     limits: from_json(row, "limits")?,
                 })
             })?;
-            rows.collect()
+            whole_ones(rows, usize::MAX)
         })
         .await
     }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use llmq_core::WallTime;
 use serde::{Deserialize, Serialize};
@@ -69,15 +70,21 @@ impl OwnerLock {
             .truncate(false)
             .open(lock_path(path))
             .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::Owned {
-                    path: path.to_owned(),
-                    owner: read_owner(&mut file),
-                });
+        // Whoever only asks whether it is held has the lock for a moment.
+        for patience in (0..10).rev() {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if patience > 0 => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OpenError::Owned {
+                        path: path.to_owned(),
+                        owner: read_owner(&mut file),
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         write_owner(&mut file, owner).map_err(failed)?;
         Ok(Self { _file: file })

@@ -83,7 +83,7 @@ fn sum(values: &Context<'_>) -> i64 {
 }
 
 /// The first `max` rows that are what was written. One that is not is left out and said in the log:
-/// it keeps nobody from the others, and `llmq store check` finds it.
+/// it keeps nobody from the others, and no server from its start, and `llmq store check` finds it.
 pub(crate) fn whole_ones<T>(
     rows: impl Iterator<Item = rusqlite::Result<T>>,
     max: usize,

@@ -2,7 +2,7 @@ use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use crate::keys::{from_db, to_db};
-use crate::sums::{expect_whole, wrong};
+use crate::sums::{expect_whole, whole_ones, wrong};
 use crate::{Store, StoreError};
 
 /// Tokens and money together.
@@ -97,7 +97,7 @@ impl Store {
                     },
                 })
             })?;
-            rows.collect()
+            whole_ones(rows, usize::MAX)
         })
         .await
     }

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use llmq_core::{Now, WallTime};
 use llmq_store::{
     Batch, BatchCounts, BatchId, BatchStatus, Batches, Delivery, Endpoint, EndpointId,
-    EnqueueError, Enqueued, FileId, Files, Filter, Idempotency, Job, JobId, Jobs, Lines, NewJob,
-    Reads, Report, Start, StoreError, StoredAnswer, StoredFile, Webhooks, Worker,
+    EnqueueError, Enqueued, EventId, EventPage, Events, FileId, Files, Filter, Idempotency, Job,
+    JobId, Jobs, Lines, NewJob, Reads, Report, Start, StoreError, StoredAnswer, StoredFile,
+    Webhooks, Worker,
 };
 use llmq_store_sqlite::{
     Budget, KeyRecord, KeyUsage, LearnedLimits, LimitBooks, OpenError, Place, Spend, Store,
@@ -313,6 +314,56 @@ async fn one_damaged_batch_file_or_job_hides_no_other() {
     assert_eq!(page.items.len(), all.items.len() - 1);
     store.close();
     assert!(!check(&path, true).unwrap().is_sound());
+}
+
+/// Once one damaged row of what is only remembered kept a server from its start.
+#[tokio::test]
+async fn a_damaged_row_of_what_was_learned_keeps_nobody_from_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = open(&path).unwrap();
+    for upstream in ["a", "b"] {
+        let limits = vec!["requests=5/1m".to_owned()];
+        store.save_learned(upstream, "host", limits).await.unwrap();
+    }
+    store.close();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let damage =
+        "UPDATE learned_limits SET limits = replace(limits, '5', '6') WHERE upstream = 'a'";
+    assert_eq!(connection.execute(damage, []).unwrap(), 1);
+    drop(connection);
+    let store = open(&path).unwrap();
+    let learned = store.learned().await.unwrap();
+    assert_eq!(learned.len(), 1);
+    assert_eq!(learned[0].upstream, "b");
+    store.close();
+    assert!(!check(&path, true).unwrap().is_sound());
+}
+
+/// Once whoever listened was let go at the damaged ones, again and again.
+#[tokio::test]
+async fn damaged_events_are_a_gap_between_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = open(&path).unwrap();
+    for _ in 0..3 {
+        let job = NewJob::new("m", "t", "{}");
+        store.enqueue(vec![job], Now::default()).await.unwrap();
+    }
+    store.close();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let damage = "UPDATE event_log SET at = at + 1 WHERE last = 2";
+    assert_eq!(connection.execute(damage, []).unwrap(), 1);
+    drop(connection);
+    let store = open(&path).unwrap();
+    let numbers = |page: EventPage| match page {
+        EventPage::Events(events) => Ok(events.iter().map(|event| event.id.0).collect::<Vec<_>>()),
+        EventPage::Gap { oldest } => Err(oldest.0),
+    };
+    let after = async |after| numbers(store.events(EventId(after), 100).await.unwrap());
+    assert_eq!(after(0).await, Ok(vec![1]));
+    assert_eq!(after(1).await, Err(3));
+    assert_eq!(after(2).await, Ok(vec![3]));
 }
 
 /// Once each large insert left a row behind until the next start, and opening went over all of

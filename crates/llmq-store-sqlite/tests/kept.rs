@@ -422,7 +422,11 @@ fn locks_of(path: &std::path::Path) -> Vec<String> {
         file.is_some_and(|file| file.ends_with(&format!(":{inode}")))
     });
     let words = of_it.map(|line| line.split_once(": ").unwrap_or_default().1.to_owned());
-    words.collect()
+    // The list is read piece by piece: one that moves meanwhile, as others' locks go, is seen twice.
+    let mut locks: Vec<String> = words.collect();
+    locks.sort_unstable();
+    locks.dedup();
+    locks
 }
 
 #[cfg(target_os = "linux")]

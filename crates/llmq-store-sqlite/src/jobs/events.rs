@@ -167,7 +167,7 @@ pub(crate) fn read(
             if !events.is_empty() {
                 break;
             }
-            // Whoever listens hears that some are lost, and of what comes after them.
+            // Whoever listens hears that some are lost.
             tracing::error!(up_to = last, "events are damaged: the checksum is wrong");
             let oldest = EventId(last.cast_unsigned() + 1);
             return Ok(EventPage::Gap { oldest });

@@ -375,9 +375,14 @@ impl Desk<'_> {
         while found.len() < limit
             && let Some(row) = rows.next()?
         {
-            let delivery = read(row)?;
-            if !self.is_removed(&delivery.target) {
-                found.push(self.shown(delivery));
+            match read(row) {
+                Ok(delivery) if self.is_removed(&delivery.target) => {}
+                Ok(delivery) => found.push(self.shown(delivery)),
+                // A damaged one keeps nobody from the others.
+                Err(error) => match is_of_value(&error) {
+                    Some(damage) => tracing::error!(error = %damage, "a list leaves a row out"),
+                    None => return Err(error.into()),
+                },
             }
         }
         Ok(found)
@@ -451,12 +456,12 @@ impl Desk<'_> {
             given_up +=
                 u64::from(self.give_up(*number, *attempts, "its webhook was disabled", now)?);
         }
-        if late.len() < slice {
-            // Damaged ones stay, and are not looked at again.
+        // Damaged ones stay, and are not looked at again.
+        if late.len() < slice || given_up == 0 {
             self.first_again(addressee, before)?;
         }
         self.index.backlog.less(addressee, given_up);
-        Ok(late.len())
+        Ok(usize::try_from(given_up).unwrap_or(usize::MAX))
     }
 
     /// When the first behind `after` is due.
