@@ -67,7 +67,7 @@ OFF = (
 WHY = {
     ("run", "tokens-400k: efficiency"): (
         "A window's budget is thousands of these calls. The least time takes it as spent in an "
-        "instant; here it takes a good part of a second to send so many, each window opens as "
+        "instant; here it takes more than a second and a half to send so many, each window opens as "
         "slowly as the one before it was spent, and the last of the four is nine tenths full."
     ),
     ("memory", "peak of"): (

@@ -18,7 +18,8 @@ pub struct QueueState {
     pub name: String,
     /// Whether it moves.
     pub state: QueueMotion,
-    /// Calls that have not started.
+    /// Calls that stand in line; of accepted requests only the first few thousand (see
+    /// `accepted`).
     pub waiting: u64,
     /// Calls that run.
     pub running: u64,

@@ -95,7 +95,7 @@ pub struct RequestState {
     /// Where the place is not counted: it is at least this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_at_least: Option<u64>,
-    /// When its line may move next (RFC 3339), if that is known.
+    /// When it may be its turn (RFC 3339), if that can be known.
     pub estimated_start: Option<String>,
     /// When it was accepted.
     pub created_at: String,

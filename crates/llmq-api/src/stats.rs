@@ -47,7 +47,8 @@ pub struct Stats {
     pub input_tokens: u64,
     /// Output tokens, as upstreams counted them.
     pub output_tokens: u64,
-    /// Calls that have not started.
+    /// Calls that stand in line; of accepted requests only the first few thousand (see
+    /// `requests`).
     pub waiting: u64,
     /// Calls that run.
     pub running: u64,

@@ -52,7 +52,7 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// A stand-in provider with real limits, headers and faults
     Mock(MockArgs),
-    /// What a waiting call waits for
+    /// What a waiting call or an accepted request waits for
     Why(WhyArgs),
     /// Queues of a server: list, show, pause, resume, drain
     Queues(QueuesArgs),

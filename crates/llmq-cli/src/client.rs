@@ -268,8 +268,15 @@ pub(crate) struct Upload {
 
 impl Upload {
     /// `file` as it is now, between these bytes.
-    pub(crate) fn new(before: Bytes, file: File, behind: Bytes) -> io::Result<Self> {
-        let left = file.metadata()?.len();
+    pub(crate) fn new(before: Bytes, mut file: File, behind: Bytes) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let (mut before, mut left) = (before, metadata.len());
+        if !metadata.is_file() {
+            // Nobody knows how long a pipe is before all of it came.
+            let mut all = before.to_vec();
+            file.read_to_end(&mut all)?;
+            (before, left) = (all.into(), 0);
+        }
         Ok(Self {
             before,
             file,

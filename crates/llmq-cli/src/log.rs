@@ -15,10 +15,10 @@ use tracing_subscriber::{Layer, fmt};
 use crate::cli::Global;
 use crate::exit::Failure;
 
-/// The log of a run.
+/// The log of a run or a gateway.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
-    /// Write a log with every pause, change and failure to FILE
+    /// Write a log to FILE: pauses, changes, and failures of a run's calls and rows
     #[arg(long, value_name = "FILE", help_heading = "Progress and log")]
     pub(crate) log: Option<PathBuf>,
     /// The form of the log

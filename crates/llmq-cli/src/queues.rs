@@ -32,7 +32,7 @@ enum QueuesCommand {
     Show(Named),
     /// Take calls and start none; those in flight go on
     Pause(Named),
-    /// Go on after a pause or a drain
+    /// Go on after a pause or a drain, and open upstreams that wait for a person
     Resume(Named),
     /// Refuse new calls and finish those that wait
     Drain(Named),

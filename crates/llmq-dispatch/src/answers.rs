@@ -291,7 +291,7 @@ impl Dispatcher {
             Pause::Upstream | Pause::Credential => {
                 // Calls that were in flight together tell of one and the same exhaustion.
                 let upstream = &mut self.upstreams[running.upstream.index()];
-                if upstream.closed.is_none() {
+                if upstream.refused_by().is_none() {
                     upstream.closures += 1;
                 }
                 upstream.closures

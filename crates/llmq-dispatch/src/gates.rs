@@ -84,7 +84,7 @@ impl Dispatcher {
         let is_over = |closed: &Closed| closed.until.is_some_and(|until| until <= now.mono);
         if let Some(closed) = upstream.closed.take_if(|closed| is_over(closed)) {
             upstream.on_trial = closed.class == FailureClass::NoAccess;
-            effects.push(reopened(id, closed, now));
+            effects.push(Effect::Notice(reopened(id, closed, now)));
         }
         self.update_parked(now);
     }
@@ -96,7 +96,7 @@ impl Dispatcher {
             upstream
                 .closed
                 .take()
-                .map(|closed| reopened(id, closed, now)),
+                .map(|closed| Effect::Notice(reopened(id, closed, now))),
         );
         if let Some(quota) = &mut upstream.quota {
             let events = quota.lift(now);
@@ -209,10 +209,10 @@ impl Dispatcher {
     }
 }
 
-fn reopened(upstream: UpstreamId, closed: Closed, now: Now) -> Effect {
-    Effect::Notice(Notice::UpstreamReopened {
+pub(crate) fn reopened(upstream: UpstreamId, closed: Closed, now: Now) -> Notice {
+    Notice::UpstreamReopened {
         upstream,
         class: closed.class,
         closed_for: now.mono - closed.since,
-    })
+    }
 }

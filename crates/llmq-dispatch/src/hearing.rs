@@ -66,8 +66,6 @@ impl Dispatcher {
         let id = running.upstream;
         let upstream = &mut self.upstreams[id.index()];
         let in_flight = upstream.in_flight;
-        let quota = upstream.quota.as_ref();
-        let used = quota.and_then(|quota| quota.metrics(now).usage_percentage);
         let Some((adaptive, limit)) = &mut upstream.adaptive else {
             return;
         };
@@ -88,7 +86,11 @@ impl Dispatcher {
             in_flight,
         };
         let limit = *limit;
-        if let Some(change) = adaptive.on_answer(answer, used.map(|percent| percent / 100.0), now) {
+        let used = upstream
+            .quota
+            .as_ref()
+            .and_then(|quota| quota.used_share(now));
+        if let Some(change) = adaptive.on_answer(answer, used, now) {
             self.limits[limit.index()]
                 .limit
                 .set_count(change.new, now.mono);

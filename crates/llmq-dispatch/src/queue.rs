@@ -16,6 +16,8 @@ pub(crate) struct Queue {
     pub(crate) running: u64,
     pub(crate) paused: bool,
     pub(crate) draining: bool,
+    /// Whether a person drained it before it was retired: then it is drained again when it is back.
+    pub(crate) was_draining: bool,
     /// It is not configured any more.
     pub(crate) retired: bool,
     /// Stands still by a quota: every route is closed until a day turns or a person acts.
@@ -79,6 +81,7 @@ impl Queue {
             running: 0,
             paused: false,
             draining: false,
+            was_draining: false,
             retired: false,
             parked: false,
             stopped_total: Duration::ZERO,

@@ -2,10 +2,11 @@
 //! lets its calls end.
 
 use llmq_core::Now;
-use llmq_limit::{Adaptive, Breaker};
+use llmq_limit::{Adaptive, Breaker, BreakerState};
 
 use crate::dispatcher::Dispatcher;
-use crate::events::Effect;
+use crate::events::{Effect, Notice};
+use crate::gates::reopened;
 use crate::ids::{LaneId, LimitId, QueueId, UpstreamId};
 use crate::order::Spot;
 use crate::setup::{LimitSetup, QueueSetup, Rules, UpstreamSetup};
@@ -31,8 +32,15 @@ impl Dispatcher {
     /// Changes an upstream's limits, credential, breaker, concurrency and quota. It is opened if
     /// it waited for a person. What it learned stays unless a limit of the same kind and period
     /// is stated; a breaker that is to open as before stays as it stands; calls under way settle
-    /// what they hold. To be followed by [`Dispatcher::reconsider`].
-    pub fn change_upstream(&mut self, id: UpstreamId, setup: UpstreamSetup, now: Now) {
+    /// what they hold. Answers what it ended, to be told. To be followed by
+    /// [`Dispatcher::reconsider`].
+    #[must_use = "what it ended is to be told"]
+    pub fn change_upstream(
+        &mut self,
+        id: UpstreamId,
+        setup: UpstreamSetup,
+        now: Now,
+    ) -> Vec<Notice> {
         let stated: Vec<_> = setup.limits.iter().map(|limit| self.spec(*limit)).collect();
         let learned = self.learned_limits(id).into_iter().filter(|limit| {
             let (kind, period) = self.spec(*limit);
@@ -69,12 +77,20 @@ impl Dispatcher {
         upstream.ask_before_betting = setup.ask_before_betting;
         upstream.retired = false;
         // Whoever changes the configuration may have mended what only a person can mend.
-        upstream.closed = upstream.closed.filter(|closed| closed.until.is_some());
+        let closed = upstream
+            .closed
+            .take_if(|closed| closed.until.is_none())
+            .map(|closed| reopened(id, closed, now));
+        let mut ended: Vec<Notice> = closed.into_iter().collect();
         if *upstream.breaker.config() != setup.breaker {
+            if upstream.breaker.state() != BreakerState::Closed {
+                ended.push(Notice::BreakerClosed(id));
+            }
             upstream.breaker = Breaker::new(setup.breaker);
         }
         upstream.quota = setup.quota;
         upstream.heed_quota(now);
+        ended
     }
 
     /// Changes everything that a queue is told at its beginning, its fallback included. To be
@@ -84,7 +100,7 @@ impl Dispatcher {
         queue.setup = setup;
         if queue.retired {
             queue.retired = false;
-            queue.draining = false;
+            queue.draining = queue.was_draining;
         }
     }
 
@@ -92,6 +108,9 @@ impl Dispatcher {
     /// shown once that is done.
     pub fn retire_queue(&mut self, id: QueueId) {
         let queue = &mut self.queues[id.index()];
+        if !queue.retired {
+            queue.was_draining = queue.draining;
+        }
         queue.retired = true;
         queue.draining = true;
     }
@@ -252,11 +271,11 @@ mod tests {
         world.submit(3);
         assert_eq!(world.starts(), 1);
         let (upstream, now) = (world.upstream, world.now);
-        world.dispatcher.change_upstream(upstream, to(&[]), now);
+        let _ = world.dispatcher.change_upstream(upstream, to(&[]), now);
         assert_eq!(world.reconsider(), 2);
         // And back: what the first call used is still in the books.
         let limit = world.limit;
-        world
+        let _ = world
             .dispatcher
             .change_upstream(upstream, to(&[limit]), now);
         world.submit(1);
@@ -270,11 +289,61 @@ mod tests {
         let learned = stated("tokens=100/60s");
         let learned = world.dispatcher.add_learned_limit(upstream, learned, now);
         let limits = |world: &World| world.dispatcher.upstream_view(upstream).limits;
-        world.dispatcher.change_upstream(upstream, to(&[]), now);
+        let _ = world.dispatcher.change_upstream(upstream, to(&[]), now);
         assert_eq!(limits(&world), [learned]);
         let own = world.dispatcher.add_limit(stated("tokens=50/60s"), now);
-        world.dispatcher.change_upstream(upstream, to(&[own]), now);
+        let _ = world.dispatcher.change_upstream(upstream, to(&[own]), now);
         assert_eq!(limits(&world), [own]);
+    }
+
+    #[test]
+    fn what_a_change_ends_is_told() {
+        let mut world = world("requests=9/60s");
+        let (upstream, now) = (world.upstream, world.now);
+        world.dispatcher.upstreams[upstream.index()].closed = Some(crate::upstream::Closed {
+            class: llmq_core::FailureClass::NoAccess,
+            until: None,
+            since: now.mono,
+        });
+        let breaker = &mut world.dispatcher.upstreams[upstream.index()].breaker;
+        for _ in 0..20 {
+            breaker.failed(llmq_limit::CallRole::Normal, now);
+        }
+        let other = UpstreamSetup {
+            breaker: llmq_limit::BreakerConfig {
+                failures_in_row: 99,
+                ..Default::default()
+            },
+            ..to(&[])
+        };
+        let ended = world
+            .dispatcher
+            .change_upstream(upstream, other.clone(), now);
+        assert!(
+            matches!(
+                ended[..],
+                [Notice::UpstreamReopened { .. }, Notice::BreakerClosed(_)]
+            ),
+            "{ended:?}"
+        );
+        assert_eq!(world.dispatcher.change_upstream(upstream, other, now), []);
+    }
+
+    /// Once it came back running, though a person had drained it.
+    #[test]
+    fn a_queue_that_was_drained_is_drained_when_it_is_offered_again() {
+        let mut world = world("requests=9/60s");
+        let (queue, upstream) = (world.queue, world.upstream);
+        for drained in [true, false] {
+            world.dispatcher.drain(queue, drained);
+            for _ in 0..2 {
+                world.dispatcher.retire_queue(queue);
+            }
+            world
+                .dispatcher
+                .change_queue(queue, QueueSetup::to("m", upstream));
+            assert_eq!(world.dispatcher.queue_view(queue).draining, drained);
+        }
     }
 
     #[test]

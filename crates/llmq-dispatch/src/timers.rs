@@ -134,7 +134,12 @@ impl Dispatcher {
         if matches!(ticket.state, State::Running(_)) {
             return;
         }
-        let could_start = self.outlook(id, now).and_then(|outlook| outlook.start);
+        // Who waits for the call is told when to come again; nobody waits for a stored one.
+        let is_heard = ticket.call.kind == CallKind::Plain;
+        let could_start = match is_heard {
+            true => self.outlook(id, now).and_then(|outlook| outlook.start),
+            false => None,
+        };
         self.leave(id);
         self.forget(id);
         effects.push(Effect::Expired {

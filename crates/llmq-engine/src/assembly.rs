@@ -11,9 +11,9 @@ use std::sync::Arc;
 use http::HeaderName;
 use llmq_core::{Clock, Now};
 use llmq_dispatch::{
-    Capacity, Dispatcher, LimitId, QueueId, QueueSetup, Route, Rules, TenantId, UpstreamId,
+    Capacity, Dispatcher, LimitId, Notice, QueueId, QueueSetup, Route, Rules, TenantId, UpstreamId,
 };
-use llmq_limit::{QuotaConfigErrors, QuotaEvent, QuotaRules};
+use llmq_limit::{QuotaConfigErrors, QuotaRules};
 use llmq_provider::{ConfigError, Provider, SecretError};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -126,7 +126,7 @@ pub struct Accounts {
     stated: FxHashMap<(String, String), RouteSettings>,
     /// By account and provider model, the upstreams that this configuration has used so far.
     made: FxHashMap<(String, String), UpstreamId>,
-    news: Vec<(UpstreamId, QuotaEvent)>,
+    news: Vec<Notice>,
 }
 
 #[derive(Debug, Clone)]
@@ -287,8 +287,9 @@ impl Accounts {
         }
     }
 
-    /// What the quotas of upstreams had to tell when they were restored.
-    pub fn take_news(&mut self) -> Vec<(UpstreamId, QuotaEvent)> {
+    /// What is to be told of upstreams since they were made or changed: their quotas' news, and
+    /// pauses that a change ended.
+    pub fn take_news(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.news)
     }
 

@@ -38,7 +38,7 @@ pub use clock::SystemClock;
 pub use files::replace_file;
 pub use found_out::FoundOut;
 pub use hub::{AfterFailure, Grant, Hub, Listener, Running, Ticket, listen, run};
-pub use notices::NoticeLog;
+pub use notices::{NoticeLog, log_quota};
 pub use speech::{Outgoing, Saying, StreamOf, refuses_stream_options, spoken};
 pub use tasks::Tasks;
 pub use text::grouped;

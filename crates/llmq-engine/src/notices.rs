@@ -1,4 +1,5 @@
-//! What the dispatcher has to tell, as lines of the log: the same for a run and for a gateway.
+//! What the dispatcher has to tell, as lines of the log: the same for a run, a gateway and the
+//! library.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -82,7 +83,7 @@ impl NoticeLog {
                 let limit = spec(hub, *limit, now);
                 tracing::info!(upstream = name(*upstream), limit, "limit_forgotten");
             }
-            Notice::Quota(upstream, event) => quota(&name(*upstream), event),
+            Notice::Quota(upstream, event) => log_quota(&name(*upstream), event),
             other => tracing::debug!(?other, "notice"),
         }
     }
@@ -107,7 +108,8 @@ fn spec(hub: &Hub, limit: LimitId, now: Now) -> String {
     view.spec.to_string()
 }
 
-fn quota(upstream: &str, event: &QuotaEvent) {
+/// Writes what a quota has to tell to the log: one structured event each.
+pub fn log_quota(upstream: &str, event: &QuotaEvent) {
     match event {
         QuotaEvent::Metrics(metrics) => tracing::info!(
             upstream,

@@ -7,7 +7,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::tz::TimeZone;
 use llmq_core::{Clock, Verdict};
-use llmq_dispatch::Notice;
 use llmq_engine::books::{Memory, Wanted};
 use llmq_engine::config::{
     Ambiguous, OnUnavailable, RetrySettings, ServerSettings, Settings, StoreSettings,
@@ -236,8 +235,8 @@ impl Gateway {
             asks.hear(&notice);
             hears.notice(&notice);
         });
-        for (upstream, event) in news {
-            observed.notice(&Notice::Quota(upstream, event));
+        for notice in news {
+            observed.notice(&notice);
         }
         let tenants = Arc::new(Tenants::new(assembly.tenant, memory.clone()));
         let models = Arc::new(Models::new(

@@ -1,5 +1,6 @@
 //! The models that there are, as the API that the caller speaks lists them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the accounts said when they were asked last. Who asks meanwhile waits for the same answer.
 #[derive(Debug, Default)]
-pub(crate) struct Listed(Mutex<Option<(Timestamp, Vec<String>)>>);
+pub(crate) struct Listed(Mutex<Option<Said>>);
+
+#[derive(Debug, Default)]
+struct Said {
+    at: Timestamp,
+    /// By account.
+    names: BTreeMap<String, Vec<String>>,
+}
 
 /// `GET /v1/models`, or the one of a name.
 pub(crate) async fn answer(
@@ -49,7 +57,13 @@ pub(crate) async fn answer(
             "created_at": "1970-01-01T00:00:00Z",
         }),
     };
-    let mut names = names(gateway).await;
+    let mut names = match name {
+        // What is configured needs no asking.
+        Some(name) if gateway.models.names().iter().any(|known| known == name) => {
+            vec![name.to_owned()]
+        }
+        _ => names(gateway).await,
+    };
     names.retain(|name| caller.may_use(name).is_ok());
     let body = match name {
         None => {
@@ -90,23 +104,29 @@ async fn names(gateway: &Gateway) -> Vec<String> {
 
 async fn theirs(gateway: &Gateway, accounts: &[(String, Provider)]) -> Vec<String> {
     let mut listed = gateway.listed.0.lock().await;
+    let said = listed.get_or_insert_default();
     let now = gateway.clock.now().mono;
-    if let Some((at, names)) = &*listed
-        && now - *at < FRESH
-    {
-        return names.clone();
+    if said.names.is_empty() || now - said.at >= FRESH {
+        let asked = accounts.iter().map(|(account, provider)| async move {
+            let names = tokio::time::timeout(PATIENCE, ask(provider)).await;
+            (account.clone(), names.ok().flatten())
+        });
+        let before = std::mem::take(&mut said.names);
+        for (account, names) in join_all(asked).await {
+            // One that does not answer lists what it did before; one that never has, nothing,
+            // and serves all the same.
+            let names = names.or_else(|| before.get(&account).cloned());
+            said.names.insert(account, names.unwrap_or_default());
+        }
+        said.at = now;
     }
-    let asked = accounts.iter().map(|(account, provider)| async move {
-        let names = tokio::time::timeout(PATIENCE, ask(provider)).await;
-        // An account that lists nothing serves all the same.
-        let mut names = names.ok().flatten().unwrap_or_default();
-        // A call of this name would go to another one.
-        names.retain(|name| gateway.models.leads_to(name).as_deref() == Some(account));
-        names
+    let listed = accounts.iter().filter_map(|(account, _)| {
+        let names = said.names.get(account)?.iter();
+        // A call of another name would go to another account.
+        let leads_here = |name: &&String| gateway.models.leads_to(name).as_deref() == Some(account);
+        Some(names.filter(leads_here).cloned().collect::<Vec<_>>())
     });
-    let names = join_all(asked).await.concat();
-    *listed = Some((now, names.clone()));
-    names
+    listed.flatten().collect()
 }
 
 /// What an account lists: both APIs have it as the `id`s of `data`.

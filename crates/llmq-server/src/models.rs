@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use llmq_core::{Clock, Now, Usage};
-use llmq_dispatch::{QueueId, UpstreamId};
+use llmq_core::{Clock, Usage};
+use llmq_dispatch::{Effect, QueueId, UpstreamId};
 use llmq_engine::config::{
     LimitTable, ModelSettings, OnUnavailable, RouteSettings, Settings, StreamRecovery, StreamUsage,
 };
@@ -166,6 +166,7 @@ impl Models {
         hub.change(|dispatcher, now, effects| {
             models = accounts.models(dispatcher, &wanted, &mut made, now);
             accounts.retire_others(dispatcher, |name| wanted.contains_key(name));
+            effects.extend(accounts.take_news().into_iter().map(Effect::Notice));
             dispatcher.reconsider(now, effects);
         });
         for mut route in made {
@@ -259,13 +260,7 @@ impl Models {
 
     /// The model of this name. Where nothing was configured, one is made for it.
     /// `made` is called after one was.
-    pub(crate) fn find(
-        &self,
-        name: &str,
-        hub: &Hub,
-        now: Now,
-        made: impl FnOnce(),
-    ) -> Option<Arc<Model>> {
+    pub(crate) fn find(&self, name: &str, hub: &Hub, made: impl FnOnce()) -> Option<Arc<Model>> {
         let inner = self.read();
         if let Some(model) = inner.by_name.get(name) {
             return Some(Arc::clone(model));
@@ -275,7 +270,7 @@ impl Models {
         if !any_name || name.is_empty() || name.len() > NAME_BYTES_MAX {
             return None;
         }
-        let model = self.make(name, hub, now)?;
+        let model = self.make(name, hub)?;
         made();
         Some(model)
     }
@@ -285,7 +280,7 @@ impl Models {
         self.read().by_name.get(name).cloned()
     }
 
-    fn make(&self, name: &str, hub: &Hub, now: Now) -> Option<Arc<Model>> {
+    fn make(&self, name: &str, hub: &Hub) -> Option<Arc<Model>> {
         let mut inner = self
             .inner
             .write()
@@ -301,8 +296,11 @@ impl Models {
             accounts, routes, ..
         } = &mut *inner;
         let mut made = Vec::new();
-        let assembled =
-            hub.with(|dispatcher| accounts.model(dispatcher, name, &settings, &mut made, now));
+        let assembled = hub.change(|dispatcher, now, effects| {
+            let assembled = accounts.model(dispatcher, name, &settings, &mut made, now);
+            effects.extend(accounts.take_news().into_iter().map(Effect::Notice));
+            assembled
+        });
         routes.extend(
             made.into_iter()
                 .map(|route| (route.upstream, Arc::new(route))),

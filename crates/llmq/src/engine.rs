@@ -9,7 +9,7 @@ use llmq_dispatch::{
     Surroundings, UpstreamSetup,
 };
 use llmq_dispatch::{LimitId, QueueId, TenantId, UpstreamId};
-use llmq_engine::{Hub, SystemClock, Tasks, listen, run};
+use llmq_engine::{Hub, NoticeLog, SystemClock, Tasks, listen, run};
 use llmq_limit::{BreakerConfig, QuotaEvent, QuotaMonitor, QuotaRules, charge_rule};
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -17,7 +17,6 @@ use uuid::Uuid;
 use crate::config::{ModelConfig, same_slot};
 use crate::error::QueueError;
 use crate::hooks::Hooks;
-use crate::quota::log_event;
 use crate::tenant::{TenantConfig, Tenants};
 
 /// The dispatcher of one manager, running, with what all its queues share.
@@ -78,7 +77,12 @@ impl Engine {
         let timer = Tasks::new();
         let hub = run(dispatcher, SystemClock::new(), &timer);
         let weak = Arc::downgrade(&hub);
-        listen(&hub, move |notice| log_notice(&weak, &notice));
+        let log = NoticeLog::default();
+        listen(&hub, move |notice| {
+            if let Some(hub) = weak.upgrade() {
+                log.hear(&notice, &hub, hub.surroundings().now(), |_| None);
+            }
+        });
         let engine = Arc::new(Self {
             hub,
             nobody,
@@ -213,7 +217,8 @@ impl Engine {
             };
             let upstream = match before {
                 Some(before) => {
-                    dispatcher.change_upstream(before.upstream, setup, now);
+                    let ended = dispatcher.change_upstream(before.upstream, setup, now);
+                    effects.extend(ended.into_iter().map(Effect::Notice));
                     before.upstream
                 }
                 None => dispatcher.add_upstream(setup, now),
@@ -360,45 +365,5 @@ fn no_breaker() -> BreakerConfig {
         failures_in_row: u32::MAX,
         failure_share: 2.0,
         ..BreakerConfig::default()
-    }
-}
-
-fn log_notice(hub: &Weak<Hub>, notice: &Notice) {
-    let name = |upstream: UpstreamId| {
-        let hub = hub.upgrade();
-        hub.map(|hub| hub.with(|dispatcher| dispatcher.upstream_view(upstream).name))
-            .unwrap_or_default()
-    };
-    match notice {
-        Notice::UpstreamPaused {
-            upstream, class, ..
-        } => {
-            tracing::warn!(model = name(*upstream), %class, "model paused");
-        }
-        Notice::UpstreamReopened {
-            upstream,
-            class,
-            closed_for,
-        } => {
-            let paused_for_s = closed_for.as_secs_f64();
-            tracing::info!(model = name(*upstream), %class, paused_for_s, "model goes on");
-        }
-        Notice::HeaderGarbled { upstream, header } => {
-            tracing::warn!(model = name(*upstream), header, "unreadable header");
-        }
-        Notice::RateLimited { upstream, ours } => {
-            tracing::warn!(model = name(*upstream), ours, "refused for the rate");
-        }
-        Notice::BreakerOpened(upstream) => {
-            tracing::warn!(model = name(*upstream), "model taken as down");
-        }
-        Notice::BreakerClosed(upstream) => {
-            tracing::info!(model = name(*upstream), "model is back");
-        }
-        Notice::LimitLearned(upstream, _) => {
-            tracing::info!(model = name(*upstream), "the provider stated a limit");
-        }
-        Notice::Quota(upstream, event) => log_event(&name(*upstream), event),
-        _ => {}
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use llmq_core::{Clock as _, Host, Now};
-use llmq_engine::{SystemClock, replace_file};
+use llmq_engine::{SystemClock, log_quota, replace_file};
 use llmq_limit::{
     PauseAdvice, QuotaConfig, QuotaEvent, QuotaMetrics, QuotaStatus, parse_rate_limit_headers,
 };
@@ -188,40 +188,8 @@ impl QuotaMonitor {
 
     fn log(&self, events: &[QuotaEvent]) {
         for event in events {
-            log_event(&self.name, event);
+            log_quota(&self.name, event);
         }
-    }
-}
-
-/// One structured log event for what a quota has to tell.
-pub(crate) fn log_event(name: &str, event: &QuotaEvent) {
-    match event {
-        QuotaEvent::Metrics(metrics) => tracing::info!(
-            name,
-            requests_used_today = metrics.requests_used_today,
-            daily_limit = metrics.daily_limit,
-            usage_percentage = metrics.usage_percentage,
-            should_pause = metrics.should_pause,
-            pause_reason = metrics.pause_reason,
-            "quota metrics"
-        ),
-        QuotaEvent::Alert {
-            level,
-            used_percent,
-        } => tracing::warn!(name, %level, used_percent, "quota alert"),
-        QuotaEvent::Paused(advice) => tracing::warn!(
-            name,
-            reason = %advice.reason,
-            resume_at_unix_s = advice.resume_at.as_micros() / 1_000_000,
-            "quota pause"
-        ),
-        QuotaEvent::Resumed { paused_for } => {
-            tracing::info!(name, paused_s = paused_for.as_secs(), "quota resume");
-        }
-        QuotaEvent::StateLost { reason } => {
-            tracing::warn!(name, reason, "the saved quota cannot be used");
-        }
-        _ => {}
     }
 }
 

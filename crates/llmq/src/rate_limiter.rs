@@ -130,12 +130,13 @@ impl RateLimiter {
         if let Some(granted) = granted {
             return permit(granted);
         }
-        let now = self.engine.now().mono;
+        let now = self.engine.now();
         let hub = &self.engine.hub;
-        let could_start = hub.with(|dispatcher| dispatcher.could_start(id));
+        let outlook = hub.with(|dispatcher| dispatcher.outlook(id, now));
+        let start = outlook.and_then(|outlook| outlook.start);
         Err(QueueError::RateLimitExceeded {
             model: NAME.into(),
-            retry_after: could_start.map(|at| at - now),
+            retry_after: start.map(|at| at - now.mono),
             source: None,
         })
     }
@@ -164,19 +165,20 @@ impl RateLimiter {
     fn try_wait_time(&self) -> Result<(), Option<Duration>> {
         // A grant that is dropped before it is sent gives everything back.
         let ticket = self.line_up(CallSize::default()).map_err(|_| None)?;
-        let now = self.engine.now().mono;
+        let now = self.engine.now();
         let id = ticket.id();
         let hub = &self.engine.hub;
         let (starts, at) = hub.with(|dispatcher| {
             let waits = dispatcher
                 .why(id)
                 .is_some_and(|why| !why.blockers.is_empty());
-            (!waits, dispatcher.could_start(id))
+            let outlook = dispatcher.outlook(id, now);
+            (!waits, outlook.and_then(|outlook| outlook.start))
         });
         if starts {
             Ok(())
         } else {
-            Err(at.map(|at| at - now))
+            Err(at.map(|at| at - now.mono))
         }
     }
 

@@ -22,10 +22,15 @@ fn llmq(server: &Server, words: &[&str]) -> (i32, String, String) {
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
-/// In an hour.
-fn later() -> String {
+/// Hands in a request that waits for an hour.
+fn submit_for_later(server: &Server) -> (i32, String, String) {
     let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
-    later.to_string()
+    let what = ["--model", "gpt", "--prompt", "hi", "--format", "json"];
+    let when = ["--not-before", &later.to_string()];
+    llmq(
+        server,
+        &[&["requests", "submit"], &what[..], &when].concat(),
+    )
 }
 
 #[test]
@@ -56,21 +61,7 @@ fn a_request_is_handed_in_watched_and_fetched_from_a_shell() {
 fn why_a_request_waits_is_told_by_its_id() {
     let place = Place::new(Duration::from_millis(1), "");
     let server = place.serve();
-    let (code, state, said) = llmq(
-        &server,
-        &[
-            "requests",
-            "submit",
-            "--model",
-            "gpt",
-            "--prompt",
-            "hi",
-            "--not-before",
-            &later(),
-            "--format",
-            "json",
-        ],
-    );
+    let (code, state, said) = submit_for_later(&server);
     assert_eq!(code, 0, "{said}");
     let state: Value = serde_json::from_str(&state).unwrap();
     let (code, why, said) = llmq(&server, &["why", state["queue_id"].as_str().unwrap()]);
@@ -190,18 +181,8 @@ fn the_file_is_checked_backed_up_and_compacted_from_a_shell() {
 fn a_server_says_what_is_wrong_with_its_file() {
     let place = Place::new(Duration::from_millis(1), "");
     let server = place.serve();
-    let submit = [
-        "requests",
-        "submit",
-        "--model",
-        "gpt",
-        "--prompt",
-        "hi",
-        "--not-before",
-        &later(),
-    ];
     for _ in 0..2 {
-        let (code, _, said) = llmq(&server, &submit);
+        let (code, _, said) = submit_for_later(&server);
         assert_eq!(code, 0, "{said}");
     }
     server.stop();

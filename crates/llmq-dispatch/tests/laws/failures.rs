@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use llmq_core::FailureClass;
 use llmq_dispatch::{
-    Call, CallKind, Effect, Ended, Event, QueueSetup, Route, Scope, TicketId, UpstreamId,
+    Call, CallKind, Effect, Ended, Event, QueueId, QueueSetup, Route, Scope, TicketId, UpstreamId,
 };
 
 use crate::world::{SECOND, World, failure};
@@ -109,10 +109,8 @@ fn transient_failures_use_up_attempts_with_growing_waits() {
     }
 }
 
-#[test]
-fn a_failed_call_waits_where_no_other_upstream_can_take_it_at_once() {
-    // A call whose other upstream was full came back at once to the one that refused
-    // connections, five times within five milliseconds, and had failed for good.
+/// A queue over two upstreams, of which the second is preferred and takes one call at a time.
+fn beside_one_place() -> (World, QueueId, [UpstreamId; 2]) {
     let mut world = World::new();
     let one_place = world.limit("concurrency=1", Scope::Upstream);
     let upstreams = [world.upstream(&[]), world.upstream(&[one_place])];
@@ -122,6 +120,14 @@ fn a_failed_call_waits_where_no_other_upstream_can_take_it_at_once() {
         weight: 1e9,
     });
     let queue = world.dispatcher.add_queue(setup);
+    (world, queue, upstreams)
+}
+
+#[test]
+fn a_failed_call_waits_where_no_other_upstream_can_take_it_at_once() {
+    // A call whose other upstream was full came back at once to the one that refused
+    // connections, five times within five milliseconds, and had failed for good.
+    let (mut world, queue, _) = beside_one_place();
     let first = world.submit(world.call(queue));
     let second = world.submit(world.call(queue));
     assert_eq!(world.started(), [first, second]);
@@ -179,15 +185,7 @@ fn a_silent_upstream_is_not_asked_again_by_the_same_call() {
         was_silent: true,
         ..failure(FailureClass::Ambiguous, None)
     };
-    let mut world = World::new();
-    let one_place = world.limit("concurrency=1", Scope::Upstream);
-    let upstreams = [world.upstream(&[]), world.upstream(&[one_place])];
-    let mut setup = QueueSetup::to("m", upstreams[0]);
-    setup.routes.push(Route {
-        upstream: upstreams[1],
-        weight: 1e9,
-    });
-    let queue = world.dispatcher.add_queue(setup);
+    let (mut world, queue, upstreams) = beside_one_place();
     let busy = world.submit(world.call(queue));
     let call = world.submit(world.call(queue));
     assert_eq!(

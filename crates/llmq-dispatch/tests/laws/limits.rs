@@ -49,7 +49,7 @@ fn a_call_meets_a_limit_once_however_often_it_is_named() {
         ..UpstreamSetup::default()
     };
     let now = world.now;
-    world.dispatcher.change_upstream(upstream, setup, now);
+    let _ = world.dispatcher.change_upstream(upstream, setup, now);
     assert_eq!(world.dispatcher.upstream_view(upstream).limits, [limit]);
 }
 

@@ -231,7 +231,7 @@ fn a_refused_key_stops_nothing_that_uses_another_one_by_now() {
         ..UpstreamSetup::default()
     };
     let now = world.now;
-    world.dispatcher.change_upstream(upstreams[0], renewed, now);
+    let _ = world.dispatcher.change_upstream(upstreams[0], renewed, now);
     world.fail(call, FailureClass::NoAccess, None);
     let other = world.submit(world.call(queues[0]));
     assert_eq!(world.started(), [other]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llmq_core::{LimitKind, LimitSpec, Now};
-use llmq_dispatch::{Dispatcher, LimitId, LimitSetup, Scope, UpstreamId, UpstreamSetup};
+use llmq_dispatch::{Dispatcher, LimitId, LimitSetup, Notice, Scope, UpstreamId, UpstreamSetup};
 use llmq_limit::{QuotaEvent, QuotaMonitor, charge_rule};
 use llmq_provider::Provider;
 
@@ -70,7 +70,8 @@ impl Accounts {
         };
         let upstream = match known {
             Some(upstream) => {
-                dispatcher.change_upstream(upstream, setup, now);
+                let ended = dispatcher.change_upstream(upstream, setup, now);
+                self.news.extend(ended);
                 upstream
             }
             None => {
@@ -81,7 +82,7 @@ impl Accounts {
             }
         };
         self.news
-            .extend(news.into_iter().map(|event| (upstream, event)));
+            .extend(news.into_iter().map(|event| Notice::Quota(upstream, event)));
         routes.push(AssembledRoute {
             upstream,
             account: route.upstream.clone(),

@@ -45,6 +45,8 @@ pub struct Listening {
 /// Tells of one attempt's stream.
 #[derive(Debug)]
 pub(super) struct Speaker {
+    lives: Arc<Lives>,
+    job: JobId,
     sender: mpsc::UnboundedSender<Live>,
     began: bool,
     is_whole: bool,
@@ -62,9 +64,11 @@ impl Lives {
     }
 
     /// Whoever listens to a job; nobody as nearly always.
-    pub(super) fn speaker(&self, job: JobId) -> Option<Speaker> {
+    pub(super) fn speaker(self: &Arc<Self>, job: JobId) -> Option<Speaker> {
         let sender = self.lock().get(&job).cloned()?;
         Some(Speaker {
+            lives: Arc::clone(self),
+            job,
             sender,
             began: false,
             is_whole: false,
@@ -120,10 +124,12 @@ impl Speaker {
 }
 
 impl Drop for Speaker {
-    /// An attempt that fails, or is broken off, has told a part of nothing.
+    /// An attempt that fails, or is broken off, has told a part of nothing; of the next ones nothing
+    /// is told, so what waits for a slow caller has a bound.
     fn drop(&mut self) {
         if self.began && !self.is_whole {
             self.tell(Live::Broken);
+            self.lives.forget(self.job);
         }
     }
 }
@@ -143,7 +149,10 @@ mod tests {
             speaker.begins(|| Live::Piece("once".into()));
         }
         drop(speaker);
-        lives.forget(mine);
+        assert!(
+            lives.speaker(mine).is_none(),
+            "it is told of no other attempt"
+        );
         assert_eq!(listening.next().await, Some(Live::Piece("once".into())));
         assert_eq!(listening.next().await, Some(Live::Broken));
         assert_eq!(listening.next().await, None);

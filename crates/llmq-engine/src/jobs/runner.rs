@@ -305,10 +305,14 @@ impl Runner {
     #[must_use]
     pub fn look(&self, id: JobId) -> Option<Look> {
         let ticket = self.inner.table().get(id)?.ticket?;
-        let why: Why = self.inner.hub.with(|dispatcher| dispatcher.why(ticket))?;
+        let now = self.inner.now();
+        let (why, outlook) = self.inner.hub.with(|dispatcher| {
+            let why: Option<Why> = dispatcher.why(ticket);
+            (why, dispatcher.outlook(ticket, now))
+        });
         Some(Look {
-            waiting_for: why.blockers.first().map(ToString::to_string),
-            until: why.until,
+            waiting_for: why?.blockers.first().map(ToString::to_string),
+            until: outlook?.start,
         })
     }
 

@@ -306,6 +306,12 @@ impl QuotaMonitor {
         }
     }
 
+    /// How much of the day's limit is used, 0 to 1 and above; none where none is known.
+    #[must_use]
+    pub fn used_share(&self, now: Now) -> Option<f64> {
+        self.used_percent(now).map(|percent| percent / 100.0)
+    }
+
     /// What the last answers said, each number as of the last answer that had it.
     #[must_use]
     pub fn status(&self) -> Option<&QuotaStatus> {

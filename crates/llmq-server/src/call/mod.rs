@@ -58,11 +58,9 @@ pub(crate) async fn call(
         Ok(incoming) => incoming,
         Err(refusal) => return reply::refused(&refusal, dialect, None),
     };
-    let found = gateway
-        .models
-        .find(&incoming.model, &gateway.hub, arrived, || {
-            gateway.observed.refresh();
-        });
+    let found = gateway.models.find(&incoming.model, &gateway.hub, || {
+        gateway.observed.refresh();
+    });
     let Some(model) = found else {
         let refusal = unknown_model(&gateway, &incoming.model);
         return reply::refused(&refusal, dialect, None);

@@ -42,7 +42,7 @@ pub(crate) struct Catalog {
 impl Directory for Catalog {
     fn queue(&self, name: &str) -> Option<QueueId> {
         let made = || self.observed.refresh();
-        let model = self.models.find(name, &self.hub, self.clock.now(), made)?;
+        let model = self.models.find(name, &self.hub, made)?;
         Some(model.queue)
     }
 

@@ -58,7 +58,8 @@ impl Gateway {
 }
 
 /// Hands in one request, or up to 10,000 at once: all of them are accepted, or none. It is on disk
-/// when this is answered, and is finished whenever that becomes possible.
+/// when this is answered, and is finished whenever that becomes possible. The header
+/// `Idempotency-Key` is for one alone; each of many has its own `idempotency_key`.
 #[utoipa::path(
     post,
     path = "/api/requests",
@@ -75,7 +76,7 @@ impl Gateway {
         (status = 409, description = "The idempotency key was used for another request.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is larger than `server.max_body`.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 429, description = "The key's budget has no room for it.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "The queue is full, or the store cannot record.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "The queue is full or draining, or the store cannot record.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn create(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use llmq_api::CreateRequest;
-use llmq_core::{Clock, Priority, WallTime, parse_duration};
+use llmq_core::{Priority, WallTime, parse_duration};
 use llmq_provider::{Operation, TokenCounter, scan_request, with_model};
 use llmq_store::{Callback, Details, ENQUEUE_MAX, Idempotency, NewJob};
 use serde::Deserialize;
@@ -228,11 +228,9 @@ fn allowed(
     caller
         .may_use(model)
         .map_err(|error| refused(Problem::forbidden(error.to_string())))?;
-    let found = gateway
-        .models
-        .find(model, &gateway.hub, gateway.clock.now(), || {
-            gateway.observed.refresh();
-        });
+    let found = gateway.models.find(model, &gateway.hub, || {
+        gateway.observed.refresh();
+    });
     found.ok_or_else(|| {
         let unknown = crate::call::unknown_model(gateway, model);
         refused(Problem::not_found("model_not_found", unknown.message))

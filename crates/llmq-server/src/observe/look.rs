@@ -4,6 +4,7 @@
 //! more than one of them to be read.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use llmq_api::{
     AcceptedCounts, BreakerWord, CallState, CallStatus, Depth, LimitState, QueueMotion, QueueState,
@@ -12,7 +13,7 @@ use llmq_api::{
 use llmq_core::{Now, Timestamp};
 use llmq_dispatch::{Blocker, LimitView, QueueId, QueueView, UpstreamId};
 use llmq_limit::{BreakerState, QuotaMetrics};
-use llmq_store::Counts;
+use llmq_store::{Counts, StoreError};
 use uuid::Uuid;
 
 use super::observed::{Observed, Parts};
@@ -132,12 +133,8 @@ impl Observed {
 
     /// The dispatcher knows the first accepted requests of each line only.
     async fn count_accepted(&self, queues: &mut [QueueState]) {
-        let stored = match self.journal.store.queues().await {
-            Ok(stored) => stored,
-            Err(error) => {
-                tracing::warn!(%error, "accepted requests could not be counted");
-                return;
-            }
+        let Some(stored) = counted(self.journal.store.queues()).await else {
+            return;
         };
         let stored: HashMap<&str, Counts> = stored
             .iter()
@@ -179,6 +176,19 @@ impl Observed {
             estimated_start: outlook.start.map(|at| at_text(at, now)),
             waiting_for: why.blockers.first().map(ToString::to_string),
         })
+    }
+}
+
+/// What the store says if it says it soon: whoever looks at a server whose disk hangs sees the rest.
+pub(super) async fn counted<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(counts)) => Some(counts),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "accepted requests could not be counted");
+            None
+        }
+        Err(_) => None,
     }
 }
 

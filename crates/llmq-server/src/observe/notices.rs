@@ -13,7 +13,7 @@ impl Observed {
     pub fn notice(&self, notice: &Notice) {
         let now = self.now();
         // Concurrency moves all the time, and what is to be saved is nobody's news.
-        if !matches!(notice, Notice::Concurrency(..)) {
+        if !matches!(notice, Notice::Concurrency(..) | Notice::SaveQuota(..)) {
             self.log.hear(notice, &self.parts().hub, now, |_| None);
         }
         let publish = |kind, data| self.publish(kind, data);
@@ -46,7 +46,6 @@ impl Observed {
             }
             Notice::HeaderGarbled { upstream, header } => {
                 let upstream = self.upstream_name(*upstream);
-                tracing::warn!(upstream, header, "header_garbled");
                 let data = json!({"upstream": upstream, "header": header});
                 publish("upstream.header_garbled", data);
             }

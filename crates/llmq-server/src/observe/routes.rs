@@ -15,6 +15,7 @@ use llmq_dispatch::{Event, QueueId};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::look::counted;
 use super::metrics::{self, Page, write_gauges};
 use super::observed::Observed;
 use super::page;
@@ -113,7 +114,8 @@ pub(crate) async fn pause(
     observed.steer(&name, Steer::Pause).await.map(Json)
 }
 
-/// Lets a queue go on that was paused or drained.
+/// Lets a queue go on that was paused or drained, and opens its upstreams where they wait for a
+/// person or for the end of a provider's pause.
 #[utoipa::path(
     post,
     path = "/api/queues/{name}/resume",
@@ -164,7 +166,7 @@ pub(crate) async fn stats(State(observed): Shared) -> Json<Stats> {
     responses(
         (status = 200, description = "What it waits for.", body = CallState),
         (status = 400, description = "That is no id.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "There is none of that name.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No call of that id waits.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn get_call(
@@ -188,8 +190,8 @@ pub(crate) async fn get_call(
     responses((status = 200, description = "The page.", content_type = "text/html", body = String)),
 )]
 pub(crate) async fn index(State(observed): Shared) -> Response {
-    let queues = observed.queues().await;
-    let html = page::html(&observed.stats().await, &queues);
+    let queues = observed.parts().queues(observed.now());
+    let html = page::html(&observed.sums(&queues), &queues);
     ([(CACHE_CONTROL, "no-store")], Html(html)).into_response()
 }
 
@@ -217,23 +219,26 @@ impl Observed {
     }
 
     pub(crate) async fn stats(&self) -> Stats {
-        let requests = match self.journal.store.counts().await {
-            Ok(counts) => Some(RequestCounts {
-                queued: counts.queued,
-                processing: counts.processing,
-                completed: counts.completed,
-                failed: counts.failed,
-                expired: counts.expired,
-                cancelled: counts.cancelled,
-            }),
-            Err(error) => {
-                tracing::warn!(%error, "the requests of the store could not be counted");
-                None
-            }
-        };
+        let counts = counted(self.journal.store.counts()).await;
+        let requests = counts.map(|counts| RequestCounts {
+            queued: counts.queued,
+            processing: counts.processing,
+            completed: counts.completed,
+            failed: counts.failed,
+            expired: counts.expired,
+            cancelled: counts.cancelled,
+        });
+        let queues = self.parts().queues(self.now());
+        Stats {
+            requests,
+            ..self.sums(&queues)
+        }
+    }
+
+    /// The same without the requests of the store.
+    fn sums(&self, queues: &[QueueState]) -> Stats {
         let now = self.now();
-        let parts = self.parts();
-        let (queues, upstreams) = (parts.queues(now), parts.upstreams(now));
+        let upstreams = self.parts().upstreams(now);
         let totals = self.metrics.totals();
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         Stats {
@@ -251,7 +256,7 @@ impl Observed {
             queues: count(queues.len()),
             upstreams: count(upstreams.len()),
             upstreams_usable: count(upstreams.iter().filter(|upstream| upstream.usable).count()),
-            requests,
+            requests: None,
         }
     }
 

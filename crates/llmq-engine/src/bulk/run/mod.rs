@@ -65,6 +65,8 @@ use writer::{Finished, UNWRITTEN_MAX};
 
 /// How long background tasks may take to end; each only has to notice that it should.
 const TASKS_GRACE: Duration = Duration::from_secs(5);
+/// After its end a run waits so long to hear how many rows there are.
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a run ended, with its figures.
 #[derive(Debug, Clone, PartialEq)]
@@ -200,10 +202,11 @@ async fn finish(
     written??;
     saved??;
     if let Some(counting) = counting {
-        // It only reads, and is soon done; after a stop it tells what is left to do.
+        // It only reads, and mostly is soon done; after a stop it tells what is left to do.
         tokio::select! {
             biased;
             _ = counting => {}
+            () = tokio::time::sleep(COUNTED_WITHIN) => {}
             () = control.abort_token().cancelled() => {}
         }
     }

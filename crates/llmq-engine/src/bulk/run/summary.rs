@@ -11,7 +11,8 @@ use crate::Hub;
 /// What a run did, at its end.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// Rows of the input; of one that cannot be counted, as far as it was read.
+    /// Rows of the input; of one that cannot be counted, or not in a few seconds after a stop, as
+    /// far as it was read.
     pub rows: u64,
     /// Rows that have no result yet; none where nobody knows how many there are.
     pub to_do: Option<u64>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use llmq_core::{Clock, Priority};
+use llmq_core::Priority;
 use llmq_provider::{Operation, TokenCounter, scan_request};
 use llmq_store::{BatchId, Member, NewJob};
 use rustc_hash::FxHashSet;
@@ -179,8 +179,7 @@ impl<'a> Checker<'a> {
         }
         let gateway = self.gateway;
         let made = || gateway.observed.refresh();
-        let now = gateway.clock.now();
-        let found = gateway.models.find(&name, &gateway.hub, now, made);
+        let found = gateway.models.find(&name, &gateway.hub, made);
         let model = found.ok_or_else(|| fault(call::unknown_model(gateway, &name).message))?;
         self.model = Some(Arc::clone(&model));
         Ok(model)

@@ -151,7 +151,17 @@ impl<'a> Writing<'a> {
         mut lines: Lines<'_>,
         written: &BTreeSet<u32>,
     ) -> Result<(), StoreError> {
-        while let Next::Line(number, line) = lines.next().await? {
+        loop {
+            let (number, line) = match lines.next().await {
+                Ok(Next::Line(number, line)) => (number, line),
+                Ok(_) => break,
+                // The others have their answers all the same.
+                Err(StoreError::Damaged { what }) => {
+                    tracing::error!(batch = %self.batch.id, what, "a batch's input is damaged");
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             if written.contains(&number) {
                 continue;
             }
