@@ -20,7 +20,7 @@ import sys
 import time
 
 from figures import figure
-from world import TICKS, others
+from world import others
 
 LUA = "scripts/bench.d/chat.lua"
 MB = 1e6
@@ -241,9 +241,8 @@ class Server:
         return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) * 1024 / MB
 
     def cpu_s(self):
-        """Processor time since its start."""
-        stat = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text()
-        return sum(int(ticks) for ticks in stat.rsplit(") ", 1)[1].split()[11:13]) / TICKS
+        """Processor time since its start, of all its threads (clock_getcpuclockid)."""
+        return time.clock_gettime((~self.process.pid << 3) | 2)
 
 
 def need(command, how):
@@ -457,22 +456,23 @@ def most_memory(server, load):
 
 
 def crowd(site):
-    """Thousands who wait in line."""
+    """Thousands who wait in line, beside the same server before they came."""
     count = 500 if site.quick else 10_000
     seconds = 3 if site.quick else 10
-    sizes, shares = [], []
+    sizes, shares, alone = [], [], []
     for _ in range(1 if site.quick else min(site.rounds, 3)):
         server = site.llmq(site.upstream.address, 'custom = ["requests=1/1d"]')
+        time.sleep(1)
         before = server.memory_mb()
+        idle = busy_share(server, seconds)
+        alone.append(idle)
         # The limit's one call goes first, so that everybody after it waits.
         group = {"name": "crowd", "callers": count, "headers": ["X-LLMQ-Max-Wait: 10m"]}
         load = site.tool("callers", server, "--seconds", 600, "--hold", "--group", json.dumps(group))
         load.stdout.readline()
         time.sleep(5)
         sizes.append(server.memory_mb() - before)
-        used = server.cpu_s()
-        time.sleep(seconds)
-        shares.append((server.cpu_s() - used) / seconds)
+        shares.append(busy_share(server, seconds) - idle)
         load.terminate()
         load.communicate()
         server.end()
@@ -483,7 +483,16 @@ def crowd(site):
                "MB", command, ("<", 100)),
         figure("crowd processor", f"share of a processor that {count:,} waiting clients take",
                shares, "share", command, ("<=", 0.002)),
+        figure("crowd alone", "share of a processor that the same server takes before they come",
+               alone, "share", command),
     ]
+
+
+def busy_share(server, seconds):
+    """The share of a processor that a server takes in the next seconds."""
+    used = server.cpu_s()
+    time.sleep(seconds)
+    return (server.cpu_s() - used) / seconds
 
 
 WINDOW_COUNT, WINDOW_S = 200, 2

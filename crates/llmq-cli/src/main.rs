@@ -50,10 +50,12 @@ use clap::{CommandFactory, FromArgMatches};
 use cli::{Cli, Command};
 use exit::Failure;
 
-/// A call through the gateway takes some sixty pieces of memory and gives them back: with this
-/// allocator it costs 6 % less processor time than with glibc's, for a megabyte more.
+/// A call costs what it does with glibc's, and 10,000 callers in line a quarter less memory: the
+/// books are kept beside the pieces, so that a buffer nobody has written to takes none, and each
+/// connection has two of 8 kB.
+#[cfg(not(target_env = "msvc"))]
 #[global_allocator]
-static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static MEMORY: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
