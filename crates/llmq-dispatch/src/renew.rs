@@ -89,6 +89,7 @@ impl Dispatcher {
             upstream.breaker = Breaker::new(setup.breaker);
         }
         upstream.quota = setup.quota;
+        upstream.quota_is_saved = setup.quota_is_saved;
         upstream.heed_quota(now);
         ended
     }

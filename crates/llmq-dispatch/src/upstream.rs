@@ -32,7 +32,7 @@ pub(crate) struct Upstream {
     /// The provider refuses until then what it has no quota for any more.
     day_refused: Option<Timestamp>,
     pub(crate) quota: Option<QuotaMonitor>,
-    quota_is_saved: bool,
+    pub(crate) quota_is_saved: bool,
     /// The quota's count is being written.
     pub(crate) saving: bool,
     pub(crate) gate: WaitList,

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct ModelConfig {
     pub breaker: Option<BreakerConfig>,
     /// A daily quota that pauses the queue at its threshold; none: not watched.
     pub quota: Option<QuotaConfig>,
+    /// Where the quota's count is kept; none: it begins at nothing with the process.
+    pub quota_file: Option<PathBuf>,
 }
 
 /// More waiting requests than that are better kept in a file.
@@ -72,6 +75,7 @@ impl ModelConfig {
             history: HISTORY,
             breaker: Some(BreakerConfig::default()),
             quota: None,
+            quota_file: None,
         }
     }
 
@@ -189,11 +193,36 @@ impl ModelConfig {
     }
 
     /// Watches a daily quota, and pauses the queue at its threshold until the day turns. The count
-    /// begins at nothing with the process; a [`QuotaMonitor`](crate::QuotaMonitor) saves its own.
+    /// begins at nothing with the process unless it has a [file](ModelConfig::quota_file).
     #[must_use]
     pub fn daily_quota(self, quota: QuotaConfig) -> Self {
         Self {
             quota: Some(quota),
+            ..self
+        }
+    }
+
+    /// Keeps the count of [`ModelConfig::daily_quota`] in a file, so that no restart is a way past
+    /// the day. The file says ahead of use what may be used, a hundredth of the limit at a time:
+    /// a crash costs at most so much of the day. A file that is broken begins anew and says so in
+    /// the log.
+    ///
+    /// It is for this model in this process alone, and is read and written at once when the model
+    /// is registered, which blocks for a moment. When it cannot be written later, no further
+    /// request is started until it can.
+    ///
+    /// ```
+    /// use llmq::{ModelConfig, QuotaConfig};
+    /// let quota = QuotaConfig { daily_request_limit: Some(10_000), ..QuotaConfig::default() };
+    /// let model = ModelConfig::new("gpt-4o-mini")
+    ///     .daily_quota(quota)
+    ///     .quota_file("gpt-4o-mini.quota.json");
+    /// assert!(model.check().is_ok());
+    /// ```
+    #[must_use]
+    pub fn quota_file(self, path: impl Into<PathBuf>) -> Self {
+        Self {
+            quota_file: Some(path.into()),
             ..self
         }
     }
@@ -233,6 +262,10 @@ impl ModelConfig {
         }
         if let Some(Err(errors)) = self.quota.as_ref().map(QuotaConfig::check) {
             mistakes.push(errors.to_string());
+        }
+        if self.quota_file.is_some() && self.quota.is_none() {
+            mistakes
+                .push("a quota_file keeps the count of a daily_quota, and there is none".into());
         }
         if mistakes.is_empty() {
             return Ok(());

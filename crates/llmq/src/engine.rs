@@ -17,6 +17,8 @@ use uuid::Uuid;
 use crate::config::{ModelConfig, same_slot};
 use crate::error::QueueError;
 use crate::hooks::Hooks;
+use crate::quota::{going_on, saved, write};
+use crate::quota_files::QuotaFiles;
 use crate::tenant::{TenantConfig, Tenants};
 
 /// The dispatcher of one manager, running, with what all its queues share.
@@ -33,6 +35,7 @@ pub(crate) struct Engine {
     has_ended: AtomicBool,
     endings: Mutex<Vec<Weak<dyn EndsWithRuntime>>>,
     shared_limits: Mutex<HashMap<String, LimitId>>,
+    quota_files: Arc<QuotaFiles>,
     /// Of every model that was ever registered: the provider does not forget either.
     places: Mutex<HashMap<Arc<str>, Place>>,
 }
@@ -78,7 +81,12 @@ impl Engine {
         let hub = run(dispatcher, SystemClock::new(), &timer);
         let weak = Arc::downgrade(&hub);
         let log = NoticeLog::default();
+        let quota_files = Arc::new(QuotaFiles::new(runtime.clone()));
+        let files = Arc::clone(&quota_files);
         listen(&hub, move |notice| {
+            if let Notice::SaveQuota(upstream, _) = &notice {
+                files.ask(*upstream, Weak::clone(&weak));
+            }
             if let Some(hub) = weak.upgrade() {
                 log.hear(&notice, &hub, hub.surroundings().now(), |_| None);
             }
@@ -94,6 +102,7 @@ impl Engine {
             has_ended: AtomicBool::new(false),
             endings: Mutex::new(Vec::new()),
             shared_limits: Mutex::new(HashMap::new()),
+            quota_files,
             places: Mutex::new(HashMap::new()),
         });
         let (last, timer) = (AtRuntimesEnd(Arc::downgrade(&engine)), engine.timer.clone());
@@ -203,8 +212,13 @@ impl Engine {
         };
         let mut places = self.places();
         let before = places.get(&config.model_id);
+        let saved = self.begin_day(config, before, rules.as_ref())?;
         let place = self.hub.change(|dispatcher, now, effects| {
-            let (quota, news) = quota_of(dispatcher, before, rules, now);
+            let (mut quota, news) = quota_of(dispatcher, before, rules, saved.as_deref(), now);
+            if let (Some(quota), Some(_)) = (&mut quota, &config.quota_file) {
+                // It is on disk already.
+                let _ = quota.draw(now);
+            }
             let limits = limits_of(dispatcher, config, before, now);
             let own = limits.iter().map(|(id, _)| *id);
             let setup = UpstreamSetup {
@@ -212,6 +226,7 @@ impl Engine {
                 limits: own.chain(shared.iter().copied()).collect(),
                 breaker: config.breaker.unwrap_or_else(no_breaker),
                 quota,
+                quota_is_saved: config.quota_file.is_some(),
                 learn_as: Some(config.host),
                 ..UpstreamSetup::default()
             };
@@ -257,8 +272,49 @@ impl Engine {
                 host: config.host,
             }
         });
+        let file = config.quota_file.clone();
+        self.quota_files.keep(place.upstream, file);
         places.insert(Arc::clone(&config.model_id), place.clone());
         Ok(place)
+    }
+
+    /// What was saved of a model's day, if that is kept in a file; the first portion of it is on
+    /// disk when this returns.
+    fn begin_day(
+        &self,
+        config: &ModelConfig,
+        before: Option<&Place>,
+        rules: Option<&QuotaRules>,
+    ) -> Result<Option<String>, QueueError> {
+        let (Some(path), Some(rules)) = (&config.quota_file, rules) else {
+            return Ok(None);
+        };
+        let wrong = |reason: String| {
+            let reason = format!("quota_file {}: {reason}", path.display());
+            Err(QueueError::invalid(Arc::clone(&config.model_id), reason))
+        };
+        let upstream = before.map(|place| place.upstream);
+        if self.quota_files.is_taken(path, upstream) {
+            return wrong("another model keeps its count there".to_owned());
+        }
+        let (saved, now) = (saved(path), self.now());
+        let (quota, _) = self.hub.with(|dispatcher| {
+            let rules = Some(rules.clone());
+            quota_of(dispatcher, before, rules, saved.as_deref(), now)
+        });
+        let Some(mut quota) = quota else {
+            return Ok(saved);
+        };
+        let _ = quota.draw(now);
+        match write(path, &quota.to_state()) {
+            Ok(()) => Ok(saved),
+            Err(error) => wrong(error.to_string()),
+        }
+    }
+
+    /// The count of a model's day as it is when no more is started, if it is kept in a file.
+    pub(crate) async fn end_day(&self, place: &Place) {
+        self.quota_files.end(place.upstream, &self.hub).await;
     }
 
     /// A model that is no longer offered: what runs of it ends, and its books are kept.
@@ -307,6 +363,7 @@ fn quota_of(
     dispatcher: &Dispatcher,
     before: Option<&Place>,
     rules: Option<QuotaRules>,
+    saved: Option<&str>,
     now: Now,
 ) -> (Option<QuotaMonitor>, Vec<QuotaEvent>) {
     let Some(rules) = rules else {
@@ -314,7 +371,7 @@ fn quota_of(
     };
     let (monitor, news) = match before.and_then(|place| dispatcher.quota(place.upstream)) {
         Some(before) => before.under(rules, now),
-        None => (QuotaMonitor::new(rules, now), Vec::new()),
+        None => going_on(rules, saved, now),
     };
     (Some(monitor), news)
 }

@@ -45,6 +45,7 @@ mod registry;
 mod engine;
 
 mod quota;
+mod quota_files;
 mod rate_limiter;
 mod tenant;
 

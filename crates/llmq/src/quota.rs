@@ -7,7 +7,8 @@ use std::time::Duration;
 use llmq_core::{Clock as _, Host, Now};
 use llmq_engine::{SystemClock, log_quota, replace_file};
 use llmq_limit::{
-    PauseAdvice, QuotaConfig, QuotaEvent, QuotaMetrics, QuotaStatus, parse_rate_limit_headers,
+    PauseAdvice, QuotaConfig, QuotaEvent, QuotaMetrics, QuotaRules, QuotaState, QuotaStatus,
+    parse_rate_limit_headers,
 };
 
 use crate::error::QueueError;
@@ -65,16 +66,7 @@ impl QuotaMonitor {
     ///
     /// [`QueueError::InvalidConfiguration`] with every mistake.
     pub fn load(config: &QuotaConfig, path: impl AsRef<Path>) -> Result<Self, QueueError> {
-        let path = path.as_ref();
-        match fs::read_to_string(path) {
-            Ok(text) => Self::restored(config, Some(&text)),
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(path = %path.display(), %error, "the quota cannot be read");
-                }
-                Self::restored(config, None)
-            }
-        }
+        Self::restored(config, saved(path.as_ref()).as_deref())
     }
 
     fn restored(config: &QuotaConfig, text: Option<&str>) -> Result<Self, QueueError> {
@@ -83,10 +75,7 @@ impl QuotaMonitor {
             .map_err(|errors| QueueError::invalid("quota", errors.to_string()))?;
         let clock = SystemClock::new();
         let now = clock.now();
-        let (monitor, events) = match text {
-            Some(_) => llmq_limit::QuotaMonitor::restore(rules, text, now),
-            None => (llmq_limit::QuotaMonitor::new(rules, now), Vec::new()),
-        };
+        let (monitor, events) = going_on(rules, text, now);
         let monitor = Self {
             clock,
             name: "quota".to_owned(),
@@ -165,8 +154,7 @@ impl QuotaMonitor {
     /// [`SaveQuotaError`] when the file cannot be written; the old one is as it was.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), SaveQuotaError> {
         let path = path.as_ref();
-        let text = self.lock().to_final_state().to_json() + "\n";
-        replace_file(path, text.as_bytes()).map_err(|source| SaveQuotaError {
+        write(path, &self.lock().to_final_state()).map_err(|source| SaveQuotaError {
             path: path.to_owned(),
             source,
         })
@@ -191,6 +179,34 @@ impl QuotaMonitor {
             log_quota(&self.name, event);
         }
     }
+}
+
+/// What was saved; none where nothing was, or nothing can be read, which the log says.
+pub(crate) fn saved(path: &Path) -> Option<String> {
+    let read = fs::read_to_string(path);
+    read.inspect_err(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(path = %path.display(), %error, "the quota cannot be read");
+        }
+    })
+    .ok()
+}
+
+/// Goes on from what was saved.
+pub(crate) fn going_on(
+    rules: QuotaRules,
+    saved: Option<&str>,
+    now: Now,
+) -> (llmq_limit::QuotaMonitor, Vec<QuotaEvent>) {
+    match saved {
+        Some(_) => llmq_limit::QuotaMonitor::restore(rules, saved, now),
+        None => (llmq_limit::QuotaMonitor::new(rules, now), Vec::new()),
+    }
+}
+
+/// Puts a state in the place of the one before. It blocks.
+pub(crate) fn write(path: &Path, state: &QuotaState) -> io::Result<()> {
+    replace_file(path, (state.to_json() + "\n").as_bytes())
 }
 
 #[cfg(test)]

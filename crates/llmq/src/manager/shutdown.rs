@@ -87,16 +87,27 @@ where
         }
     };
     let mut report = ShutdownReport::default();
-    if tokio::time::timeout(grace, all_idle()).await.is_ok() {
-        return report;
+    if tokio::time::timeout(grace, all_idle()).await.is_err() {
+        report.cancelled = end(&queues);
+        // Those whose submitter does not poll them end when it does.
+        let _ = tokio::time::timeout(CANCEL_GRACE, all_idle()).await;
     }
     for queue in &queues {
-        let model = queue.model_id();
-        let ended = queue.end_all();
-        let ended = ended.into_iter().map(|id| (Arc::clone(model), id));
-        report.cancelled.extend(ended);
+        queue.end_day().await;
     }
-    // Those whose submitter does not poll them end when it does.
-    let _ = tokio::time::timeout(CANCEL_GRACE, all_idle()).await;
     report
+}
+
+/// Ends what is in flight; the model and id of each.
+fn end<P, T>(queues: &[Queue<P, T>]) -> Vec<(Arc<str>, Uuid)>
+where
+    P: Clone + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    let of_queue = |queue: &Queue<P, T>| {
+        let model = Arc::clone(queue.model_id());
+        let ended = queue.end_all().into_iter();
+        ended.map(|id| (Arc::clone(&model), id)).collect::<Vec<_>>()
+    };
+    queues.iter().flat_map(of_queue).collect()
 }

@@ -318,6 +318,11 @@ where
         self.inner.idle().await;
     }
 
+    /// Writes the count of the day, where it is kept.
+    pub(crate) async fn end_day(&self) {
+        self.inner.engine.end_day(&self.inner.place).await;
+    }
+
     /// Ends everything in flight.
     pub(crate) fn end_all(&self) -> Vec<Uuid> {
         self.inner.end_all()

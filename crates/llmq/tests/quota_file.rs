@@ -1,0 +1,123 @@
+//! A day's count that outlives its process.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use llmq::{ModelConfig, ProcessorError, QueueError, QueueManager, QueueRequest, QuotaConfig};
+use llmq_testkit::zone_far_from_midnight;
+use tokio::time::timeout;
+
+type Manager = QueueManager<u64, u64>;
+
+/// Of 400 requests a day a queue uses 320: at 80 % what is not urgent pauses.
+const OF_A_DAY: u64 = 320;
+/// A hundredth of the day's limit: what a crash may cost.
+const PORTION: u64 = 4;
+
+fn model(name: &str, path: &Path) -> ModelConfig {
+    let quota = QuotaConfig {
+        daily_request_limit: Some(400),
+        time_zone: zone_far_from_midnight().to_owned(),
+        ..QuotaConfig::default()
+    };
+    ModelConfig::new(name)
+        .concurrent(1)
+        .daily_quota(quota)
+        .quota_file(path)
+}
+
+fn register(manager: &Manager, config: ModelConfig) -> Result<(), QueueError> {
+    let registered = manager.register_queue(config, |request: QueueRequest<u64>| async move {
+        Ok::<_, ProcessorError>(request.params)
+    });
+    registered.map(drop)
+}
+
+fn manager(path: &Path) -> Manager {
+    let manager = Manager::new();
+    register(&manager, model("m", path)).unwrap();
+    manager
+}
+
+/// How many of `wanted` requests the day has room for. (Its end is hours away.)
+async fn served(manager: &Manager, wanted: u64) -> u64 {
+    for n in 0..wanted {
+        let submitted = manager.submit_request(QueueRequest::new("m", n));
+        match timeout(Duration::from_secs(60), submitted).await {
+            Ok(answer) => drop(answer.unwrap()),
+            Err(_) => return n,
+        }
+    }
+    wanted
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_no_way_past_the_day() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("m.json");
+    let first = manager(&path);
+    assert_eq!(served(&first, 100).await, 100);
+    assert!(first.shutdown_all(Duration::from_secs(9)).await.is_clean());
+    let again = manager(&path);
+    assert_eq!(served(&again, OF_A_DAY).await, OF_A_DAY - 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_costs_at_most_a_portion_of_the_day_and_is_no_way_past_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file_of = |life: u64| directory.path().join(format!("{life}.json"));
+    let mut used = 0;
+    for life in 1..10 {
+        let manager = manager(&file_of(life));
+        used += served(&manager, 20).await;
+        assert_eq!(used, life * 20);
+        // What is on disk in the middle of its work is all that the next one has.
+        std::fs::copy(file_of(life), file_of(life + 1)).unwrap();
+    }
+    let last = manager(&file_of(10));
+    used += served(&last, OF_A_DAY).await;
+    assert!(used <= OF_A_DAY, "{used}");
+    assert!(used >= OF_A_DAY - 9 * PORTION, "{used}");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_or_is_anothers_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("m.json");
+    let manager = manager(&path);
+    let refused = register(&manager, model("other", &path)).unwrap_err();
+    assert!(refused.to_string().contains("another model"), "{refused}");
+    let nowhere = directory.path().join("missing").join("m.json");
+    let refused = register(&manager, model("other", &nowhere)).unwrap_err();
+    assert!(refused.to_string().contains("m.json"), "{refused}");
+    let unwatched = ModelConfig::new("other").quota_file(&path);
+    let refused = register(&manager, unwatched).unwrap_err();
+    assert!(refused.to_string().contains("daily_quota"), "{refused}");
+    register(&manager, ModelConfig::new("other")).unwrap();
+}
+
+/// Until the count can be written, nothing more is started; then it goes on.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_cannot_be_written_is_not_used() {
+    use std::os::unix::fs::symlink;
+
+    let directory = tempfile::tempdir().unwrap();
+    let (real, gone, link) = (
+        directory.path().join("real"),
+        directory.path().join("gone"),
+        directory.path().join("link"),
+    );
+    std::fs::create_dir(&real).unwrap();
+    symlink(&real, &link).unwrap();
+    let manager = manager(&link.join("m.json"));
+    std::fs::rename(&real, &gone).unwrap();
+    let more = served(&manager, 2 * PORTION + 2);
+    tokio::pin!(more);
+    let early = timeout(Duration::from_millis(1500), more.as_mut()).await;
+    assert!(early.is_err(), "it went on: {early:?}");
+    std::fs::rename(&gone, &real).unwrap();
+    assert_eq!(more.await, 2 * PORTION + 2);
+}
