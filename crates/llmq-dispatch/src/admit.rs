@@ -407,6 +407,10 @@ impl Dispatcher {
             }
         }
         let upstream = &mut self.upstreams[way.upstream.index()];
+        if many_tenants && upstream.limits.is_empty() {
+            let tag = upstream.fair.tag(tenant);
+            upstream.fair.started(tenant, tag, 1, weight);
+        }
         upstream.in_flight += 1;
         let probe = upstream.begin(now);
         let credential = upstream.credential;

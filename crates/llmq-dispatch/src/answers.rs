@@ -157,6 +157,9 @@ impl Dispatcher {
             self.uncount_request(running, now, effects);
         }
         let upstream = &mut self.upstreams[running.upstream.index()];
+        if running.sent_at.is_none() {
+            upstream.has_not_sent(running.granted_at);
+        }
         upstream.in_flight = upstream.in_flight.saturating_sub(1);
         // The answer that ends the betting frees those who wait for it as well.
         self.touch(Spot::Gate(running.upstream));
@@ -212,6 +215,7 @@ impl Dispatcher {
         let upstream = &mut self.upstreams[running.upstream.index()];
         upstream.closures = 0;
         upstream.has_completed = true;
+        upstream.has_taken(running.granted_at);
         if let Some(usage) = &ended.usage {
             upstream.learn_output(usage.output_tokens);
         }
@@ -255,6 +259,12 @@ impl Dispatcher {
             .is_some()
             || running.probe;
         self.tell_breaker(running, class, now, effects);
+        let is_throttle = class.is_rate_limit() || class == FailureClass::Ramp;
+        if !is_throttle {
+            self.upstreams[running.upstream.index()].has_taken(running.granted_at);
+        } else if !self.knows_limit(running, class, text) {
+            self.upstreams[running.upstream.index()].was_unforeseen = true;
+        }
         if class == FailureClass::Ramp {
             let sent = running.sent_at.unwrap_or(now.mono);
             self.upstreams[running.upstream.index()]

@@ -82,7 +82,9 @@ impl Dispatcher {
         self.poll_quota(id, now, effects);
         let upstream = &mut self.upstreams[id.index()];
         let is_over = |closed: &Closed| closed.until.is_some_and(|until| until <= now.mono);
-        if let Some(closed) = upstream.closed.take_if(|closed| is_over(closed)) {
+        if upstream.closed.as_ref().is_some_and(is_over)
+            && let Some(closed) = upstream.open_again(now)
+        {
             upstream.on_trial = closed.class == FailureClass::NoAccess;
             effects.push(Effect::Notice(reopened(id, closed, now)));
         }
@@ -94,8 +96,7 @@ impl Dispatcher {
         let upstream = &mut self.upstreams[id.index()];
         effects.extend(
             upstream
-                .closed
-                .take()
+                .open_again(now)
                 .map(|closed| Effect::Notice(reopened(id, closed, now))),
         );
         if let Some(quota) = &mut upstream.quota {

@@ -1,5 +1,7 @@
 //! What answers tell of limits and load: headers against the books, 429s, concurrency.
 
+use std::time::Duration;
+
 use llmq_core::{FailureClass, LimitSpec, Now};
 use llmq_limit::{
     Answer, AnswerOutcome, HeaderSource, LimitText, Observation, RateLimitHeaders, Verdict,
@@ -14,6 +16,9 @@ use crate::order::Spot;
 use crate::setup::{LimitSetup, Scope};
 use crate::ticket::Running;
 use crate::upstream::LEARNED_MAX;
+
+/// The longest window of a limit that is refused for by the minute, not by the day.
+const HOUR: Duration = Duration::from_secs(3_600);
 
 impl Dispatcher {
     /// A 429: the books are compared with its text, and the margin grows if they were no help.
@@ -53,6 +58,25 @@ impl Dispatcher {
             upstream: running.upstream,
             ours,
         }));
+    }
+
+    /// Whether a limit on the way of a call that was refused may be the one that refused it, so
+    /// that its books hold back the next ones.
+    pub(crate) fn knows_limit(
+        &self,
+        running: &Running,
+        class: FailureClass,
+        text: Option<&LimitText>,
+    ) -> bool {
+        running.entries.iter().any(|(id, _)| {
+            let slot = &self.limits[id.index()];
+            let spec = slot.limit.spec();
+            // A key's own limit is none of the provider's, nor are places for calls in flight;
+            // and a day's limit is not meant where the provider says to come again in a minute.
+            let is_rate = slot.scope >= Scope::Upstream && !spec.period.is_zero();
+            let is_meant = text.is_none_or(|text| is_limit_of(spec, text));
+            is_rate && is_meant && (class != FailureClass::QuotaWindow || spec.period <= HOUR)
+        })
     }
 
     /// Tells the adaptive concurrency, where there is one.

@@ -298,14 +298,15 @@ impl Dispatcher {
         }
         // Those that wait for a gate will wait for the upstream's limits behind it, and what is
         // free there when it opens is shared like everything else.
-        let limit = match spot {
-            Spot::Limit(limit) => Some(limit),
+        let fair = match spot {
+            Spot::Limit(limit) => &self.limits[limit.index()].fair,
             Spot::Gate(upstream) | Spot::LowGate(upstream) => {
-                self.upstreams[upstream.index()].limits.first().copied()
+                let upstream = &self.upstreams[upstream.index()];
+                let first = upstream.limits.first();
+                first.map_or(&upstream.fair, |limit| &self.limits[limit.index()].fair)
             }
         };
-        let tenant = self.lanes[id.index()].tenant;
-        limit.map_or(0, |limit| self.limits[limit.index()].fair.tag(tenant))
+        fair.tag(self.lanes[id.index()].tenant)
     }
 
     /// The lane has lost its head to something else than a start.

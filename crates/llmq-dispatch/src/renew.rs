@@ -77,9 +77,10 @@ impl Dispatcher {
         upstream.ask_before_betting = setup.ask_before_betting;
         upstream.retired = false;
         // Whoever changes the configuration may have mended what only a person can mend.
-        let closed = upstream
-            .closed
-            .take_if(|closed| closed.until.is_none())
+        let waits_for_a_person = upstream.closed.is_some_and(|closed| closed.until.is_none());
+        let closed = waits_for_a_person
+            .then(|| upstream.open_again(now))
+            .flatten()
             .map(|closed| reopened(id, closed, now));
         let mut ended: Vec<Notice> = closed.into_iter().collect();
         if *upstream.breaker.config() != setup.breaker {

@@ -4,11 +4,11 @@ use llmq_core::{FailureClass, Now, Timestamp};
 use llmq_core::{Host, LimitKind};
 use llmq_limit::{
     Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin, MinuteGate, PauseReason,
-    PauseScope, QuotaEvent, QuotaMonitor, QuotaState, RampGuard,
+    PauseScope, QuotaEvent, QuotaMonitor, QuotaState, RampGuard, SlowStart,
 };
 
 use crate::ids::LimitId;
-use crate::order::WaitList;
+use crate::order::{Fair, WaitList};
 use crate::setup::UpstreamSetup;
 
 /// An upstream's own state, limits apart.
@@ -21,6 +21,10 @@ pub(crate) struct Upstream {
     pub(crate) margin: Margin,
     /// It takes nothing; by a failure's word.
     pub(crate) closed: Option<Closed>,
+    /// The 429 that closed it came from a limit that nobody knows.
+    pub(crate) was_unforeseen: bool,
+    /// It is open again after such a 429, and takes calls little by little.
+    slow_start: Option<SlowStart>,
     /// It was closed by a refusal that a person need not mend, and is tried by one call.
     pub(crate) on_trial: bool,
     /// It has answered a call.
@@ -37,6 +41,8 @@ pub(crate) struct Upstream {
     pub(crate) saving: bool,
     pub(crate) gate: WaitList,
     pub(crate) low_gate: WaitList,
+    /// In whose turn its calls go, where no limit of its own keeps that.
+    pub(crate) fair: Fair,
     pub(crate) in_flight: u64,
     /// Failures in a row that closed the gate, for their backoff.
     pub(crate) closures: u32,
@@ -112,6 +118,8 @@ impl Upstream {
             breaker: Breaker::new(setup.breaker),
             margin: Margin::new(now.mono),
             closed: None,
+            was_unforeseen: false,
+            slow_start: None,
             on_trial: false,
             has_completed: false,
             low_closed: None,
@@ -122,6 +130,7 @@ impl Upstream {
             saving: false,
             gate: WaitList::default(),
             low_gate: WaitList::default(),
+            fair: Fair::default(),
             in_flight: 0,
             closures: 0,
             ramp: RampGuard::default(),
@@ -167,7 +176,40 @@ impl Upstream {
         if self.is_betting() && self.in_flight >= BETS {
             return shut(None, false, true);
         }
-        None
+        let next = self.slow_start.and_then(|slow| slow.check(now).err())?;
+        Some(GateState {
+            until: None,
+            wake: Some(next),
+            down: false,
+            soon: true,
+        })
+    }
+
+    /// What had closed it is over. A limit that is known holds back those that wait; where it is
+    /// not, all of them would go at once, and all but a few be refused again.
+    pub(crate) fn open_again(&mut self, now: Now) -> Option<Closed> {
+        let closed = self.closed.take()?;
+        self.slow_start = std::mem::take(&mut self.was_unforeseen).then(|| SlowStart::new(now));
+        Some(closed)
+    }
+
+    /// The provider has taken a call that was granted then: it answered, and with no 429.
+    pub(crate) fn has_taken(&mut self, granted_at: Timestamp) {
+        if let Some(slow) = self.slow_start_since(granted_at) {
+            slow.taken();
+        }
+    }
+
+    /// A call that was granted then has not been sent.
+    pub(crate) fn has_not_sent(&mut self, granted_at: Timestamp) {
+        if let Some(slow) = self.slow_start_since(granted_at) {
+            slow.given_back();
+        }
+    }
+
+    fn slow_start_since(&mut self, granted_at: Timestamp) -> Option<&mut SlowStart> {
+        let slow = self.slow_start.as_mut();
+        slow.filter(|slow| slow.since() <= granted_at)
     }
 
     /// Until when nothing below `high` is taken, to spare the day's quota, and when to look again.
@@ -182,6 +224,9 @@ impl Upstream {
 
     /// A call starts; whether it is the breaker's probe.
     pub(crate) fn begin(&mut self, now: Now) -> bool {
+        if let Some(slow) = &mut self.slow_start {
+            slow.started();
+        }
         self.breaker.admit(now) == Admit::Probe
     }
 

@@ -33,6 +33,7 @@ mod window;
 mod adaptive;
 mod breaker;
 mod ramp;
+mod slow_start;
 
 mod quota;
 
@@ -56,5 +57,6 @@ pub use quota::{
     QuotaState, SavedPause,
 };
 pub use ramp::RampGuard;
+pub use slow_start::SlowStart;
 pub use text::{LimitText, parse_limit_text};
 pub use window::infer_window;

@@ -1,6 +1,8 @@
 //! Upstreams that are broken or closed: whom that stops, and how they come back.
 
-use llmq_core::{FailureClass, Pause};
+use std::collections::BTreeMap;
+
+use llmq_core::{FailureClass, Pause, Priority};
 use llmq_dispatch::{
     Call, CallKind, Effect, Ended, Event, Notice, QueueId, TicketId, UpstreamId, UpstreamSetup,
 };
@@ -253,4 +255,127 @@ fn two_of_one_credential() -> (World, [QueueId; 2], [UpstreamId; 2]) {
     });
     let queues = upstreams.map(|upstream| world.queue(upstream));
     (world, queues, upstreams)
+}
+
+/// Without a stated limit nothing held back those that waited for the end of a 429: all of them
+/// went in the instant in which the upstream opened, and all but the first few were refused again.
+#[test]
+fn after_a_429_of_an_unknown_limit_the_first_in_line_goes_alone_and_each_round_doubles() {
+    let mut world = World::new();
+    let other = world.dispatcher.add_tenant(1.0, Vec::new());
+    let upstream = world.upstream(&[]);
+    let queue = world.queue(upstream);
+    let refused = world.submit(Call {
+        priority: Priority::LOW,
+        ..world.call(queue)
+    });
+    world.started();
+    world.fail(refused, FailureClass::QuotaWindow, Some(SECOND * 10));
+    // The least urgent come first, and two tenants take turns within each priority.
+    let mut in_line = BTreeMap::new();
+    for (rank, priority) in [Priority::LOW, Priority::NORMAL, Priority::HIGH]
+        .into_iter()
+        .enumerate()
+    {
+        for (side, tenant) in [world.tenant, other].into_iter().enumerate() {
+            for _ in 0..10 {
+                let call = Call {
+                    priority,
+                    tenant,
+                    ..world.call(queue)
+                };
+                in_line.insert(world.submit(call), (2 - rank, side));
+            }
+        }
+    }
+    in_line.insert(refused, (2, 0));
+    assert_eq!(world.started(), []);
+    // What was named, and up to a second of jitter.
+    let mut started = Vec::new();
+    while started.is_empty() {
+        world.advance(SECOND / 10);
+        started = world.started();
+    }
+    let mut order = Vec::new();
+    for round in [1, 2, 4, 8, 16, 30] {
+        assert_eq!(started.len(), round, "after {}", order.len());
+        order.extend(started.iter().map(|ticket| in_line[ticket]));
+        for ticket in started {
+            world.complete(ticket);
+        }
+        started = world.started();
+    }
+    let by_priority = order.iter().map(|(rank, _)| *rank);
+    assert!(by_priority.is_sorted(), "{order:?}");
+    for turns in order.chunks(2).take(30) {
+        let sides: Vec<usize> = turns.iter().map(|(_, side)| *side).collect();
+        assert!(sides == [0, 1] || sides == [1, 0], "{order:?}");
+    }
+}
+
+#[test]
+fn another_429_of_an_unknown_limit_begins_it_anew_and_slow_answers_only_slow_it_down() {
+    let (mut world, queue, _) = World::simple(&[]);
+    let mut refused = world.submit(world.call(queue));
+    world.started();
+    world.fail(refused, FailureClass::QuotaWindow, Some(SECOND * 10));
+    for _ in 0..100 {
+        world.submit(world.call(queue));
+    }
+    // What was named, and up to a second of jitter.
+    for _ in 0..3 {
+        world.advance(SECOND * 9);
+        assert_eq!(world.started(), []);
+        world.advance(SECOND * 2 - SECOND / 1_000);
+        let started = world.started();
+        assert!(matches!(started.len(), 1 | 2), "{started:?}");
+        for probe in started {
+            world.fail(probe, FailureClass::QuotaWindow, Some(SECOND * 10));
+            refused = probe;
+        }
+    }
+    // Nothing is answered, and nothing refused: twice as many have gone each second.
+    world.advance(SECOND * 11);
+    let mut gone = world.started().len();
+    while gone < 100 {
+        world.advance(SECOND);
+        let next = world.started().len();
+        assert!(next <= gone.max(1), "{next} after {gone}");
+        assert!(next > 0);
+        gone += next;
+    }
+    world.complete(refused);
+}
+
+/// A caller that goes before its call is sent, or one that no upstream can take, was the one that
+/// was to find out.
+#[test]
+fn the_first_in_line_after_a_429_is_followed_when_it_is_not_sent() {
+    for declines in [false, true] {
+        let (mut world, queue, _) = World::simple(&[]);
+        let refused = world.submit(world.call(queue));
+        world.started();
+        world.fail(refused, FailureClass::QuotaWindow, Some(SECOND));
+        let next = world.submit(world.call(queue));
+        world.advance(SECOND * 2);
+        assert_eq!(world.started(), [refused]);
+        world.tell(match declines {
+            true => Event::Declined(refused),
+            false => Event::Dropped(refused),
+        });
+        assert_eq!(world.started(), [next]);
+    }
+}
+
+#[test]
+fn a_limit_that_is_known_paces_what_follows_a_429_by_itself() {
+    let (mut world, queue, _) = World::simple(&["requests=100/1s"]);
+    let refused = world.submit(world.call(queue));
+    world.started();
+    world.fail(refused, FailureClass::QuotaWindow, Some(SECOND * 10));
+    for _ in 0..50 {
+        world.submit(world.call(queue));
+    }
+    world.advance(SECOND * 12);
+    assert_eq!(world.started().len(), 51);
 }

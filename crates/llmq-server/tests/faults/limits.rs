@@ -1,11 +1,16 @@
 //! 429s: waited out, not hammered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use http::Request;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use crate::answers::error;
-use crate::world::{Act, BOTH, Mode, Upstream, World};
+use crate::world::{Act, BOTH, Mode, PATIENCE, Upstream, World};
 
 fn busy(headers: &str) -> Act {
     Act::Say(error(
@@ -142,4 +147,88 @@ async fn a_fallback_takes_over_when_the_wait_is_longer_than_what_is_left() {
         world.ask(mode).await.is_from(&two);
         assert_eq!((one.calls(), two.calls()), (1, 1), "{mode:?}");
     }
+}
+
+/// Where no limit was stated, all that waited for the end of a 429 was sent at once, and most of
+/// it refused again, whatever its priority.
+#[tokio::test]
+async fn after_a_429_of_an_unknown_limit_the_most_urgent_goes_alone_and_then_twice_as_many() {
+    let told: Vec<Arc<Notify>> = (0..16).map(|_| Arc::default()).collect();
+    let notes = told.clone();
+    let one = Upstream::start("one", move |call| {
+        let then = match call {
+            0 => busy("retry-after: 2\r\n"),
+            _ => Act::Answer,
+        };
+        Act::When(Arc::clone(&notes[call]), Box::new(then))
+    })
+    .await;
+    let world = Arc::new(World::new(&[&one], "", "").await);
+    let mut calls = JoinSet::new();
+    let mut ask = |priority: &'static str| {
+        let world = Arc::clone(&world);
+        calls.spawn(async move {
+            let messages = [json!({"role": "user", "content": priority})];
+            let body = json!({"model": "m", "messages": messages}).to_string();
+            let request = Request::post("/v1/chat/completions");
+            let urgent = [("x-llmq-priority", priority)];
+            world.send(request, &urgent, body).await.status
+        });
+    };
+    let queue = async |what: &str| {
+        let request = Request::post(format!("/api/queues/m/{what}"));
+        assert_eq!(world.send(request, &[], String::new()).await.status, 200);
+    };
+    ask("low");
+    until(async || one.calls() == 1).await;
+    queue("pause").await;
+    for priority in ["low", "normal", "high"] {
+        (0..4).for_each(|_| ask(priority));
+    }
+    let waiting = async |count: usize| {
+        let request = Request::get("/api/queues/m");
+        let seen = world.send(request, &[], String::new()).await;
+        let seen: Value = serde_json::from_str(&seen.body).unwrap();
+        seen["waiting"] == count
+    };
+    until(async || waiting(12).await).await;
+    told[0].notify_one();
+    until(async || waiting(13).await).await;
+    queue("resume").await;
+
+    let mut first = None;
+    for (from, to, those) in [
+        (1, 2, ["high"].as_slice()),
+        (2, 4, &["high", "high"]),
+        (4, 8, &["high", "normal", "normal", "normal"]),
+        (8, 14, &["low", "low", "low", "low", "low", "normal"]),
+    ] {
+        until(async || one.calls() >= to).await;
+        let begun = *first.get_or_insert_with(Instant::now);
+        // Where answers take longer than this, more are let through by the clock.
+        if begun.elapsed() < Duration::from_millis(900) {
+            assert_eq!(one.calls(), to);
+        }
+        let priority = |body: &str| {
+            let found = ["low", "normal", "high"].into_iter();
+            found.filter(|word| body.contains(word)).collect::<String>()
+        };
+        let mut seen: Vec<String> = (from..to).map(|n| priority(&one.heard(n).body)).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, those, "from the call {from} on");
+        (from..to).for_each(|call| told[call].notify_one());
+    }
+    while let Some(status) = calls.join_next().await {
+        assert_eq!(status.unwrap(), 200);
+    }
+}
+
+/// Asks until it is so.
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let asking = async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asking).await.expect("it comes to be so");
 }
