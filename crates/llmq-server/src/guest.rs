@@ -26,11 +26,16 @@ use tokio_rustls::TlsAcceptor;
 use crate::Bounds;
 use crate::call::{Broken, ReplyBody};
 use crate::front::{self, Front};
+use crate::taken::Streams;
 use crate::watched::Watched;
 use crate::written::Written;
 
 /// How HTTP/2 begins without TLS (RFC 9113, section 3.4).
 const HTTP_2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Calls at once on one connection of HTTP/2. With what each may hold (`taken.rs`), this bounds
+/// what a caller that takes nothing costs.
+const STREAMS_MAX: u32 = 200;
 
 /// How connections are spoken to. How long they may be idle is seen to here ([`Patience`]), by one
 /// timer for a connection instead of one for each of its requests.
@@ -49,6 +54,7 @@ impl Protocols {
         either
             .http2()
             .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(u32::try_from(bounds.header_bytes_max).unwrap_or(u32::MAX))
             .keep_alive_interval(Some(Duration::from_secs(20)));
         Self { http1, either }
@@ -223,7 +229,8 @@ impl Guest {
             Some(false) => {
                 let stream = Written::new(Watched::new(stream), self.written_within);
                 let io = TokioIo::new(stream);
-                let connection = self.protocols.http1.serve_connection(io, self.service());
+                let service = self.service(|counted| counted);
+                let connection = self.protocols.http1.serve_connection(io, service);
                 self.carry(pin!(connection)).await;
             }
             Some(true) => Box::pin(self.serve_either(stream)).await,
@@ -245,8 +252,15 @@ impl Guest {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let io = TokioIo::new(Written::new(stream, self.written_within));
-        let connection = self.protocols.either.serve_connection(io, self.service());
-        self.carry(pin!(connection)).await;
+        let streams = Arc::new(Streams::default());
+        let watched = Arc::clone(&streams);
+        let service = self.service(move |counted| watched.watch(counted));
+        let connection = self.protocols.either.serve_connection(io, service);
+        let connection = pin!(connection);
+        tokio::select! {
+            () = self.carry(connection) => {}
+            () = streams.leave_those_that_take_nothing(self.written_within) => {}
+        }
     }
 
     fn carry(&self, connection: Pin<&mut impl GracefulConnection>) -> impl Future<Output = ()> {
@@ -266,24 +280,31 @@ impl Guest {
         }
     }
 
-    fn service(
+    /// Answers each request, its body as `kept` hands it over.
+    fn service<B, K>(
         &self,
+        kept: K,
     ) -> impl Service<
         Request<Incoming>,
-        Response = Response<Counted>,
+        Response = Response<B>,
         Error = Infallible,
         Future: Send + 'static,
-    > + use<> {
+    > + use<B, K>
+    where
+        B: Body,
+        K: Fn(Counted) -> B + Clone + Send + 'static,
+    {
         let (front, busy) = (Arc::clone(&self.front), Arc::clone(&self.busy));
         service_fn(move |request: Request<Incoming>| {
             let in_flight = busy.begins();
             let answer = front::answer(&front, request);
+            let kept = kept.clone();
             async move {
-                let reply = answer.await;
-                Ok::<_, Infallible>(reply.map(|body| Counted {
+                let reply = answer.await.map(|body| Counted {
                     body,
                     _in_flight: in_flight,
-                }))
+                });
+                Ok::<_, Infallible>(reply.map(kept))
             }
         })
     }

@@ -22,8 +22,10 @@ mod tenants;
 mod bounds;
 mod guest;
 mod serve;
+mod taken;
 mod tls;
 mod watched;
+mod written;
 
 mod cors;
 mod front;
@@ -32,7 +34,6 @@ mod model_list;
 mod pages;
 mod site;
 mod timed;
-mod written;
 
 mod call;
 
