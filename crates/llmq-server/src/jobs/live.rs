@@ -19,13 +19,7 @@ use crate::dialect::Refusal;
 const KEPT_WITHIN: Duration = Duration::from_secs(60);
 
 /// The answer to a caller whose stream has begun.
-pub(super) fn reply(
-    runner: &Runner,
-    job: JobId,
-    dialect: Dialect,
-    began: Began,
-    heard: Listening,
-) -> Reply {
+pub(super) fn reply(runner: &Runner, job: JobId, dialect: Dialect, began: Began) -> Reply {
     let answer = StoredAnswer {
         status: began.status,
         headers: began.headers,
@@ -37,7 +31,7 @@ pub(super) fn reply(
         runner: runner.clone(),
         job,
         dialect,
-        heard,
+        heard: began.heard,
         told: 0,
         step: Step::Hear,
     };
@@ -46,8 +40,9 @@ pub(super) fn reply(
     Response::from_parts(parts, ReplyBody::Other(Body::from_stream(body)))
 }
 
-/// How a stream began.
+/// How a stream began, and where the rest of it is heard.
 pub(super) struct Began {
+    heard: Listening,
     status: u16,
     headers: Vec<(String, String)>,
     upstream: String,
@@ -56,21 +51,23 @@ pub(super) struct Began {
 
 impl Began {
     /// Waits for a stream to begin; none where none does, and the job ends otherwise.
-    pub(super) async fn of(heard: &mut Listening) -> Option<Self> {
-        match heard.next().await? {
-            Live::Began {
-                status,
-                headers,
-                upstream,
-                attempt,
-            } => Some(Self {
-                status,
-                headers,
-                upstream: upstream.to_string(),
-                attempt,
-            }),
-            _ => None,
-        }
+    pub(super) async fn of(mut heard: Listening) -> Option<Self> {
+        let Live::Began {
+            status,
+            headers,
+            upstream,
+            attempt,
+        } = heard.next().await?
+        else {
+            return None;
+        };
+        Some(Self {
+            heard,
+            status,
+            headers,
+            upstream: upstream.to_string(),
+            attempt,
+        })
     }
 }
 

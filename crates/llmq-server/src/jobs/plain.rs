@@ -242,7 +242,7 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
     let answered = async {
         let (made, runner) = (made?, &gateway.desk.runner);
         // Before it is handed in, so that nothing of it is missed.
-        let mut heard = incoming.stream.then(|| runner.listen(made.id));
+        let heard = incoming.stream.then(|| runner.listen(made.id));
         let entry = runner.accept(made).await;
         let entry = entry.map_err(|error| as_refusal(&refused(&error)))?;
         if entry.new.is_none()
@@ -251,9 +251,9 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
             return Ok(reply);
         }
         // One that was made before is told when it is whole.
-        let mut hearing = heard.as_mut().filter(|_| entry.new.is_some());
+        let heard = heard.filter(|_| entry.new.is_some());
         let began = async {
-            match &mut hearing {
+            match heard {
                 Some(heard) => Began::of(heard).await,
                 None => None,
             }
@@ -263,8 +263,7 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
         let job = tokio::select! {
             biased;
             Some(began) = began => {
-                let heard = heard.take().ok_or_else(|| Refusal::invalid("nobody listens"))?;
-                return Ok(live::reply(runner, entry.id, incoming.dialect, began, heard));
+                return Ok(live::reply(runner, entry.id, incoming.dialect, began));
             }
             job = &mut ended => job,
         };
