@@ -25,6 +25,8 @@ pub mod outcome;
 
 mod speech;
 
+mod asked;
+
 mod files;
 mod text;
 
@@ -33,6 +35,7 @@ pub mod config;
 pub mod jobs;
 pub mod webhooks;
 
+pub use asked::{Asked, Retelling, STREAM_ENDS_WITHIN, heed};
 pub use assembly::{Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyError, assemble};
 pub use clock::SystemClock;
 pub use files::replace_file;

@@ -62,6 +62,13 @@ pub fn may_be_billed(verdict: &Verdict, status: StatusCode) -> bool {
     status.is_success() && passes
 }
 
+/// Whether a failure at `upstream` is often only a consequence of being asked there at all, after
+/// a failure `first` elsewhere: such as its 400 for a prompt it cannot take. The first is told then.
+#[must_use]
+pub fn is_consequence(first: &str, upstream: &str, class: FailureClass) -> bool {
+    first != upstream && class == FailureClass::RowFault
+}
+
 fn limits_told(provider: &Provider, headers: &HeaderMap, now: Now) -> RateLimitHeaders {
     let pairs = headers
         .iter()

@@ -65,6 +65,16 @@ impl Verdict {
     pub fn may_be_the_calls(&self) -> bool {
         matches!(self.refused, Some(Refused::Model | Refused::Unclear))
     }
+
+    /// Whether the prompt is longer than the model's context: one with a larger context may
+    /// take the call.
+    ///
+    /// OpenAI says it by a code, Anthropic by a text ("Errors", docs.anthropic.com, 2026).
+    #[must_use]
+    pub fn exceeds_context(&self) -> bool {
+        self.code.as_deref() == Some("context_length_exceeded")
+            || self.message.contains("prompt is too long")
+    }
 }
 
 impl From<&CallError> for Verdict {

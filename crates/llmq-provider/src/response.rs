@@ -17,6 +17,9 @@ use crate::recorder::Recording;
 use crate::wire::AnswerHead;
 use crate::{CallError, Cause, Timeouts};
 
+/// Whoever sends more when all of an answer is there sends it at once: its usage, its last event.
+const LAST_EVENT_WITHIN: Duration = Duration::from_secs(2);
+
 /// When the two ends of a call's way to the provider were passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
@@ -180,6 +183,12 @@ impl Answer {
     /// The first token of the stream is there: from here on silence is bounded (`idle`).
     pub fn has_begun(&mut self) {
         self.deadlines.first_token_by = None;
+    }
+
+    /// All of the answer is there, but for what ends its stream: some servers send nothing more
+    /// and keep the connection, and silence tells that soon.
+    pub fn is_all_there(&mut self) {
+        self.deadlines.idle = self.deadlines.idle.min(LAST_EVENT_WITHIN);
     }
 
     /// Waits for the whole body, at most `answer_bytes_max` of it.

@@ -118,11 +118,17 @@ impl StreamReader {
             state.end = StreamEnd::CutOff;
         }
         // Some servers close without the last event, which is no answer's.
-        let has_finished = state.finished >= state.answers;
-        if state.end == StreamEnd::CutOff && state.ends_with_done() && has_finished {
+        if state.end == StreamEnd::CutOff && state.is_all_there() {
             state.end = StreamEnd::Whole;
         }
         self.end()
+    }
+
+    /// Whether every answer has said why it ended. What may follow is the usage and the last
+    /// event, and some servers send neither.
+    #[must_use]
+    pub fn is_all_there(&self) -> bool {
+        self.state.is_all_there()
     }
 
     /// How many whole events there were so far.
@@ -238,6 +244,10 @@ impl State {
     /// The Responses API and Anthropic end by an event of their own.
     fn ends_with_done(&self) -> bool {
         self.dialect == Dialect::OpenAi && !self.is_responses
+    }
+
+    fn is_all_there(&self) -> bool {
+        self.ends_with_done() && self.finished >= self.answers
     }
 
     fn add_usage(&mut self, usage: RawUsage) {

@@ -8,11 +8,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use llmq_core::{Clock, FailureClass, Timestamp, Usage};
 use llmq_dispatch::Event;
-use llmq_provider::translate::{self, StreamOptions, StreamTranslator};
+use llmq_provider::translate::{self, StreamBroken};
 use llmq_provider::{
-    ANSWER_BYTES_MAX, Answer, CallError, Dialect, Operation, Request, Source, StreamEnd,
-    StreamReader, UsageChunkFilter, Verdict, WholeAnswer, check_answer, check_stream,
-    processing_time,
+    ANSWER_BYTES_MAX, Answer, CallError, Dialect, Operation, Request, StreamEnd, Verdict,
+    WholeAnswer, check_answer, check_stream, processing_time,
 };
 use llmq_store::{GiveBack, Job, JobError, Report, Started, StoredAnswer};
 
@@ -20,11 +19,9 @@ use super::live::{Live, Speaker};
 use super::runner::Inner;
 use super::{Hold, Told};
 use crate::{
-    AfterFailure, AssembledRoute, Grant, Outgoing, outcome, refuses_stream_options, spoken,
+    AfterFailure, Asked, AssembledRoute, Grant, Outgoing, STREAM_ENDS_WITHIN, heed, outcome,
+    refuses_stream_options, spoken,
 };
-
-/// A stream's last event is there; its connection may take so long to end too.
-const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// What became of an attempt.
 pub(super) struct Attempted {
@@ -48,6 +45,8 @@ pub(super) struct Ended {
     pub(super) upstream: Arc<str>,
     pub(super) error: JobError,
     pub(super) may_have_been_sent: bool,
+    /// Its prompt does not fit the model: one with a larger context may take it.
+    pub(super) exceeds_context: bool,
     pub(super) answer: Option<StoredAnswer>,
 }
 
@@ -222,6 +221,7 @@ impl Inner {
         let job = &started.job;
         let (hub, ticket) = (Arc::clone(&self.hub), grant.start().ticket);
         let marks = Arc::clone(sent);
+        let asked = Asked::new(&outgoing, route, spoken(operation), job.size.choices);
         let request = Request {
             headers: headers_of(job, route),
             ..Request::new(outgoing.operation, outgoing.body).on_sent(move |_| {
@@ -234,11 +234,7 @@ impl Inner {
         grant.first_byte(processing_time(answer.headers()));
         let exchange = Exchange {
             route,
-            operation: outgoing.operation,
-            dialect: spoken(operation),
-            include_usage: outgoing.include_usage,
-            asks_usage: outgoing.asks_usage,
-            choices: job.size.choices,
+            asked,
             clock: &self.clock,
         };
         if answer.status().is_success() && answer.is_event_stream() {
@@ -253,44 +249,19 @@ impl Inner {
 /// A call that was sent, and what is to be made of its answer.
 struct Exchange<'a> {
     route: &'a AssembledRoute,
-    /// As it was sent.
-    operation: Operation,
-    /// The caller's.
-    dialect: Dialect,
-    /// Set where the call was translated.
-    include_usage: Option<bool>,
-    /// The stream is asked for its usage, and not because the caller did.
-    asks_usage: bool,
-    /// The answers that were asked for (`n`).
-    choices: u32,
+    asked: Asked,
     clock: &'a crate::SystemClock,
 }
 
 impl Exchange<'_> {
-    fn source(&self) -> Source {
-        Source {
-            host: self.route.provider.host(),
-            dialect: self.route.provider.dialect(),
-        }
-    }
-
-    /// Takes out the usage that the caller did not ask for.
-    fn filter(&self) -> Option<UsageChunkFilter> {
-        (self.asks_usage && self.include_usage.is_none()).then(UsageChunkFilter::default)
-    }
-
-    fn created_s(&self) -> u64 {
-        u64::try_from(self.clock.now().wall.as_micros() / 1_000_000).unwrap_or(0)
-    }
-
     async fn whole(&self, answer: Answer) -> Result<Good, Bad> {
         let whole = answer.collect().await;
         let whole = whole.map_err(Bad::from)?;
         let now = self.clock.now();
-        let facts = match check_answer(self.source(), &whole, now) {
+        let facts = match check_answer(self.asked.source(), &whole, now) {
             Ok(facts) => facts,
             Err(mut verdict) => {
-                if self.asks_usage && refuses_stream_options(&whole) {
+                if self.asked.asks_usage() && refuses_stream_options(&whole) {
                     // The same call without what was added is another call.
                     self.route.found_out.refused_stream_usage();
                     verdict.class = FailureClass::Transient;
@@ -302,12 +273,13 @@ impl Exchange<'_> {
                 });
             }
         };
-        let (mut kept, mut body) = (kept_headers(&whole.headers), whole.body);
-        if self.include_usage.is_some() {
-            body = translate::answer(self.dialect, &body, self.created_s())
-                .map_err(|unreadable| transient(unreadable.to_string()))?;
-            kept = json_headers(kept);
-        }
+        let retold = self.asked.retold(&whole, now);
+        let retold = retold.map_err(|verdict| Bad::from(*verdict))?;
+        let kept = kept_headers(&whole.headers);
+        let (kept, body) = match retold {
+            None => (kept, whole.body),
+            Some(body) => (json_headers(kept), body),
+        };
         Ok(Good {
             answer: StoredAnswer {
                 status: whole.status.as_u16(),
@@ -330,16 +302,9 @@ impl Exchange<'_> {
         mut live: Option<Speaker>,
     ) -> Result<Good, Bad> {
         let mut heard = 0;
-        let mut reader = StreamReader::new(self.source().dialect, self.operation).of(self.choices);
+        let mut reader = self.asked.reader();
         let mut said = BytesMut::new();
-        let mut translator = self.include_usage.map(|include_usage| {
-            let options = StreamOptions {
-                include_usage,
-                created_s: self.created_s(),
-            };
-            StreamTranslator::new(self.dialect, options)
-        });
-        let mut filter = self.filter();
+        let mut retelling = self.asked.retelling(self.clock.now());
         answer.begins();
         let end = loop {
             let piece = match answer.chunk().await {
@@ -352,15 +317,12 @@ impl Exchange<'_> {
             if reader.push(&piece).is_err() || said.len() + piece.len() > ANSWER_BYTES_MAX {
                 break StreamEnd::Malformed;
             }
-            if reader.has_begun() {
-                answer.has_begun();
-            }
-            match (&mut translator, &mut filter) {
-                (Some(translator), _) => translator
-                    .push(&piece, &mut said)
-                    .map_err(|broken| transient(broken.to_string()))?,
-                (None, Some(filter)) => filter.push(piece, |bytes| said.extend_from_slice(&bytes)),
-                (None, None) => said.extend_from_slice(&piece),
+            heed(&reader, &mut answer);
+            match retelling.push(piece, |bytes| said.extend_from_slice(&bytes)) {
+                Ok(()) => {}
+                // The provider has told of a failure, which the reader knows better.
+                Err(StreamBroken::Failed { .. }) => break reader.end(),
+                Err(_) => break StreamEnd::Malformed,
             }
             match reader.end() {
                 StreamEnd::CutOff => {
@@ -378,22 +340,22 @@ impl Exchange<'_> {
                 StreamEnd::Whole => {
                     // Nothing of it is missing. A connection that ends with it is used again.
                     let end = answer.chunk();
-                    let _ended = tokio::time::timeout(END_WITHIN, end).await;
+                    let _ended = tokio::time::timeout(STREAM_ENDS_WITHIN, end).await;
                     break StreamEnd::Whole;
                 }
                 end => break end,
             }
         };
-        if let Some(mut filter) = filter {
-            filter.finish(|bytes| said.extend_from_slice(&bytes));
-        }
         let now = self.clock.now();
-        check_stream(self.source(), answer.status(), answer.headers(), &end, now)
+        let (source, status) = (self.asked.source(), answer.status());
+        check_stream(source, status, answer.headers(), &end, now)
+            .and_then(|()| {
+                let finished = retelling.finish(|bytes| said.extend_from_slice(&bytes));
+                let end = StreamEnd::Malformed;
+                let judged = |_| check_stream(source, status, answer.headers(), &end, now);
+                finished.or_else(judged)
+            })
             .map_err(|verdict| Bad::from(*verdict))?;
-        if let Some(mut translator) = translator {
-            let finished = translator.finish(&mut said);
-            finished.map_err(|broken| transient(broken.to_string()))?;
-        }
         if let Some(live) = &mut live {
             live.is_whole();
         }
@@ -423,6 +385,7 @@ fn told(job: &Job, route: &AssembledRoute, bad: Bad) -> Ended {
             ..JobError::new(code, verdict.message.clone())
         },
         may_have_been_sent: verdict.class == FailureClass::Ambiguous,
+        exceeds_context: verdict.exceeds_context(),
         answer: whole.map(|whole| said_answer(dialect, route, whole)),
     }
 }
@@ -448,21 +411,6 @@ fn said_answer(dialect: Dialect, route: &AssembledRoute, whole: WholeAnswer) -> 
         headers: json_headers(headers),
         body: translate::error(dialect, status.as_u16(), &whole.body),
     }
-}
-
-fn transient(message: String) -> Bad {
-    let class = FailureClass::Transient;
-    Bad::from(Verdict {
-        class,
-        wait: None,
-        pause: class.rule().pause,
-        refused: None,
-        status: None,
-        code: None,
-        message,
-        limit: None,
-        was_silent: false,
-    })
 }
 
 /// The headers of an answer that mean something when it is fetched: not those of the connection

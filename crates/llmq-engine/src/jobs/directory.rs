@@ -19,6 +19,10 @@ pub trait Directory: Send + Sync + 'static {
     /// is told ([`Runner::models_changed`](super::Runner::models_changed)).
     fn queue(&self, name: &str) -> Option<QueueId>;
 
+    /// The lines of the models that may take a call of this one whose prompt is too long for it
+    /// (`context_fallback`), in the order in which they are asked.
+    fn larger_contexts(&self, name: &str) -> Vec<QueueId>;
+
     /// Who a job is charged to, as the dispatcher knows them: a tenant, with the limits of the key
     /// that the job came with.
     fn tenant(&self, name: &str, key: Option<Uuid>) -> TenantId;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmq_core::{FailureClass, Timestamp};
-use llmq_dispatch::{Call, NoGrant};
+use llmq_dispatch::{Call, NoGrant, QueueId};
 use llmq_store::{
     GiveBack, JobError, JobId, Lane, Lease, Report, ReportError, StartError, Started, StoreError,
     Waiting,
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempted, Ended, Outcome};
 use super::runner::{Inner, Runs};
-use crate::{AfterFailure, Grant, Ticket};
+use crate::{AfterFailure, Grant, Ticket, outcome};
 
 /// After the store could not record something, it is asked again.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
@@ -41,6 +41,21 @@ enum Left {
 enum Next {
     Attempt(Ticket),
     Leave(Left),
+}
+
+/// What a job's attempts in this process have shown.
+#[derive(Default)]
+struct Tries {
+    /// The failure to tell, where an earlier one tells more.
+    first: Option<Box<Ended>>,
+    /// The models with larger contexts that it was not given to yet, once it needs one.
+    larger: Option<std::vec::IntoIter<QueueId>>,
+}
+
+impl Tries {
+    fn failed(&mut self, ended: Box<Ended>) {
+        self.first = Some(telling(self.first.take(), ended));
+    }
 }
 
 impl Inner {
@@ -200,7 +215,7 @@ impl Inner {
                 return Left::Over;
             }
         };
-        let mut first = None;
+        let mut tries = Tries::default();
         loop {
             let (leave, again) = self.table().started(job, started.lease);
             if let Some(lane) = again {
@@ -212,7 +227,7 @@ impl Inner {
                 () = leave.cancelled() => return Left::Over,
                 attempted = self.attempt(grant, &started, &mut held) => attempted,
             };
-            let ticket = match self.settle(&started, attempted, &mut first).await {
+            let ticket = match self.settle(&started, attempted, &mut tries).await {
                 Next::Attempt(ticket) => ticket,
                 Next::Leave(left) => return left,
             };
@@ -243,14 +258,8 @@ impl Inner {
         }
     }
 
-    /// Records how an attempt ended. `first` is the failure to tell, where an earlier one tells
-    /// more.
-    async fn settle(
-        &self,
-        started: &Started,
-        attempted: Attempted,
-        first: &mut Option<Box<Ended>>,
-    ) -> Next {
+    /// Records how an attempt ended.
+    async fn settle(&self, started: &Started, attempted: Attempted, tries: &mut Tries) -> Next {
         let (took, lease) = (Some(attempted.took), started.lease);
         let report = match attempted.outcome {
             Outcome::Report(report) => report,
@@ -266,7 +275,7 @@ impl Inner {
             }
             Outcome::Declined(reason, AfterFailure::GivenUp { .. }) => {
                 let class = FailureClass::RowFault;
-                let (error, answer) = match first.take() {
+                let (error, answer) = match tries.first.take() {
                     Some(first) => (first.error, first.answer),
                     None => {
                         let error = JobError::new(class.as_str(), reason);
@@ -282,14 +291,28 @@ impl Inner {
             }
             Outcome::Failed(ended, AfterFailure::Again(ticket)) => {
                 let (report, due_at) = self.again(started, &ended, &ticket);
-                *first = Some(telling(first.take(), ended));
+                tries.failed(ended);
                 return match self.record(lease, report, due_at, took).await {
                     true => Next::Attempt(ticket),
                     false => Next::Leave(Left::Over),
                 };
             }
             Outcome::Failed(ended, AfterFailure::GivenUp { .. }) => {
-                let told = telling(first.take(), ended);
+                if ended.exceeds_context
+                    && let Some(ticket) = self.in_a_larger_context(started, tries)
+                {
+                    let report = Report::Retry {
+                        error: ended.error.clone(),
+                        after: Duration::ZERO,
+                        may_have_been_sent: false,
+                    };
+                    tries.failed(ended);
+                    return match self.record(lease, report, None, took).await {
+                        true => Next::Attempt(ticket),
+                        false => Next::Leave(Left::Over),
+                    };
+                }
+                let told = telling(tries.first.take(), ended);
                 Report::Failed {
                     error: told.error,
                     answer: told.answer,
@@ -304,6 +327,21 @@ impl Inner {
         } else {
             Left::Over
         })
+    }
+
+    /// A place in the line of the next model with a larger context; none: there is none that
+    /// takes it. The store knows nothing of it: a process that finds the job again asks its own
+    /// model first, whose refusal costs nothing.
+    fn in_a_larger_context(&self, started: &Started, tries: &mut Tries) -> Option<Ticket> {
+        let job = &started.job;
+        let larger = || self.directory.larger_contexts(&job.queue).into_iter();
+        let larger = tries.larger.get_or_insert_with(larger);
+        let call = Call {
+            size: job.size,
+            attempts: job.attempts,
+            ..self.call(&job.lane())?
+        };
+        larger.find_map(|queue| self.hub.submit(Call { queue, ..call }).ok())
     }
 
     /// What the store is told of a failed attempt that another follows.
@@ -388,16 +426,14 @@ impl Inner {
     }
 }
 
-/// Of two failures of a job the one to tell: what another upstream says after the first is often
-/// only a consequence of being asked at all, such as its 400 for a prompt it cannot take.
+/// Of two failures of a job the one to tell.
 fn telling(first: Option<Box<Ended>>, next: Box<Ended>) -> Box<Ended> {
+    let is_consequence = |first: &Ended| {
+        let class = next.error.class;
+        class.is_some_and(|class| outcome::is_consequence(&first.upstream, &next.upstream, class))
+    };
     match first {
-        Some(first)
-            if first.upstream != next.upstream
-                && next.error.class == Some(FailureClass::RowFault) =>
-        {
-            first
-        }
+        Some(first) if is_consequence(&first) => first,
         _ => next,
     }
 }

@@ -13,6 +13,9 @@ over_each_store! {
     what_the_provider_cannot_take_is_sent_once,
     a_refusal_for_a_limit_is_no_attempt,
     a_call_above_a_whole_limit_fails_without_being_sent,
+    a_prompt_that_is_too_long_goes_to_larger_contexts_one_after_the_other,
+    a_prompt_that_is_too_long_for_all_fails_with_the_first_ones_words,
+    a_process_that_ends_on_the_way_to_a_larger_context_leaves_it_to_the_next,
 }
 
 async fn a_fault_that_passes_is_tried_again_and_counted(store: Arc<dyn Store>) {
@@ -73,4 +76,67 @@ async fn a_call_above_a_whole_limit_fails_without_being_sent(store: Arc<dyn Stor
     assert_eq!(job.status, Status::Failed);
     assert_eq!(job.error.unwrap().code, "too-large");
     assert_eq!(upstream.count(), 0);
+}
+
+const TOO_LONG: &str = "prompt is too long: 9 tokens > 8 maximum";
+
+/// The models that were asked, in their order.
+fn asked(upstream: &Upstream) -> Vec<String> {
+    let calls = upstream.calls.lock().unwrap();
+    let bodies = calls.iter().map(|body| serde_json::from_str(body).unwrap());
+    bodies
+        .map(|body: serde_json::Value| body["model"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+async fn a_prompt_that_is_too_long_goes_to_larger_contexts_one_after_the_other(
+    store: Arc<dyn Store>,
+) {
+    let upstream = Upstream::start(|call| match call {
+        0 | 2 => Act::Refuse(400, TOO_LONG),
+        1 => Act::Refuse(500, "oops"),
+        _ => Act::Answer("hi".to_owned()),
+    })
+    .await;
+    let world = World::over(store, &upstream, "").await;
+    let id = world.accept().await;
+    let job = world.end(id).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 4));
+    assert_eq!(asked(&upstream), ["gpt", "huge", "huge", "vast"]);
+    assert!(world.answer(id).await.1.contains("hi"));
+}
+
+async fn a_prompt_that_is_too_long_for_all_fails_with_the_first_ones_words(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(|call| {
+        let first = format!("{TOO_LONG} (the first)");
+        Act::Refuse(400, if call == 0 { first.leak() } else { TOO_LONG })
+    })
+    .await;
+    let world = World::over(store, &upstream, "").await;
+    let id = world.accept().await;
+    let job = world.end(id).await;
+    assert_eq!((job.status, job.attempts), (Status::Failed, 3));
+    assert_eq!(asked(&upstream), ["gpt", "huge", "vast"]);
+    let (status, body) = world.answer(id).await;
+    assert_eq!(status, 400);
+    assert!(body.contains("the first"), "{body}");
+}
+
+async fn a_process_that_ends_on_the_way_to_a_larger_context_leaves_it_to_the_next(
+    store: Arc<dyn Store>,
+) {
+    let upstream = Upstream::start(|call| match call {
+        0 | 2 => Act::Refuse(400, TOO_LONG),
+        1 => Act::Wait,
+        _ => Act::Answer("hi".to_owned()),
+    })
+    .await;
+    let world = World::over(Arc::clone(&store), &upstream, "").await;
+    let id = world.accept().await;
+    upstream.got(2).await;
+    world.stops(std::time::Duration::ZERO).await;
+    let world = World::over(store, &upstream, "").await;
+    let job = world.end(id).await;
+    assert_eq!(job.status, Status::Completed);
+    assert_eq!(asked(&upstream), ["gpt", "huge", "gpt", "huge"]);
 }

@@ -172,6 +172,11 @@ impl Directory for Models {
         queue.filter(|_| !self.is_unserved.load(Ordering::SeqCst))
     }
 
+    fn larger_contexts(&self, name: &str) -> Vec<QueueId> {
+        let names = self.settings[name].context_fallback.iter();
+        names.map(|name| self.queues[name]).collect()
+    }
+
     fn tenant(&self, _: &str, _: Option<Uuid>) -> TenantId {
         self.tenant
     }
@@ -253,7 +258,10 @@ impl World {
         let text = format!(
             "[retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
              [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}/v1\"\n\
-             [models.gpt]\nupstreams = [ {{ upstream = \"one\", limits = {{ {limits} }} }} ]\n",
+             [models.gpt]\nupstreams = [ {{ upstream = \"one\", limits = {{ {limits} }} }} ]\n\
+             context_fallback = [\"huge\", \"vast\"]\n\
+             [models.huge]\nupstreams = [ {{ upstream = \"one\" }} ]\n\
+             [models.vast]\nupstreams = [ {{ upstream = \"one\" }} ]\n",
             upstream.url
         );
         let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();

@@ -7,16 +7,17 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use llmq_core::{Clock, FailureClass, Now, Timestamp, Usage};
 use llmq_dispatch::Event;
-use llmq_engine::{AfterFailure, AssembledRoute, Grant, Ticket, outcome, refuses_stream_options};
+use llmq_engine::{
+    AfterFailure, Asked, AssembledRoute, Grant, Ticket, outcome, refuses_stream_options,
+};
 use llmq_provider::{
-    Answer, Dialect, Operation, Request, Source, Verdict, WholeAnswer, check_answer,
-    processing_time, translate,
+    Answer, Dialect, Operation, Request, Verdict, WholeAnswer, check_answer, processing_time,
 };
 
 use super::body::ReplyBody;
 use super::forward;
 use super::incoming::Incoming;
-use super::outgoing::{Outgoing, Said};
+use super::outgoing;
 use super::progress::Progress;
 use super::reply::{self, Reply};
 use super::stream;
@@ -60,13 +61,12 @@ pub(crate) enum Remedy {
     WithoutUsage,
 }
 
-/// Of two failures of a call the one to tell: what another upstream says after the first is
-/// often only a consequence of being asked at all, such as its 400 for a prompt it cannot take.
+/// Of two failures of a call the one to tell.
 pub(crate) fn telling(first: Option<Failure>, next: Failure) -> Failure {
+    let is_consequence =
+        |first: &Failure| outcome::is_consequence(&first.upstream, &next.upstream, next.class);
     match first {
-        Some(first) if first.upstream != next.upstream && next.class == FailureClass::RowFault => {
-            first
-        }
+        Some(first) if is_consequence(&first) => first,
         _ => next,
     }
 }
@@ -88,13 +88,14 @@ pub(crate) async fn attempt(
         let reason = format!("what the call names is kept by {}", only.account);
         return declined(&route, grant, reason, progress);
     }
-    let mut outgoing = match Outgoing::of(incoming, model, &route) {
+    let outgoing = match outgoing::words(incoming, model, &route) {
         Ok(outgoing) => outgoing,
         Err(untranslatable) => {
             return declined(&route, grant, untranslatable.to_string(), progress);
         }
     };
-    progress.mark(&mut outgoing.headers);
+    let mut headers = outgoing::headers(incoming, &route);
+    progress.mark(&mut headers);
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
     let serving = gateway.models.serving(model, route.upstream);
     progress.begins(Arc::clone(&route.name), serving, gateway.clock.now().mono);
@@ -104,11 +105,10 @@ pub(crate) async fn attempt(
         incoming,
         route: Arc::clone(&route),
         grant,
-        said: outgoing.said,
-        asks_usage: outgoing.asks_usage,
+        asked: Asked::new(&outgoing, &route, incoming.dialect, incoming.size.choices),
     };
     let request = Request {
-        headers: outgoing.headers,
+        headers,
         ..Request::new(outgoing.operation, outgoing.body)
             .on_sent(move |_| hub.handle(Event::Sent(ticket)))
     };
@@ -155,20 +155,10 @@ pub(super) struct Trial<'a> {
     pub(super) progress: Progress,
     pub(super) route: Arc<AssembledRoute>,
     pub(super) grant: Grant,
-    /// In which words the call was said.
-    pub(super) said: Said,
-    /// The stream is asked for its usage, and not because the caller did.
-    pub(super) asks_usage: bool,
+    pub(super) asked: Asked,
 }
 
 impl Trial<'_> {
-    pub(super) fn source(&self) -> Source {
-        Source {
-            host: self.route.provider.host(),
-            dialect: self.route.provider.dialect(),
-        }
-    }
-
     /// Who makes its response, where that is worth remembering.
     pub(super) fn maker(&self) -> Option<Maker> {
         let incoming = self.incoming;
@@ -190,8 +180,8 @@ impl Trial<'_> {
             Err(error) => return self.failed(&Verdict::from(&error), None),
         };
         let now = self.now();
-        let checked = check_answer(self.source(), &whole, now).and_then(|facts| {
-            let said = self.said(&whole, now)?;
+        let checked = check_answer(self.asked.source(), &whole, now).and_then(|facts| {
+            let said = self.asked.retold(&whole, now)?;
             Ok((facts, said))
         });
         match checked {
@@ -238,40 +228,12 @@ impl Trial<'_> {
         }
     }
 
-    /// A whole answer in the caller's dialect, where that is another.
-    fn said(&self, whole: &WholeAnswer, now: Now) -> Result<Option<Bytes>, Box<Verdict>> {
-        if self.said == Said::AsItCame {
-            return Ok(None);
-        }
-        let created_s = u64::try_from(now.wall.as_micros() / 1_000_000).unwrap_or(0);
-        match translate::answer(self.incoming.dialect, &whole.body, created_s) {
-            Ok(said) => Ok(Some(said)),
-            Err(unreadable) => {
-                let class = FailureClass::Transient;
-                Err(Box::new(Verdict {
-                    class,
-                    wait: None,
-                    pause: class.rule().pause,
-                    refused: None,
-                    status: Some(whole.status.as_u16()),
-                    code: None,
-                    message: unreadable.to_string(),
-                    limit: None,
-                    was_silent: false,
-                }))
-            }
-        }
-    }
-
     fn remedy(&self, verdict: &Verdict, whole: Option<&WholeAnswer>) -> Remedy {
-        if self.asks_usage && whole.is_some_and(refuses_stream_options) {
+        if self.asked.asks_usage() && whole.is_some_and(refuses_stream_options) {
             self.route.found_out.refused_stream_usage();
             return Remedy::WithoutUsage;
         }
-        // OpenAI says it by a code, Anthropic by a text ("Errors", docs.anthropic.com, 2026).
-        let too_long = verdict.code.as_deref() == Some("context_length_exceeded")
-            || verdict.message.contains("prompt is too long");
-        if too_long {
+        if verdict.exceeds_context() {
             Remedy::LargerContext
         } else {
             Remedy::Nothing

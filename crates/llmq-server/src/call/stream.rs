@@ -7,7 +7,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -15,18 +14,14 @@ use http_body::Frame;
 use llmq_core::{Clock, Timestamp};
 use llmq_dispatch::Ended;
 use llmq_engine::config::StreamRecovery;
-use llmq_engine::{AssembledRoute, Grant, outcome};
-use llmq_provider::translate::{StreamBroken, StreamOptions, StreamTranslator};
-use llmq_provider::{
-    Answer, Dialect, Operation, Source, StreamEnd, StreamReader, UsageChunkFilter, Verdict,
-    check_stream,
-};
+use llmq_engine::{AssembledRoute, Grant, Retelling, STREAM_ENDS_WITHIN, heed, outcome};
+use llmq_provider::translate::StreamBroken;
+use llmq_provider::{Answer, Dialect, Source, StreamEnd, StreamReader, Verdict, check_stream};
 use tokio::time::Sleep;
 
 use super::attempt::{Attempted, Trial};
 use super::body::{Broken, ReplyBody};
 use super::forward;
-use super::outgoing::Said;
 use super::progress::Progress;
 use super::reply;
 use crate::Gateway;
@@ -37,8 +32,6 @@ use crate::models::Model;
 const TOGETHER_BYTES: usize = 64 << 10;
 /// So much is held back where a stream is to be recovered.
 const HELD_BYTES_MAX: usize = 4 << 20;
-/// A stream's last event is there; its connection may take so long to end too.
-const END_WITHIN: Duration = Duration::from_secs(1);
 
 /// What was read of a stream before any of it was passed on.
 enum Opened {
@@ -50,13 +43,7 @@ enum Opened {
 
 /// Takes over a stream whose head has come.
 pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer) -> Attempted {
-    let operation = match (trial.said, trial.source().dialect) {
-        (Said::AsItCame, _) => trial.incoming.operation,
-        (Said::Translated { .. }, Dialect::OpenAi) => Operation::ChatCompletions,
-        (Said::Translated { .. }, Dialect::Anthropic) => Operation::Messages,
-    };
-    let mut reader =
-        StreamReader::new(trial.source().dialect, operation).of(trial.incoming.size.choices);
+    let mut reader = trial.asked.reader();
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
         Opened::Bad(verdict, may_be_billed) => {
@@ -70,7 +57,7 @@ pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer
                 trial.gateway.made.note_stream(&held, by);
             }
             let (status, mut headers) = (answer.status(), answer.headers().clone());
-            if trial.said != Said::AsItCame {
+            if trial.asked.is_translated() {
                 forward::translate_request_id(&mut headers, trial.incoming.dialect);
             }
             let nothing = ReplyBody::Whole(None);
@@ -98,9 +85,7 @@ async fn hold(
             Ok(Some(piece)) => {
                 held.extend_from_slice(&piece);
                 let pushed = reader.push(&piece);
-                if reader.has_begun() {
-                    answer.has_begun();
-                }
+                heed(reader, answer);
                 match pushed {
                     Err(_) => StreamEnd::Malformed,
                     Ok(()) if reader.is_broken() => reader.end(),
@@ -126,7 +111,7 @@ async fn hold(
             Err(error) => return Opened::Bad(Box::new(Verdict::from(&error)), true),
         };
         let judged = check_stream(
-            trial.source(),
+            trial.asked.source(),
             answer.status(),
             answer.headers(),
             &end,
@@ -148,7 +133,8 @@ pub(crate) struct Passing {
     reader: StreamReader,
     /// In which the caller is told of a broken stream.
     dialect: Dialect,
-    way: Way,
+    source: Source,
+    retelling: Retelling,
     held: Option<Bytes>,
     grant: Option<Grant>,
     progress: Progress,
@@ -156,15 +142,6 @@ pub(crate) struct Passing {
     state: State,
     /// For the end of a connection whose stream is whole.
     patience: Option<Pin<Box<Sleep>>>,
-}
-
-/// How a stream's bytes become the caller's.
-enum Way {
-    AsItComes,
-    /// Its usage is counted here, and the caller did not ask for it.
-    WithoutUsage(UsageChunkFilter),
-    /// The provider speaks another dialect than the caller.
-    Translated(Box<StreamTranslator>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,21 +161,9 @@ impl Passing {
         held: Bytes,
         ended: bool,
     ) -> Self {
-        let created_s = trial.now().wall.as_micros() / 1_000_000;
-        let way = match trial.said {
-            Said::Translated { include_usage } => {
-                let options = StreamOptions {
-                    include_usage,
-                    created_s: u64::try_from(created_s).unwrap_or(0),
-                };
-                let translator = StreamTranslator::new(trial.incoming.dialect, options);
-                Way::Translated(Box::new(translator))
-            }
-            Said::AsItCame if trial.asks_usage => Way::WithoutUsage(UsageChunkFilter::default()),
-            Said::AsItCame => Way::AsItComes,
-        };
         let mut passing = Self {
-            way,
+            source: trial.asked.source(),
+            retelling: trial.asked.retelling(trial.now()),
             gateway: Arc::clone(trial.gateway),
             route: trial.route,
             sent: answer.times().sent,
@@ -226,14 +191,7 @@ impl Passing {
 
     /// Passes on what has been read, in the caller's dialect.
     fn write(&mut self, piece: Bytes, pieces: &mut Pieces) {
-        let translator = match &mut self.way {
-            Way::AsItComes => return pieces.push(piece),
-            Way::WithoutUsage(filter) => return filter.push(piece, |bytes| pieces.push(bytes)),
-            Way::Translated(translator) => translator,
-        };
-        let mut said = BytesMut::new();
-        let pushed = translator.push(&piece, &mut said);
-        pieces.push(said.freeze());
+        let pushed = self.retelling.push(piece, |bytes| pieces.push(bytes));
         if let Err(broken) = pushed {
             self.broken(&broken, pieces);
         }
@@ -299,13 +257,13 @@ impl Passing {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         loop {
             match self.answer.poll_chunk(context) {
-                Poll::Ready(Ok(Some(piece))) if matches!(self.way, Way::AsItComes) => {
+                Poll::Ready(Ok(Some(piece))) if self.retelling.is_as_it_comes() => {
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 Poll::Ready(Ok(Some(_))) => {}
                 Poll::Ready(Ok(None) | Err(_)) => break,
                 Poll::Pending => {
-                    let patience = || Box::pin(tokio::time::sleep(END_WITHIN));
+                    let patience = || Box::pin(tokio::time::sleep(STREAM_ENDS_WITHIN));
                     let patience = self.patience.get_or_insert_with(patience);
                     ready!(patience.as_mut().poll(context));
                     break;
@@ -320,6 +278,7 @@ impl Passing {
         if self.reader.push(&piece).is_err() {
             return self.break_off(&StreamEnd::Malformed, pieces);
         }
+        heed(&self.reader, &mut self.answer);
         match self.reader.end() {
             StreamEnd::Malformed => self.break_off(&StreamEnd::Malformed, pieces),
             end @ StreamEnd::Failed(_) => {
@@ -342,17 +301,8 @@ impl Passing {
     /// All of it is there: what it used is settled, and it is told as a success, whatever becomes
     /// of its connection and of its caller.
     fn end_well(&mut self, pieces: &mut Pieces) {
-        match &mut self.way {
-            Way::AsItComes => {}
-            Way::WithoutUsage(filter) => filter.finish(|bytes| pieces.push(bytes)),
-            Way::Translated(translator) => {
-                let mut said = BytesMut::new();
-                let finished = translator.finish(&mut said);
-                pieces.push(said.freeze());
-                if let Err(broken) = finished {
-                    return self.broken(&broken, pieces);
-                }
-            }
+        if let Err(broken) = self.retelling.finish(|bytes| pieces.push(bytes)) {
+            return self.broken(&broken, pieces);
         }
         self.state = State::Whole;
         let now = self.gateway.clock.now();
@@ -386,13 +336,9 @@ impl Passing {
     }
 
     fn judge_failed(&mut self, end: &StreamEnd) -> String {
-        let source = Source {
-            host: self.route.provider.host(),
-            dialect: self.route.provider.dialect(),
-        };
         let now = self.gateway.clock.now();
         let (status, headers) = (self.answer.status(), self.answer.headers());
-        match check_stream(source, status, headers, end, now) {
+        match check_stream(self.source, status, headers, end, now) {
             Ok(()) => String::new(),
             Err(verdict) => {
                 self.fail(&verdict);

@@ -46,6 +46,15 @@ impl Directory for Catalog {
         Some(model.queue)
     }
 
+    fn larger_contexts(&self, name: &str) -> Vec<QueueId> {
+        let Some(model) = self.models.known(name) else {
+            return Vec::new();
+        };
+        let names = model.settings.context_fallback.iter();
+        let models = names.filter_map(|name| self.models.known(name));
+        models.map(|model| model.queue).collect()
+    }
+
     fn tenant(&self, name: &str, key: Option<Uuid>) -> TenantId {
         let caller = key.and_then(|key| self.keys.by_id(key));
         let caller = caller.unwrap_or_else(Caller::anonymous);

@@ -86,13 +86,7 @@ async fn a_complete_stream_needs_no_done() {
     assert_eq!(one.calls(), 1);
     // Nothing is waited for that will not come, and what it used is counted.
     assert!(begun.elapsed() < Duration::from_secs(10));
-    let figures = http::Request::get("/metrics");
-    let figures = world.send(figures, &[], String::new()).await.body;
-    let output = figures.lines().find(|line| {
-        line.starts_with("gen_ai_client_token_usage_sum{") && line.contains("\"output\"")
-    });
-    let output = output.unwrap_or_else(|| panic!("{figures}"));
-    assert!(output.ends_with(" 3"), "{output}");
+    assert_eq!(output_tokens(&world).await, "3");
 }
 
 /// The connection says nothing more once the last event is there: once that was a broken stream
@@ -162,4 +156,31 @@ async fn a_complete_stream_is_whole_though_its_connection_says_nothing_more() {
             assert_eq!(one.calls(), 1, "{headers:?}");
         }
     }
+}
+
+/// The same at the length of silence that is usual: it was waited out, 30 s for nothing.
+#[tokio::test]
+async fn a_complete_stream_without_its_last_event_is_not_waited_for() {
+    let all = stream_with_usage("one").replace(&done(), "");
+    let all = all.strip_suffix(END).unwrap().to_owned();
+    for headers in [&[][..], &[("idempotency-key", "k")]] {
+        let said = Act::Hang(all.clone());
+        let one = Upstream::start("one", move |_| said.clone()).await;
+        let world = World::new(&[&one], "", "").await;
+        let begun = Instant::now();
+        world.ask_with(Mode::Stream, headers).await.is_from(&one);
+        assert!(begun.elapsed() < Duration::from_secs(15), "{headers:?}");
+        assert_eq!(output_tokens(&world).await, "3", "{headers:?}");
+    }
+}
+
+/// What was counted of answers.
+async fn output_tokens(world: &World) -> String {
+    let figures = http::Request::get("/metrics");
+    let figures = world.send(figures, &[], String::new()).await.body;
+    let output = figures.lines().find(|line| {
+        line.starts_with("gen_ai_client_token_usage_sum{") && line.contains("\"output\"")
+    });
+    let output = output.unwrap_or_else(|| panic!("{figures}"));
+    output.rsplit(' ').next().unwrap().to_owned()
 }

@@ -1,7 +1,10 @@
 //! Answers that another attempt would not change.
 
+use http::Request;
+use serde_json::Value;
+
 use crate::answers::error;
-use crate::world::{Act, BOTH, Upstream, World};
+use crate::world::{Act, BOTH, Mode, Upstream, World};
 
 const TOO_LONG: &str = "This model's maximum context length is 8192 tokens";
 
@@ -24,15 +27,38 @@ async fn a_context_that_is_too_long_is_not_sent_again() {
     }
 }
 
+/// Whoever made the call: once a keyed call and an accepted one failed for good.
 #[tokio::test]
 async fn a_larger_context_takes_over_what_is_too_long() {
     for mode in BOTH {
-        let one = Upstream::start("one", |_| too_long()).await;
-        let two = Upstream::start("two", |_| Act::Answer).await;
-        let world = World::with_other(&one, &two, "context_fallback").await;
-        world.ask(mode).await.is_from(&two);
-        assert_eq!((one.calls(), two.calls()), (1, 1), "{mode:?}");
+        for headers in [&[][..], &[("idempotency-key", "k")]] {
+            let one = Upstream::start("one", |_| too_long()).await;
+            let two = Upstream::start("two", |_| Act::Answer).await;
+            let world = World::with_other(&one, &two, "context_fallback").await;
+            let seen = world.ask_with(mode, headers).await;
+            seen.is_from(&two);
+            assert_eq!(seen.attempts(), 2, "{mode:?} {headers:?}");
+            assert_eq!((one.calls(), two.calls()), (1, 1), "{mode:?} {headers:?}");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_larger_context_takes_over_what_was_accepted_and_is_too_long() {
+    let one = Upstream::start("one", |_| too_long()).await;
+    let two = Upstream::start("two", |_| Act::Answer).await;
+    let world = World::with_other(&one, &two, "context_fallback").await;
+    let prefer = [("prefer", "respond-async")];
+    let seen = world.ask_with(Mode::Whole, &prefer).await;
+    assert_eq!(seen.status, 202, "{seen:?}");
+    let at = seen.headers["location"].to_str().unwrap().to_owned();
+    let ended = Request::get(format!("{at}?wait=20"));
+    let ended = world.send(ended, &[], String::new()).await;
+    let ended: Value = serde_json::from_str(&ended.body).unwrap();
+    assert_eq!(ended["status"], "completed", "{ended}");
+    let result = Request::get(format!("{at}/result"));
+    world.send(result, &[], String::new()).await.is_from(&two);
+    assert_eq!((one.calls(), two.calls()), (1, 1));
 }
 
 #[tokio::test]
