@@ -2,15 +2,10 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use llmq_server::Bounds;
 use llmq_testkit::PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
 use tokio::time::{Instant, interval, timeout};
 
 use crate::world::{SHORT, World, all, get, is};
@@ -201,30 +196,6 @@ async fn connections_beyond_the_bound_wait_until_one_ends() {
     is(&all(&mut third).await, 200, "\"status\"");
 }
 
-/// It answers pings, so it was never idle: one call without a key held a place for ever.
-#[tokio::test]
-async fn a_connection_of_http_2_is_closed_when_it_brings_nothing_more() {
-    let world = World::new("", SHORT).await;
-    let io = TokioIo::new(world.connect().await);
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-    let mut driving = JoinSet::new();
-    driving.spawn(connection);
-    let mut last = Instant::now();
-    for _ in 0..3 {
-        let request = http::Request::get("http://localhost/health");
-        let request = request.body(Empty::<Bytes>::new()).unwrap();
-        let answer = sender.send_request(request).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        last = Instant::now();
-        tokio::time::sleep(SHORT.idle_max / 2).await;
-    }
-    // The caller still has it, and would go on.
-    let ended = timeout(PATIENCE, driving.join_next()).await;
-    ended.expect("the gateway ends the connection");
-    assert!(last.elapsed() >= SHORT.idle_max, "{:?}", last.elapsed());
-    drop(sender);
-}
-
 /// A stream whose caller read nothing held its place at the upstream without end: not even the
 /// time for the whole call ended it, since nobody asked for more.
 #[tokio::test]
@@ -256,89 +227,4 @@ async fn a_caller_that_takes_nothing_of_its_answer_is_left_and_its_upstream_too(
     let left = timeout(PATIENCE, says).await;
     left.expect("the gateway leaves the upstream");
     drop(caller);
-}
-
-/// A call over HTTP/2 that is answered with these bytes, as soon as its head is there.
-async fn begun(
-    sender: &mut http2::SendRequest<Full<Bytes>>,
-    listener: &TcpListener,
-    stream: bool,
-    said: &str,
-) -> (TcpStream, Incoming) {
-    let text = format!(r#"{{"model":"m","stream":{stream},"messages":[]}}"#);
-    let request = http::Request::post("http://localhost/v1/chat/completions");
-    let request = request.body(Full::new(Bytes::from(text))).unwrap();
-    let answers = async {
-        let (mut upstream, _) = listener.accept().await.unwrap();
-        let mut request = [0; 4_096];
-        assert!(upstream.read(&mut request).await.unwrap() > 0);
-        upstream.write_all(said.as_bytes()).await.unwrap();
-        upstream
-    };
-    let (answer, upstream) = tokio::join!(sender.send_request(request), answers);
-    let answer = answer.unwrap();
-    assert_eq!(answer.status(), 200);
-    (upstream, answer.into_body())
-}
-
-/// The same over HTTP/2, where the caller never opens its stream's window, and the connection is
-/// as good as ever: another of its streams is read all the while.
-#[tokio::test]
-async fn a_caller_of_http_2_that_takes_nothing_of_one_answer_is_left_by_that_alone() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let world = World::before(listener.local_addr().unwrap(), SHORT).await;
-    let io = TokioIo::new(world.connect().await);
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.initial_stream_window_size(1_000);
-    let (mut sender, connection) = builder.handshake(io).await.unwrap();
-    let mut driving = JoinSet::new();
-    driving.spawn(connection);
-    let event = |word: &str| {
-        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{word}\"}}}}]}}\n\n")
-    };
-    let (word, long) = (event("word"), event(&"a".repeat(2_000)));
-
-    let text = "a".repeat(100_000);
-    let body = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}]}}"#);
-    let said = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let (_, whole) = begun(&mut sender, &listener, false, &said).await;
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-    let said = format!("{head}{long}");
-    let (mut deaf, unread) = begun(&mut sender, &listener, true, &said).await;
-    let said = format!("{head}{word}");
-    let (mut lively, mut read) = begun(&mut sender, &listener, true, &said).await;
-
-    let goes_on = async {
-        let mut written = Ok(());
-        while written.is_ok() {
-            written = deaf.write_all(long.as_bytes()).await;
-        }
-    };
-    let is_read = async {
-        loop {
-            read.frame().await.unwrap().unwrap();
-            lively.write_all(word.as_bytes()).await.unwrap();
-        }
-    };
-    let left = async {
-        tokio::select! {
-            () = goes_on => {}
-            () = is_read => unreachable!("it goes on"),
-        }
-    };
-    let left = timeout(PATIENCE, left).await;
-    left.expect("the gateway leaves the upstream");
-    // What had come is read, and is no end.
-    let rest = timeout(PATIENCE, async {
-        tokio::join!(whole.collect(), unread.collect())
-    });
-    let (whole, unread) = rest.await.expect("they are reset");
-    assert!(whole.is_err() && unread.is_err(), "{whole:?} {unread:?}");
-    lively.write_all(b"data: [DONE]\n\n").await.unwrap();
-    drop(lively);
-    let rest = timeout(PATIENCE, read.collect()).await.expect("it ends");
-    assert!(rest.unwrap().to_bytes().ends_with(b"[DONE]\n\n"));
 }

@@ -6,6 +6,7 @@ mod world;
 
 mod bounds;
 mod browsers;
+mod http2;
 mod leaving;
 mod stops;
 mod tls;

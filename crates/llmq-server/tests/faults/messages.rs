@@ -133,3 +133,41 @@ async fn a_stream_that_breaks_before_its_first_word_is_asked_for_again() {
     assert_eq!(seen.body.matches("message_start").count(), 2, "{seen:?}");
     assert_eq!(one.calls(), 2);
 }
+
+/// A fallback that takes no assistant's words to go on from: its 400 says nothing of why the
+/// first one failed.
+#[tokio::test]
+async fn a_fallback_that_takes_no_prefill_hides_not_why_the_first_one_failed() {
+    let said = |status: &str, kind: &str, message: &str| {
+        let error = json!({"type": "error", "error": {"type": kind, "message": message}});
+        Act::Say(with_body(
+            status,
+            "application/json",
+            "",
+            &error.to_string(),
+        ))
+    };
+    let overloaded = said("529 Overloaded", "overloaded_error", "Overloaded");
+    let refused = said(
+        "400 Bad Request",
+        "invalid_request_error",
+        "Prefilling assistant messages is not supported for this model.",
+    );
+    let one = Upstream::start("one", move |_| overloaded.clone()).await;
+    let two = Upstream::start("two", move |_| refused.clone()).await;
+    let fallback = format!(
+        "fallback = [\"n\"]\n[models.n]\nupstreams = [{{ upstream = \"two\" }}]\n\
+         [upstreams.two]\nprovider = \"anthropic\"\nbase_url = \"{}\"\n",
+        two.url
+    );
+    for stream in [false, true] {
+        let world = world(&one, &fallback).await;
+        let body = json!({"model": "m", "max_tokens": 9, "stream": stream, "messages": [
+            {"role": "user", "content": "hello"}, {"role": "assistant", "content": "He"}]});
+        let request = Request::post("/v1/messages");
+        let seen = world.send(request, &[], body.to_string()).await;
+        seen.failed(529, "overloaded_error");
+        assert!(!seen.body.contains("Prefilling"), "{seen:?}");
+    }
+    assert!(one.calls() > 0 && two.calls() > 0);
+}
