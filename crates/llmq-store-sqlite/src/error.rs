@@ -105,6 +105,32 @@ pub(crate) fn is_of_disk(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
 }
 
+/// Whether it would meet any other transaction too: the disk, the memory or somebody else's lock,
+/// and no page or value that others do without.
+pub(crate) fn is_of_all(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+    let rusqlite::Error::SqliteFailure(found, _) = error else {
+        return false;
+    };
+    match found.code {
+        // A place of the disk that cannot be read is no reason to leave the others.
+        ErrorCode::SystemIoFailure => !matches!(
+            found.extended_code,
+            SQLITE_IOERR_READ | SQLITE_IOERR_SHORT_READ
+        ),
+        ErrorCode::DiskFull
+        | ErrorCode::OutOfMemory
+        | ErrorCode::DatabaseBusy
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::ReadOnly
+        | ErrorCode::CannotOpen
+        | ErrorCode::OperationInterrupted
+        | ErrorCode::FileLockingProtocolFailed
+        | ErrorCode::NotADatabase => true,
+        _ => false,
+    }
+}
+
 /// Whether SQLite says that the file is not what was written.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(

@@ -206,7 +206,7 @@ impl Store {
     /// before.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        ask: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.ask(Access::Read, ask).await
     }
@@ -214,7 +214,7 @@ impl Store {
     /// Changes the database: all of what `ask` does, or nothing; synced when this returns.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        ask: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.ask(Access::Write, ask).await
     }
@@ -222,7 +222,7 @@ impl Store {
     async fn ask<T: Send + 'static>(
         &self,
         access: Access,
-        ask: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        ask: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (question, answer) = Question::new(access, ask);
         self.hand_over(question).await?;
@@ -233,7 +233,7 @@ impl Store {
     pub(crate) async fn desk<T: Send + 'static, E: Send + 'static>(
         &self,
         access: Access,
-        ask: impl FnOnce(&mut Desk<'_>) -> Done<T, E> + Send + 'static,
+        ask: impl Fn(&mut Desk<'_>) -> Done<T, E> + Send + 'static,
     ) -> Result<Result<T, E>, StoreError> {
         let (task, answer) = Task::new(access, ask);
         self.hand_over(task).await?;

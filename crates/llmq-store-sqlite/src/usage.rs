@@ -81,7 +81,7 @@ impl Store {
                      OR (length(period) = 7 AND period >= ?2))
                  ORDER BY key_id, period",
             )?;
-            let rows = query.query_map([day, month], |row| {
+            let rows = query.query_map([&day, &month], |row| {
                 expect_whole(row, 7, "key_usage")?;
                 let count = |index| row.get::<_, i64>(index).map(from_db);
                 let id: String = row.get(0)?;

@@ -5,233 +5,27 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use llmq_core::{Now, WallTime};
-use llmq_store::{EnqueueError, Enqueued, EventId, Health, NewJob};
+use llmq_core::WallTime;
+use llmq_store::{EventId, Health};
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::StoreError;
 use crate::ballast::Ballast;
-use crate::error::{failed, is_damage, is_full, is_of_disk};
-use crate::jobs::{Bulk, Desk, Done, Fault, Index, Slice, is_of_value};
+use crate::error::{failed, is_full, is_of_all, is_of_disk};
+use crate::jobs::{Bulk, Desk, Index, Slice};
+
+mod work;
+
+pub(crate) use work::{Access, BeginBulk, Question, Task, Work};
 
 /// Work in one transaction, at most: bounds how long the first of a batch waits for the last.
 const BATCH_MAX: usize = 4096;
 
-/// What a piece of work does to the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Looks only.
-    Read,
-    /// Changes something.
-    Write,
-}
-
-/// Something that waits for the writer.
-pub(crate) trait Work: Send {
-    fn access(&self) -> Access;
-
-    /// Carries it out; what it did counts only once the batch is committed.
-    ///
-    /// # Errors
-    ///
-    /// Those after which the whole transaction is to be taken back. Work that fails alone keeps
-    /// its error to itself.
-    fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()>;
-
-    /// Tells whoever asked: `failed` when the batch was not committed.
-    fn finish(self: Box<Self>, failed: Option<&StoreError>);
-}
-
-/// A closure on the tables, and who waits for its result.
-pub(crate) struct Question<F, T> {
-    access: Access,
-    ask: Option<F>,
-    result: Option<rusqlite::Result<T>>,
-    answer: oneshot::Sender<Result<T, StoreError>>,
-}
-
-impl<F, T> Question<F, T> {
-    pub(crate) fn new(access: Access, ask: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
-        let (answer, receiver) = oneshot::channel();
-        let question = Self {
-            access,
-            ask: Some(ask),
-            result: None,
-            answer,
-        };
-        (question, receiver)
-    }
-}
-
-impl<F, T> Work for Question<F, T>
-where
-    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
-    T: Send,
-{
-    fn access(&self) -> Access {
-        self.access
-    }
-
-    fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()> {
-        let connection = desk.connection;
-        self.result = self.ask.take().map(|ask| match self.access {
-            Access::Read => ask(connection),
-            Access::Write => in_savepoint(connection, ask),
-        });
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, failure: Option<&StoreError>) {
-        let result = match (failure, self.result) {
-            (Some(error), _) => Err(error.clone()),
-            (None, Some(result)) => result.map_err(failed),
-            (None, None) => Err(StoreError::Closed),
-        };
-        // Whoever does not wait any more does not want to know; the change stands.
-        let _ = self.answer.send(result);
-    }
-}
-
-/// Work that fails takes back what it did, and the rest of its batch stands.
-fn in_savepoint<T>(
-    connection: &Connection,
-    ask: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
-    connection.execute_batch("SAVEPOINT work")?;
-    match ask(connection) {
-        Ok(value) => connection.execute_batch("RELEASE work").map(|()| value),
-        Err(error) => {
-            // When this fails the whole transaction is gone, which `run_all` notices.
-            let _ = connection.execute_batch("ROLLBACK TO work; RELEASE work");
-            Err(error)
-        }
-    }
-}
-
-/// What a desk is asked to do, and who waits for what comes of it.
-///
-/// It checks before it writes, so it needs no savepoint of its own. If a write fails, the disk has;
-/// if something is found damaged after a write, what was written must not stay: in both cases the
-/// whole transaction goes, and what is known of the file is read again.
-pub(crate) struct Task<F, T, E> {
-    access: Access,
-    ask: Option<F>,
-    result: Option<Result<Result<T, E>, StoreError>>,
-    answer: oneshot::Sender<Result<Result<T, E>, StoreError>>,
-}
-
-/// How the answer to a [`Task`] comes.
-pub(crate) type Answer<T, E> = oneshot::Receiver<Result<Result<T, E>, StoreError>>;
-
-impl<F, T, E> Task<F, T, E> {
-    pub(crate) fn new(access: Access, ask: F) -> (Self, Answer<T, E>) {
-        let (answer, receiver) = oneshot::channel();
-        let task = Self {
-            access,
-            ask: Some(ask),
-            result: None,
-            answer,
-        };
-        (task, receiver)
-    }
-}
-
-impl<F, T, E> Work for Task<F, T, E>
-where
-    F: FnOnce(&mut Desk<'_>) -> Done<T, E> + Send,
-    T: Send,
-    E: Send,
-{
-    fn access(&self) -> Access {
-        self.access
-    }
-
-    fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()> {
-        let Some(ask) = self.ask.take() else {
-            return Ok(());
-        };
-        let before = desk.connection.total_changes();
-        let (own, goes) = match ask(desk) {
-            Ok(value) => (Ok(Ok(value)), None),
-            Err(Fault::Refused(error)) => (Ok(Err(error)), None),
-            Err(Fault::Store(error)) => {
-                let has_written = desk.connection.total_changes() != before;
-                (Err(error), has_written.then(taken_back))
-            }
-            Err(Fault::Broken(error)) => match is_of_value(&error) {
-                Some(damaged) => {
-                    let has_written = desk.connection.total_changes() != before;
-                    (Err(damaged), has_written.then_some(error))
-                }
-                None if is_damage(&error) => {
-                    let damaged = StoreError::damaged(error.to_string());
-                    (Err(damaged), Some(error))
-                }
-                None => return Err(error),
-            },
-        };
-        self.result = Some(own);
-        goes.map_or(Ok(()), Err)
-    }
-
-    fn finish(self: Box<Self>, failure: Option<&StoreError>) {
-        let result = match (failure, self.result) {
-            // What it met itself says more than that its transaction failed.
-            (_, Some(Err(own))) => Err(own),
-            (Some(error), _) => Err(error.clone()),
-            (None, Some(result)) => result,
-            (None, None) => Err(StoreError::Closed),
-        };
-        let _ = self.answer.send(result);
-    }
-}
-
-/// A large insert that is to begin.
-pub(crate) struct BeginBulk {
-    jobs: Vec<NewJob>,
-    now: Now,
-    answer: Option<oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>>,
-    begun: Option<Bulk>,
-}
-
-impl BeginBulk {
-    pub(crate) fn new(
-        jobs: Vec<NewJob>,
-        now: Now,
-    ) -> (Self, oneshot::Receiver<Result<Vec<Enqueued>, EnqueueError>>) {
-        let (answer, receiver) = oneshot::channel();
-        let begin = Self {
-            jobs,
-            now,
-            answer: Some(answer),
-            begun: None,
-        };
-        (begin, receiver)
-    }
-}
-
-impl Work for BeginBulk {
-    fn access(&self) -> Access {
-        Access::Write
-    }
-
-    fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()> {
-        desk.index.comes_to(self.now);
-        if let Some(answer) = self.answer.take() {
-            let jobs = std::mem::take(&mut self.jobs);
-            self.begun = Bulk::begin(desk, jobs, self.now, answer)?;
-            desk.index.bulks.extend(self.begun.take());
-        }
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, failure: Option<&StoreError>) {
-        if let (Some(error), Some(answer)) = (failure, self.answer) {
-            let _ = answer.send(Err(error.clone().into()));
-        }
-    }
-}
+/// How often a turn is begun anew because one in it failed. Each time what is known of the file is
+/// read again, which takes seconds with millions of jobs; one that fails by what only the commit
+/// says is found among all of a turn within these.
+const TRIES_MAX: u32 = 16;
 
 /// What others see of the writer.
 #[derive(Debug)]
@@ -249,6 +43,50 @@ impl Seen {
     fn set_health(&self, new: Health) {
         let health = self.health.lock();
         *health.unwrap_or_else(PoisonError::into_inner) = new;
+    }
+}
+
+/// What is carried out in one transaction.
+struct Group {
+    works: Vec<Box<dyn Work>>,
+    /// Whether the next slice of a large insert is.
+    steps: bool,
+}
+
+/// Whose transaction failed, and why.
+struct Failure {
+    of: Of,
+    error: rusqlite::Error,
+}
+
+/// Who made a transaction fail.
+enum Of {
+    /// This one of its group.
+    Work(usize),
+    /// The slice of a large insert.
+    Bulk,
+    /// One of them, by what only the end of the transaction says.
+    Turn,
+    /// Nobody in it.
+    Store,
+}
+
+impl Of {
+    fn because(self, error: rusqlite::Error) -> Failure {
+        Failure { of: self, error }
+    }
+}
+
+impl Failure {
+    /// Whether it would meet any other transaction.
+    fn is_of_all(&self) -> bool {
+        matches!(self.of, Of::Store) || is_of_all(&self.error)
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Of::Store.because(error)
     }
 }
 
@@ -290,50 +128,94 @@ impl Writer {
         let _ = self.connection.close();
     }
 
-    /// One transaction: all that waits, and a slice of a large insert.
+    /// All that waits, and a slice of a large insert, in one transaction. Who makes it fail does so
+    /// alone: the others are carried out again without it.
     fn turn(&mut self, batch: &mut Vec<Box<dyn Work>>) {
-        let mut stepped = None;
-        let outcome = self.commit(batch, &mut stepped);
-        let failure = outcome.err().map(|error| self.fall_back(error));
-        let failure = failure.map(of_another);
-        for work in batch.drain(..) {
-            work.finish(failure.as_ref());
-        }
-        let is_committed = failure.is_none();
-        self.bulks.extend(self.index.bulks.drain(..));
-        match (failure, stepped) {
-            (Some(error), _) => {
-                for bulk in self.bulks.drain(..) {
-                    bulk.fail(error.clone());
+        let mut tries = TRIES_MAX;
+        // The next one last.
+        let mut groups = vec![Group {
+            works: std::mem::take(batch),
+            steps: true,
+        }];
+        while let Some(mut group) = groups.pop() {
+            match self.commit(&mut group) {
+                Ok(()) => {
+                    let begun = group.works.into_iter();
+                    self.bulks
+                        .extend(begun.filter_map(|work| work.finish(None)));
+                }
+                Err(failure) => {
+                    let goes_on = tries > 0 && !failure.is_of_all();
+                    tries = tries.saturating_sub(1);
+                    let error = self.fall_back(failure.error, goes_on);
+                    if goes_on {
+                        self.part(group, &failure.of, error, &mut groups);
+                    } else {
+                        self.fail(group, error);
+                    }
                 }
             }
-            (None, Some(Slice::Done(result))) => {
-                if let Some(bulk) = self.bulks.pop_front() {
-                    bulk.finish(result);
-                }
-            }
-            (None, Some(Slice::More)) => self.bulks.rotate_left(1),
-            (None, None) => {}
-        }
-        // What failed told of events that are not there, and whose numbers are given again.
-        if is_committed {
-            let newest = EventId(self.index.last_event);
-            self.seen
-                .newest_event
-                .send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
         }
     }
 
-    fn commit(
-        &mut self,
-        batch: &mut [Box<dyn Work>],
-        stepped: &mut Option<Slice>,
-    ) -> rusqlite::Result<()> {
+    /// Whoever made a group fail is told; the others are to be carried out again: half by half when
+    /// nobody knows who it was.
+    fn part(&mut self, mut group: Group, of: &Of, error: StoreError, groups: &mut Vec<Group>) {
+        let has_bulk = group.steps && !self.bulks.is_empty();
+        match of {
+            Of::Work(at) => {
+                group.works.remove(*at).finish(Some(&error));
+            }
+            Of::Bulk => self.fail_bulk(error),
+            Of::Turn | Of::Store if has_bulk && group.works.is_empty() => self.fail_bulk(error),
+            Of::Turn | Of::Store if has_bulk => {
+                group.steps = false;
+                groups.push(Group {
+                    works: Vec::new(),
+                    steps: true,
+                });
+            }
+            Of::Turn | Of::Store if group.works.len() > 1 => {
+                groups.push(Group {
+                    works: group.works.split_off(group.works.len() / 2),
+                    steps: false,
+                });
+            }
+            Of::Turn | Of::Store => {
+                for work in group.works.drain(..) {
+                    work.finish(Some(&error));
+                }
+            }
+        }
+        if !group.works.is_empty() {
+            groups.push(group);
+        }
+    }
+
+    fn fail_bulk(&mut self, error: StoreError) {
+        if let Some(bulk) = self.bulks.pop_front() {
+            bulk.finish(Err(error.into()));
+        }
+    }
+
+    /// Nothing of a group can be recorded, nor any large insert.
+    fn fail(&mut self, group: Group, error: StoreError) {
+        let error = of_another(error);
+        for work in group.works {
+            work.finish(Some(&error));
+        }
+        for bulk in self.bulks.drain(..) {
+            bulk.finish(Err(error.clone().into()));
+        }
+    }
+
+    fn commit(&mut self, group: &mut Group) -> Result<(), Failure> {
         if self.must_reload {
             self.reload()?;
         }
         // Nobody is told of a slice that is not the last, so it need not be synced.
-        let is_synced = !batch.is_empty() || self.bulks.front().is_none_or(Bulk::is_near_its_end);
+        let is_synced =
+            !group.works.is_empty() || self.bulks.front().is_none_or(Bulk::is_near_its_end);
         if is_synced {
             self.sync_fully()?;
         } else {
@@ -341,8 +223,32 @@ impl Writer {
                 .execute_batch("PRAGMA synchronous = NORMAL")?;
             self.is_full_sync = false;
         }
-        self.transaction(batch, stepped)?;
-        self.sync_fully()
+        let stepped = self.transaction(group)?;
+        self.tell(stepped);
+        // What failed tells of no events: their numbers are given again.
+        let newest = EventId(self.index.last_event);
+        self.seen
+            .newest_event
+            .send_if_modified(|seen| std::mem::replace(seen, newest) != newest);
+        Ok(())
+    }
+
+    /// Tells of a slice that is on disk.
+    fn tell(&mut self, stepped: Option<Slice>) {
+        match stepped {
+            Some(Slice::Done(result)) => {
+                if let Some(bulk) = self.bulks.pop_front() {
+                    bulk.finish(result);
+                }
+            }
+            Some(Slice::More) => {
+                if let Some(bulk) = self.bulks.front_mut() {
+                    bulk.is_committed();
+                }
+                self.bulks.rotate_left(1);
+            }
+            None => {}
+        }
     }
 
     /// From now on commits are synced. Not to be asked inside a transaction: SQLite refuses it.
@@ -354,13 +260,13 @@ impl Writer {
         Ok(())
     }
 
-    fn transaction(
-        &mut self,
-        batch: &mut [Box<dyn Work>],
-        stepped: &mut Option<Slice>,
-    ) -> rusqlite::Result<()> {
-        let is_writing =
-            !self.bulks.is_empty() || batch.iter().any(|work| work.access() == Access::Write);
+    fn transaction(&mut self, group: &mut Group) -> Result<Option<Slice>, Failure> {
+        let bulk = self.bulks.front_mut().filter(|_| group.steps);
+        let is_writing = bulk.is_some()
+            || group
+                .works
+                .iter()
+                .any(|work| work.access() == Access::Write);
         // A transaction that begins with reading cannot always go on to write
         // (SQLITE_BUSY_SNAPSHOT, when somebody else's shell wrote meanwhile), so one that will
         // write says so at once.
@@ -374,28 +280,31 @@ impl Writer {
             connection: &self.connection,
             index: &mut self.index,
         };
-        for work in batch {
-            work.run(&mut desk)?;
+        for (at, work) in group.works.iter_mut().enumerate() {
+            let done = work.run(&mut desk);
+            done.map_err(|error| Of::Work(at).because(error))?;
             // A full disk or a read error ends the transaction, with all that was done in it.
             if desk.connection.is_autocommit() {
-                return Err(ended_by_the_disk());
+                return Err(ended_by_the_disk().into());
             }
         }
-        if let Some(bulk) = self.bulks.front_mut() {
-            *stepped = Some(bulk.step(&mut desk)?);
-        }
-        desk.flush()?;
-        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        let stepped = bulk.map(|bulk| bulk.step(&mut desk)).transpose();
+        let stepped = stepped.map_err(|error| Of::Bulk.because(error))?;
+        let flushed = desk.flush();
+        flushed.map_err(|error| Of::Turn.because(error))?;
+        let committed = self.connection.prepare_cached("COMMIT")?.execute([]);
+        committed.map_err(|error| Of::Turn.because(error))?;
         self.index.given_up.clear();
         if is_writing && matches!(self.seen.health(), Health::Unavailable { .. }) {
             self.set_health(Health::Ready);
         }
         self.mend_ballast();
-        Ok(())
+        Ok(stepped)
     }
 
-    /// A transaction failed: takes it back, and says why it did.
-    fn fall_back(&mut self, error: rusqlite::Error) -> StoreError {
+    /// A transaction failed: takes it back, and says why it did. The store is as well as before
+    /// if it `goes_on` without one of those who wanted something.
+    fn fall_back(&mut self, error: rusqlite::Error, goes_on: bool) -> StoreError {
         if !self.connection.is_autocommit() {
             // If this fails there is no transaction any more.
             let _ = self.connection.execute_batch("ROLLBACK");
@@ -404,8 +313,12 @@ impl Writer {
         let _ = self.sync_fully();
         self.must_reload = true;
         self.must_renew_log |= is_of_disk(&error);
+        self.bulks.iter_mut().for_each(Bulk::fell_back);
         let is_full = is_full(&error);
         let error = failed(error);
+        if goes_on {
+            return error;
+        }
         let reason = error.to_string();
         let now = self.index.now;
         if is_full
@@ -444,11 +357,20 @@ impl Writer {
         }
         let settings = self.index.settings.clone();
         let mut before = std::mem::take(&mut self.index);
-        let loaded = Index::load(&self.connection, settings, Some(&before), before.now.wall);
+        let under_way: Vec<i64> = self.bulks.iter().map(Bulk::stage).collect();
+        let loaded = Index::load(
+            &self.connection,
+            settings,
+            Some(&under_way),
+            before.now.wall,
+        );
         match loaded {
             Ok((index, _)) => {
                 self.index = index;
                 self.index.survive(&mut before);
+                for (jobs, bytes) in self.bulks.iter().map(Bulk::rest) {
+                    self.index.capacity.holds(jobs, bytes);
+                }
                 self.must_reload = false;
                 Ok(())
             }
@@ -486,13 +408,6 @@ fn of_another(error: StoreError) -> StoreError {
         },
         other => other,
     }
-}
-
-fn taken_back() -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(
-        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT),
-        Some("something was found damaged after a write: all of it is taken back".to_owned()),
-    )
 }
 
 fn ended_by_the_disk() -> rusqlite::Error {

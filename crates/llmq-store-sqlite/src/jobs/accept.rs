@@ -27,14 +27,14 @@ pub(crate) struct Within {
 impl Desk<'_> {
     pub(crate) fn enqueue(
         &mut self,
-        jobs: Vec<NewJob>,
+        jobs: &[NewJob],
         now: Now,
     ) -> Done<Vec<Enqueued>, EnqueueError> {
         let (mut answers, new) = self.look_up(jobs, now)?;
         let (jobs, bytes) = self.take_room(&new)?;
         let mut rows = Vec::with_capacity(new.len());
         for job in new {
-            let row = self.insert(&job, Within::default(), now)?;
+            let row = self.insert(job, Within::default(), now)?;
             let Some(row) = row else {
                 self.take_back(&rows)?;
                 self.index.capacity.give_back(jobs, bytes);
@@ -57,11 +57,11 @@ impl Desk<'_> {
 
     pub(crate) fn enqueue_started(
         &mut self,
-        job: NewJob,
+        job: &NewJob,
         start: &Start,
         now: Now,
     ) -> Done<(Enqueued, Option<Started>), EnqueueError> {
-        let enqueued = self.enqueue(vec![job], now)?.remove(0);
+        let enqueued = self.enqueue(std::slice::from_ref(job), now)?.remove(0);
         if !enqueued.is_new {
             return Ok((enqueued, None));
         }
@@ -76,11 +76,11 @@ impl Desk<'_> {
 
     /// What each job is, a new one or one that its key made before, and the new ones; nothing is
     /// changed.
-    pub(crate) fn look_up(
+    pub(crate) fn look_up<'a>(
         &mut self,
-        jobs: Vec<NewJob>,
+        jobs: &'a [NewJob],
         now: Now,
-    ) -> Done<(Vec<Enqueued>, Vec<NewJob>), EnqueueError> {
+    ) -> Done<(Vec<Enqueued>, Vec<&'a NewJob>), EnqueueError> {
         self.takes_work()?;
         if jobs.len() > ENQUEUE_MAX {
             return Err(Fault::Refused(EnqueueError::TooMany { count: jobs.len() }));
@@ -89,9 +89,9 @@ impl Desk<'_> {
         let mut keys = HashMap::new();
         let mut answers = Vec::with_capacity(jobs.len());
         let mut new = Vec::with_capacity(jobs.len());
-        for (index, job) in jobs.into_iter().enumerate() {
+        for (index, job) in jobs.iter().enumerate() {
             if self.index.drains(&job.queue) {
-                let queue = job.queue;
+                let queue = job.queue.clone();
                 return Err(Fault::Refused(EnqueueError::Draining { queue }));
             }
             if let Some(key) = &job.idempotency {
@@ -121,8 +121,9 @@ impl Desk<'_> {
     }
 
     /// Takes the room for new jobs, which whoever fails afterwards gives back.
-    pub(crate) fn take_room(&mut self, jobs: &[NewJob]) -> Done<(u64, u64), EnqueueError> {
-        let (count, bytes) = (jobs.len() as u64, jobs.iter().map(Capacity::bytes_of).sum());
+    pub(crate) fn take_room(&mut self, jobs: &[&NewJob]) -> Done<(u64, u64), EnqueueError> {
+        let bytes = jobs.iter().map(|job| Capacity::bytes_of(job)).sum();
+        let count = jobs.len() as u64;
         let capacity = &mut self.index.capacity;
         let taken = capacity.take(count, bytes, &self.index.settings);
         taken.map_err(Fault::Refused)?;

@@ -26,7 +26,7 @@ impl Store {
     /// Looks at jobs, in one consistent state that holds all that was recorded before.
     async fn look<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&mut Desk<'_>) -> Done<T> + Send + 'static,
+        ask: impl Fn(&mut Desk<'_>) -> Done<T> + Send + 'static,
     ) -> Sure<T> {
         self.desk(Read, ask).await.map(sure)
     }
@@ -35,7 +35,7 @@ impl Store {
     async fn change<T: Send + 'static>(
         &self,
         now: Now,
-        ask: impl FnOnce(&mut Desk<'_>) -> Done<T> + Send + 'static,
+        ask: impl Fn(&mut Desk<'_>) -> Done<T> + Send + 'static,
     ) -> Sure<T> {
         let done = self.desk(Write, move |desk| {
             desk.index.comes_to(now);
@@ -75,7 +75,7 @@ impl Jobs for Store {
         }
         let done = self.desk(Write, move |desk| {
             desk.index.comes_to(now);
-            desk.enqueue(jobs, now)
+            desk.enqueue(&jobs, now)
         });
         done.await?
     }
@@ -88,7 +88,7 @@ impl Jobs for Store {
     ) -> Result<(Enqueued, Option<Started>), EnqueueError> {
         let done = self.desk(Write, move |desk| {
             desk.index.comes_to(now);
-            desk.enqueue_started(job, &start, now)
+            desk.enqueue_started(&job, &start, now)
         });
         done.await?
     }
@@ -112,7 +112,7 @@ impl Jobs for Store {
         // Leases are in memory: there is nothing to write.
         self.look(move |desk| {
             desk.index.comes_to(now);
-            Ok(desk.extend(leases, now))
+            Ok(desk.extend(&leases, now))
         })
         .await
     }
@@ -121,7 +121,7 @@ impl Jobs for Store {
         let job = lease.job;
         let done = self.desk(Write, move |desk| {
             desk.index.comes_to(now);
-            desk.report(lease, report, now)
+            desk.report(lease, &report, now)
         });
         match done.await {
             Ok(Ok(job)) => Ok(job),
@@ -234,7 +234,7 @@ impl Webhooks for Store {
         now: Now,
     ) -> Sure<()> {
         self.change(now, move |desk| {
-            desk.put_endpoint(endpoint, event.as_ref(), now)
+            desk.put_endpoint(endpoint.clone(), event.as_ref(), now)
         })
         .await
     }
@@ -259,7 +259,7 @@ impl Webhooks for Store {
     }
 
     async fn delivered(&self, attempts: Vec<Attempted>, now: Now) -> Sure<()> {
-        self.change(now, move |desk| desk.delivered(attempts, now))
+        self.change(now, move |desk| desk.delivered(&attempts, now))
             .await
     }
 
@@ -286,7 +286,7 @@ impl Webhooks for Store {
 #[async_trait]
 impl Batches for Store {
     async fn create_batch(&self, batch: Batch) -> Sure<()> {
-        self.desk(Write, move |desk| desk.create_batch(batch))
+        self.desk(Write, move |desk| desk.create_batch(&batch))
             .await
             .map(sure)
     }
@@ -294,7 +294,7 @@ impl Batches for Store {
     async fn stage(&self, jobs: Vec<NewJob>, now: Now) -> Result<(), EnqueueError> {
         let done = self.desk(Write, move |desk| {
             desk.index.comes_to(now);
-            desk.stage(jobs, now)
+            desk.stage(&jobs, now)
         });
         done.await?
     }
@@ -305,7 +305,7 @@ impl Batches for Store {
         update: BatchUpdate,
         now: Now,
     ) -> Sure<Option<Batch>> {
-        self.change(now, move |desk| desk.publish_batch(batch, update, now))
+        self.change(now, move |desk| desk.publish_batch(batch, &update, now))
             .await
     }
 
@@ -315,7 +315,7 @@ impl Batches for Store {
         update: BatchUpdate,
         now: Now,
     ) -> Sure<Option<Batch>> {
-        self.change(now, move |desk| desk.update_batch(batch, update, now))
+        self.change(now, move |desk| desk.update_batch(batch, &update, now))
             .await
     }
 
@@ -343,7 +343,7 @@ impl Batches for Store {
 #[async_trait]
 impl Files for Store {
     async fn create_file(&self, file: StoredFile) -> Sure<()> {
-        self.desk(Write, move |desk| desk.create_file(file))
+        self.desk(Write, move |desk| desk.create_file(&file))
             .await
             .map(sure)
     }
@@ -355,7 +355,7 @@ impl Files for Store {
     }
 
     async fn describe_file(&self, file: StoredFile) -> Sure<bool> {
-        self.desk(Write, move |desk| desk.describe_file(file))
+        self.desk(Write, move |desk| desk.describe_file(&file))
             .await
             .map(sure)
     }

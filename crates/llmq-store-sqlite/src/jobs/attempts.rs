@@ -66,18 +66,18 @@ impl Desk<'_> {
         Ok(started)
     }
 
-    pub(crate) fn extend(&mut self, leases: Vec<Lease>, now: Now) -> Vec<Lease> {
-        let lost = |lease: &Lease| match self.index.leases.get_mut(&lease.job) {
+    pub(crate) fn extend(&mut self, leases: &[Lease], now: Now) -> Vec<Lease> {
+        let lost = |lease: &&Lease| match self.index.leases.get_mut(&lease.job) {
             Some(held) if held.token == lease.token => {
                 held.alive_at = now.mono;
                 false
             }
             _ => true,
         };
-        leases.into_iter().filter(lost).collect()
+        leases.iter().filter(lost).copied().collect()
     }
 
-    pub(crate) fn report(&mut self, lease: Lease, report: Report, now: Now) -> Done<Job, Lost> {
+    pub(crate) fn report(&mut self, lease: Lease, report: &Report, now: Now) -> Done<Job, Lost> {
         let held = self.index.leases.get(&lease.job);
         let held = held.filter(|held| held.token == lease.token);
         let mut row = held
@@ -90,11 +90,11 @@ impl Desk<'_> {
                 cost_nano_usd,
             } => {
                 row.know(|known| {
-                    known.usage = usage;
-                    known.cost_nano_usd = cost_nano_usd;
+                    known.usage = *usage;
+                    known.cost_nano_usd = *cost_nano_usd;
                     known.error = None;
                 })?;
-                self.keep_answer(&mut row, &answer)?;
+                self.keep_answer(&mut row, answer)?;
                 Event::Succeeded
             }
             Report::Retry {
@@ -102,14 +102,14 @@ impl Desk<'_> {
                 after,
                 may_have_been_sent,
             } => {
-                row.know(|known| known.error = Some(error))?;
+                row.know(|known| known.error = Some(error.clone()))?;
                 row.throttles = 0;
-                row.flags |= if may_have_been_sent {
+                row.flags |= if *may_have_been_sent {
                     MAY_HAVE_BEEN_SENT
                 } else {
                     0
                 };
-                self.wait_for(&mut row, after, now);
+                self.wait_for(&mut row, *after, now);
                 Event::Failed(Verdict::Retry)
             }
             Report::Failed {
@@ -118,18 +118,18 @@ impl Desk<'_> {
                 cost_nano_usd,
             } => {
                 row.know(|known| {
-                    known.error = Some(error);
-                    known.cost_nano_usd = cost_nano_usd;
+                    known.error = Some(error.clone());
+                    known.cost_nano_usd = *cost_nano_usd;
                 })?;
                 if let Some(answer) = answer {
-                    self.keep_answer(&mut row, &answer)?;
+                    self.keep_answer(&mut row, answer)?;
                 }
                 Event::Failed(Verdict::GiveUp)
             }
             Report::GivenBack { why, after } => {
                 row.attempts = row.attempts.saturating_sub(1);
-                row.throttles += u32::from(why == GiveBack::Throttled);
-                self.wait_for(&mut row, after, now);
+                row.throttles += u32::from(*why == GiveBack::Throttled);
+                self.wait_for(&mut row, *after, now);
                 Event::Throttled
             }
             _ => return Err(Fault::Refused(Lost)),

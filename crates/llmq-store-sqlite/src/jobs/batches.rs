@@ -42,7 +42,7 @@ pub(crate) fn let_go(
 }
 
 impl Desk<'_> {
-    pub(crate) fn create_batch(&mut self, batch: Batch) -> Done<()> {
+    pub(crate) fn create_batch(&mut self, batch: &Batch) -> Done<()> {
         self.takes_work()?;
         let stage = self.begin_stage(self.index.now)?;
         let mut insert = self.connection.prepare_cached(
@@ -52,9 +52,9 @@ impl Desk<'_> {
         self.index.last_batch += 1;
         let number = self.index.last_batch;
         let id = batch.id.as_uuid();
-        let json = written(&batch)?;
+        let json = written(batch)?;
         insert.execute(params![number, id.as_bytes(), batch.tenant, stage, json])?;
-        self.keep_batch(number, batch, stage);
+        self.keep_batch(number, batch.clone(), stage);
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl Desk<'_> {
     }
 
     /// Removes the rows of `jobs` from a stage.
-    fn unstage<E>(&mut self, number: i64, jobs: &[NewJob]) -> Done<(), E> {
+    fn unstage<E>(&mut self, number: i64, jobs: &[&NewJob]) -> Done<(), E> {
         let Some(stage) = self.index.stages.get_mut(&number) else {
             return Ok(());
         };
@@ -188,7 +188,7 @@ impl Desk<'_> {
         Ok(())
     }
 
-    pub(crate) fn stage(&mut self, jobs: Vec<NewJob>, now: Now) -> Done<(), EnqueueError> {
+    pub(crate) fn stage(&mut self, jobs: &[NewJob], now: Now) -> Done<(), EnqueueError> {
         self.takes_work()?;
         if jobs.len() > STAGE_MAX {
             return Err(Fault::Refused(EnqueueError::TooMany { count: jobs.len() }));
@@ -197,7 +197,7 @@ impl Desk<'_> {
         let mut new = Vec::with_capacity(jobs.len());
         for job in jobs {
             if self.index.drains(&job.queue) {
-                let queue = job.queue;
+                let queue = job.queue.clone();
                 return Err(Fault::Refused(EnqueueError::Draining { queue }));
             }
             let batch = job.member.as_ref().map(|member| member.batch);
@@ -214,7 +214,7 @@ impl Desk<'_> {
             };
             let stage = entry.stage;
             // Whoever reads its input again finds what was staged the first time.
-            if !self.is_staged(number, &job)? {
+            if !self.is_staged(number, job)? {
                 places.push((number, stage));
                 new.push(job);
             }
@@ -232,7 +232,7 @@ impl Desk<'_> {
                     .iter()
                     .rev()
                     .take(missing)
-                    .map(Capacity::bytes_of)
+                    .map(|job| Capacity::bytes_of(job))
                     .sum();
                 self.index.capacity.give_back(missing as u64, rest);
                 return Err(Fault::Refused(EnqueueError::DuplicateId { job: job.id }));
@@ -263,7 +263,7 @@ impl Desk<'_> {
     pub(crate) fn publish_batch(
         &mut self,
         id: BatchId,
-        update: BatchUpdate,
+        update: &BatchUpdate,
         now: Now,
     ) -> Done<Option<Batch>> {
         let Some((number, entry)) = self.batch_by_id(id)? else {
@@ -288,7 +288,7 @@ impl Desk<'_> {
     pub(crate) fn update_batch(
         &mut self,
         id: BatchId,
-        update: BatchUpdate,
+        update: &BatchUpdate,
         now: Now,
     ) -> Done<Option<Batch>> {
         let Some((number, entry)) = self.batch_by_id(id)? else {
@@ -298,15 +298,15 @@ impl Desk<'_> {
             return Ok(None);
         }
         entry.batch.status = update.to;
-        entry.batch.details = update.details;
+        entry.batch.details = update.details.clone();
         entry.batch.changed_at = now.wall;
         let (batch, stage) = (entry.batch.clone(), entry.stage);
         self.index.dirty_batches.insert(number);
         if update.from == BatchStatus::Validating && update.to.is_final() {
             self.discard_stage::<std::convert::Infallible>(stage)?;
         }
-        for file in update.files {
-            self.publish_file(file)?;
+        for file in &update.files {
+            self.publish_file(*file)?;
         }
         if let Some(event) = &update.event {
             self.tell(event, now)?;
@@ -454,9 +454,12 @@ impl Desk<'_> {
         Ok(())
     }
 
-    pub(crate) fn create_file(&self, file: StoredFile) -> Done<()> {
+    pub(crate) fn create_file(&self, file: &StoredFile) -> Done<()> {
         self.takes_work()?;
-        let file = StoredFile { bytes: 0, ..file };
+        let file = StoredFile {
+            bytes: 0,
+            ..file.clone()
+        };
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO files (id, tenant, state, expires_at, data, sum)
              VALUES (?1, ?2, 0, ?3, ?4, checksum(?1, ?2, 0, ?3, ?4))",
@@ -495,12 +498,15 @@ impl Desk<'_> {
         Ok(Some(file.bytes))
     }
 
-    pub(crate) fn describe_file(&self, file: StoredFile) -> Done<bool> {
+    pub(crate) fn describe_file(&self, file: &StoredFile) -> Done<bool> {
         let Some(written_so_far) = self.file_in_state(file.id, 0)? else {
             return Ok(false);
         };
         let bytes = written_so_far.bytes;
-        let file = StoredFile { bytes, ..file };
+        let file = StoredFile {
+            bytes,
+            ..file.clone()
+        };
         let mut update = self.connection.prepare_cached(
             "UPDATE files SET tenant = ?2, expires_at = ?3, data = ?4,
                sum = checksum(id, ?2, state, ?3, ?4) WHERE id = ?1",

@@ -1,13 +1,13 @@
 //! Inserts too large for one transaction: written in slices between other work, and published by
 //! one small transaction at their end.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
 use llmq_core::Now;
-use llmq_store::{EnqueueError, Enqueued, NewJob, StoreError, note_positions};
+use llmq_store::{EnqueueError, Enqueued, NewJob, note_positions};
 use tokio::sync::oneshot;
 
-use super::desk::{Desk, Fault};
+use super::desk::{Desk, Done, Fault};
 use super::events::JobEvent;
 use super::index::Staged;
 
@@ -27,11 +27,21 @@ pub(crate) fn is_bulk(jobs: &[NewJob]) -> bool {
 /// A large insert under way.
 #[derive(Debug)]
 pub(crate) struct Bulk {
-    jobs: VecDeque<NewJob>,
-    answers: Vec<Enqueued>,
-    stage: i64,
+    begun: Begun,
+    jobs: Arc<[NewJob]>,
+    /// How many of them are written.
+    written: usize,
+    /// How many are if the transaction fails that is being made.
+    committed: usize,
     now: Now,
     answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
+}
+
+/// What there is of a large insert when it begins: the room for all of it is taken.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    answers: Vec<Enqueued>,
+    stage: i64,
 }
 
 /// What came of a slice.
@@ -42,58 +52,61 @@ pub(crate) enum Slice {
     Done(Result<(), EnqueueError>),
 }
 
-impl Bulk {
-    /// Takes the room for all of it, and begins.
+impl Begun {
+    /// Takes the room for all of `jobs`, and begins.
     pub(crate) fn begin(
         desk: &mut Desk<'_>,
-        jobs: Vec<NewJob>,
+        jobs: &[NewJob],
+        now: Now,
+    ) -> Done<Self, EnqueueError> {
+        let (answers, new) = desk.look_up(jobs, now)?;
+        desk.take_room(&new)?;
+        Ok(Self {
+            answers,
+            stage: desk.begin_stage(now)?,
+        })
+    }
+}
+
+impl Bulk {
+    /// `begun` is on disk.
+    pub(crate) fn new(
+        begun: Begun,
+        jobs: Arc<[NewJob]>,
         now: Now,
         answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
-    ) -> Result<Option<Self>, rusqlite::Error> {
-        let begun = desk.look_up(jobs, now).and_then(|(answers, jobs)| {
-            desk.take_room(&jobs)?;
-            Ok((answers, jobs))
-        });
-        let error = match begun {
-            Ok((answers, jobs)) => {
-                return Ok(Some(Self {
-                    jobs: jobs.into(),
-                    answers,
-                    stage: desk.begin_stage(now)?,
-                    now,
-                    answer,
-                }));
-            }
-            Err(Fault::Refused(error)) => error,
-            Err(Fault::Store(error)) => error.into(),
-            Err(Fault::Broken(error)) => return Err(error),
-        };
-        let _ = answer.send(Err(error));
-        Ok(None)
+    ) -> Self {
+        Self {
+            begun,
+            jobs,
+            written: 0,
+            committed: 0,
+            now,
+            answer,
+        }
     }
 
     /// Writes the next slice, and publishes all of it after the last one.
     pub(crate) fn step(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<Slice> {
         let mut bytes = 0;
-        for _ in 0..SLICE_JOBS {
-            let Some(job) = self.jobs.pop_front() else {
-                break;
-            };
-            bytes += job.body.len();
-            if !desk.insert_staged(&job, self.stage, None, self.now)? {
-                let (jobs, bytes) = desk.room_of(&self.jobs, &job);
+        let stage = self.begun.stage;
+        for job in self.jobs[self.written..].iter().take(SLICE_JOBS) {
+            if !desk.insert_staged(job, stage, None, self.now)? {
+                let (jobs, bytes) = self.rest();
                 desk.index.capacity.give_back(jobs, bytes);
-                undone(desk.discard_stage::<EnqueueError>(self.stage))?;
+                undone(desk.discard_stage::<EnqueueError>(stage))?;
                 return Ok(Slice::Done(Err(EnqueueError::DuplicateId { job: job.id })));
             }
+            self.written += 1;
+            bytes += job.body.len();
             if bytes > SLICE_BYTES {
                 break;
             }
         }
-        if !self.jobs.is_empty() {
+        if self.written < self.jobs.len() {
             return Ok(Slice::More);
         }
-        let published = undone(desk.publish_stage(self.stage, self.now, false))?;
+        let published = undone(desk.publish_stage(stage, self.now, false))?;
         desk.tell_of_staged(&published, self.now)?;
         // Counted from the end of the line, where they are: the way to each is short.
         let order = &desk.index.order;
@@ -101,33 +114,44 @@ impl Bulk {
             let position = order.position(&staged.lane, staged.place);
             (staged.place, Some(position))
         });
-        note_positions(&mut self.answers, positions);
+        note_positions(&mut self.begun.answers, positions);
         Ok(Slice::Done(Ok(())))
+    }
+
+    /// What it wrote is on disk.
+    pub(crate) fn is_committed(&mut self) {
+        self.committed = self.written;
+    }
+
+    /// The transaction failed: what it wrote in it is written again.
+    pub(crate) fn fell_back(&mut self) {
+        self.written = self.committed;
+    }
+
+    /// The stage of its rows.
+    pub(crate) fn stage(&self) -> i64 {
+        self.begun.stage
+    }
+
+    /// The jobs that are not written yet, and their bytes.
+    pub(crate) fn rest(&self) -> (u64, u64) {
+        let rest = &self.jobs[self.written..];
+        let bytes = rest.iter().map(llmq_store::Capacity::bytes_of).sum();
+        (rest.len() as u64, bytes)
     }
 
     /// Tells whoever asked.
     pub(crate) fn finish(self, result: Result<(), EnqueueError>) {
-        let _ = self.answer.send(result.map(|()| self.answers));
-    }
-
-    /// A transaction that it had a part in failed.
-    pub(crate) fn fail(self, error: StoreError) {
-        let _ = self.answer.send(Err(error.into()));
+        let _ = self.answer.send(result.map(|()| self.begun.answers));
     }
 
     /// Whether the next slice may be the last.
     pub(crate) fn is_near_its_end(&self) -> bool {
-        self.jobs.len() <= SLICE_JOBS
+        self.jobs.len() - self.written <= SLICE_JOBS
     }
 }
 
 impl Desk<'_> {
-    /// The room of jobs that are not written yet.
-    fn room_of(&self, rest: &VecDeque<NewJob>, and: &NewJob) -> (u64, u64) {
-        let bytes = rest.iter().chain([and]).map(llmq_store::Capacity::bytes_of);
-        (rest.len() as u64 + 1, bytes.sum())
-    }
-
     /// Records the events of jobs that were published together.
     fn tell_of_staged(&mut self, published: &[Staged], now: Now) -> rusqlite::Result<()> {
         for staged in published {
@@ -153,7 +177,7 @@ impl Desk<'_> {
 }
 
 /// Work that is refused by nothing, with the errors of SQLite alone.
-fn undone<T, E>(done: super::desk::Done<T, E>) -> rusqlite::Result<T> {
+fn undone<T, E>(done: Done<T, E>) -> rusqlite::Result<T> {
     match done {
         Ok(value) => Ok(value),
         Err(Fault::Broken(error)) => Err(error),

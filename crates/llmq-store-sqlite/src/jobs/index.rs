@@ -160,8 +160,6 @@ pub(crate) struct Index {
     pub(crate) oldest_event: u64,
     /// Events of the transaction that is being made.
     pub(crate) told: super::events::Packed,
-    /// Large inserts that begin in this transaction.
-    pub(crate) bulks: Vec<super::bulk::Bulk>,
     /// The last row that the purge looked at.
     pub(crate) purged_to: i64,
     pub(crate) now: Now,

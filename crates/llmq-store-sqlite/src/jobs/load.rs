@@ -47,16 +47,17 @@ type LaneOf = (i64, i64, Priority, Option<Uuid>);
 impl Index {
     /// Reads all that has not ended, checks each row of it, and removes what was never published.
     ///
-    /// `before` is what was known until a transaction failed, `None` when the store is opened: the
-    /// staged members of batches are kept as long as their process lives.
+    /// `under_way` are the stages of large inserts that go on though a transaction failed; `None`
+    /// when the store is opened. Their rows are kept, and the staged members of batches as long as
+    /// their process lives.
     pub(crate) fn load(
         connection: &Connection,
         settings: Settings,
-        before: Option<&Self>,
+        under_way: Option<&[i64]>,
         now: WallTime,
     ) -> rusqlite::Result<(Self, Opened)> {
         let transaction = connection.unchecked_transaction()?;
-        let loaded = Self::load_within(connection, settings, before.is_none(), now)?;
+        let loaded = Self::load_within(connection, settings, under_way, now)?;
         transaction.commit()?;
         Ok(loaded)
     }
@@ -64,7 +65,7 @@ impl Index {
     fn load_within(
         connection: &Connection,
         settings: Settings,
-        is_opening: bool,
+        under_way: Option<&[i64]>,
         now: WallTime,
     ) -> rusqlite::Result<(Self, Opened)> {
         let mut index = Self {
@@ -104,9 +105,9 @@ impl Index {
         let mut counts = HashMap::new();
         let unpublished = index.load_jobs(connection, &mut counts, &mut opened)?;
         index.compare(counts, &mut opened);
-        let unpublished = index.keep_staged(unpublished, is_opening);
-        index.remove_unpublished(connection, &unpublished)?;
-        if is_opening {
+        let unpublished = index.keep_staged(unpublished, under_way);
+        index.remove_unpublished(connection, &unpublished, under_way.unwrap_or_default())?;
+        if under_way.is_none() {
             // Parts of files that nobody finished; batches write theirs again.
             connection.execute(
                 "UPDATE files SET state = 2, sum = checksum(id, tenant, 2, expires_at, data)
@@ -229,6 +230,7 @@ impl Index {
         &mut self,
         connection: &Connection,
         rows: &[JobRow],
+        under_way: &[i64],
     ) -> rusqlite::Result<()> {
         for row in rows {
             blobs::delete(connection, row.body)?;
@@ -239,11 +241,16 @@ impl Index {
             }
         }
         // The stage of a batch that is still being read is used again.
-        connection.execute(
-            "DELETE FROM stages WHERE published_at IS NULL AND number NOT IN
+        let mut stale = connection.prepare(
+            "SELECT number FROM stages WHERE published_at IS NULL AND number NOT IN
                (SELECT stage FROM batches WHERE ended IS NULL)",
-            [],
         )?;
+        let stale = stale.query_map([], |row| row.get(0))?;
+        for number in stale.collect::<rusqlite::Result<Vec<i64>>>()? {
+            if !under_way.contains(&number) {
+                connection.execute("DELETE FROM stages WHERE number = ?1", [number])?;
+            }
+        }
         let mut kept = connection.prepare("SELECT number FROM stages")?;
         let kept = kept.query_map([], |row| row.get(0))?;
         let kept = kept.collect::<rusqlite::Result<HashSet<i64>>>()?;
@@ -258,12 +265,16 @@ impl Index {
         Ok(())
     }
 
-    /// Keeps the staged members of batches, unless the store is being opened. Answers the rest.
-    fn keep_staged(&mut self, rows: Vec<JobRow>, is_opening: bool) -> Vec<JobRow> {
-        if is_opening {
+    /// Keeps the staged members of batches and the rows of inserts that are under way, unless the
+    /// store is being opened. Answers the rest.
+    fn keep_staged(&mut self, rows: Vec<JobRow>, under_way: Option<&[i64]>) -> Vec<JobRow> {
+        let Some(under_way) = under_way else {
             return rows;
-        }
-        let (kept, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.batch.is_some());
+        };
+        let goes_on = |row: &JobRow| {
+            row.batch.is_some() || row.stage.is_some_and(|stage| under_way.contains(&stage))
+        };
+        let (kept, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(goes_on);
         for row in kept {
             let staged = Staged {
                 number: row.number,

@@ -28,7 +28,7 @@ mod row;
 mod tend;
 
 pub(crate) use blobs::sum as blob_sum;
-pub(crate) use bulk::{Bulk, Slice};
+pub(crate) use bulk::{Begun, Bulk, Slice};
 pub(crate) use desk::{Desk, Done, Fault};
 pub(crate) use index::Index;
 pub use load::Opened;

@@ -277,7 +277,7 @@ impl Desk<'_> {
         Ok(())
     }
 
-    pub(crate) fn delivered(&mut self, attempts: Vec<Attempted>, now: Now) -> Done<()> {
+    pub(crate) fn delivered(&mut self, attempts: &[Attempted], now: Now) -> Done<()> {
         let steady = self.index.steady(now);
         for attempt in attempts {
             self.index.backlog.came_back(attempt.delivery);
@@ -297,7 +297,7 @@ impl Desk<'_> {
                 taken,
                 before + 1,
                 now.wall.as_micros(),
-                attempt.outcome
+                &attempt.outcome
             ])?;
             self.index.backlog.tried(addressee, taken);
             self.follow(addressee, was_due.is_some(), due);
