@@ -1,13 +1,14 @@
 """LlamaIndex's ``llama-index-llms-openai`` and its sibling for other models, at the gateway."""
 
 import asyncio
+import gc
 import re
 from contextlib import ExitStack
 from pathlib import Path
 
 import openai
 import pytest
-from harness import SERVERS, crossed, gateway, running, stand_in, straight
+from harness import SERVERS, crossed, gateway, running, stand_in, straight, wait_for
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -120,6 +121,34 @@ def test_an_upstream_that_fails_is_asked_again_by_the_gateway_alone(over):
     with pytest.raises(openai.InternalServerError):
         model_of(front).complete("Say hello.")
     assert upstream.books()["calls"] == 2
+
+
+def test_a_stream_that_is_left_frees_its_place(over):
+    parts = ["--latency", "2s", "--jitter", "0"]
+    front, upstream = over(straight, *parts, limits="concurrency = 1")
+    for _ in model_of(front).stream_complete("Say hello."):
+        break
+    # What LlamaIndex wraps around a stream refers to itself.
+    gc.collect()
+    wait_for(upstream, lambda books: books["abandoned"] == 1)
+
+    async def cancelled():
+        async def hear():
+            async for _ in await model_of(front).astream_complete("Say hello."):
+                begun.set()
+
+        begun = asyncio.Event()
+        hearing = asyncio.create_task(hear())
+        await begun.wait()
+        # Before Python 3.12, `wait_for` loses a cancellation that comes with what it waits for.
+        while not hearing.done():
+            hearing.cancel()
+            await asyncio.sleep(0.01)
+        # The connection is closed by a task of the client's own.
+        while upstream.books()["abandoned"] < 2:
+            await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(cancelled(), 20))
 
 
 def test_a_call_that_takes_too_long_is_a_timeout(over):

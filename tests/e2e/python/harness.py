@@ -12,8 +12,9 @@ import re
 import subprocess
 import tempfile
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,6 +51,15 @@ class Server:
         url = f"http://{self.address}/mock/report"
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return json.load(answer)
+
+
+def wait_for(upstream: Server, reached: Callable[[dict], bool]) -> dict:
+    """The books of a stand-in, once they are so."""
+    until = time.monotonic() + PATIENCE_S
+    while not reached(books := upstream.books()):
+        assert time.monotonic() < until, books
+        time.sleep(0.02)
+    return books
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from conftest import anthropic_client, openai_client
-from harness import crossed, straight
+from harness import crossed, straight, wait_for
 
 GPT, CLAUDE = "gpt-5-mini", "claude-haiku-4-5"
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -203,12 +203,3 @@ def test_calls_that_are_cancelled_in_line_are_never_sent(over, ask, sdk):
 
     asyncio.run(cancelled())
     assert pair.upstream.books()["calls"] == 1
-
-
-def wait_for(upstream, reached):
-    """The books once they are so."""
-    until = time.monotonic() + 10
-    while not reached(books := upstream.books()):
-        assert time.monotonic() < until, books
-        time.sleep(0.02)
-    return books

@@ -9,7 +9,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
-from harness import crossed, straight
+from harness import crossed, straight, wait_for
 
 MODEL = "gpt-5-mini"
 
@@ -68,6 +68,56 @@ def test_a_tool_is_called_and_its_result_answered(pair, stream):
     assert isinstance(result, ToolMessage)
     told = model.invoke([question, answer, result])
     assert told.content and not told.tool_calls
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_responses_api_answers_and_calls_tools(over, stream):
+    settings = {"use_responses_api": True, "streaming": stream}
+    model = model_of(over(straight).gateway, **settings)
+    answer = model.invoke("Say hello.")
+    assert answer.text and answer.usage_metadata["total_tokens"] > 0
+    assert answer.response_metadata["id"].startswith("resp_")
+    model = model.bind_tools([weather])
+    question = HumanMessage("What will the weather be?")
+    answer = model.invoke([question])
+    [call] = answer.tool_calls
+    assert (call["name"], set(call["args"])) == ("weather", {"city", "days"})
+    told = model.invoke([question, answer, weather.invoke(call)])
+    assert told.text and not told.tool_calls
+
+
+def test_the_responses_api_keeps_to_a_type(over):
+    model = model_of(over(straight).gateway, use_responses_api=True)
+    model = model.with_structured_output(Weather, method="json_schema")
+    assert isinstance(model.invoke("What is the weather?"), Weather)
+
+
+@pytest.mark.parametrize("responses", [False, True])
+def test_a_stream_that_is_left_frees_its_place(over, responses):
+    pair = over(straight, "--latency", "2s", "--jitter", "0", limits="concurrency = 1")
+    model = model_of(pair.gateway, use_responses_api=responses)
+    stream = model.stream("Say hello.")
+    next(stream)
+    stream.close()
+    wait_for(pair.upstream, lambda books: books["abandoned"] == 1)
+
+    async def cancelled():
+        async def hear():
+            async for _ in model.astream("Say hello."):
+                begun.set()
+
+        begun = asyncio.Event()
+        hearing = asyncio.create_task(hear())
+        await begun.wait()
+        # Before Python 3.12, `wait_for` loses a cancellation that comes with what it waits for.
+        while not hearing.done():
+            hearing.cancel()
+            await asyncio.sleep(0.01)
+        # The connection is closed by a task of the client's own.
+        while pair.upstream.books()["abandoned"] < 2:
+            await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(cancelled(), 20))
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])

@@ -1,6 +1,7 @@
 """OpenAI's SDK, its answers checked against its own types."""
 
 import asyncio
+import json
 import math
 
 import openai
@@ -175,6 +176,40 @@ def test_the_stream_helper_puts_a_response_together(client, cap):
     assert kinds[-1] == ("response.completed" if cap is None else "response.incomplete")
     assert "response.output_text.done" in kinds
     assert whole.output_text
+
+
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather at a place.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_is_called_in_a_response_and_its_result_answered(client, stream):
+    question = {"role": "user", "content": "What will the weather be?"}
+    settings = {"model": MODEL, "tools": [WEATHER]}
+    if stream:
+        with client.responses.stream(input=[question], **settings) as events:
+            kinds = {event.type for event in events}
+            answer = events.get_final_response()
+        assert "response.function_call_arguments.delta" in kinds
+    else:
+        answer = client.responses.create(input=[question], **settings)
+    [call] = answer.output
+    assert (call.type, call.name, call.status) == ("function_call", "weather", "completed")
+    assert set(json.loads(call.arguments)) == {"city", "days"}
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    called = call.model_dump(include={"type", "call_id", "name", "arguments"})
+    told = client.responses.create(input=[question, called, result], **settings)
+    assert told.output_text and [item.type for item in told.output] == ["message"]
 
 
 def test_models_are_listed_and_found(client):

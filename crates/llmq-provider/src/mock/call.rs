@@ -98,6 +98,7 @@ struct Body<'a> {
     tools: Option<IgnoredAny>,
     response_format: Option<IgnoredAny>,
     output_config: Option<IgnoredAny>,
+    text: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -202,9 +203,17 @@ impl<'a> Call<'a> {
 /// What is called, and what is said by a schema. Few calls ask for either, so only they are read
 /// a second time.
 fn shaped(endpoint: Endpoint, body: &Body<'_>, bytes: &[u8]) -> (Option<ToolCall>, Option<String>) {
-    let asks =
-        body.tools.is_some() || body.response_format.is_some() || body.output_config.is_some();
-    if !asks || !matches!(endpoint, Endpoint::Chat | Endpoint::Messages) {
+    let shapes = [
+        body.tools.is_some(),
+        body.response_format.is_some(),
+        body.output_config.is_some(),
+        body.text.is_some(),
+    ];
+    let can_be_shaped = matches!(
+        endpoint,
+        Endpoint::Chat | Endpoint::Messages | Endpoint::Responses
+    );
+    if !can_be_shaped || !shapes.contains(&true) {
         return (None, None);
     }
     let whole: Value = serde_json::from_slice(bytes).unwrap_or_default();

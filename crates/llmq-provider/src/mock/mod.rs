@@ -26,6 +26,7 @@ mod answer;
 mod anthropic;
 mod openai;
 mod prose;
+mod responses;
 
 mod fault;
 mod rate_headers;

@@ -5,17 +5,14 @@ use http::StatusCode;
 
 use super::answer::{Answer, Draft, Event};
 use super::call::Endpoint;
+use super::responses;
 use super::text::Text;
 use super::tools::{self, ToolCall, escaped};
 
 pub(super) fn write(draft: &Draft<'_>) -> Answer {
     match (draft.call.endpoint, draft.call.stream) {
         (Endpoint::Embeddings, _) => embeddings(draft),
-        (Endpoint::Responses, false) => {
-            let body = response(draft, Stage::Done, &draft.text(0));
-            Answer::json(StatusCode::OK, body)
-        }
-        (Endpoint::Responses, true) => Answer::events(response_events(draft)),
+        (Endpoint::Responses, _) => responses::write(draft),
         (_, false) => completion(draft),
         (_, true) => Answer::events(completion_events(draft)),
     }
@@ -200,130 +197,11 @@ fn deltas(draft: &Draft<'_>, kind: &Kind, index: u32) -> Vec<(String, u64)> {
         .collect()
 }
 
-fn event(text: String, tokens: u64) -> Event {
+pub(super) fn event(text: String, tokens: u64) -> Event {
     Event {
         bytes: Bytes::from(text),
         tokens,
     }
-}
-
-/// How far a response has come.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Begun,
-    Done,
-}
-
-/// How a finished response is called.
-fn response_status(draft: &Draft<'_>) -> &'static str {
-    if draft.is_cut() {
-        "incomplete"
-    } else {
-        "completed"
-    }
-}
-
-fn response(draft: &Draft<'_>, stage: Stage, text: &str) -> String {
-    let (status, output, usage) = match stage {
-        Stage::Begun => ("in_progress", String::new(), "null".to_owned()),
-        Stage::Done => (
-            response_status(draft),
-            message_item(draft, response_status(draft), &text_part(text)),
-            response_usage(draft),
-        ),
-    };
-    let incomplete = if stage == Stage::Done && draft.is_cut() {
-        r#"{"reason":"max_output_tokens"}"#
-    } else {
-        "null"
-    };
-    let cap = draft
-        .call
-        .cap
-        .map_or("null".to_owned(), |cap| cap.to_string());
-    format!(
-        r#"{{"id":"resp_{:08x}","object":"response","created_at":{},"status":"{status}","error":null,"incomplete_details":{incomplete},"instructions":null,"max_output_tokens":{cap},"model":{},"output":[{output}],"parallel_tool_calls":true,"tool_choice":"auto","tools":[],"metadata":{{}},"service_tier":"default","usage":{usage}}}"#,
-        draft.number,
-        draft.created,
-        draft.model_json(),
-    )
-}
-
-fn response_usage(draft: &Draft<'_>) -> String {
-    let (input, output) = (draft.input_tokens(), draft.output_tokens());
-    format!(
-        r#"{{"input_tokens":{input},"input_tokens_details":{{"cached_tokens":0,"cache_write_tokens":0}},"output_tokens":{output},"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{}}}"#,
-        input + output
-    )
-}
-
-fn text_part(text: &str) -> String {
-    format!(r#"{{"type":"output_text","text":"{text}","annotations":[],"logprobs":[]}}"#)
-}
-
-fn message_item(draft: &Draft<'_>, status: &str, content: &str) -> String {
-    format!(
-        r#"{{"id":"msg_{:08x}","type":"message","status":"{status}","role":"assistant","content":[{content}]}}"#,
-        draft.number
-    )
-}
-
-/// Named events with a running `sequence_number`; no `[DONE]`.
-fn response_events(draft: &Draft<'_>) -> Vec<Event> {
-    let mut events: Vec<Event> = Vec::new();
-    let mut push = |kind: &str, fields: &str, tokens: u64| {
-        let number = events.len();
-        let text = format!(
-            "event: {kind}\ndata: {{\"type\":\"{kind}\",\"sequence_number\":{number},{fields}}}\n\n"
-        );
-        events.push(event(text, tokens));
-    };
-    let place = format!(
-        r#""item_id":"msg_{:08x}","output_index":0,"content_index":0"#,
-        draft.number
-    );
-    let begun = format!(r#""response":{}"#, response(draft, Stage::Begun, ""));
-    push("response.created", &begun, 0);
-    push("response.in_progress", &begun, 0);
-    let item = message_item(draft, "in_progress", "");
-    push(
-        "response.output_item.added",
-        &format!(r#""output_index":0,"item":{item}"#),
-        0,
-    );
-    push(
-        "response.content_part.added",
-        &format!(r#"{place},"part":{}"#, text_part("")),
-        0,
-    );
-    let mut text = String::new();
-    for (piece, tokens) in draft.pieces(0) {
-        push(
-            "response.output_text.delta",
-            &format!(r#"{place},"delta":"{piece}","logprobs":[]"#),
-            tokens,
-        );
-        text.push_str(&piece);
-    }
-    push(
-        "response.output_text.done",
-        &format!(r#"{place},"text":"{text}","logprobs":[]"#),
-        0,
-    );
-    push(
-        "response.content_part.done",
-        &format!(r#"{place},"part":{}"#, text_part(&text)),
-        0,
-    );
-    let item = message_item(draft, response_status(draft), &text_part(&text));
-    push(
-        "response.output_item.done",
-        &format!(r#""output_index":0,"item":{item}"#),
-        0,
-    );
-    let done = format!(r#""response":{}"#, response(draft, Stage::Done, &text));
-    push(&format!("response.{}", response_status(draft)), &done, 0);
-    events
 }
 
 fn embeddings(draft: &Draft<'_>) -> Answer {

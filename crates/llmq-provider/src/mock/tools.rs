@@ -36,7 +36,8 @@ pub(super) fn called(dialect: Dialect, body: &Value) -> Option<ToolCall> {
         .iter()
         .filter_map(|tool| match dialect {
             Dialect::OpenAi => {
-                let function = &tool["function"];
+                // The Responses API has the function's parts beside its type.
+                let function = tool.get("function").unwrap_or(tool);
                 Some((function["name"].as_str()?, &function["parameters"]))
             }
             Dialect::Anthropic => Some((tool["name"].as_str()?, &tool["input_schema"])),
@@ -50,11 +51,13 @@ pub(super) fn called(dialect: Dialect, body: &Value) -> Option<ToolCall> {
 }
 
 fn brings_result(body: &Value) -> bool {
-    let Some(last) = body["messages"].as_array().and_then(|all| all.last()) else {
+    let said = body["messages"].as_array().or(body["input"].as_array());
+    let Some(last) = said.and_then(|all| all.last()) else {
         return false;
     };
     let blocks = last["content"].as_array().into_iter().flatten();
     last["role"] == "tool"
+        || last["type"] == "function_call_output"
         || blocks
             .into_iter()
             .any(|block| block["type"] == "tool_result")
@@ -63,12 +66,16 @@ fn brings_result(body: &Value) -> bool {
 /// An answer by the schema that the call asks its answer to keep to.
 pub(super) fn structured(dialect: Dialect, body: &Value) -> Option<String> {
     let format = match dialect {
-        Dialect::OpenAi => &body["response_format"],
+        Dialect::OpenAi => match &body["response_format"] {
+            // The Responses API's.
+            Value::Null => &body["text"]["format"],
+            format => format,
+        },
         Dialect::Anthropic => &body["output_config"]["format"],
     };
-    let schema = match dialect {
-        Dialect::OpenAi => &format["json_schema"]["schema"],
-        Dialect::Anthropic => &format["schema"],
+    let schema = match &format["json_schema"]["schema"] {
+        Value::Null => &format["schema"],
+        schema => schema,
     };
     match format["type"].as_str()? {
         "json_schema" => Some(sample(schema, schema, 0).to_string()),

@@ -207,6 +207,46 @@ async fn streams_have_the_shapes_of_their_dialects() {
     assert_eq!(report.limits[0].used, 125, "each token is charged once");
 }
 
+/// The Responses API was answered in words, whatever tools it offered.
+#[tokio::test]
+async fn a_response_calls_the_tool_that_it_is_offered_and_answers_its_result() {
+    let (_server, caller) = start(instant()).await;
+    let parameters = json!({"type": "object", "required": ["days"],
+        "properties": {"days": {"type": "integer"}}});
+    let tools = json!([{"type": "web_search"},
+        {"type": "function", "name": "weather", "parameters": parameters}]);
+    let question = json!({"role": "user", "content": "How is the weather?"});
+    let ask = async |input: Value, stream: bool| {
+        let body = json!({"model": "m", "input": input, "tools": tools, "stream": stream});
+        caller.post("/v1/responses", body).await
+    };
+    let whole = ask(json!([question]), false).await.json();
+    let call = &whole["output"][0];
+    assert_eq!(
+        (&call["type"], &call["name"], &call["arguments"]),
+        (
+            &json!("function_call"),
+            &json!("weather"),
+            &json!(r#"{"days":1}"#)
+        )
+    );
+    let streamed = ask(json!([question]), true).await;
+    let events: Vec<Value> = streamed
+        .events()
+        .iter()
+        .map(|(_, data)| serde_json::from_str(data).unwrap())
+        .collect();
+    let deltas = events.iter().filter_map(|event| event["delta"].as_str());
+    assert_eq!(deltas.collect::<String>(), r#"{"days":1}"#);
+    let last = &events.last().unwrap()["response"];
+    assert_eq!(last["output"][0]["arguments"], call["arguments"]);
+    assert_eq!(last["usage"], whole["usage"]);
+    let result = json!({"type": "function_call_output", "call_id": call["call_id"],
+        "output": "sunny"});
+    let told = ask(json!([question, call, result]), false).await.json();
+    assert_eq!(told["output"][0]["type"], "message");
+}
+
 #[tokio::test]
 async fn latency_is_drawn_around_its_mean() {
     let config = MockConfig {
