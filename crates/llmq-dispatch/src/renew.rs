@@ -10,7 +10,7 @@ use crate::gates::reopened;
 use crate::ids::{LaneId, LimitId, QueueId, UpstreamId};
 use crate::order::Spot;
 use crate::setup::{LimitSetup, QueueSetup, Rules, UpstreamSetup};
-use crate::upstream::each_once;
+use crate::upstream::{Upstream, each_once};
 
 impl Dispatcher {
     /// States a limit anew, one that was learned too: what is used of it stays used. False when
@@ -93,6 +93,42 @@ impl Dispatcher {
         upstream.quota_is_saved = setup.quota_is_saved;
         upstream.heed_quota(now);
         ended
+    }
+
+    /// Gives the place of an upstream that [nothing came of](Dispatcher::is_unproven) to another
+    /// one, which begins as any new one does.
+    pub fn replace_upstream(&mut self, id: UpstreamId, setup: UpstreamSetup, now: Now) {
+        self.set_wake(Spot::Gate(id), None);
+        let before = self.upstreams[id.index()].adaptive.take();
+        let adaptive = setup.adaptive.map(|config| {
+            let name = format!("concurrency {}", setup.name);
+            let places = LimitSetup::places(name, Adaptive::new(config).limit());
+            let limit = match before {
+                Some((_, limit)) => {
+                    let slot = &mut self.limits[limit.index()];
+                    slot.name = places.name;
+                    slot.set_count(places.spec.count, now.mono);
+                    limit
+                }
+                None => self.add_limit(places, now),
+            };
+            (limit, config)
+        });
+        self.upstreams[id.index()] = Upstream::new(setup, adaptive, now);
+    }
+
+    /// Whether nothing has come of a queue so far, and nothing will of what it holds: it is empty,
+    /// nobody has changed how it runs, and no upstream of its own has ever answered a call.
+    #[must_use]
+    pub fn is_unproven(&self, id: QueueId) -> bool {
+        let queue = &self.queues[id.index()];
+        let is_idle = queue.content.jobs == 0 && !queue.paused && !queue.draining;
+        let mut routes = queue.setup.routes.iter();
+        is_idle
+            && routes.all(|route| {
+                let upstream = &self.upstreams[route.upstream.index()];
+                !upstream.has_completed && upstream.in_flight == 0
+            })
     }
 
     /// Changes everything that a queue is told at its beginning, its fallback included. To be
@@ -346,6 +382,52 @@ mod tests {
                 .change_queue(queue, QueueSetup::to("m", upstream));
             assert_eq!(world.dispatcher.queue_view(queue).draining, drained);
         }
+    }
+
+    /// A place was taken for ever by a name that a provider did not know.
+    #[test]
+    fn a_place_that_nothing_came_of_is_as_new_to_the_next_one() {
+        let mut world = world("requests=9/60s");
+        let (upstream, queue, now) = (world.upstream, world.queue, world.now);
+        assert!(world.dispatcher.is_unproven(queue));
+        world.submit(1);
+        assert!(!world.dispatcher.is_unproven(queue), "it holds a call");
+        let effects = std::mem::take(&mut world.effects);
+        let ticket = effects.iter().find_map(|effect| match effect {
+            Effect::Start(start) => Some(start.ticket),
+            _ => None,
+        });
+        let refused = crate::Ended {
+            outcome: crate::Outcome::Failed {
+                class: llmq_core::FailureClass::NoAccess,
+                told: None,
+                text: None,
+            },
+            ..crate::Ended::default()
+        };
+        let ended = Event::Ended(ticket.unwrap(), Box::new(refused));
+        world.dispatcher.handle(ended, now, &mut world.effects);
+        assert!(world.dispatcher.is_unproven(queue));
+        assert!(!world.dispatcher.is_usable(upstream, now));
+        world.dispatcher.retire_queue(queue);
+        world.dispatcher.retire_upstream(upstream);
+        let other = UpstreamSetup {
+            name: "other".into(),
+            ..UpstreamSetup::default()
+        };
+        world.dispatcher.replace_upstream(upstream, other, now);
+        let setup = QueueSetup::to("other", upstream);
+        world.dispatcher.change_queue(queue, setup);
+        assert!(world.dispatcher.is_usable(upstream, now));
+        world.submit(1);
+        assert_eq!(world.starts(), 1);
+        world
+            .dispatcher
+            .handle(Event::Pause(queue), now, &mut world.effects);
+        assert!(
+            !world.dispatcher.is_unproven(queue),
+            "a person has been here"
+        );
     }
 
     #[test]

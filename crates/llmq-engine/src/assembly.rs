@@ -146,6 +146,9 @@ struct Known {
     upstreams: FxHashMap<String, UpstreamId>,
     /// By the public model.
     queues: FxHashMap<String, QueueId>,
+    /// Places of models that were let go, for the next ones.
+    spare_queues: Vec<QueueId>,
+    spare_upstreams: Vec<UpstreamId>,
     /// By server and key, which is known by a hash alone, the numbers of credentials. Another key
     /// has another number, so that what befalls calls with the old one does not befall it.
     credentials: FxHashMap<(String, u64), u32>,
@@ -253,17 +256,15 @@ impl Accounts {
             max_attempts: self.max_attempts,
             retry_ambiguous: self.retry_ambiguous,
         };
-        let queue = match self.known.queues.get(name) {
+        let known = self.known.queues.get(name).copied();
+        let queue = match known.or_else(|| self.known.spare_queues.pop()) {
             Some(queue) => {
-                dispatcher.change_queue(*queue, setup);
-                *queue
-            }
-            None => {
-                let queue = dispatcher.add_queue(setup);
-                self.known.queues.insert(name.to_owned(), queue);
+                dispatcher.change_queue(queue, setup);
                 queue
             }
+            None => dispatcher.add_queue(setup),
         };
+        self.known.queues.insert(name.to_owned(), queue);
         AssembledModel {
             queue,
             upstreams,
@@ -283,6 +284,23 @@ impl Accounts {
         for upstream in self.known.upstreams.values() {
             if !used.contains(upstream) {
                 dispatcher.retire_upstream(*upstream);
+            }
+        }
+    }
+
+    /// Lets go of a model of these settings that [nothing came
+    /// of](Dispatcher::is_unproven): the next one that is made takes its place in the dispatcher.
+    pub fn let_go(&mut self, dispatcher: &mut Dispatcher, name: &str, settings: &ModelSettings) {
+        if let Some(queue) = self.known.queues.remove(name) {
+            dispatcher.retire_queue(queue);
+            self.known.spare_queues.push(queue);
+        }
+        for route in &settings.upstreams {
+            let made = (route.upstream.clone(), route.model_for(name).to_owned());
+            if let Some(upstream) = self.made.remove(&made) {
+                dispatcher.retire_upstream(upstream);
+                self.known.upstreams.retain(|_, known| *known != upstream);
+                self.known.spare_upstreams.push(upstream);
             }
         }
     }

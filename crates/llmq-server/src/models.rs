@@ -57,7 +57,8 @@ impl Model {
     }
 }
 
-/// Models that nobody configured are made as callers name them, this many at most.
+/// Models that nobody configured are made as callers name them, this many at most. When that many
+/// are there, one that nothing came of goes for each new one.
 const UNNAMED_MAX: usize = 1_000;
 /// A longer name is no model's.
 const NAME_BYTES_MAX: usize = 200;
@@ -79,6 +80,33 @@ struct Inner {
 }
 
 type Routes = FxHashMap<UpstreamId, Arc<AssembledRoute>>;
+
+impl Inner {
+    /// Makes room for a name: one goes that no provider has ever answered a call of, as one that
+    /// was misspelt. Whether there was one.
+    fn lets_one_go(&mut self, hub: &Hub) -> bool {
+        // Whoever is about to call it holds the model; no more can come while the table is held.
+        let is_free = |model: &Arc<Model>| Arc::strong_count(model) == 1;
+        let unproven = hub.with(|dispatcher| {
+            let mut models = self.by_name.values();
+            models
+                .find(|model| is_free(model) && dispatcher.is_unproven(model.queue))
+                .map(|model| model.name.clone())
+        });
+        let Some(model) = unproven.and_then(|name| self.by_name.remove(&name)) else {
+            return false;
+        };
+        hub.change(|dispatcher, _, _| {
+            let accounts = &mut self.accounts;
+            accounts.let_go(dispatcher, &model.name, &model.settings);
+        });
+        for route in &model.routes {
+            self.routes.remove(&route.upstream);
+        }
+        self.unnamed -= 1;
+        true
+    }
+}
 
 fn by_name(
     models: BTreeMap<String, AssembledModel>,
@@ -288,7 +316,7 @@ impl Models {
         if let Some(model) = inner.by_name.get(name) {
             return Some(Arc::clone(model));
         }
-        if inner.unnamed >= UNNAMED_MAX {
+        if inner.unnamed >= UNNAMED_MAX && !inner.lets_one_go(hub) {
             return None;
         }
         let settings = unnamed(account_for(&inner.accounts, name)?);

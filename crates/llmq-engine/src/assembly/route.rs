@@ -75,7 +75,13 @@ impl Accounts {
                 upstream
             }
             None => {
-                let upstream = dispatcher.add_upstream(setup, now);
+                let upstream = match self.known.spare_upstreams.pop() {
+                    Some(spare) => {
+                        dispatcher.replace_upstream(spare, setup, now);
+                        spare
+                    }
+                    None => dispatcher.add_upstream(setup, now),
+                };
                 self.remember(dispatcher, upstream, &name, &provider, learned, now);
                 self.known.upstreams.insert(learner.clone(), upstream);
                 upstream

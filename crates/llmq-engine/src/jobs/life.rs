@@ -133,7 +133,7 @@ impl Inner {
             ..call
         };
         // What was accepted is not refused.
-        let ticket = self.hub.submit(call).ok()?;
+        let ticket = self.line_up(lane, call)?;
         self.table().lined_up(waiting.job, ticket.id());
         Some(ticket.granted().await)
     }

@@ -19,7 +19,7 @@ use super::ends::Ends;
 use super::live::{Listening, Lives};
 use super::table::{Came, Table};
 use super::tend::KnownQueues;
-use crate::{Grant, Hub, SystemClock, Tasks};
+use crate::{Grant, Hub, SystemClock, Tasks, Ticket};
 
 /// How a runner is to work.
 pub struct RunnerOptions {
@@ -441,7 +441,7 @@ impl Inner {
             bytes: job.body.len() as u64,
             ..self.call(lane)?
         };
-        let mut ticket = self.hub.submit(call).ok()?;
+        let mut ticket = self.line_up(lane, call)?;
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match ticket.poll_granted(&mut context) {
             Poll::Ready(Ok(grant)) => Some(grant),
@@ -458,6 +458,13 @@ impl Inner {
             accepted: true,
             ..Call::new(queue, self.directory.tenant(&lane.tenant, lane.key))
         })
+    }
+
+    /// Puts a call of a lane in line; none where its queue is not its model's any more. A model that
+    /// nobody configured may be let go and its queue be another's, until a call of it is there.
+    pub(super) fn line_up(&self, lane: &Lane, call: Call) -> Option<Ticket> {
+        let ticket = self.hub.submit(call).ok()?;
+        (self.directory.queue(&lane.queue) == Some(call.queue)).then_some(ticket)
     }
 
     pub(super) fn start_of(&self, job: JobId, grant: &Grant) -> Start {

@@ -77,3 +77,40 @@ async fn an_account_that_lists_nothing_hides_no_other_and_serves_all_the_same() 
     let names = ["claude-c", "m"].map(str::to_owned);
     assert_eq!(listed(&world).await, BTreeSet::from(names));
 }
+
+/// A thousand names that no provider knew took all places for ever, and every new model was 404.
+#[tokio::test]
+async fn names_that_no_provider_knows_keep_no_place_from_those_that_one_does() {
+    let openai = Upstream::start("openai", |call| match call {
+        0 | 1_101.. => Act::Answer,
+        _ => Act::Say(error(
+            "404 Not Found",
+            "",
+            "model_not_found",
+            "The model does not exist",
+        )),
+    })
+    .await;
+    let world = World::with(&format!(
+        "[upstreams.openai]\nprovider = \"openai\"\nbase_url = \"{}\"\n",
+        openai.url
+    ))
+    .await;
+    let ask = async |model: &str| {
+        let messages = [json!({"role": "user", "content": "hello"})];
+        let body = json!({"model": model, "messages": messages}).to_string();
+        let request = Request::post("/v1/chat/completions");
+        world.send(request, &[], body).await
+    };
+    assert_eq!(ask("right").await.status, 200);
+    for number in 0..1_100 {
+        ask(&format!("wrong-{number}"))
+            .await
+            .failed(404, "does not exist");
+    }
+    for model in ["new", "right"] {
+        assert_eq!(ask(model).await.status, 200, "{model}");
+        let calls = openai.calls();
+        assert!(openai.heard(calls - 1).body.contains(model), "{model}");
+    }
+}
