@@ -16,7 +16,7 @@ use crate::call::{self, Reply, ReplyBody};
 use crate::dialect::Refusal;
 use crate::openai::background;
 use crate::timed::{Slow, Timed};
-use crate::{Problem, cors, host, model_list, pages, site};
+use crate::{Problem, cors, model_list, pages, rebinding, site};
 
 /// Before the name of a response, kept here or by a provider.
 const RESPONSE: &str = "/v1/responses/";
@@ -72,7 +72,7 @@ pub(crate) fn answer(front: &Arc<Front>, request: Request<Incoming>) -> Answerin
 fn route(front: &Arc<Front>, request: Request<Incoming>) -> Answering {
     let gateway = &front.gateway;
     let path = request.uri().path();
-    if gateway.keys.asks_nobody() && !host::is_ours(request.uri(), request.headers()) {
+    if gateway.keys.asks_nobody() && !rebinding::is_ours(request.uri(), request.headers()) {
         return at_once(foreign_host(spoken(&request)));
     }
     match Operation::from_path(path) {

@@ -15,7 +15,6 @@ use llmq_engine::{AssemblyError, Hub, SystemClock, Tasks, assemble};
 use llmq_store_sqlite::{OpenError, Place, Store, StoreError};
 use tokio_rustls::TlsAcceptor;
 
-use crate::books::{self, Keeping, StoreShelf};
 use crate::jobs::{Catalog, Desk};
 use crate::keys::{AuthPolicy, HasKeys, KeyRing, KeyRingError, KeyRingOptions};
 use crate::made::Made;
@@ -23,6 +22,7 @@ use crate::model_list::Listed;
 use crate::models::Models;
 use crate::observe::{CallLog, Observed, Parts, Traces};
 use crate::openai::batches;
+use crate::shelf::{self, Keeping, StoreShelf};
 use crate::tenants::Tenants;
 use crate::{Bounds, TlsError, tls};
 
@@ -218,7 +218,7 @@ impl Gateway {
         let memory = match store.place() {
             Place::Memory => None,
             Place::File(_) => {
-                let earlier = books::earlier(&store).await?;
+                let earlier = shelf::earlier(&store).await?;
                 Some(Memory::new(earlier, wanted.clone()))
             }
         };

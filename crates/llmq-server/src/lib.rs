@@ -12,11 +12,11 @@
 // A library says what it has to say to its caller, not to the terminal.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-mod books;
 mod gateway;
 mod made;
 mod models;
 mod reload;
+mod shelf;
 mod tenants;
 
 mod bounds;
@@ -29,9 +29,9 @@ mod written;
 
 mod cors;
 mod front;
-mod host;
 mod model_list;
 mod pages;
+mod rebinding;
 mod site;
 mod timed;
 

@@ -145,7 +145,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, asked: &Arc<Model>)
                     _ => failure.as_ref().map(|failure: &Failure| failure.class),
                 };
                 if becomes_job(gateway, incoming, asked, class) {
-                    return Box::pin(kept(gateway, incoming, asked, progress)).await;
+                    return Box::pin(as_job(gateway, incoming, asked, progress)).await;
                 }
                 if let Some(failure) = failure {
                     let turn = match no_grant {
@@ -184,7 +184,7 @@ async fn finish(gateway: &Arc<Gateway>, incoming: &Incoming, asked: &Arc<Model>)
                 let turn = line::next_turn(gateway, incoming, &model);
                 let Some(elsewhere) = elsewhere else {
                     if becomes_job(gateway, incoming, asked, class) {
-                        return Box::pin(kept(gateway, incoming, asked, *back)).await;
+                        return Box::pin(as_job(gateway, incoming, asked, *back)).await;
                     }
                     return reply::failed(gateway, incoming, told, turn, &mut back);
                 };
@@ -223,7 +223,7 @@ fn becomes_job(
 }
 
 /// It becomes a job.
-async fn kept(
+async fn as_job(
     gateway: &Gateway,
     incoming: &Incoming,
     model: &Model,

@@ -13,7 +13,6 @@ mod metrics;
 mod call_log;
 
 mod journal;
-mod kept;
 mod waiting;
 
 mod observed;
@@ -26,6 +25,7 @@ mod page;
 mod router;
 mod routes;
 mod sse;
+mod stored_events;
 
 mod traces;
 

@@ -12,8 +12,8 @@ use http::Extensions;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 
-use super::kept::{Hears, Listener};
 use super::observed::{LISTENERS_MAX, Observed};
+use super::stored_events::{Hears, Listener};
 use crate::keys::{Caller, KeyRing};
 use crate::problem::Problem;
 
