@@ -281,7 +281,7 @@ impl Dispatcher {
             self.release(id, running, ended.usage.as_ref(), now, effects);
         } else {
             for (limit, entry) in &running.entries {
-                self.limits[limit.index()].limit.failed(*entry);
+                self.limits[limit.index()].limit.failed(*entry, now.mono);
                 self.touch(Spot::Limit(*limit));
             }
             self.attempt_over(id, running, now, effects);

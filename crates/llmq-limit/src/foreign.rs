@@ -45,6 +45,15 @@ impl Foreign {
         self.squares = self.squares * fade + more * more;
     }
 
+    /// So much of what was seen was nobody's use after all.
+    pub(crate) fn unlearn(&mut self, amount: f64) {
+        if self.used > 0.0 && amount.is_finite() {
+            let kept = (1.0 - amount / self.used).clamp(0.0, 1.0);
+            self.used *= kept;
+            self.squares *= kept;
+        }
+    }
+
     fn looked_at(&self) -> f64 {
         self.seconds + BELIEF * self.period_s
     }
@@ -122,6 +131,17 @@ mod tests {
         for _ in 0..200 {
             foreign.learn(0.0, 1.0);
         }
+        assert_eq!(foreign.most(1.0, 3.0), 0.0);
+    }
+
+    #[test]
+    fn what_was_nobodys_use_is_forgotten() {
+        let mut foreign = Foreign::new(PERIOD);
+        foreign.learn(100.0, 1.0);
+        let before = foreign.most(1.0, 3.0);
+        foreign.unlearn(40.0);
+        assert!(foreign.most(1.0, 3.0) < before);
+        foreign.unlearn(1_000.0);
         assert_eq!(foreign.most(1.0, 3.0), 0.0);
     }
 

@@ -18,6 +18,7 @@ mod learner;
 mod margin;
 mod sent_log;
 mod survey;
+mod tail;
 
 mod limit;
 

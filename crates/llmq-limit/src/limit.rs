@@ -13,12 +13,14 @@ use crate::margin::within;
 use crate::sent_log::SentLog;
 use crate::sliding::{Sliding, signed};
 use crate::survey::Survey;
+use crate::tail::Tail;
 
 mod entry;
 
 mod asking;
 mod hearing;
 mod life;
+mod quiet;
 mod saved;
 
 pub use entry::{Cost, Entry, Verdict};
@@ -49,10 +51,9 @@ pub struct Limit {
     /// What our calls were charged since the word before the last one.
     lesson: Option<Sample>,
     survey: Survey,
+    tail: Tail,
     /// What was expected of the call sent last.
     last: Option<Expect>,
-    /// What calls that were refused since then had been charged.
-    uncharged: u64,
     caution: Caution,
     foreign: Foreign,
     /// When a call was refused last.
@@ -171,8 +172,8 @@ impl Limit {
             learner: Learner::new(1.0),
             lesson: None,
             last: None,
-            uncharged: 0,
             survey: Survey::new(remembered(spec.period)),
+            tail: Tail::default(),
             caution: Caution::default(),
             stated: 0.0,
             squares: 0.0,

@@ -144,6 +144,21 @@ impl Sliding {
         }
     }
 
+    /// Takes `amount` back from what is oldest. What had left the provider's window already is
+    /// among that; taken from newer calls, it would come back a second time when it leaves ours.
+    pub(crate) fn take_back_oldest(&mut self, amount: i64) {
+        let mut left = amount;
+        for slice in &mut self.slices {
+            let part = left.min(slice.used).max(0);
+            slice.used -= part;
+            self.dated -= part;
+            left -= part;
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
     /// The window's content as (age, amount) pairs, oldest first.
     pub(crate) fn content(&self, now: Timestamp) -> impl Iterator<Item = (Duration, i64)> {
         self.slices
@@ -220,6 +235,20 @@ mod tests {
         assert_eq!(window.used(), 20, "what came later is untouched");
         window.take_back_before(1_000, ms(900));
         assert!(window.used() >= 0);
+    }
+
+    #[test]
+    fn what_is_taken_back_from_the_oldest_leaves_no_window_twice() {
+        let mut window = Sliding::new(100, Duration::from_secs(1));
+        for at in [0, 100, 200] {
+            window.add(20, ms(at));
+        }
+        window.take_back_oldest(30);
+        assert_eq!(window.used(), 30);
+        window.advance(ms(1_100));
+        assert_eq!(window.used(), 20);
+        window.take_back_oldest(1_000);
+        assert_eq!(window.used(), 0);
     }
 
     #[test]

@@ -30,8 +30,6 @@ pub(crate) struct Survey {
     sampled: u64,
     /// The word that a bucket's next sample begins at.
     base: Option<Level>,
-    /// What was left after the call sent last, and the rounding of that.
-    after_all: Option<(i64, i64)>,
 }
 
 /// Calls sent within a margin of each other.
@@ -92,19 +90,11 @@ impl Survey {
             pending: None,
             sampled: 0,
             base: None,
-            after_all: None,
         }
-    }
-
-    /// What was left after the call sent last had arrived, and the rounding of that, if that is
-    /// known beyond doubt: all that were sent with it have been answered.
-    pub(crate) fn after_all(&self) -> Option<(i64, i64)> {
-        self.after_all
     }
 
     /// A call is sent; returns the number of its group.
     pub(crate) fn sent(&mut self, stated: u64, now: Timestamp, margin: Duration) -> u64 {
-        self.after_all = None;
         self.stated.add(stated, now);
         self.squares += float(stated) * float(stated);
         let number = match self.groups.back_mut() {
@@ -183,9 +173,6 @@ impl Survey {
             .and_then(|before| self.groups.get(before));
         if before.is_some_and(|before| first - before.last <= margin) {
             return Some(alone);
-        }
-        if follower.is_none() {
-            self.after_all = Some((left, rounding));
         }
         Some(Level {
             first,

@@ -132,7 +132,9 @@ impl Limit {
             squares = squares.min(since);
         }
         let squares = squares.max(0.0) + own * own;
-        (stray * squares.sqrt()) as u64
+        // Where the documented charge is above what is expected, that much is spare.
+        let spare = float(cost.arrival) - self.factor.value() * own;
+        (stray * squares.sqrt() - spare.max(0.0)).max(0.0) as u64
     }
 
     /// Whether a call of `cost` would be one bet too many: the limit counts tokens as the provider

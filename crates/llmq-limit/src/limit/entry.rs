@@ -53,6 +53,8 @@ pub(super) struct Expect {
     pub(super) returned: u64,
     /// Which of the survey's groups it was sent with.
     pub(super) group: u64,
+    /// Which tail it was part of.
+    pub(super) tail: u64,
     /// What was held for answers: the provider may have counted any part of it.
     pub(super) unknown: u64,
 }

@@ -56,6 +56,7 @@ impl Limit {
             let returned = self.give_returned(&expect, above, now, margin);
             self.heed(&expect, seen, slack.max(0), above - returned, unsure);
         }
+        self.tail.heard(expect.tail, seen - rounding);
         if self.learns_from_words() {
             self.survey.heard(Word {
                 group: expect.group,
@@ -113,26 +114,6 @@ impl Limit {
                 ..sample
             };
             self.learn(&sample, share);
-        }
-    }
-
-    /// When nothing is under way and the provider has said what was left after the last of our
-    /// calls, there is nothing to doubt in that: what it has more than our books is free. No
-    /// other word would come before the room that is missing does.
-    pub(super) fn reconcile(&mut self, now: Timestamp) {
-        let (true, Some(last), Some((left, rounding))) =
-            (self.unanswered == 0, self.last, self.survey.after_all())
-        else {
-            return;
-        };
-        let margin = last.dated - last.sent_at;
-        let above = -self.residue(&last, left)
-            - signed(self.uncharged)
-            - rounding
-            - self.about_to_return(last.sent_at, margin);
-        if let Ok(above) = u64::try_from(above) {
-            self.give_back_now(&last, above, now, margin);
-            self.heard.above = 0;
         }
     }
 

@@ -62,6 +62,7 @@ impl Limit {
         };
         let expect = Expect {
             group,
+            tail: self.tail.sent(now, margin),
             sent_at: now,
             dated,
             remaining: self.books(now, margin),
@@ -74,7 +75,6 @@ impl Limit {
             unknown,
         };
         self.last = Some(expect);
-        self.uncharged = 0;
         entry.state = EntryState::Sent {
             expect,
             produced: 0,
@@ -142,6 +142,7 @@ impl Limit {
         self.advance(now);
         self.charge(signed(new), now, now);
         self.charged += signed(new);
+        self.tail.charged(signed(new));
         match &self.meter {
             Meter::Fixed(window) => window.spans_edge(now.before(self.spec.period / 100), now),
             Meter::Sliding(_) | Meter::Bucket(_) | Meter::Places => false,
@@ -160,7 +161,6 @@ impl Limit {
             self.doubt(&entry);
         }
         self.conclude_survey();
-        self.reconcile(now);
         match (self.rule.output, usage) {
             (OutputCharge::Produced, Some(usage)) => {
                 self.produced(&mut entry, usage.output_tokens, now);
@@ -179,7 +179,9 @@ impl Limit {
             let correction = signed(real) - signed(expect.own);
             self.charge(correction, expect.dated, expect.dated);
             self.charged += correction;
+            self.tail.charged(correction);
         }
+        self.reconcile(now);
     }
 
     /// A provider that corrects to usage charges usage: its factor is real over estimate.
@@ -211,6 +213,7 @@ impl Limit {
             _ => self.charge(amount, sent_at, sent_at),
         }
         self.charged += amount;
+        self.tail.charged(amount);
     }
 
     fn close(&mut self, entry: &Entry) {
@@ -246,7 +249,6 @@ impl Limit {
             if self.rule.is_estimate() {
                 self.advance(now);
                 self.charge(-signed(expect.own), expect.dated, expect.dated);
-                self.uncharged = self.uncharged.saturating_add(expect.own);
             }
         }
         self.conclude_survey();
@@ -256,10 +258,11 @@ impl Limit {
 
     /// The call failed with an answer of the provider's: what it was charged on arrival and what
     /// it has produced stays; what was held for the rest of its answer is free.
-    pub fn failed(&mut self, entry: Entry) {
+    pub fn failed(&mut self, entry: Entry, now: Timestamp) {
         self.doubt(&entry);
         self.conclude_survey();
         self.give_back(entry);
+        self.reconcile(now);
     }
 
     /// The provider may not have counted the call: that it has more left than we thought says

@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use llmq_core::Timestamp;
+
+/// The calls sent last, each within a margin of the one before it.
+///
+/// They may have arrived in any order; but once each of them was answered with a word of what was
+/// left, at least the lowest of those words was left after all of them. Nothing was sent since, so
+/// it still is, but for what their answers and others on the account have used.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tail {
+    number: u64,
+    first: Timestamp,
+    last: Timestamp,
+    /// Calls of it of which no word has come.
+    silent: u64,
+    lowest: i64,
+    /// The word on a call that has not ended yet, and the tail it belongs to.
+    pending: Option<(u64, i64)>,
+    /// What calls have been charged since, for their answers.
+    since: i64,
+}
+
+impl Tail {
+    /// A call is sent; returns the number of the tail it belongs to.
+    pub(crate) fn sent(&mut self, now: Timestamp, margin: Duration) -> u64 {
+        if self.silent == 0 || now - self.last > margin {
+            self.number += 1;
+            self.first = now;
+            self.silent = 0;
+            self.lowest = i64::MAX;
+        }
+        self.last = self.last.max(now);
+        self.silent += 1;
+        self.since = 0;
+        self.number
+    }
+
+    /// The provider has said with the answer to a call what was left at least.
+    pub(crate) fn heard(&mut self, number: u64, left: i64) {
+        self.pending = Some((number, left));
+    }
+
+    /// A call has ended; a word that came with it counts now, once.
+    pub(crate) fn ended(&mut self) {
+        let Some((number, left)) = self.pending.take() else {
+            return;
+        };
+        if number == self.number {
+            self.silent = self.silent.saturating_sub(1);
+            self.lowest = self.lowest.min(left);
+        }
+    }
+
+    /// Calls were charged `amount` more.
+    pub(crate) fn charged(&mut self, amount: i64) {
+        self.since = self.since.saturating_add(amount.max(0));
+    }
+
+    /// What was left at least after all of them, and what has been charged since; none where a
+    /// word is missing.
+    pub(crate) fn left(&self) -> Option<(i64, i64)> {
+        (self.number > 0 && self.silent == 0).then_some((self.lowest, self.since))
+    }
+
+    /// When the first and the last call of it were sent.
+    pub(crate) fn span(&self) -> (Timestamp, Timestamp) {
+        (self.first, self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MARGIN: Duration = Duration::from_millis(2);
+
+    fn ms(ms: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn calls_close_together_count_once_each_has_been_answered() {
+        let mut tail = Tail::default();
+        assert_eq!(tail.left(), None);
+        let number = tail.sent(ms(100), MARGIN);
+        assert_eq!(tail.sent(ms(101), MARGIN), number);
+        tail.heard(number, 50);
+        // Its head and its end may both tell.
+        tail.heard(number, 50);
+        tail.ended();
+        tail.ended();
+        assert_eq!(tail.left(), None, "one of two");
+        tail.heard(number, 70);
+        tail.ended();
+        assert_eq!(tail.left(), Some((50, 0)));
+        tail.charged(20);
+        tail.charged(-30);
+        assert_eq!(tail.left(), Some((50, 20)));
+    }
+
+    #[test]
+    fn what_came_before_a_margin_matters_no_more() {
+        let mut tail = Tail::default();
+        let lost = tail.sent(ms(100), MARGIN);
+        let last = tail.sent(ms(103), MARGIN);
+        tail.heard(lost, 1);
+        tail.ended();
+        assert_eq!(tail.left(), None);
+        tail.heard(last, 9);
+        tail.ended();
+        assert_eq!(
+            (tail.left(), tail.span()),
+            (Some((9, 0)), (ms(103), ms(103)))
+        );
+    }
+}
