@@ -143,6 +143,9 @@ pub enum Report {
     GivenBack {
         /// Why.
         why: GiveBack,
+        /// What the attempt met, if the job is to tell it while it waits, and when its time to
+        /// start passes. Without one the job keeps the error that it had.
+        error: Option<crate::JobError>,
         /// How long it waits before the next attempt, at least.
         after: Duration,
     },

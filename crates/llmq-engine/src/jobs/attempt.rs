@@ -201,6 +201,7 @@ impl Inner {
         } else {
             Report::GivenBack {
                 why: GiveBack::NotSent,
+                error: None,
                 after,
             }
         };

@@ -266,6 +266,7 @@ impl Inner {
             Outcome::Declined(_, AfterFailure::Again(ticket)) => {
                 let report = Report::GivenBack {
                     why: GiveBack::NotSent,
+                    error: None,
                     after: Duration::ZERO,
                 };
                 return match self.record(lease, report, None, took).await {
@@ -362,6 +363,7 @@ impl Inner {
         } else {
             Report::GivenBack {
                 why: GiveBack::Throttled,
+                error: Some(ended.error.clone()),
                 after: Duration::ZERO,
             }
         };

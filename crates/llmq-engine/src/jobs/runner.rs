@@ -293,7 +293,8 @@ impl Runner {
             let is_queued = status == Some(Status::Queued);
             tokio::select! {
                 () = notified => {}
-                () = tokio::time::sleep_until(until) => return Ok(job),
+                // It may have moved meanwhile.
+                () = tokio::time::sleep_until(until) => return inner.store.job(id).await,
                 // What runs may end yet.
                 () = inner.stopping.cancelled(), if is_queued => return Ok(job),
                 () = inner.giving_back.cancelled() => return Ok(job),

@@ -8,12 +8,12 @@ use axum::response::IntoResponse;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use llmq_core::{Priority, Status, parse_duration};
-use llmq_store::{Idempotency, Job, JobId, NewJob};
+use llmq_store::{Idempotency, Job, JobError, JobId, NewJob};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::catalog::BUDGET_EXHAUSTED;
-use super::desk::{COME_AGAIN, Standing, refusal as refused};
+use super::desk::{Standing, refusal as refused};
 use super::live::{self, Began};
 use super::wanted::checked_key;
 use super::{result, wanted};
@@ -22,8 +22,11 @@ use crate::dialect::Refusal;
 use crate::models::Model;
 use crate::{Gateway, Problem};
 
-/// A call that waits for its job waits no longer than this: nobody's connection lives longer.
-const HELD_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// A job whose time is over is ended by the store a moment later, unless its queue stands still.
+const ENDED_WITHIN: Duration = Duration::from_millis(500);
+/// How often it is looked whether a job that runs longer than its caller would wait stands in line
+/// again.
+const LOOK: Duration = Duration::from_secs(5);
 /// Before the names of a caller's own notes.
 const NOTE: &str = "x-llmq-metadata-";
 /// What marks a job whose answer is a stream, with what its caller says of that.
@@ -245,11 +248,6 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
         let heard = incoming.stream.then(|| runner.listen(made.id));
         let entry = runner.accept(made).await;
         let entry = entry.map_err(|error| as_refusal(&refused(&error)))?;
-        if entry.new.is_none()
-            && let Some(reply) = still_waits(gateway, incoming, model, entry.id).await?
-        {
-            return Ok(reply);
-        }
         // One that was made before is told when it is whole.
         let heard = heard.filter(|_| entry.new.is_some());
         let began = async {
@@ -258,17 +256,18 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
                 None => None,
             }
         };
-        let ended = gateway.desk.ended(entry.id, HELD_MAX);
-        tokio::pin!(ended);
+        let waited = after_its_wait(gateway, incoming, entry.id);
+        tokio::pin!(waited);
         let job = tokio::select! {
             biased;
             Some(began) = began => {
                 return Ok(live::reply(runner, entry.id, incoming.dialect, began));
             }
-            job = &mut ended => job,
+            job = &mut waited => job?,
         };
-        let job = job.map_err(|problem| as_refusal(&problem))?;
-        let job = job.ok_or_else(|| Refusal::invalid("the request is removed already"))?;
+        if job.status == Status::Queued && !gateway.observed.is_draining() {
+            return waits_still(gateway, incoming, model, job).await;
+        }
         if queued_instead(incoming, model) && unserved(gateway, model, &job) {
             // Its key is free again, and is that of the one that is kept.
             return Ok(accepted(gateway, incoming, model).await);
@@ -284,40 +283,48 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
 /// Whether it was for its upstreams that a job found no answer, in its time or its attempts.
 fn unserved(gateway: &Gateway, model: &Model, job: &Job) -> bool {
     let class = job.error.as_ref().and_then(|error| error.class);
-    let broken = class.is_some_and(|class| {
-        class.rule().trips_breaker && gateway.live.load().retry.may_repeat(class)
-    });
+    let may_help = class.is_none_or(|class| gateway.live.load().retry.may_repeat(class));
+    let broken = class.is_some_and(|class| class.rule().trips_breaker);
     match job.status {
-        Status::Failed => broken,
-        Status::Expired => broken || class.is_none() && call::is_down(gateway, model),
+        Status::Failed => may_help && broken,
+        Status::Expired => may_help && (broken || call::is_down(gateway, model)),
         _ => false,
     }
 }
 
-/// What a caller is told whose key an earlier call has used, when that one waits still after the
-/// time that this one would have waited: it may have been told to wait longer.
-async fn still_waits(
+/// The job of a call at its end, or as it stands in line when its caller has waited as long as it
+/// would: the time of jobs stands still while their queue does, that of callers does not, and an
+/// earlier call of the same key may have been told to wait longer. One that runs takes its time.
+async fn after_its_wait(gateway: &Gateway, incoming: &Incoming, id: JobId) -> Result<Job, Refusal> {
+    let mut wait = incoming.max_wait + ENDED_WITHIN;
+    loop {
+        let job = gateway.desk.ended(id, wait).await;
+        let job = job.map_err(|problem| as_refusal(&problem))?;
+        let job = job.ok_or_else(|| Refusal::invalid("the request is removed already"))?;
+        if job.status != Status::Processing {
+            return Ok(job);
+        }
+        wait = LOOK;
+    }
+}
+
+/// What a caller is told whose call waits on without it: the same key finds it.
+async fn waits_still(
     gateway: &Gateway,
     incoming: &Incoming,
     model: &Model,
-    id: JobId,
-) -> Result<Option<Reply>, Refusal> {
-    let job = gateway.desk.ended(id, incoming.max_wait).await;
-    let job = job.map_err(|problem| as_refusal(&problem))?;
-    let waits = job.filter(|job| job.status == Status::Queued);
-    let Some(job) = waits.filter(|_| !gateway.observed.is_draining()) else {
-        return Ok(None);
-    };
+    job: Job,
+) -> Result<Reply, Refusal> {
     if queued_instead(incoming, model) && call::is_down(gateway, model) {
         let standing = gateway.desk.placed(vec![job]).await.remove(0);
-        return Ok(Some(told_of(gateway, incoming, &standing)));
+        return Ok(told_of(gateway, incoming, &standing));
     }
     let message = format!(
-        "the call that this Idempotency-Key made before waits still: ask again, or see \
-         /api/requests/{id}"
+        "the call of this Idempotency-Key waits still: ask again, or see /api/requests/{}",
+        job.id
     );
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);
-    Err(refusal.after(Some(COME_AGAIN)))
+    Err(refusal.after(Some(call::comes_again(gateway, incoming, model))))
 }
 
 /// The headers that tell of attempts.
@@ -354,7 +361,7 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
             },
             Err(problem) => as_refusal(&problem),
         },
-        Status::Expired if job.error.is_some() => Refusal::new(
+        Status::Expired if job.error.as_ref().is_some_and(tells_of_upstreams) => Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "upstream_unavailable",
             job.error.map(|error| error.message).unwrap_or_default(),
@@ -389,6 +396,11 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
         ),
     };
     call::refused(&refusal, incoming.dialect)
+}
+
+/// Whether it was more than a limit that an attempt met.
+fn tells_of_upstreams(error: &JobError) -> bool {
+    error.class.is_none_or(|class| !call::is_limit(class))
 }
 
 /// What a call is told whose job found no room in its key's budget, and still would not.

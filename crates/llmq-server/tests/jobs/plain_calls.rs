@@ -2,6 +2,7 @@
 
 use http::Method;
 use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_testkit::ScriptedServer;
 use serde_json::{Value, json};
 
 use crate::world::{Got, World, chat};
@@ -190,6 +191,33 @@ async fn a_call_with_a_key_is_kept_too_and_the_same_key_finds_it() {
     );
 }
 
+/// Once it was refused as if a limit had no room: nothing was kept of what its attempts had met.
+#[tokio::test]
+async fn a_call_with_a_key_that_met_an_overload_is_kept_as_one_without_is() {
+    let provider = ScriptedServer::start().await;
+    let world = World::before(provider.addr(), "").await;
+    let overloaded = provider.serve_each(async |mut guest| {
+        guest.read_call().await;
+        let body = r#"{"error":{"message":"too many others","code":"overloaded"}}"#;
+        let head = "HTTP/1.1 503 Service Unavailable\r\nconnection: close";
+        let length = body.len();
+        guest
+            .say(&format!("{head}\r\ncontent-length: {length}\r\n\r\n{body}"))
+            .await;
+    });
+    let headers = [("x-llmq-max-wait", "300ms"), ("idempotency-key", "k")];
+    let calls = async {
+        for headers in [&headers[..1], &headers] {
+            let got = call(&world, headers, &chat()).await;
+            assert_eq!(got.status, 202, "{headers:?}: {got:?}");
+        }
+    };
+    tokio::select! {
+        () = overloaded => {}
+        () = calls => {}
+    }
+}
+
 /// Once it waited as long as the call that was there before.
 #[tokio::test]
 async fn a_call_with_a_key_waits_no_longer_than_its_caller_said() {
@@ -221,6 +249,23 @@ async fn a_call_that_would_rather_be_a_job_becomes_one_although_it_was_refused()
     let headers = [("prefer", "respond-async, wait=1")];
     let got = call(&world, &headers, &chat()).await;
     assert_eq!(got.status, 202, "{got:?}");
+}
+
+/// Once it waited until the limit opened again, since the time of jobs stands still meanwhile.
+#[tokio::test]
+async fn a_call_with_a_key_that_was_refused_for_a_limit_is_told_so_in_its_time() {
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        limits: vec!["requests=1/1h".parse().unwrap()],
+        latency: std::time::Duration::from_millis(1),
+        ..MockConfig::default()
+    };
+    let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
+    assert_eq!(call(&world, &[], &chat()).await.status, 200);
+    let headers = [("idempotency-key", "k"), ("x-llmq-max-wait", "1s")];
+    let got = call(&world, &headers, &chat()).await;
+    assert_eq!(got.status, 429, "{got:?}");
+    assert_eq!(got.json()["error"]["code"], "rate_limited");
 }
 
 /// The preference is passed over for a stream, and the key is not.

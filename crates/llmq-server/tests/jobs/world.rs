@@ -27,7 +27,7 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) log: Lines,
-    mock: MockServer,
+    mock: Option<MockServer>,
     tasks: Tasks,
 }
 
@@ -116,11 +116,13 @@ impl World {
     }
 
     pub(crate) async fn behind(mock: MockServer, limits: &[&str], settings: &str) -> Self {
-        let options = Options {
-            ballast_bytes: 0,
-            ..Options::default()
-        };
-        Self::over(&Place::Memory, options, mock, limits, settings).await
+        Self::over(&Place::Memory, small(), mock, limits, settings).await
+    }
+
+    /// In front of a provider of the test's own.
+    pub(crate) async fn before(provider: SocketAddr, settings: &str) -> Self {
+        let (place, options) = (&Place::Memory, small());
+        Self::opened(place, options, (provider, None), &[], settings).await
     }
 
     /// Over a store at `place`, which is opened as `options` say but with the settings of the
@@ -132,15 +134,25 @@ impl World {
         limits: &[&str],
         settings: &str,
     ) -> Self {
+        let provider = (mock.addr(), Some(mock));
+        Self::opened(place, options, provider, limits, settings).await
+    }
+
+    async fn opened(
+        place: &Place,
+        options: Options,
+        (provider, mock): (SocketAddr, Option<MockServer>),
+        limits: &[&str],
+        settings: &str,
+    ) -> Self {
         let custom: Vec<String> = limits.iter().map(|limit| format!("\"{limit}\"")).collect();
         let text = format!(
             "{settings}\n[quota]\ntime_zone = \"{}\"\n[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
              [retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
-             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{}/v1\"\n\
+             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{provider}/v1\"\n\
              [models.gpt]\non_unavailable = \"queue\"\nprice = {{ input = 1.0, output = 2.0 }}\n\
              upstreams = [ {{ upstream = \"one\", limits = {{ custom = [{}] }} }} ]\n",
             zone_far_from_midnight(),
-            mock.addr(),
             custom.join(", ")
         );
         let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();
@@ -176,7 +188,8 @@ impl World {
 
     /// How many calls the provider got.
     pub(crate) fn calls(&self) -> u64 {
-        self.mock.report().calls
+        let mock = self.mock.as_ref();
+        mock.map_or(0, |mock| mock.report().calls)
     }
 
     pub(crate) async fn ask(
@@ -243,6 +256,14 @@ impl World {
         let state = got.json();
         assert!(state["finished_at"].is_string(), "{state}");
         state
+    }
+}
+
+/// A store that leaves the disk as it is.
+fn small() -> Options {
+    Options {
+        ballast_bytes: 0,
+        ..Options::default()
     }
 }
 

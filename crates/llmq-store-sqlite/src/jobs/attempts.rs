@@ -126,7 +126,10 @@ impl Desk<'_> {
                 }
                 Event::Failed(Verdict::GiveUp)
             }
-            Report::GivenBack { why, after } => {
+            Report::GivenBack { why, error, after } => {
+                if let Some(error) = error {
+                    row.know(|known| known.error = Some(error.clone()))?;
+                }
                 row.attempts = row.attempts.saturating_sub(1);
                 row.throttles += u32::from(*why == GiveBack::Throttled);
                 self.wait_for(&mut row, *after, now);

@@ -229,6 +229,7 @@ impl<'a> Caller<'a> {
             },
             _ => Report::GivenBack {
                 why: GiveBack::NotSent,
+                error: None,
                 after: Duration::ZERO,
             },
         }

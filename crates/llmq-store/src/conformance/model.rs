@@ -254,10 +254,12 @@ impl Case {
             },
             3 => Report::GivenBack {
                 why: GiveBack::Throttled,
+                error: Some(error),
                 after,
             },
             _ => Report::GivenBack {
                 why: GiveBack::NotSent,
+                error: None,
                 after,
             },
         };

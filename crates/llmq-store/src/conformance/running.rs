@@ -9,9 +9,10 @@ use super::World;
 use super::world::{LEASE, answer, completed, lane, new_job};
 use crate::{Cancelled, GiveBack, JobError, NewJob, Report, ReportError, StartError, Worker};
 
-fn given_back(why: GiveBack) -> Report {
+fn given_back(why: GiveBack, error: Option<JobError>) -> Report {
     Report::GivenBack {
         why,
+        error,
         after: Duration::ZERO,
     }
 }
@@ -211,15 +212,18 @@ pub async fn what_is_given_back_does_not_count(world: World) {
     let here = lane("m", "t");
     for throttles in 1..=3 {
         let lease = world.start(first).await;
-        let report = given_back(GiveBack::Throttled);
+        let busy = JobError::new("busy", throttles.to_string());
+        let report = given_back(GiveBack::Throttled, Some(busy.clone()));
         let job = world.report(lease, report).await.unwrap();
         assert_eq!((job.attempts, job.throttles), (0, throttles));
+        assert_eq!(world.show(first).await.error, Some(busy));
         assert_eq!(world.waiting(&here).await, [first, second]);
     }
     let lease = world.start(first).await;
-    let report = given_back(GiveBack::NotSent);
+    let report = given_back(GiveBack::NotSent, None);
     let job = world.report(lease, report).await.unwrap();
     assert_eq!((job.attempts, job.throttles), (0, 3));
+    assert_eq!(job.error, Some(JobError::new("busy", "3")));
     assert_eq!(world.waiting(&here).await, [first, second]);
     let lease = world.start(first).await;
     let job = world.report(lease, retry()).await.unwrap();

@@ -256,7 +256,8 @@ impl State {
                 row.job.cost_nano_usd = cost_nano_usd;
                 Event::Failed(Verdict::GiveUp)
             }
-            Report::GivenBack { why, after } => {
+            Report::GivenBack { why, error, after } => {
+                row.job.error = error.or(row.job.error.take());
                 row.job.attempts -= 1;
                 row.job.throttles += u32::from(why == GiveBack::Throttled);
                 wait(row, after);
