@@ -68,6 +68,7 @@ fn server(section: &Section<'_, '_>) -> ServerSettings {
         max_wait: section.read_or("max_wait", Duration::ZERO, values::duration),
         max_body_bytes: section.read_or("max_body", 1, values::bytes),
         max_file_bytes: section.read_or("max_file", 1, values::bytes),
+        max_batch_lines: section.read_or("max_batch_lines", 1, values::small(1..=1_000_000)),
         cors: section.read_or("cors", Vec::new(), values::origins),
         tls: section.table_if_any("tls", tls).flatten(),
     };

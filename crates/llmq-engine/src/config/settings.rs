@@ -61,6 +61,8 @@ pub struct ServerSettings {
     pub max_body_bytes: u64,
     /// The largest file, in bytes.
     pub max_file_bytes: u64,
+    /// The most lines of a batch.
+    pub max_batch_lines: u32,
     /// Web origins whose pages may call.
     pub cors: Vec<String>,
     /// For https.

@@ -53,6 +53,7 @@ fn the_default_file_says_what_the_code_does() {
     assert_eq!(settings.retry.max_attempts, 5);
     assert_eq!(settings.store.capacity, Capacity::default());
     assert_eq!(settings.server.max_body_bytes, 32_000_000);
+    assert_eq!(settings.server.max_batch_lines, 50_000);
     assert_eq!(settings.store.fallback.max_bytes, 100_000_000);
     assert!(settings.upstreams.is_empty() && settings.models.is_empty());
 }

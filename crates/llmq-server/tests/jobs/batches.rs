@@ -205,6 +205,33 @@ async fn a_form_that_cannot_be_a_file_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_batch_has_no_more_lines_than_is_set() {
+    let world = World::with(&[], "[server]\nmax_batch_lines = 3").await;
+    let of = |count: usize| {
+        let all: Vec<Value> = (0..count).map(|n| line(&format!("row-{n}"))).collect();
+        // Blank lines are none.
+        lines(&all).replacen('\n', "\n\n\n", 1)
+    };
+    let id = created(&world, &of(4)).await;
+    let batch = comes_to(&world, &id, &["failed", "completed"]).await;
+    let error = &batch["errors"]["data"][0];
+    assert_eq!(
+        (&batch["status"], &error["code"]),
+        (&json!("failed"), &json!("too_many_requests")),
+        "{batch}"
+    );
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("at most 3 lines")
+    );
+    assert_eq!(world.calls(), 0, "nothing of it is sent");
+    let id = created(&world, &of(3)).await;
+    comes_to(&world, &id, &["completed"]).await;
+}
+
+#[tokio::test]
 async fn a_batch_is_read_finished_and_its_answers_are_fetched() {
     let world = World::start().await;
     let content = lines(

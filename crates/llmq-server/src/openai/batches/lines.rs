@@ -17,8 +17,6 @@ use super::notes::{Fault, Notes};
 use crate::models::Model;
 use crate::{Gateway, call};
 
-/// The most lines of a batch (OpenAI's own limit).
-pub(super) const LINES_MAX: u32 = 50_000;
 /// The most inputs of all lines of a batch for embeddings together (OpenAI's own limit).
 const INPUTS_MAX: u64 = 50_000;
 const ID_MAX: usize = 512;

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use super::super::ids;
-use super::lines::{Checker, LINES_MAX};
+use super::lines::Checker;
 use super::notes::{Fault, Notes};
 use super::output;
 use super::reading::{Lines, Next};
@@ -367,6 +367,7 @@ impl<'a> Reading<'a> {
             return Ok(self.done(None));
         }
         let max = usize::try_from(self.gateway.max_body_bytes()).unwrap_or(usize::MAX);
+        let lines_max = self.gateway.live.load().server.max_batch_lines;
         let mut lines = Lines::new(store.as_ref(), self.notes.input, max);
         let (batch, tenant) = (self.batch.id, self.batch.tenant.as_str());
         let mut checker = Checker::new(self.gateway, self.notes, batch, tenant);
@@ -390,8 +391,9 @@ impl<'a> Reading<'a> {
                 Next::End => break,
             };
             count += 1;
-            if count > LINES_MAX {
-                let message = format!("a batch has at most {LINES_MAX} lines");
+            if count > lines_max {
+                let message =
+                    format!("a batch has at most {lines_max} lines (server.max_batch_lines)");
                 self.faults.push(Fault::new("too_many_requests", message));
                 break;
             }
