@@ -185,7 +185,9 @@ impl Drop for Progress {
             usage: self.usage,
         };
         self.gateway.observed.metrics.call(&record);
-        self.gateway.log.call(&record);
+        if !self.gateway.log.call(&record) {
+            self.gateway.observed.metrics.not_logged();
+        }
         if let Some(span) = span {
             span.end(&record, now.wall);
         }

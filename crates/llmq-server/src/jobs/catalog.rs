@@ -219,6 +219,8 @@ impl Catalog {
             usage: job.usage,
         };
         self.observed.metrics.call(&record);
-        self.log.call(&record);
+        if !self.log.call(&record) {
+            self.observed.metrics.not_logged();
+        }
     }
 }

@@ -1,6 +1,5 @@
 use std::fmt::Write as _;
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,7 +52,6 @@ struct Backlog {
     waiting: Mutex<Waiting>,
     /// There is something to write, or it is over.
     news: Condvar,
-    left_out: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -93,19 +91,14 @@ impl CallLog {
         Ok(Self { lines: Some(lines) })
     }
 
-    /// Says what became of a call.
-    pub fn call(&self, call: &CallRecord<'_>) {
-        if let Some(lines) = &self.lines {
-            let at = lines.clock.now().wall;
-            lines.backlog.push(line(call, at, lines.form).as_bytes());
-        }
-    }
-
-    /// Lines that were left out, since they could not be written as fast as calls ended.
+    /// Says what became of a call; false where its line is left out, since lines cannot be
+    /// written as fast as calls end.
     #[must_use]
-    pub fn left_out(&self) -> u64 {
-        let lines = self.lines.as_ref();
-        lines.map_or(0, |lines| lines.backlog.left_out.load(Ordering::Relaxed))
+    pub fn call(&self, call: &CallRecord<'_>) -> bool {
+        self.lines.as_ref().is_none_or(|lines| {
+            let at = lines.clock.now().wall;
+            lines.backlog.push(line(call, at, lines.form).as_bytes())
+        })
     }
 }
 
@@ -125,12 +118,11 @@ impl Backlog {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, line: &[u8]) {
+    /// Whether there was room for it.
+    fn push(&self, line: &[u8]) -> bool {
         let mut waiting = self.lock();
         if waiting.bytes.len() + line.len() > WAITING_BYTES_MAX {
-            drop(waiting);
-            self.left_out.fetch_add(1, Ordering::Relaxed);
-            return;
+            return false;
         }
         let first = waiting.bytes.is_empty();
         waiting.bytes.extend_from_slice(line);
@@ -139,6 +131,7 @@ impl Backlog {
         if first {
             self.news.notify_one();
         }
+        true
     }
 
     /// Writes until the log is dropped and all is written.
@@ -306,7 +299,7 @@ mod tests {
         let (sender, written) = mpsc::channel();
         let log = CallLog::to(Told(sender), form, SystemClock::new()).unwrap();
         for call in calls {
-            log.call(call);
+            assert!(log.call(call));
         }
         drop(log);
         String::from_utf8(written.iter().flatten().collect()).unwrap()
@@ -322,7 +315,7 @@ mod tests {
     fn a_line_is_written_without_another_one_coming() {
         let (sender, written) = mpsc::channel();
         let log = CallLog::to(Told(sender), CallLogForm::Text, SystemClock::new()).unwrap();
-        log.call(&record());
+        assert!(log.call(&record()));
         let line = String::from_utf8(written.recv().unwrap()).unwrap();
         assert!(
             line.ends_with(
@@ -372,13 +365,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_in_time_is_left_out_and_counted() {
+    fn what_cannot_be_written_in_time_is_left_out_and_told() {
         let backlog = Backlog::default();
         let line = vec![b'x'; WAITING_BYTES_MAX / 2];
-        for _ in 0..3 {
-            backlog.push(&line);
-        }
-        assert_eq!(backlog.left_out.load(Ordering::Relaxed), 1);
+        let taken: Vec<bool> = (0..3).map(|_| backlog.push(&line)).collect();
+        assert_eq!(taken, [true, true, false]);
         assert_eq!(backlog.lock().bytes.len(), WAITING_BYTES_MAX);
     }
 }

@@ -46,6 +46,7 @@ pub struct Metrics {
     rate_limited: AtomicU64,
     input_tokens: AtomicU64,
     output_tokens: AtomicU64,
+    not_logged: AtomicU64,
 }
 
 /// What has been counted so far under which names. Replaced as a whole when something new is
@@ -90,6 +91,7 @@ impl Default for Metrics {
             rate_limited: AtomicU64::new(0),
             input_tokens: AtomicU64::new(0),
             output_tokens: AtomicU64::new(0),
+            not_logged: AtomicU64::new(0),
         }
     }
 }
@@ -150,6 +152,11 @@ impl Metrics {
             }
             _ => self.first_call(key, call),
         }
+    }
+
+    /// Counts a call whose line the log had no room for.
+    pub(crate) fn not_logged(&self) {
+        self.not_logged.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one sending of a call: answered, or with what it failed.
@@ -397,6 +404,15 @@ mod tests {
             "llmq_cached_input_tokens_total{model=\"gpt\",operation=\"chat\",upstream=\"openai\"}",
             8.0,
         );
+    }
+
+    #[test]
+    fn what_the_log_of_calls_leaves_out_is_counted() {
+        let metrics = metrics();
+        let left_out = || samples(&metrics)["llmq_call_log_left_out_total"];
+        assert!(left_out().abs() < 1e-9);
+        metrics.not_logged();
+        assert!((left_out() - 1.0).abs() < 1e-9);
     }
 
     #[test]

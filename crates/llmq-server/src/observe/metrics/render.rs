@@ -28,6 +28,13 @@ impl Metrics {
         for (stream, added) in ["false", "true"].iter().zip(&self.added) {
             page.histogram("llmq_added_seconds", &[("stream", stream)], added);
         }
+        let name = "llmq_call_log_left_out_total";
+        page.family(
+            name,
+            Kind::Counter,
+            "Lines that the log of calls had no room for, since its disk is too slow.",
+        );
+        page.sample(name, &[], self.not_logged.load(Ordering::Relaxed));
     }
 }
 
