@@ -1,5 +1,17 @@
 use serde::{Deserialize, Serialize};
 
+/// The answer of `GET /api/calls`: calls that wait for their turn, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CallList {
+    /// The oldest of them, as many as were asked for.
+    pub calls: Vec<CallState>,
+    /// How many wait in all, as far as the caller may see them.
+    pub total: u64,
+    /// Always null: what waits now is another list a moment later.
+    pub next_cursor: Option<String>,
+}
+
 /// The answer of `GET /api/calls/{id}`: what a call waits for whose caller holds the line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

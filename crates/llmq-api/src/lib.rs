@@ -15,7 +15,7 @@ mod webhooks;
 
 mod problem;
 
-pub use calls::{CallState, CallStatus};
+pub use calls::{CallList, CallState, CallStatus};
 pub use keys::{
     CreateKey, CreatedKey, KeyBudget, KeyInfo, KeyList, KeyScope, KeyUse, UsedInPeriod,
 };

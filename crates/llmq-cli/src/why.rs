@@ -1,31 +1,38 @@
 //! `llmq why`.
 
 use clap::Args;
-use llmq_api::{CallState, CallStatus, RequestState};
+use llmq_api::{CallList, CallState, CallStatus, RequestState};
 
 use crate::cli::{Format, Global};
 use crate::client::ServerArgs;
 use crate::exit::{FAILED, Failure};
 use crate::{output, requests};
 
-/// What a call or an accepted request waits for
+/// What a call or an accepted request waits for, or all calls that wait
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
+  llmq why
   llmq why 0192f0c1-6a5e-7cc3-98c4-dc0c0c07398f
 
 The id is a call's X-LLMQ-Request-Id, or an accepted request's. A call that does not wait is not
-known: exit code 1.")]
+known: exit code 1. Accepted requests are listed by `llmq requests list --status queued`.")]
 pub(crate) struct WhyArgs {
-    /// The call's or request's id
+    /// The call's or request's id; without one the calls that wait are listed, oldest first
     #[arg(value_name = "ID")]
-    id: uuid::Uuid,
+    id: Option<uuid::Uuid>,
+    /// List at most so many
+    #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "id",
+        value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    limit: u16,
     #[command(flatten)]
     server: ServerArgs,
 }
 
 pub(crate) fn why(args: &WhyArgs, global: &Global) -> Result<(), Failure> {
-    let id = args.id;
+    let Some(id) = args.id else {
+        return list(args, global);
+    };
     // A call that waits now, and else what was accepted.
     let no_call = match args.server.find::<CallState>(&format!("/api/calls/{id}"))? {
         Ok(call) => {
@@ -47,6 +54,51 @@ pub(crate) fn why(args: &WhyArgs, global: &Global) -> Result<(), Failure> {
             message: format!("{no_call}; nor was a request of this id accepted"),
         }),
     }
+}
+
+fn list(args: &WhyArgs, global: &Global) -> Result<(), Failure> {
+    let list: CallList = args
+        .server
+        .get(&format!("/api/calls?limit={}", args.limit))?;
+    let text = match global.format {
+        Format::Table => lines(&list.calls),
+        Format::Json => output::json(&list.calls, Format::Json)?,
+        Format::Jsonl => {
+            let lines = list.calls.iter();
+            let lines = lines.map(|call| output::json(call, Format::Jsonl));
+            lines.collect::<Result<_, _>>()?
+        }
+    };
+    output::print(&text)?;
+    let more = list.total.saturating_sub(u64::from(args.limit));
+    if more > 0 && !global.quiet {
+        say!("{more} more wait: see --limit");
+    }
+    Ok(())
+}
+
+/// A line for each call that waits.
+fn lines(calls: &[CallState]) -> String {
+    let head = [
+        "CALL",
+        "MODEL",
+        "PRIORITY",
+        "WAITED",
+        "WAITS FOR",
+        "MAY START",
+    ];
+    let known = |text: &Option<String>| text.clone().unwrap_or_default();
+    let rows = calls.iter().map(|call| {
+        [
+            call.id.clone(),
+            call.model.clone(),
+            call.priority.to_string(),
+            format!("{:.1} s", seconds(call.waited_ms)),
+            known(&call.waiting_for),
+            known(&call.estimated_start),
+        ]
+    });
+    output::table(head, rows)
 }
 
 fn table(call: &CallState) -> String {
@@ -103,8 +155,14 @@ mod tests {
         assert!(text.contains("may start  not known\n"), "{text}");
         let sent = CallState {
             status: CallStatus::Processing,
-            ..call
+            ..call.clone()
         };
         assert!(!table(&sent).contains("position"));
+        let listed = lines(&[call]);
+        assert!(listed.starts_with("CALL  MODEL  PRIORITY  WAITED  WAITS FOR       MAY START\n"));
+        assert!(
+            listed.contains("x     gpt    70        2.1 s   tpm openai/gpt"),
+            "{listed}"
+        );
     }
 }

@@ -8,7 +8,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
-use crate::keys::{KeyRing, KeyScope};
+use crate::keys::{KeyRing, KeyScope, Look, Manage, Need as _};
 use crate::{Gateway, Problem, keys, observe};
 
 /// Whether a path is one of theirs.
@@ -22,12 +22,18 @@ pub(crate) fn has(path: &str) -> bool {
 
 /// All of them, each for those who may use it.
 pub(crate) fn router(gateway: &Arc<Gateway>) -> Router {
-    let observe::Routes { open, read, manage } = observe::routes(&gateway.observed);
-    open.merge(guarded(read, &gateway.keys, KeyScope::Read))
+    let observe::Routes {
+        open,
+        read,
+        look,
+        manage,
+    } = observe::routes(&gateway.observed);
+    open.merge(guarded(read, &gateway.keys, &[KeyScope::Read]))
+        .merge(guarded(look, &gateway.keys, Look::SCOPES))
         .merge(guarded(
             recorded(manage, gateway),
             &gateway.keys,
-            KeyScope::Manage,
+            Manage::SCOPES,
         ))
         .merge(keys::router(Arc::clone(&gateway.keys)))
         .merge(gateway.job_routes())
@@ -36,8 +42,9 @@ pub(crate) fn router(gateway: &Arc<Gateway>) -> Router {
         .fallback(nothing_here)
 }
 
-fn guarded(router: Router, ring: &Arc<KeyRing>, scope: KeyScope) -> Router {
-    router.route_layer(from_fn_with_state((Arc::clone(ring), scope), guard))
+/// For callers with one of these scopes.
+fn guarded(router: Router, ring: &Arc<KeyRing>, scopes: &'static [KeyScope]) -> Router {
+    router.route_layer(from_fn_with_state((Arc::clone(ring), scopes), guard))
 }
 
 /// What was decided about a queue is in the store before that is answered.
@@ -54,11 +61,11 @@ async fn record(State(gateway): State<Arc<Gateway>>, request: Request, next: Nex
 }
 
 async fn guard(
-    State((ring, scope)): State<(Arc<KeyRing>, KeyScope)>,
+    State((ring, scopes)): State<(Arc<KeyRing>, &'static [KeyScope])>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match keys::caller(&ring, request.headers(), &[scope]) {
+    match keys::caller(&ring, request.headers(), scopes) {
         Ok(caller) => {
             // What goes on for long asks again whether its caller may.
             request.extensions_mut().insert(Arc::clone(&ring));

@@ -98,6 +98,7 @@ pub(crate) async fn wait(
             progress.waits_since = Some(gateway.clock.now().mono);
             progress.waited_for = waiting_for(gateway, ticket.id());
             let call = WaitingCall {
+                tenant: incoming.tenant_name.as_str().into(),
                 ticket: ticket.id(),
                 queue: model.queue,
                 priority: incoming.priority,

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use llmq_api::{
-    AcceptedCounts, BreakerWord, CallState, CallStatus, Depth, LimitState, QueueMotion, QueueState,
-    QuotaState, UpstreamState,
+    AcceptedCounts, BreakerWord, CallList, CallState, CallStatus, Depth, LimitState, QueueMotion,
+    QueueState, QuotaState, UpstreamState,
 };
 use llmq_core::{Now, Timestamp};
 use llmq_dispatch::{Blocker, LimitView, QueueId, QueueView, UpstreamId};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::observed::{Observed, Parts};
 use super::waiting::WaitingCall;
+use crate::keys::Caller;
 use crate::shown;
 
 impl Parts {
@@ -150,8 +151,26 @@ impl Observed {
     }
 
     /// What a waiting call waits for; none: no such call waits.
-    pub(crate) fn call(&self, id: Uuid) -> Option<CallState> {
-        let call = self.waiting.get(id)?;
+    pub(crate) fn call(&self, id: Uuid, caller: &Caller) -> Option<CallState> {
+        let call = self.waiting.get(id).filter(|call| sees(caller, call))?;
+        self.look_at(id, &call)
+    }
+
+    /// The calls of those that the caller may see which have waited longest, the oldest first.
+    pub(crate) fn calls(&self, most: usize, caller: &Caller) -> CallList {
+        let (oldest, total) = self.waiting.oldest(most, |call| sees(caller, call));
+        let oldest = oldest.iter();
+        CallList {
+            calls: oldest
+                .filter_map(|(id, call)| self.look_at(*id, call))
+                .collect(),
+            total: u64::try_from(total).unwrap_or(u64::MAX),
+            next_cursor: None,
+        }
+    }
+
+    /// None: it has just ended.
+    fn look_at(&self, id: Uuid, call: &WaitingCall) -> Option<CallState> {
         let now = self.now();
         let parts = self.parts();
         let (model, why, outlook) = parts.hub.with(|dispatcher| {
@@ -159,7 +178,6 @@ impl Observed {
             let outlook = dispatcher.outlook(call.ticket, now);
             (model, dispatcher.why(call.ticket), outlook)
         });
-        // It has just ended.
         let (why, outlook) = (why?, outlook?);
         let in_line = !why.started && !matches!(why.blockers[..], [Blocker::NotBefore(_)]);
         Some(CallState {
@@ -171,12 +189,17 @@ impl Observed {
             },
             model,
             priority: call.priority.value(),
-            waited_ms: waited_ms(&call, now),
+            waited_ms: waited_ms(call, now),
             position: in_line.then(|| outlook.ahead.saturating_add(1)),
             estimated_start: outlook.start.map(|at| at_text(at, now)),
             waiting_for: why.blockers.first().map(ToString::to_string),
         })
     }
+}
+
+/// A call of another tenant is told like one that is not there.
+fn sees(caller: &Caller, call: &WaitingCall) -> bool {
+    caller.tenant_for(Some(&call.tenant)).is_ok()
 }
 
 /// What the store says if it says it soon: whoever looks at a server whose disk hangs sees the rest.

@@ -10,8 +10,10 @@ use super::openapi;
 pub struct Routes {
     /// For everybody: health, and the description of the API.
     pub open: Router,
-    /// For keys with the scope `read`: figures, queues, calls, events, the page.
+    /// For keys with the scope `read`: figures, queues, events, the page.
     pub read: Router,
+    /// For keys with the scope `read` or `call`: the calls of their tenant that wait.
+    pub look: Router,
     /// For keys with the scope `manage`: what changes queues.
     pub manage: Router,
 }
@@ -26,6 +28,7 @@ pub fn routes(observed: &Arc<Observed>) -> Routes {
     Routes {
         open: with_state(openapi::open()),
         read: with_state(openapi::read()),
+        look: with_state(openapi::look()),
         manage: with_state(openapi::manage()),
     }
 }
@@ -34,5 +37,6 @@ pub fn routes(observed: &Arc<Observed>) -> Routes {
 #[cfg(test)]
 pub(crate) fn router(observed: &Arc<Observed>) -> Router {
     let routes = routes(observed);
-    routes.open.merge(routes.read).merge(routes.manage)
+    let seen = routes.open.merge(routes.read).merge(routes.look);
+    seen.merge(routes.manage)
 }

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::response::{Html, IntoResponse, Response};
+use axum::{Extension, Json};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use llmq_api::{
-    CallState, Health, HealthWord, ProblemBody, QueueList, QueueMotion, QueueState, RequestCounts,
-    Stats,
+    CallList, CallState, Health, HealthWord, ProblemBody, QueueList, QueueMotion, QueueState,
+    RequestCounts, Stats,
 };
 use llmq_dispatch::{Event, QueueId};
+use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -19,10 +21,15 @@ use super::look::counted;
 use super::metrics::{self, Page, write_gauges};
 use super::observed::Observed;
 use super::page;
+use crate::keys::Caller;
 use crate::problem::Problem;
 use crate::shown;
 
 type Shared = State<Arc<Observed>>;
+
+/// So many waiting calls are listed unless another number is asked for, and at most.
+const CALLS: usize = 100;
+const CALLS_MAX: usize = 1_000;
 
 /// How the server is. Always 200 while it runs.
 #[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, description = "How it is.", body = Health)))]
@@ -157,6 +164,42 @@ pub(crate) async fn stats(State(observed): Shared) -> Json<Stats> {
     Json(observed.stats().await)
 }
 
+/// Which waiting calls are asked for.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct AskedCalls {
+    /// At most so many, 1 to 1000; 100 unless said.
+    limit: Option<usize>,
+}
+
+/// The plain calls that wait for their turn, oldest first: those of the caller's tenant, or of
+/// all where the key may call for any.
+#[utoipa::path(
+    get,
+    path = "/api/calls",
+    tag = "watching",
+    params(AskedCalls),
+    responses(
+        (status = 200, description = "Calls that wait, and what each waits for.", body = CallList),
+        (status = 400, description = "What is wrong.", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list_calls(
+    State(observed): Shared,
+    caller: Option<Extension<Caller>>,
+    asked: Result<Query<AskedCalls>, QueryRejection>,
+) -> Result<Json<CallList>, Problem> {
+    let Query(asked) = asked.map_err(|rejection| Problem::invalid(rejection.body_text()))?;
+    let limit = asked.limit.unwrap_or(CALLS);
+    if !(1..=CALLS_MAX).contains(&limit) {
+        return Err(Problem::invalid(format!(
+            "`limit` must be 1 to {CALLS_MAX}"
+        )));
+    }
+    Ok(Json(observed.calls(limit, &who(caller))))
+}
+
 /// What a waiting call waits for, by its `X-LLMQ-Request-Id`.
 #[utoipa::path(
     get,
@@ -171,15 +214,21 @@ pub(crate) async fn stats(State(observed): Shared) -> Json<Stats> {
 )]
 pub(crate) async fn get_call(
     State(observed): Shared,
+    caller: Option<Extension<Caller>>,
     Path(id): Path<String>,
 ) -> Result<Json<CallState>, Problem> {
     let uuid: Uuid = id
         .parse()
         .map_err(|_| Problem::invalid("`id` is not the number of a call: it is a UUID"))?;
-    observed.call(uuid).map(Json).ok_or_else(|| {
+    observed.call(uuid, &who(caller)).map(Json).ok_or_else(|| {
         let message = format!("no call {uuid} waits: it was sent at once, is over, or never came");
         Problem::not_found("call_not_found", message)
     })
+}
+
+/// Where nobody was asked for a key, everybody may see everything.
+fn who(caller: Option<Extension<Caller>>) -> Caller {
+    caller.map_or_else(Caller::anonymous, |Extension(caller)| caller)
 }
 
 /// A page for people: the state of the queues, and links.

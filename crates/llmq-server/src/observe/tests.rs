@@ -264,6 +264,7 @@ async fn a_waiting_call_tells_its_place_until_it_is_over() {
     let ticket = hub.submit(world.call()).unwrap();
     let id = Uuid::from_u128(5);
     let waiting = WaitingCall {
+        tenant: "default".into(),
         ticket: ticket.id(),
         queue: world.queue,
         priority: Priority::NORMAL,
@@ -285,6 +286,52 @@ async fn a_waiting_call_tells_its_place_until_it_is_over() {
     assert_eq!(status, 404);
     assert_eq!(problem["code"], "call_not_found");
     assert_eq!(world.get("/api/calls/x").await.0, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_calls_that_have_waited_longest_are_listed_oldest_first() {
+    let mut world = World::new();
+    world.use_the_limit().await;
+    let hub = Arc::clone(&world.observed.parts().hub);
+    let (mut tickets, mut guards) = (Vec::new(), Vec::new());
+    // Their numbers are not in the order of their ages.
+    for id in [9, 3, 7, 5] {
+        let ticket = hub.submit(world.call()).unwrap();
+        let waiting = WaitingCall {
+            tenant: "default".into(),
+            ticket: ticket.id(),
+            queue: world.queue,
+            priority: Priority::NORMAL,
+            since: world.observed.now().mono,
+        };
+        tickets.push(ticket);
+        guards.push(world.observed.waiting.enter(Uuid::from_u128(id), waiting));
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    for (query, expected) in [("", vec![9, 3, 7, 5]), ("?limit=2", vec![9, 3])] {
+        let (status, list) = world.get(&format!("/api/calls{query}")).await;
+        assert_eq!(
+            (status.as_u16(), &list["total"]),
+            (200, &json!(4)),
+            "{list}"
+        );
+        let ids = list["calls"].as_array().unwrap().iter();
+        let ids: Vec<&str> = ids.map(|call| call["id"].as_str().unwrap()).collect();
+        let expected = expected
+            .into_iter()
+            .map(|id| Uuid::from_u128(id).to_string());
+        assert_eq!(ids, expected.collect::<Vec<_>>());
+        assert_eq!(list["calls"][1]["waiting_for"], "requests=1/10s openai/gpt");
+    }
+    for bad in ["limit=0", "limit=1001", "limit=x", "cursor=1"] {
+        let (status, problem) = world.get(&format!("/api/calls?{bad}")).await;
+        assert_eq!(
+            (status.as_u16(), &problem["code"]),
+            (400, &json!("invalid_request"))
+        );
+    }
+    drop(guards);
+    assert_eq!(world.get("/api/calls").await.1["calls"], json!([]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -440,7 +487,7 @@ async fn every_route_that_is_described_exists() {
         }
     }
     assert_eq!(
-        asked, 14,
+        asked, 15,
         "a route came or went: look at docs/src/observability.md too"
     );
 }

@@ -14,8 +14,10 @@ pub struct Waiting {
 }
 
 /// One of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingCall {
+    /// Who it is charged to.
+    pub tenant: Arc<str>,
     /// Its place in line.
     pub ticket: TicketId,
     /// Its queue.
@@ -47,7 +49,28 @@ impl Waiting {
     /// A call that waits now.
     #[must_use]
     pub fn get(&self, id: Uuid) -> Option<WaitingCall> {
-        self.lock().get(&id).copied()
+        self.lock().get(&id).cloned()
+    }
+
+    /// The `most` of those that `sees` lets through which have waited longest, with their numbers,
+    /// the oldest first; and how many it lets through.
+    pub(super) fn oldest(
+        &self,
+        most: usize,
+        sees: impl Fn(&WaitingCall) -> bool,
+    ) -> (Vec<(Uuid, WaitingCall)>, usize) {
+        let calls = self.lock();
+        let seen = calls.iter().filter(|(_, call)| sees(call));
+        let mut ages: Vec<(Timestamp, Uuid)> = seen.map(|(id, call)| (call.since, *id)).collect();
+        let total = ages.len();
+        if most < total {
+            ages.select_nth_unstable(most);
+            ages.truncate(most);
+        }
+        ages.sort_unstable();
+        let oldest = ages.into_iter();
+        let oldest = oldest.filter_map(|(_, id)| Some((id, calls.get(&id)?.clone())));
+        (oldest.collect(), total)
     }
 
     fn lock(&self) -> MutexGuard<'_, FxHashMap<Uuid, WaitingCall>> {
