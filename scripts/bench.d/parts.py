@@ -313,31 +313,41 @@ FAMILIES = {
     "Mixed": ("mixed loads, right estimates", ("=", 0), (">=", 0.98)),
     "Off15": ("estimates 15 % off", ("<=", 0.001), (">=", 0.98)),
     "Off30": ("estimates 30 % off", None, None),
+    "Shared": ("another client on the account", ("=", 0), None),
 }
 
 
 def limits(bench):
     """429s, use and broken laws over simulated runs. Virtual time and fixed seeds: one round
     says it all."""
-    runs = 100 if bench.quick else 2_500
-    command = f"cargo run --release -p llmq-sim --example limits -- {runs}"
-    output = bench.cargo(*command.split()[1:])
     measured = []
-    for line in output.splitlines():
-        found = json.loads(line)
-        words, refused, used = FAMILIES[found["family"]]
-        words = f"{words}, {found['runs']:,} runs, {found['sent']:,} calls"
-        ours, unit = found["ours"], "count"
-        if refused != ("=", 0):
-            ours, unit = ours / max(found["sent"], 1), "share"
-        measured += [
-            figure(f"{found['family']}: refused", f"429s of ours, {words}", [ours], unit,
-                   command, refused),
-            figure(f"{found['family']}: use", f"use of the limits, {words}",
-                   [found["used"]], "share", command, used),
-            figure(f"{found['family']}: broken", f"runs that broke a law, {words}",
-                   [found["broken"]], "count", command, ("=", 0), seeds=found["seeds"]),
-        ]
+    for family in FAMILIES:
+        measured += of_family(bench, family)
+    return measured
+
+
+def of_family(bench, family):
+    """One family of simulated worlds."""
+    runs = 100 if bench.quick else 2_500
+    command = f"cargo run --release -p llmq-sim --example limits -- {runs} {family}"
+    found = json.loads(bench.cargo(*command.split()[1:]))
+    words, refused, used = FAMILIES[family]
+    words = f"{words}, {found['runs']:,} runs, {found['sent']:,} calls"
+    ours, unit = found["ours"], "count"
+    if refused != ("=", 0):
+        ours, unit = ours / max(found["sent"], 1), "share"
+    measured = [
+        figure(f"{family}: refused", f"429s of ours, {words}", [ours], unit, command, refused),
+        figure(f"{family}: use", f"use of the limits, {words}", [found["used"]], "share", command,
+               used),
+        figure(f"{family}: broken", f"runs that broke a law, {words}", [found["broken"]], "count",
+               command, ("=", 0), seeds=found["seeds"]),
+    ]
+    if family == "Shared":
+        measured.append(
+            figure(f"{family}: crowded",
+                   f"runs in which others' use cost a limit more than one 429 a window, {words}",
+                   [found["crowded"]], "count", command, ("=", 0)))
     return measured
 
 
