@@ -409,21 +409,23 @@ async fn a_second_owner_is_told_who_has_it_under_whatever_name() {
     open(&Place::File(path));
 }
 
-/// The locks that this process has of a file, as the system counts them.
+/// The locks that this process has of a file, as the system counts them: by what it has open,
+/// since the list of everybody's locks is read piece by piece, and others' come and go meanwhile.
 #[cfg(target_os = "linux")]
 fn locks_of(path: &std::path::Path) -> Vec<String> {
     use std::os::unix::fs::MetadataExt as _;
-    let inode = std::fs::metadata(path).unwrap().ino().to_string();
-    let locks = std::fs::read_to_string("/proc/locks").unwrap();
-    let of_it = locks.lines().filter(|line| {
-        let file = line
-            .split_whitespace()
-            .find(|word| word.matches(':').count() == 2);
-        file.is_some_and(|file| file.ends_with(&format!(":{inode}")))
-    });
-    let words = of_it.map(|line| line.split_once(": ").unwrap_or_default().1.to_owned());
-    // The list is read piece by piece: one that moves meanwhile, as others' locks go, is seen twice.
-    let mut locks: Vec<String> = words.collect();
+    let inode = format!(":{}", std::fs::metadata(path).unwrap().ino());
+    let open = std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
+    // What was closed meanwhile is not this file.
+    let infos = open.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let mut locks: Vec<String> = infos
+        .flat_map(|info| info.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|line| {
+            let lock = line.strip_prefix("lock:")?.split_once(": ")?.1.to_owned();
+            let mut words = lock.split_whitespace();
+            words.any(|word| word.ends_with(&inode)).then_some(lock)
+        })
+        .collect();
     locks.sort_unstable();
     locks.dedup();
     locks
