@@ -4,6 +4,8 @@ use http::Method;
 use llmq_provider::mock::{MockConfig, MockServer};
 use llmq_store_sqlite::{Options, Place};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::world::{Got, World, chat};
 
@@ -283,6 +285,32 @@ async fn a_batch_is_read_finished_and_its_answers_are_fetched() {
         (&listed["data"], &listed["has_more"]),
         (&json!([batch]), &json!(false))
     );
+}
+
+/// Once a batch whose caller had left as it was made was never read, until the next start.
+#[tokio::test]
+async fn a_batch_whose_caller_leaves_at_once_is_finished_all_the_same() {
+    let world = World::start().await;
+    let file = uploaded(&world, &lines(&[line("a")])).await;
+    let body = json!({"input_file_id": file, "endpoint": "/v1/chat/completions",
+        "completion_window": "24h"})
+    .to_string();
+    let request = format!(
+        "POST /v1/batches HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(world.addr).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+    }
+    // It is the last that the server hears of, so those before it are made or never will be.
+    let last = create(&world, &file).await.json();
+    comes_to(&world, last["id"].as_str().unwrap(), &["completed"]).await;
+    let listed = world.get("/v1/batches?limit=100").await.json();
+    for batch in listed["data"].as_array().unwrap() {
+        comes_to(&world, batch["id"].as_str().unwrap(), &["completed"]).await;
+    }
 }
 
 #[tokio::test]

@@ -396,3 +396,40 @@ async fn a_response_is_its_tenants_alone() {
         .await;
     assert_eq!(got.status, 200, "{got:?}");
 }
+
+#[tokio::test]
+async fn a_waiting_call_is_shown_to_its_tenant_and_to_who_may_call_for_any() {
+    let keyed = Keyed::new(&[]).await;
+    let one = keyed.key(json!({"name": "one"})).await;
+    let two = keyed.key(json!({"name": "two"})).await;
+    let get = async |key: &str, path: &str| keyed.ask(key, Method::GET, path, &Value::Null).await;
+    let path = "/api/queues/gpt/pause";
+    let paused = keyed
+        .ask(&keyed.admin, Method::POST, path, &Value::Null)
+        .await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    let body = chat();
+    let waiting = keyed.ask(&one.shown, Method::POST, CHAT, &body);
+    let looks = async {
+        let list = loop {
+            let list = get(&one.shown, "/api/calls").await.json();
+            if list["total"] == 1 {
+                break list;
+            }
+        };
+        let id = list["calls"][0]["id"].as_str().unwrap();
+        let call = format!("/api/calls/{id}");
+        for (key, total, status) in [
+            (&one.shown, 1, 200),
+            (&two.shown, 0, 404),
+            (&keyed.admin, 1, 200),
+        ] {
+            assert_eq!(get(key, "/api/calls").await.json()["total"], total);
+            assert_eq!(get(key, &call).await.status, status);
+        }
+    };
+    tokio::select! {
+        got = waiting => panic!("it waits: {got:?}"),
+        () = looks => {}
+    }
+}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use llmq_core::{Clock, parse_duration};
 use llmq_provider::Operation;
-use llmq_store::{Batch, BatchCounts, BatchId, BatchStatus, StoredFile};
+use llmq_store::{Batch, BatchCounts, BatchId, BatchStatus, StoreError, StoredFile};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -97,9 +97,16 @@ pub(in super::super) async fn create(
         changed_at: now,
         details: notes.kept(),
     };
-    gateway.desk.store().create_batch(batch.clone()).await?;
-    gateway.batches.touch(batch.id);
-    Ok(Json(object(&batch)?))
+    let made = Json(object(&batch)?);
+    let making = Arc::clone(&gateway);
+    led_on(&gateway, async move {
+        let id = batch.id;
+        making.desk.store().create_batch(batch).await?;
+        making.batches.touch(id);
+        Ok(())
+    })
+    .await?;
+    Ok(made)
 }
 
 async fn input(gateway: &Gateway, caller: &Caller, name: &str) -> Result<StoredFile, Refused> {
@@ -270,13 +277,30 @@ pub(in super::super) async fn cancel(
         };
         notes.at.cancelling = Some(now.wall);
         let update = update(batch.status, to, &notes, event);
-        let store = gateway.desk.store();
+        let ending = Arc::clone(&gateway);
+        let moved = led_on(&gateway, async move {
+            let store = ending.desk.store();
+            let moved = store.update_batch(batch.id, update, now).await?;
+            if moved.is_some() {
+                ending.batches.touch(batch.id);
+            }
+            Ok(moved)
+        });
         // If it has moved on meanwhile, what is to be done is another thing.
-        if let Some(batch) = store.update_batch(batch.id, update, now).await? {
-            gateway.batches.touch(batch.id);
+        if let Some(batch) = moved.await? {
             return Ok(Json(object(&batch)?));
         }
     }
+}
+
+/// Carries out a change of a batch to its end although its caller may go: what is in the store and
+/// was told to nobody who leads batches on would stand still until the next start.
+async fn led_on<T: Send + 'static>(
+    gateway: &Gateway,
+    change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    let changed = gateway.desk.tasks.spawn(change).await;
+    changed.unwrap_or(Err(StoreError::Closed))
 }
 
 /// A batch that the caller may see. One of another tenant is told like one that is not there.
