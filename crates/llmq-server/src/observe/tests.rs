@@ -15,13 +15,14 @@ use llmq_dispatch::{
     Call, Dispatcher, Ended, LimitSetup, Notice, Outcome, QueueId, QueueSetup, Rules, Scope,
     TenantId, UpstreamId, UpstreamSetup,
 };
-use llmq_engine::{SystemClock, Tasks};
+use llmq_engine::{SystemClock, Tasks, Ticket};
 use llmq_limit::charge_rule;
 use llmq_store::{MemoryStore, Settings};
 use serde_json::{Value, json};
 use tower_service::Service;
 use uuid::Uuid;
 
+use super::waiting::WaitingGuard;
 use super::{Observed, Parts, WaitingCall, router};
 
 /// A gateway with one upstream, `openai/gpt`, of one request in ten seconds, and one queue.
@@ -68,6 +69,18 @@ impl World {
             tenant,
             _tasks: tasks,
         }
+    }
+
+    /// A call under this number waits from now on.
+    fn enter(&self, id: Uuid, ticket: &Ticket) -> WaitingGuard {
+        let call = WaitingCall {
+            tenant: "default".into(),
+            ticket: ticket.id(),
+            queue: self.queue,
+            priority: Priority::NORMAL,
+            since: self.observed.now().mono,
+        };
+        self.observed.waiting.enter(id, call)
     }
 
     async fn ask(&mut self, request: Request<Body>) -> Response {
@@ -263,14 +276,7 @@ async fn a_waiting_call_tells_its_place_until_it_is_over() {
     let _ahead = hub.submit(world.call()).unwrap();
     let ticket = hub.submit(world.call()).unwrap();
     let id = Uuid::from_u128(5);
-    let waiting = WaitingCall {
-        tenant: "default".into(),
-        ticket: ticket.id(),
-        queue: world.queue,
-        priority: Priority::NORMAL,
-        since: world.observed.now().mono,
-    };
-    let guard = world.observed.waiting.enter(id, waiting);
+    let guard = world.enter(id, &ticket);
     tokio::time::advance(Duration::from_secs(2)).await;
     let path = format!("/api/calls/{id}");
     let (status, call) = world.get(&path).await;
@@ -297,15 +303,8 @@ async fn the_calls_that_have_waited_longest_are_listed_oldest_first() {
     // Their numbers are not in the order of their ages.
     for id in [9, 3, 7, 5] {
         let ticket = hub.submit(world.call()).unwrap();
-        let waiting = WaitingCall {
-            tenant: "default".into(),
-            ticket: ticket.id(),
-            queue: world.queue,
-            priority: Priority::NORMAL,
-            since: world.observed.now().mono,
-        };
+        guards.push(world.enter(Uuid::from_u128(id), &ticket));
         tickets.push(ticket);
-        guards.push(world.observed.waiting.enter(Uuid::from_u128(id), waiting));
         tokio::time::advance(Duration::from_millis(100)).await;
     }
     for (query, expected) in [("", vec![9, 3, 7, 5]), ("?limit=2", vec![9, 3])] {

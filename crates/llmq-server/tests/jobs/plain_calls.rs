@@ -234,18 +234,23 @@ async fn a_call_with_a_key_waits_no_longer_than_its_caller_said() {
     assert!(message.contains(&id), "{message}");
 }
 
-/// Once it got the 429 of an attempt that was made in the meantime.
-#[tokio::test]
-async fn a_call_that_would_rather_be_a_job_becomes_one_although_it_was_refused() {
+/// A gateway that knows nothing of its upstream's limit before it is told, which is used up.
+async fn behind_an_untold_limit() -> World {
     let config = MockConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         limits: vec!["requests=1/1h".parse().unwrap()],
         latency: std::time::Duration::from_millis(1),
         ..MockConfig::default()
     };
-    // The gateway knows nothing of the limit before it is told.
     let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
     assert_eq!(call(&world, &[], &chat()).await.status, 200);
+    world
+}
+
+/// Once it got the 429 of an attempt that was made in the meantime.
+#[tokio::test]
+async fn a_call_that_would_rather_be_a_job_becomes_one_although_it_was_refused() {
+    let world = behind_an_untold_limit().await;
     let headers = [("prefer", "respond-async, wait=1")];
     let got = call(&world, &headers, &chat()).await;
     assert_eq!(got.status, 202, "{got:?}");
@@ -254,14 +259,7 @@ async fn a_call_that_would_rather_be_a_job_becomes_one_although_it_was_refused()
 /// Once it waited until the limit opened again, since the time of jobs stands still meanwhile.
 #[tokio::test]
 async fn a_call_with_a_key_that_was_refused_for_a_limit_is_told_so_in_its_time() {
-    let config = MockConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        limits: vec!["requests=1/1h".parse().unwrap()],
-        latency: std::time::Duration::from_millis(1),
-        ..MockConfig::default()
-    };
-    let world = World::behind(MockServer::start(config).await.unwrap(), &[], "").await;
-    assert_eq!(call(&world, &[], &chat()).await.status, 200);
+    let world = behind_an_untold_limit().await;
     let headers = [("idempotency-key", "k"), ("x-llmq-max-wait", "1s")];
     let got = call(&world, &headers, &chat()).await;
     assert_eq!(got.status, 429, "{got:?}");
