@@ -93,23 +93,21 @@ impl Limit {
 
     /// The provider has answered: the call had arrived by `at`, the answer's first byte less the
     /// provider's stated processing time. Where that time is stated (`proven`), it is the truth
-    /// even if it is later than the margin allowed for; where it is not, a long answer only
-    /// proves that the call had arrived before it.
+    /// even if it is later than the margin allowed for. Where it is not, an answer within a
+    /// hundredth of the window is believed as well: that costs next to nothing, and the call may
+    /// have been held up on its way. A longer one only proves that the call had arrived before it.
     pub fn arrived(&mut self, entry: &mut Entry, at: Timestamp, proven: bool) {
         let EntryState::Sent { expect, .. } = &mut entry.state else {
             return;
         };
         // On a busy machine the answer may have been read late, which proves less than it seems:
         // no more than a tenth of the window is given up for it.
-        let latest = expect.sent_at + self.spec.period / 10;
-        let at = if proven {
-            at.min(latest)
-        } else {
-            at.min(expect.dated)
-        };
-        if at == expect.dated {
+        let part = if proven { 10 } else { 100 };
+        let latest = expect.sent_at + self.spec.period / part;
+        if at == expect.dated || (at > latest && !proven) {
             return;
         }
+        let at = at.min(latest);
         // Not before it was sent: a clock of the provider's own cannot prove that.
         let at = at.max(expect.sent_at);
         let own = signed(expect.own);
