@@ -162,10 +162,9 @@ fn verdict(batch: &Value) -> Result<(), Failure> {
     }
 }
 
-fn upload(server: &ServerArgs, path: &Path) -> Result<String, Failure> {
+/// What stands before and behind a batch's input in the form that brings it, and the form's kind.
+pub(crate) fn form(name: &str) -> (String, String, String) {
     const BOUNDARY: &str = "llmq-1f0b7c6a5d2e4938";
-    let file = std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.replace(['"', '\r', '\n'], "_");
     let before = format!(
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n\
@@ -173,9 +172,16 @@ fn upload(server: &ServerArgs, path: &Path) -> Result<String, Failure> {
          Content-Type: application/jsonl\r\n\r\n"
     );
     let behind = format!("\r\n--{BOUNDARY}--\r\n");
+    let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+    (before, behind, kind)
+}
+
+fn upload(server: &ServerArgs, path: &Path) -> Result<String, Failure> {
+    let file = std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (before, behind, kind) = form(&name);
     let form = Upload::new(before.into(), file, behind.into());
     let form = form.map_err(|error| cannot_read(path, &error))?;
-    let kind = format!("multipart/form-data; boundary={BOUNDARY}");
     let file: Value = server.waiting(UPLOAD).upload("/v1/files", kind, form)?;
     Ok(text(&file, "id").to_owned())
 }
@@ -314,12 +320,14 @@ fn print(batch: &Value, global: &Global) -> Result<(), Failure> {
     output::print(&output::columns(&rows))
 }
 
-fn is_final(batch: &Value) -> bool {
+/// Whether a batch has ended.
+pub(crate) fn is_final(batch: &Value) -> bool {
     let status = text(batch, "status");
     matches!(status, "failed" | "completed" | "expired" | "cancelled")
 }
 
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+/// A member that is a text; empty where there is none.
+pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 

@@ -54,7 +54,27 @@ pub(crate) struct ServerArgs {
     timeout: Duration,
 }
 
+/// What a server says of something that it may know no more.
+pub(crate) enum Asked<T> {
+    Found(T),
+    /// In its words.
+    Unknown(String),
+    /// It is away, or cannot say it now; why.
+    Away(String),
+}
+
 impl ServerArgs {
+    /// The server at `url`, with the path of its API or without, and the key of the environment.
+    pub(crate) fn of(url: &str, timeout: Duration) -> Self {
+        let url = url.trim_end_matches('/');
+        let key = std::env::var("LLMQ_API_KEY").ok();
+        Self {
+            base_url: url.strip_suffix("/v1").unwrap_or(url).to_owned(),
+            api_key: key.filter(|key| !key.is_empty()).map(Secret::new),
+            timeout,
+        }
+    }
+
     /// What the server has at `path`, which begins with a slash.
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.send(Method::GET, path, None::<&()>)
@@ -73,7 +93,38 @@ impl ServerArgs {
         &self,
         path: &str,
     ) -> Result<Result<T, String>, Failure> {
-        let (status, body) = match self.raw(path) {
+        self.if_there(self.raw(path))
+    }
+
+    /// What the server answers to a POST of `body`, which is of this kind; why not, where it is away
+    /// or cannot take it now.
+    pub(crate) fn post_if_there<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<Result<T, String>, Failure> {
+        let body = (kind.to_owned(), Either::Left(Full::from(body)));
+        self.if_there(self.answer(Method::POST, path, Some(body)))
+    }
+
+    /// What the server has at `path`, where it is there and knows it.
+    pub(crate) fn ask_after<T: DeserializeOwned>(&self, path: &str) -> Result<Asked<T>, Failure> {
+        let answer = self.raw(path);
+        if let Ok((StatusCode::NOT_FOUND, body)) = &answer {
+            return Ok(Asked::Unknown(refusal(StatusCode::NOT_FOUND, body)));
+        }
+        Ok(match self.if_there(answer)? {
+            Ok(found) => Asked::Found(found),
+            Err(away) => Asked::Away(away),
+        })
+    }
+
+    fn if_there<T: DeserializeOwned>(
+        &self,
+        answer: Result<(StatusCode, Bytes), Failure>,
+    ) -> Result<Result<T, String>, Failure> {
+        let (status, body) = match answer {
             Ok(answer) => answer,
             Err(away) if away.code == UNREACHABLE => return Ok(Err(away.message)),
             Err(failure) => return Err(failure),
@@ -342,9 +393,13 @@ pub(crate) fn escaped(text: &str) -> String {
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
-    let refused_key = status == StatusCode::UNAUTHORIZED;
+    // A refused key, or a budget that is spent.
+    let by_account = matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS
+    );
     Failure {
-        code: if refused_key { ACCOUNT } else { FAILED },
+        code: if by_account { ACCOUNT } else { FAILED },
         message: refusal(status, body),
     }
 }

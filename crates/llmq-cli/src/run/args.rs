@@ -19,6 +19,7 @@ Examples:
   llmq run batch.jsonl -o out.jsonl --provider anthropic --itpm 50k --otpm 10k
   llmq run prompts.txt.gz -o out.jsonl --model llama --base-url http://localhost:8000/v1
   llmq run places.csv -o out.jsonl --provider mock --limit requests=10k/10s --template '{{name}}?'
+  llmq run places.csv -o out.jsonl --model m --template '{{name}}?' --server URL --batch
   llmq run places.csv -o out.jsonl --verify")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
@@ -51,6 +52,18 @@ pub(crate) struct RunArgs {
         help_heading = "Provider"
     )]
     pub(crate) server: Option<String>,
+    /// Hand the rows to the server as batches: it finishes them while this program is away, and the
+    /// same command fetches their results
+    #[arg(
+        long,
+        requires = "server",
+        conflicts_with_all = [
+            "rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "concurrency", "custom", "daily_limit",
+            "quota_threshold", "quota_monitoring", "pause_duration", "no_wait", "max_attempts",
+        ],
+        help_heading = "Provider"
+    )]
+    pub(crate) batch: bool,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
     #[command(flatten)]

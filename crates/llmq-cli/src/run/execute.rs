@@ -65,7 +65,7 @@ fn end_sooner(wishes: u32, control: &Control, global: &Global) {
     }
 }
 
-fn failed(error: &RunError) -> Failure {
+pub(super) fn failed(error: &RunError) -> Failure {
     let message = exit::with_causes(error);
     match error {
         RunError::Task(_) => Failure {
@@ -77,7 +77,7 @@ fn failed(error: &RunError) -> Failure {
 }
 
 /// How the run ended counts; a summary that cannot be written only where nothing else is wrong.
-fn tell(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failure> {
+pub(super) fn tell(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), Failure> {
     let write = |path: &PathBuf| summary::write(path, &report.summary);
     let written = args.summary.as_ref().map_or(Ok(()), write);
     match (tell_end(report, args, global), written) {

@@ -5,6 +5,7 @@ mod args;
 mod dry_run;
 mod proof;
 
+mod batch;
 mod continuing;
 mod execute;
 mod progress;
@@ -73,7 +74,12 @@ pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
             ask_before_betting: chosen.ask_before_betting(),
             in_flight_max: in_flight_max(&chosen, !opened.mocks.is_empty()),
         };
-        let ended = Box::pin(execute::execute(options, &args, global)).await;
+        let ended = match &args.server {
+            Some(server) if args.batch => {
+                Box::pin(batch::finish(options, server, &args, global)).await
+            }
+            _ => Box::pin(execute::execute(options, &args, global)).await,
+        };
         drop(opened.mocks);
         ended
     });

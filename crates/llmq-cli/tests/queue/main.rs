@@ -8,6 +8,7 @@ mod server;
 
 mod batches;
 mod commands;
+mod handed_in;
 mod kills;
 mod stops;
 mod waits;

@@ -57,11 +57,11 @@ pub use journal::{
 };
 pub use lock::{Holder, LockError, OutputLock};
 pub use run::{
-    CallMaker, Control, Ended, Paused, Prepared, Price, Progress, RouteOptions, RunError,
+    CallMaker, Control, Ended, Opened, Paused, Prepared, Price, Progress, RouteOptions, RunError,
     RunOptions, RunReport, Summary, run,
 };
 pub use side::{
-    Change, Changes, InputPrint, PromptSettings, SIDE_VERSION, Side, SideError, compare,
+    Change, Changes, HandedIn, InputPrint, PromptSettings, SIDE_VERSION, Side, SideError, compare,
 };
 pub use template::{Name, Template, TemplateError};
 pub use verify::{VerifyError, VerifyReport, verify};

@@ -30,6 +30,15 @@ pub enum RunError {
         /// What is not as it was.
         changes: String,
     },
+    /// A server finishes rows of this output as batches.
+    #[error(
+        "rows of {output} are at a server as batches: go on with --batch, which fetches their \
+         results, or begin again with --restart"
+    )]
+    AtServer {
+        /// The output.
+        output: String,
+    },
     /// The quota settings cannot be used.
     #[error(transparent)]
     Quota(#[from] llmq_limit::QuotaConfigErrors),

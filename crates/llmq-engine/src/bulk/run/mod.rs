@@ -39,6 +39,7 @@ use tokio::task::JoinHandle;
 pub use call::{CallMaker, Prepared};
 pub use control::Control;
 pub use error::RunError;
+pub use opened::Opened;
 pub use options::{Price, RouteOptions, RunOptions};
 pub use progress::{Paused, Progress};
 pub use summary::Summary;
@@ -53,7 +54,6 @@ use crate::{Hub, SystemClock, Tasks};
 use control::View;
 use fault::Faults;
 use feed::{AHEAD_BYTES, AHEAD_ROWS, Feeder};
-use opened::Opened;
 use progress::Counters;
 use row::{Lane, Way};
 use sending::{rows_alive_max, send_all};
@@ -94,9 +94,14 @@ pub async fn run(options: RunOptions, control: Control) -> Result<RunReport, Run
     let options = Arc::new(options);
     let clock = Arc::new(SystemClock::new());
     let opened = {
-        let (options, clock) = (Arc::clone(&options), Arc::clone(&clock));
-        blocking(move || Opened::open(&options, &clock)).await??
+        let (options, now) = (Arc::clone(&options), clock.now());
+        blocking(move || Opened::open(&options, now)).await??
     };
+    if !opened.side.handed_in.is_empty() {
+        return Err(RunError::AtServer {
+            output: options.paths.output.display().to_string(),
+        });
+    }
     let tasks = Tasks::new();
     let outcome = finish(&options, opened, &clock, &tasks, &control).await;
     tasks.cancel();
@@ -119,6 +124,7 @@ async fn finish(
         side,
         earlier,
         reader,
+        let_go: _,
     } = opened;
     // Held by whoever writes, too: it may still do so when nobody waits for it any more.
     let locks: Locks = Arc::new(locks);

@@ -1,30 +1,42 @@
-use llmq_core::Clock;
+use llmq_core::Now;
 
 use super::error::RunError;
 use super::options::RunOptions;
-use crate::SystemClock;
 use crate::bulk::{
-    Holder, InputPrint, Output, OutputLock, PromptSettings, Resumed, RowReader, Side, compare,
-    forget_failed, refuse_bad_rows, set_aside,
+    HandedIn, Holder, InputPrint, Output, OutputLock, PromptSettings, Resumed, RowReader, Side,
+    compare, forget_failed, refuse_bad_rows, set_aside,
 };
 
 /// Kept free on the disk for the results of calls in flight.
 const RESERVE_BYTES: u64 = 4 << 20;
 
 /// The files of a run, held and read.
-pub(super) struct Opened {
-    /// Dropped last, so that nobody else writes before everything here is closed.
-    pub(super) locks: Vec<OutputLock>,
-    pub(super) output: Output,
-    pub(super) resumed: Resumed,
-    pub(super) side: Side,
-    pub(super) earlier: Option<Side>,
-    pub(super) reader: RowReader,
+pub struct Opened {
+    /// To be dropped last, so that nobody else writes before everything here is closed.
+    pub locks: Vec<OutputLock>,
+    /// Where results go.
+    pub output: Output,
+    /// What has a result.
+    pub resumed: Resumed,
+    /// What is known beside the results, as it is to be written from here on.
+    pub side: Side,
+    /// The same as it was found.
+    pub earlier: Option<Side>,
+    /// The rows.
+    pub reader: RowReader,
+    /// Batches at a server that a run begun again has no use for.
+    pub let_go: Vec<HandedIn>,
 }
 
 impl Opened {
-    pub(super) fn open(options: &RunOptions, clock: &SystemClock) -> Result<Self, RunError> {
-        let now = clock.now();
+    /// Opens the input and the output, and repairs, sets aside or takes out of the output what the
+    /// options say. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`]: a file cannot be used, somebody else holds the output, or it belongs to another
+    /// run.
+    pub fn open(options: &RunOptions, now: Now) -> Result<Self, RunError> {
         let paths = &options.paths;
         // The input is looked at first: a mistyped name must not leave an empty output behind.
         let reader = RowReader::open(&options.source, options.kind, options.read.clone())?;
@@ -60,9 +72,13 @@ impl Opened {
         }
         let (mut output, resumed) = Output::open(paths)?;
         output.set_reserve(&paths.output, RESERVE_BYTES)?;
-        let side = match &earlier {
+        let mut side = match &earlier {
             Some(earlier) => earlier.clone().restarted(print, settings),
             None => Side::new(print, settings),
+        };
+        let let_go = match options.restart {
+            true => std::mem::take(&mut side.handed_in),
+            false => Vec::new(),
         };
         Ok(Self {
             locks,
@@ -71,6 +87,7 @@ impl Opened {
             side,
             earlier,
             reader,
+            let_go,
         })
     }
 }

@@ -41,6 +41,29 @@ pub struct Side {
     /// The state of the quota monitor, in the form of its owner.
     #[serde(default)]
     pub quota: serde_json::Value,
+    /// What a server finishes as batches, and whose results are not written yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handed_in: Vec<HandedIn>,
+}
+
+/// Rows that a server finishes as a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedIn {
+    /// The server's file of their calls: no two batches are made of one.
+    pub file: String,
+    /// The batch, once it is known.
+    pub batch: Option<String>,
+    /// Where its calls go, such as `/v1/chat/completions`.
+    pub endpoint: String,
+    /// The model that they ask for.
+    pub model: String,
+    /// The number of its first row in the input, from 1.
+    pub first: u64,
+    /// The number of its last row. Between the two are all rows of this endpoint and model that
+    /// had no result then, and rows of others.
+    pub last: u64,
+    /// How many rows it has.
+    pub rows: u64,
 }
 
 /// Why the side file cannot be used.
@@ -86,6 +109,7 @@ impl Side {
             alive_at: None,
             windows: serde_json::Value::Null,
             quota: serde_json::Value::Null,
+            handed_in: Vec::new(),
         }
     }
 
