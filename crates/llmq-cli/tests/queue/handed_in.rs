@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::server::{PATIENCE, Place, Server};
 
@@ -90,14 +91,19 @@ fn ends(mut command: Command) -> (i32, String) {
 
 /// All batches of a server.
 fn batches(server: &Server) -> Vec<Value> {
-    let (status, list) = server.get("/v1/batches?limit=100");
+    all_of(server, "batches?")
+}
+
+/// All that a server lists under `/v1/`.
+fn all_of(server: &Server, list: &str) -> Vec<Value> {
+    let (status, list) = server.get(&format!("/v1/{list}limit=100"));
     assert_eq!((status, &list["has_more"]), (200, &json!(false)), "{list}");
     list["data"].as_array().unwrap().clone()
 }
 
 /// The same, as soon as it is so with them.
 fn when(server: &Server, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     loop {
         let all = batches(server);
         if is_so(&all) {
@@ -158,10 +164,19 @@ fn a_client_that_is_killed_anywhere_hands_nothing_in_twice() {
     let place = Place::new(Duration::ZERO, "concurrency = 64");
     let server = place.serve();
     let files = Files::with_rows(5_000);
-    for moment in 1..=12 {
+    // As soon as the server has the next file of rows, or the next batch.
+    for list in ["files?purpose=batch&", "batches?"]
+        .into_iter()
+        .cycle()
+        .take(12)
+    {
+        let known = || all_of(&server, list).len();
+        let before = known();
         let mut client = files.begin(&server);
-        // Not a wait for something: the moments of the kills are what varies.
-        std::thread::sleep(Duration::from_millis(moment * 15));
+        let begun = Instant::now();
+        while known() == before && client.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "{list}");
+        }
         client.kill().unwrap();
         client.wait().unwrap();
     }
