@@ -57,6 +57,8 @@ pub(crate) struct LimitSlot {
     pub(crate) limit: Limit,
     pub(crate) waiters: WaitList,
     pub(crate) fair: Fair,
+    /// The count as a person stated it, which no header raises it above.
+    pub(crate) configured: Option<u64>,
     /// Set where headers told of it and nobody configured it.
     pub(crate) learned: Option<Learned>,
     /// When the count changed last, and what it was before.
@@ -72,6 +74,8 @@ pub(crate) struct Tenant {
 /// What is due at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
+    /// What shuts an upstream may be over. Before calls that would have to start at that instant.
+    Gate(UpstreamId),
     /// A spot may have room.
     Spot(Spot),
     /// A ticket may go back in line.
@@ -121,6 +125,7 @@ impl Dispatcher {
             limit: Limit::new(setup.spec, setup.rule, now),
             waiters: WaitList::default(),
             fair: Fair::default(),
+            configured: Some(setup.spec.count),
             learned: None,
             changed: None,
         });
@@ -142,6 +147,7 @@ impl Dispatcher {
         // A quota that was restored may be used up already.
         upstream.heed_quota(now);
         self.upstreams.push(upstream);
+        self.retime_gate(id, now);
         id
     }
 

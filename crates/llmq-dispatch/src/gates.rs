@@ -66,7 +66,8 @@ impl Dispatcher {
             };
             if same && upstream.close(class, until, now.mono) {
                 let upstream = UpstreamId::at(index);
-                self.set_wake(Spot::Gate(upstream), until);
+                self.retime_gate(upstream, now);
+                self.touch(Spot::Gate(upstream));
                 effects.push(Effect::Notice(Notice::UpstreamPaused {
                     upstream,
                     class,
@@ -77,7 +78,7 @@ impl Dispatcher {
         self.update_parked(now);
     }
 
-    /// A gate's time has come.
+    /// What shut an upstream may be over, whether anybody waits for that or not.
     pub(crate) fn gate_due(&mut self, id: UpstreamId, now: Now, effects: &mut Vec<Effect>) {
         self.poll_quota(id, now, effects);
         let upstream = &mut self.upstreams[id.index()];
@@ -88,7 +89,10 @@ impl Dispatcher {
             upstream.on_trial = closed.class == FailureClass::NoAccess;
             effects.push(Effect::Notice(reopened(id, closed, now)));
         }
+        self.touch(Spot::Gate(id));
+        self.touch(Spot::LowGate(id));
         self.update_parked(now);
+        self.retime_gate(id, now);
     }
 
     /// A person says that an upstream takes calls again.
@@ -105,6 +109,7 @@ impl Dispatcher {
         }
         self.opened.push(Spot::Gate(id));
         self.update_parked(now);
+        self.retime_gate(id, now);
     }
 
     /// The provider has refused for a limit of a day or longer: the upstream pauses until it
@@ -179,6 +184,7 @@ impl Dispatcher {
             self.touch(Spot::LowGate(id));
             self.update_parked(now);
         }
+        self.retime_gate(id, now);
     }
 
     /// The day's count is on disk.

@@ -5,17 +5,14 @@ use std::time::Duration;
 use llmq_core::{FailureClass, LimitSpec, Now};
 use llmq_limit::{
     Answer, AnswerOutcome, HeaderSource, LimitText, Observation, RateLimitHeaders, Verdict,
-    charge_rule, default_algorithm,
 };
 
 use crate::dispatcher::Dispatcher;
 use crate::events::{Effect, Ended, Notice, Outcome};
-use crate::ids::{LimitId, UpstreamId};
-use crate::learned::Learned;
+use crate::ids::LimitId;
 use crate::order::Spot;
-use crate::setup::{LimitSetup, Scope};
+use crate::setup::Scope;
 use crate::ticket::Running;
-use crate::upstream::LEARNED_MAX;
 
 /// The longest window of a limit that is refused for by the minute, not by the day.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -151,15 +148,22 @@ impl Dispatcher {
             if seen.source == HeaderSource::Informational {
                 continue;
             }
-            let Some((id, entry)) = running.entries.iter().find(|(id, _)| {
+            let spoken_of = running.entries.iter().filter(|(id, _)| {
                 let slot = &self.limits[id.index()];
                 slot.scope >= Scope::Upstream && is_seen(slot.limit.spec(), seen)
-            }) else {
+            });
+            // That of the account and one of the upstream's own may be of the same window.
+            let exact =
+                |id: &LimitId| seen.limit == Some(self.limits[id.index()].limit.spec().count);
+            let Some((id, entry)) = spoken_of.min_by_key(|(id, _)| !exact(id)).copied() else {
                 self.learn_limit(running.upstream, seen, now, effects);
                 continue;
             };
-            let (id, entry) = (*id, *entry);
-            self.heed_count(running.upstream, id, seen, now, effects);
+            let own = match self.limits[id.index()].scope {
+                Scope::Account => self.own_beside(running.upstream, id),
+                _ => None,
+            };
+            self.heed_count(running.upstream, own.unwrap_or(id), seen, now, effects);
             let slot = &mut self.limits[id.index()];
             if let (Some(remaining), Some(met)) = (seen.remaining, slot.count_met(running.sent_at))
             {
@@ -176,71 +180,6 @@ impl Dispatcher {
                 self.touch(Spot::Limit(id));
             }
         }
-    }
-
-    /// A limit that the provider states lower than we were told is lowered; a person's lower
-    /// number stands, one that was learned is raised too.
-    fn heed_count(
-        &mut self,
-        upstream: UpstreamId,
-        id: LimitId,
-        seen: &Observation,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
-        let slot = &mut self.limits[id.index()];
-        let (Some(stated), Some(_)) = (seen.limit, seen.window) else {
-            return;
-        };
-        if stated < slot.limit.spec().count {
-            slot.set_count(stated, now.mono);
-            effects.push(Effect::Notice(Notice::LimitLearned(upstream, id)));
-        } else {
-            self.raise_learned(upstream, id, stated, now, effects);
-        }
-    }
-
-    fn learn_limit(
-        &mut self,
-        id: UpstreamId,
-        seen: &Observation,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
-        // Without a window the number means nothing: a day's would pass for a minute's.
-        let (Some(count), Some(window)) = (seen.limit, seen.window) else {
-            return;
-        };
-        let known = self.upstreams[id.index()]
-            .limits
-            .iter()
-            .any(|limit| is_seen(self.limits[limit.index()].limit.spec(), seen));
-        let upstream = &mut self.upstreams[id.index()];
-        let Some(host) = upstream.learn_as else {
-            return;
-        };
-        if known || !upstream.hears_of(seen.kind, count, window) {
-            return;
-        }
-        if self.learned_limits(id).len() >= LEARNED_MAX {
-            return;
-        }
-        let spec = LimitSpec::per(seen.kind, count, window, default_algorithm(host, window));
-        let name = format!("{} {}", spec.name(), self.upstreams[id.index()].name);
-        let rule = charge_rule(host, seen.kind);
-        let setup = LimitSetup {
-            name,
-            spec,
-            rule,
-            scope: Scope::Upstream,
-        };
-        let limit = self.add_learned(id, setup, Learned::stated(), now);
-        if let Some(remaining) = seen.remaining {
-            self.limits[limit.index()]
-                .limit
-                .start_with(remaining, now.mono);
-        }
-        effects.push(Effect::Notice(Notice::LimitLearned(id, limit)));
     }
 }
 

@@ -1,16 +1,18 @@
 //! Limits that nobody configured: kept as headers state them, from one process to the next.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
-use llmq_core::{Algorithm, Now, Timestamp};
-use llmq_limit::{HeaderSource, Observation, RateLimitHeaders};
+use llmq_core::{Algorithm, LimitSpec, Now, Timestamp};
+use llmq_limit::{HeaderSource, Observation, RateLimitHeaders, charge_rule, default_algorithm};
 
 use crate::dispatcher::{Dispatcher, LimitSlot};
 use crate::events::{Effect, Notice};
 use crate::hearing::is_seen;
 use crate::ids::{LimitId, UpstreamId};
 use crate::order::Spot;
-use crate::setup::LimitSetup;
+use crate::setup::{LimitSetup, Scope};
+use crate::upstream::LEARNED_MAX;
 
 /// So many answers must speak of other limits of the kind, and of this one never …
 const DOUBTS: u32 = 50;
@@ -55,6 +57,12 @@ impl LimitSlot {
     pub(crate) fn set_count(&mut self, count: u64, now: Timestamp) {
         self.changed = Some((now, self.limit.spec().count));
         self.limit.set_count(count, now);
+    }
+
+    /// A single answer states a lower count.
+    fn lower_for_now(&mut self, count: u64, now: Timestamp) {
+        self.changed = Some((now, self.limit.spec().count));
+        self.limit.set_count_for_now(count, now);
     }
 
     /// The count by which it was expected what a call sent then would meet; none where that can
@@ -105,33 +113,104 @@ impl Dispatcher {
         now: Now,
     ) -> LimitId {
         let id = self.add_limit(setup, now);
-        self.limits[id.index()].learned = Some(learned);
+        let slot = &mut self.limits[id.index()];
+        slot.learned = Some(learned);
+        slot.configured = None;
         self.upstreams[upstream.index()].limits.push(id);
         id
     }
 
-    /// A learned limit that the provider states higher is raised, once three answers in a row
-    /// agree.
-    pub(crate) fn raise_learned(
+    /// The provider states the count of a limit. A lower one is heeded at once, a higher one when
+    /// three answers agree, and none above what a person stated.
+    pub(crate) fn heed_count(
         &mut self,
         upstream: UpstreamId,
         id: LimitId,
-        stated: u64,
+        seen: &Observation,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
+        let (Some(stated), Some(_)) = (seen.limit, seen.window) else {
+            return;
+        };
         let slot = &mut self.limits[id.index()];
         let spec = *slot.limit.spec();
-        if slot.learned.is_none() {
-            return;
+        let count = slot.configured.map_or(stated, |most| stated.min(most));
+        if count < spec.count && slot.scope == Scope::Account {
+            // Other upstreams of the account may have more: this one has a limit of its own.
+            return self.learn_limit(upstream, seen, now, effects);
         }
         let agreed = self.upstreams[upstream.index()].hears_of(spec.kind, stated, spec.period);
-        if stated <= spec.count || !agreed {
-            return;
+        match count.cmp(&spec.count) {
+            Ordering::Less if !agreed => slot.lower_for_now(count, now.mono),
+            Ordering::Equal if agreed => return slot.limit.believe(),
+            Ordering::Less | Ordering::Greater if agreed => slot.set_count(count, now.mono),
+            _ => return,
         }
-        slot.set_count(stated, now.mono);
         self.touch(Spot::Limit(id));
         effects.push(Effect::Notice(Notice::LimitLearned(upstream, id)));
+    }
+
+    /// The limit of an upstream that was learned beside a shared one, for the same window.
+    pub(crate) fn own_beside(&self, upstream: UpstreamId, shared: LimitId) -> Option<LimitId> {
+        let spec = |limit: &LimitId| self.limits[limit.index()].limit.spec();
+        let window = |limit: &LimitId| (spec(limit).kind, spec(limit).period);
+        let limits = self.upstreams[upstream.index()].limits.iter();
+        let mut learned = limits.filter(|id| self.limits[id.index()].learned.is_some());
+        learned.find(|id| window(id) == window(&shared)).copied()
+    }
+
+    /// A header told of a limit that nobody stated.
+    pub(crate) fn learn_limit(
+        &mut self,
+        id: UpstreamId,
+        seen: &Observation,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        // Without a window the number means nothing: a day's would pass for a minute's.
+        let (Some(count), Some(window)) = (seen.limit, seen.window) else {
+            return;
+        };
+        let known = self.upstreams[id.index()]
+            .limits
+            .iter()
+            .any(|limit| self.is_told(*limit, seen));
+        let upstream = &mut self.upstreams[id.index()];
+        let Some(host) = upstream.learn_as else {
+            return;
+        };
+        if known || !upstream.hears_of(seen.kind, count, window) {
+            return;
+        }
+        if self.learned_limits(id).len() >= LEARNED_MAX {
+            return;
+        }
+        let spec = LimitSpec::per(seen.kind, count, window, default_algorithm(host, window));
+        let name = format!("{} {}", spec.name(), self.upstreams[id.index()].name);
+        let rule = charge_rule(host, seen.kind);
+        let setup = LimitSetup {
+            name,
+            spec,
+            rule,
+            scope: Scope::Upstream,
+        };
+        let limit = self.add_learned(id, setup, Learned::stated(), now);
+        if let Some(remaining) = seen.remaining {
+            self.limits[limit.index()]
+                .limit
+                .start_with(remaining, now.mono);
+        }
+        effects.push(Effect::Notice(Notice::LimitLearned(id, limit)));
+    }
+
+    /// Whether an observation tells nothing new of which limits there are: it is of this one, and
+    /// not of a lower one that an upstream has beside its account's.
+    fn is_told(&self, limit: LimitId, seen: &Observation) -> bool {
+        let slot = &self.limits[limit.index()];
+        let spec = slot.limit.spec();
+        let is_lower = seen.limit.is_some_and(|stated| stated < spec.count);
+        is_seen(spec, seen) && !(is_lower && slot.scope == Scope::Account)
     }
 
     /// Takes note of which remembered limits an answer states, and forgets those that answers

@@ -66,9 +66,7 @@ impl Dispatcher {
         }
         let place = Place { lane, seq, own };
         let ahead = ways.iter().map(|(queue, upstream)| {
-            let limits = self.limits_on(call, *queue, *upstream);
-            let limits = limits.into_iter().map(Spot::Limit);
-            let spots = limits.chain([Spot::Gate(*upstream), Spot::LowGate(*upstream)]);
+            let spots = self.spots_on(call, *queue, *upstream).into_iter();
             let others = spots.map(|spot| self.others_before(spot, call, place));
             own.saturating_add(others.max().unwrap_or(0))
         });
@@ -101,10 +99,8 @@ impl Dispatcher {
             let routes = self.queues[served_by.index()].setup.routes.iter();
             let ways = routes.map(move |route| (served_by, route.upstream));
             ways.filter(|(queue, upstream)| {
-                let gates = [Spot::Gate(*upstream), Spot::LowGate(*upstream)];
-                let limits = self.limits_on(call, *queue, *upstream);
-                let limits = limits.into_iter().map(Spot::Limit);
-                gates.into_iter().chain(limits).any(waits_at)
+                let spots = self.spots_on(call, *queue, *upstream);
+                spots.into_iter().any(waits_at)
             })
             .collect::<SmallVec<[(QueueId, UpstreamId); 4]>>()
         };
@@ -114,6 +110,20 @@ impl Dispatcher {
         }
         let fallbacks = queue.setup.fallback.iter();
         fallbacks.flat_map(|queue| on_the_way(*queue)).collect()
+    }
+
+    /// Where a call may have to wait on a way.
+    pub(crate) fn spots_on(
+        &self,
+        call: &Call,
+        served_by: QueueId,
+        upstream: UpstreamId,
+    ) -> SmallVec<[Spot; 8]> {
+        let limits = self.limits_on(call, served_by, upstream);
+        let limits = limits.into_iter().map(Spot::Limit);
+        limits
+            .chain([Spot::Gate(upstream), Spot::LowGate(upstream)])
+            .collect()
     }
 
     fn limits_on(

@@ -22,6 +22,7 @@ impl Dispatcher {
             return false;
         }
         slot.learned = None;
+        slot.configured = Some(new.count);
         slot.scope = setup.scope;
         if old.count != new.count {
             slot.set_count(new.count, now.mono);
@@ -92,6 +93,7 @@ impl Dispatcher {
         upstream.quota = setup.quota;
         upstream.quota_is_saved = setup.quota_is_saved;
         upstream.heed_quota(now);
+        self.retime_gate(id, now);
         ended
     }
 

@@ -1,12 +1,17 @@
 //! What is due when: deadlines, delays, lanes that rise, spots that may have room.
 
+use std::time::Duration;
+
 use llmq_core::{Now, Timestamp};
 
 use crate::dispatcher::{Dispatcher, Timer};
 use crate::events::{CallKind, Effect};
-use crate::ids::{LaneId, QueueId, TicketId};
+use crate::ids::{LaneId, QueueId, TicketId, UpstreamId};
 use crate::order::Spot;
 use crate::ticket::State;
+
+/// The least time between two looks at what shuts an upstream.
+const MOMENT: Duration = Duration::from_millis(1);
 
 impl Dispatcher {
     /// Does what is due by `now`.
@@ -19,7 +24,14 @@ impl Dispatcher {
         {
             self.timers.remove(&(at, timer));
             match timer {
-                Timer::Spot(spot) => self.spot_due(spot, now, effects),
+                Timer::Gate(upstream) => {
+                    self.upstreams[upstream.index()].gate_timer = None;
+                    self.gate_due(upstream, now, effects);
+                }
+                Timer::Spot(spot) => {
+                    self.waiters_mut(spot).wake = None;
+                    self.opened.push(spot);
+                }
                 Timer::Delayed(ticket) => {
                     self.enter(ticket, now);
                     self.watch_deadlines(ticket, now);
@@ -31,14 +43,25 @@ impl Dispatcher {
         }
     }
 
-    fn spot_due(&mut self, spot: Spot, now: Now, effects: &mut Vec<Effect>) {
-        self.waiters_mut(spot).wake = None;
-        match spot {
-            Spot::Gate(upstream) => self.gate_due(upstream, now, effects),
-            Spot::LowGate(upstream) => self.poll_quota(upstream, now, effects),
-            Spot::Limit(_) => {}
+    /// Aims an upstream's timer at the end of what shuts it.
+    pub(crate) fn retime_gate(&mut self, id: UpstreamId, now: Now) {
+        let upstream = &mut self.upstreams[id.index()];
+        // Later than now, whatever a clock says: what is due is looked at until nothing is.
+        let next = upstream.looks_again_at(now);
+        let next = next.map(|at| at.max(now.mono + MOMENT));
+        let old = upstream.gate_timer;
+        // A look that comes too early does no harm; one that is put off by each call would.
+        let stays = old.zip(next).is_some_and(|(old, next)| old <= next);
+        if old == next || stays {
+            return;
         }
-        self.opened.push(spot);
+        upstream.gate_timer = next;
+        if let Some(old) = old {
+            self.timers.remove(&(old, Timer::Gate(id)));
+        }
+        if let Some(next) = next {
+            self.timers.insert((next, Timer::Gate(id)));
+        }
     }
 
     /// Sets when a spot's best lane may pass.

@@ -39,6 +39,8 @@ pub(crate) struct Upstream {
     pub(crate) quota_is_saved: bool,
     /// The quota's count is being written.
     pub(crate) saving: bool,
+    /// When it is looked whether what shuts it is over.
+    pub(crate) gate_timer: Option<Timestamp>,
     pub(crate) gate: WaitList,
     pub(crate) low_gate: WaitList,
     /// In whose turn its calls go, where no limit of its own keeps that.
@@ -128,6 +130,7 @@ impl Upstream {
             quota: setup.quota,
             quota_is_saved: setup.quota_is_saved,
             saving: false,
+            gate_timer: None,
             gate: WaitList::default(),
             low_gate: WaitList::default(),
             fair: Fair::default(),
@@ -183,6 +186,14 @@ impl Upstream {
             down: false,
             soon: true,
         })
+    }
+
+    /// When what shuts it may be over, or is to be looked at again.
+    pub(crate) fn looks_again_at(&self, now: Now) -> Option<Timestamp> {
+        let closed = self.closed.and_then(|closed| closed.until);
+        let days = [self.quota_closed, self.low_closed].into_iter().flatten();
+        let days = days.map(|until| look_again(until, now));
+        days.chain(closed).min()
     }
 
     /// What had closed it is over. A limit that is known holds back those that wait; where it is

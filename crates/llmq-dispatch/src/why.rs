@@ -5,10 +5,12 @@ use std::fmt;
 
 use llmq_core::{FailureClass, LimitSpec, Now, Priority, Timestamp};
 use llmq_limit::{BreakerState, Limit, QuotaMonitor};
+use smallvec::SmallVec;
 
 use crate::dispatcher::Dispatcher;
 use crate::events::Effect;
 use crate::ids::{LimitId, QueueId, TicketId, UpstreamId};
+use crate::lane::Lane;
 use crate::order::Spot;
 use crate::queue::Queue;
 use crate::ticket::State;
@@ -265,12 +267,7 @@ impl Dispatcher {
             if lane.is_empty() {
                 continue;
             }
-            // Its spots open one by one, so it is the last of them that it waits for.
-            let spots = lane
-                .parked
-                .iter()
-                .map(|(spot, _)| Some((self.opens_at(*spot)?, *spot)));
-            let (at, spot) = spots.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+            let (at, spot) = self.lane_stands_until(lane)?;
             if first.as_ref().is_none_or(|(other, _)| at < *other) {
                 let name = match self.blocker(spot) {
                     Blocker::Limit(name) | Blocker::Upstream(name, _) | Blocker::Quota(name) => {
@@ -282,6 +279,27 @@ impl Dispatcher {
             }
         }
         first
+    }
+
+    /// When a lane's head may start, and the last spot that it waits for until then.
+    fn lane_stands_until(&self, lane: &Lane) -> Option<(Timestamp, Spot)> {
+        let (_, ticket) = lane.head()?;
+        let call = self.ticket(ticket)?.call;
+        let spots = lane.parked.iter();
+        let spots = spots.map(|(spot, _)| Some((self.opens_at(*spot)?, *spot)));
+        let spots = spots.collect::<Option<SmallVec<[_; 4]>>>()?;
+        let fallbacks = &self.queues[lane.queue.index()].setup.fallback;
+        let served_by = fallbacks.iter().chain([&lane.queue]);
+        let ways = served_by.flat_map(|queue| {
+            let routes = self.queues[queue.index()].setup.routes.iter();
+            routes.map(|route| self.spots_on(&call, *queue, route.upstream))
+        });
+        // The spots of one way open one by one, and the first way that is open is taken.
+        let last = ways.filter_map(|way| {
+            let mine = spots.iter().filter(|(_, spot)| way.contains(spot));
+            mine.max().copied()
+        });
+        last.min()
     }
 
     /// Every queue that is offered, or has calls to finish.

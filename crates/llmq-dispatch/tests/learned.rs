@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llmq_core::{Host, LimitKind, LimitSpec, Now};
+use llmq_core::{CallSize, Host, LimitKind, LimitSpec, Now};
 use llmq_dispatch::{
     Call, Dispatcher, Effect, Ended, Event, LimitId, LimitSetup, Notice, QueueId, QueueSetup,
     Rules, Scope, TenantId, UpstreamId, UpstreamSetup,
@@ -44,6 +44,31 @@ impl World {
         }
     }
 
+    /// A limit that a person stated.
+    fn configure(&mut self, text: &str, scope: Scope) -> LimitId {
+        let spec: LimitSpec = text.parse().expect("a limit");
+        let setup = LimitSetup {
+            name: spec.name(),
+            spec,
+            rule: charge_rule(Host::Unknown, spec.kind),
+            scope,
+        };
+        self.dispatcher.add_limit(setup, self.now)
+    }
+
+    /// Another upstream that learns, with this limit and a queue, in the place of the first.
+    fn add_upstream(&mut self, limit: LimitId) {
+        let setup = UpstreamSetup {
+            limits: vec![limit],
+            learn_as: Some(Host::Unknown),
+            ..UpstreamSetup::default()
+        };
+        self.upstream = self.dispatcher.add_upstream(setup, self.now);
+        self.queue = self
+            .dispatcher
+            .add_queue(QueueSetup::to("n", self.upstream));
+    }
+
     /// A limit that an earlier process had learned.
     fn remember(&mut self, text: &str) -> LimitId {
         let spec: LimitSpec = text.parse().expect("a limit");
@@ -64,6 +89,11 @@ impl World {
 
     /// The same with so many calls used.
     fn answer_with(&mut self, stated: &[(u64, Option<Duration>)], used: u64) {
+        self.answer_of(LimitKind::Requests, stated, used);
+    }
+
+    /// The same for limits of another kind.
+    fn answer_of(&mut self, kind: LimitKind, stated: &[(u64, Option<Duration>)], used: u64) {
         self.effects.clear();
         let call = Call::new(self.queue, self.tenant);
         let ticket = self
@@ -75,7 +105,7 @@ impl World {
         assert!(self.effects.iter().any(granted), "there is room");
         for event in [
             Event::Sent(ticket),
-            Event::Ended(ticket, headers(stated, used)),
+            Event::Ended(ticket, headers(kind, stated, used)),
         ] {
             self.dispatcher.handle(event, self.now, &mut self.effects);
         }
@@ -102,9 +132,9 @@ impl World {
 }
 
 /// An answer that states these limits.
-fn headers(stated: &[(u64, Option<Duration>)], used: u64) -> Box<Ended> {
+fn headers(kind: LimitKind, stated: &[(u64, Option<Duration>)], used: u64) -> Box<Ended> {
     let observation = |(limit, window): &(u64, Option<Duration>)| Observation {
-        kind: LimitKind::Requests,
+        kind,
         source: HeaderSource::Standard,
         limit: Some(*limit),
         remaining: Some(limit - used),
@@ -169,30 +199,100 @@ fn answers_that_agree_only_now_and_then_raise_nothing() {
 }
 
 #[test]
-fn a_configured_limit_is_not_raised() {
+fn a_configured_limit_is_not_raised_above_what_a_person_stated() {
     let mut world = World::new();
-    let spec: LimitSpec = "requests=40/1m".parse().expect("a limit");
-    let setup = LimitSetup {
-        name: spec.name(),
-        spec,
-        rule: charge_rule(Host::Unknown, spec.kind),
-        scope: Scope::Upstream,
-    };
-    let id = world.dispatcher.add_limit(setup, world.now);
-    let setup = UpstreamSetup {
-        limits: vec![id],
-        learn_as: Some(Host::Unknown),
-        ..UpstreamSetup::default()
-    };
-    world.upstream = world.dispatcher.add_upstream(setup, world.now);
-    world.queue = world
-        .dispatcher
-        .add_queue(QueueSetup::to("n", world.upstream));
+    let id = world.configure("requests=40/1m", Scope::Upstream);
+    world.add_upstream(id);
     for _ in 0..10 {
         world.answer(&[(500, Some(MINUTE))]);
     }
     assert_eq!(world.dispatcher.limit_mut(id).spec().count, 40);
     assert_eq!(world.kept(), Vec::<String>::new());
+}
+
+/// Calls of another kind may have a lower limit under the same header's name, and tiers go down
+/// and up: one such answer lowered a limit until somebody loaded the configuration again.
+#[test]
+fn a_configured_limit_that_was_lowered_comes_back() {
+    let mut world = World::new();
+    let id = world.configure("requests=40/1m", Scope::Upstream);
+    world.add_upstream(id);
+    world.answer(&[(5, Some(MINUTE))]);
+    assert_eq!(world.dispatcher.limit_mut(id).spec().count, 5);
+    for stated in [500, 40, 40, 40] {
+        assert_eq!(world.dispatcher.limit_mut(id).spec().count, 5);
+        world.pass(MINUTE);
+        world.answer(&[(stated, Some(MINUTE))]);
+    }
+    assert_eq!(world.dispatcher.limit_mut(id).spec().count, 40);
+    assert_eq!(world.kept(), Vec::<String>::new());
+}
+
+/// It was refused as too large for ever, and a run wrote its whole file off within a second.
+#[test]
+fn one_answer_makes_no_call_too_large() {
+    let mut world = World::new();
+    let id = world.configure("tokens=100000/1m", Scope::Upstream);
+    world.add_upstream(id);
+    let large = |world: &mut World| {
+        let call = Call {
+            size: CallSize {
+                input_tokens: 5_000,
+                ..CallSize::default()
+            },
+            ..Call::new(world.queue, world.tenant)
+        };
+        world.effects.clear();
+        let (now, effects) = (world.now, &mut world.effects);
+        let ticket = world.dispatcher.submit(call, now, effects);
+        let ticket = ticket.expect("accepted");
+        let is_too_large = |effect: &Effect| matches!(effect, Effect::TooLarge { .. });
+        let answer = effects.iter().any(is_too_large);
+        world
+            .dispatcher
+            .handle(Event::Dropped(ticket), now, effects);
+        answer
+    };
+    world.answer_of(LimitKind::Tokens, &[(100, Some(MINUTE))], 1);
+    assert_eq!(world.dispatcher.limit_mut(id).spec().count, 100);
+    world.pass(MINUTE * 2);
+    assert!(!large(&mut world), "one answer can mislead");
+    for _ in 0..2 {
+        world.pass(MINUTE * 2);
+        world.answer_of(LimitKind::Tokens, &[(100, Some(MINUTE))], 1);
+    }
+    assert!(large(&mut world));
+}
+
+/// The model with the lowest limit set that of all models of its account.
+#[test]
+fn a_lower_limit_of_one_upstream_is_not_that_of_its_account() {
+    let mut world = World::new();
+    let shared = world.configure("requests=100/1m", Scope::Account);
+    let [small, large] = [(); 2].map(|()| {
+        world.add_upstream(shared);
+        (world.upstream, world.queue)
+    });
+    (world.upstream, world.queue) = small;
+    for _ in 0..3 {
+        world.answer(&[(10, Some(MINUTE))]);
+        world.pass(SECOND);
+    }
+    assert_eq!(world.kept(), ["requests=10/1m"]);
+    assert_eq!(world.dispatcher.limit_mut(shared).spec().count, 100);
+    (world.upstream, world.queue) = large;
+    for used in 4..94 {
+        world.answer_with(&[(100, Some(MINUTE))], used);
+    }
+    assert_eq!(world.kept(), Vec::<String>::new());
+    // Its own follows what is stated, though that is the account's number now.
+    (world.upstream, world.queue) = small;
+    world.pass(MINUTE);
+    for _ in 0..3 {
+        world.pass(SECOND);
+        world.answer(&[(100, Some(MINUTE))]);
+    }
+    assert_eq!(world.kept(), ["requests=100/1m"]);
 }
 
 /// A remembered limit would bind for ever after the provider has replaced it by another window.
@@ -257,7 +357,7 @@ fn another_count_says_nothing_of_what_is_used() {
             world.pass(SECOND);
             world.answer_with(&[(stated, Some(MINUTE))], used);
         }
-        let headers = headers(&[(stated, Some(MINUTE))], 1);
+        let headers = headers(LimitKind::Requests, &[(stated, Some(MINUTE))], 1);
         world
             .dispatcher
             .handle(Event::Ended(early, headers), world.now, &mut world.effects);

@@ -38,6 +38,8 @@ use entry::{EntryState, Expect};
 #[derive(Debug, Clone)]
 pub struct Limit {
     spec: LimitSpec,
+    /// The count, or what it was before a word that nothing has confirmed yet.
+    believed: u64,
     rule: ChargeRule,
     meter: Meter,
     /// Granted or in flight, without a date.
@@ -163,6 +165,7 @@ impl Limit {
         };
         Self {
             spec,
+            believed: spec.count,
             rule,
             meter,
             held: 0,
@@ -233,6 +236,13 @@ impl Limit {
 
     /// Changes the count; what is used stays used.
     pub fn set_count(&mut self, count: u64, now: Timestamp) {
+        self.set_count_for_now(count, now);
+        self.believe();
+    }
+
+    /// The same on the word of a single answer, which may mislead: a call that was not too large
+    /// before still is not, and goes alone.
+    pub fn set_count_for_now(&mut self, count: u64, now: Timestamp) {
         self.spec.count = count.max(1);
         match &mut self.meter {
             Meter::Sliding(window) => window.set_count(count.max(1)),
@@ -240,6 +250,11 @@ impl Limit {
             Meter::Fixed(window) => window.set_count(count.max(1)),
             Meter::Places => {}
         }
+    }
+
+    /// What a single answer told of the count is so.
+    pub fn believe(&mut self) {
+        self.believed = self.spec.count;
     }
 
     /// What can be in use at one time, less a bucket's margin.

@@ -112,6 +112,32 @@ fn a_refused_key_stops_everything_that_uses_it() {
     assert_eq!(world.started().len(), 1);
 }
 
+/// The timer of a gate went with the last call that waited there: the upstream was out until
+/// somebody came and stood there when its time was over, and a fallback served meanwhile.
+#[test]
+fn a_pause_ends_at_its_time_even_if_nobody_waits_for_that() {
+    let (mut world, queue, upstreams) = World::with_fallback(3);
+    let refused = world.submit(world.call(queue));
+    world.started();
+    world.fail(refused, FailureClass::Money, None);
+    assert_eq!(world.started(), [refused], "by the fallback");
+    world.complete(refused);
+    assert!(!world.dispatcher.is_in_service(upstreams[0], world.now));
+    // Five, and a tenth of jitter.
+    world.advance(MINUTE * 6);
+    assert!(world.dispatcher.is_in_service(upstreams[0], world.now));
+    let reopened = world.effects.iter().any(|effect| {
+        matches!(effect, Effect::Notice(Notice::UpstreamReopened { upstream, .. }) if *upstream == upstreams[0])
+    });
+    assert!(reopened);
+    world.submit(world.call(queue));
+    let by = world.effects.iter().find_map(|effect| match effect {
+        Effect::Start(start) => Some(start.upstream),
+        _ => None,
+    });
+    assert_eq!(by, Some(upstreams[0]));
+}
+
 /// Who had read that an upstream pauses read nothing of its end.
 #[test]
 fn the_end_of_a_pause_is_told_with_how_long_it_was() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use llmq_core::{FailureClass, Priority};
-use llmq_dispatch::{Call, Effect, Outlook, Route, Scope, TicketId};
+use llmq_dispatch::{Call, Effect, Outlook, QueueSetup, Route, Scope, TicketId};
 
 use crate::world::{MINUTE, SECOND, World};
 
@@ -181,4 +181,30 @@ fn behind_calls_in_flight_no_time_is_told() {
     assert_eq!(seen[2].ahead, 1);
     let told = |effect: &Effect| matches!(effect, Effect::Start(_));
     assert!(world.effects.iter().any(told));
+}
+
+/// A run with two accounts and `--no-wait` ended because the day of one of them was used up.
+#[test]
+fn a_queue_stands_until_the_first_of_its_upstreams_has_room() {
+    let mut world = World::new();
+    let upstreams = ["requests=1/1d", "requests=1/10s"].map(|text| {
+        let limit = world.limit(text, Scope::Upstream);
+        world.upstream(&[limit])
+    });
+    let queue = world.dispatcher.add_queue(QueueSetup {
+        routes: upstreams
+            .map(|upstream| Route {
+                upstream,
+                weight: 1.0,
+            })
+            .to_vec(),
+        ..QueueSetup::to("m", upstreams[0])
+    });
+    let calls = [(); 3].map(|()| world.submit(world.call(queue)));
+    for call in &calls[..2] {
+        world.complete(*call);
+    }
+    let (until, _) = world.dispatcher.stands_until(queue).expect("it stands");
+    let wait = until - world.now.mono;
+    assert!(wait <= SECOND * 11, "{wait:?}");
 }

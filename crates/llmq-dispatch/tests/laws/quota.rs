@@ -70,6 +70,31 @@ fn a_day_whose_end_is_named_lasts_until_then_or_until_a_person_opens_it() {
     assert_eq!(world.started(), [call]);
 }
 
+/// Nothing looked at the day's end unless a call waited for it: the upstream was out of service
+/// until one came, and a load balancer sends none to a server that says so.
+#[test]
+fn a_used_up_day_ends_even_if_nobody_waits_for_that() {
+    let (mut world, queue, upstream) = with_quota(1_000);
+    let call = world.submit(Call {
+        start_by: Some(world.now.mono + MINUTE),
+        ..world.call(queue)
+    });
+    world.started();
+    world.fail(call, FailureClass::QuotaDay, None);
+    world.advance(HOUR * 23);
+    assert!(!world.dispatcher.is_in_service(upstream, world.now));
+    world.advance(HOUR);
+    assert!(world.dispatcher.is_in_service(upstream, world.now));
+    let ends = told(&world);
+    assert!(
+        matches!(
+            ends[..],
+            [QuotaEvent::Paused(_), QuotaEvent::Resumed { .. }]
+        ),
+        "{ends:?}"
+    );
+}
+
 /// It was taken for over within a minute, since it is looked at every minute.
 #[test]
 fn a_used_up_day_is_known_to_last_and_a_fallback_serves_meanwhile() {

@@ -61,9 +61,9 @@ impl Limit {
         now: Timestamp,
         margin: Duration,
     ) -> Result<(), Denied> {
-        if cost.stated > self.spec.count && !matches!(self.meter, Meter::Places) {
+        if cost.stated > self.believed && !matches!(self.meter, Meter::Places) {
             return Err(Denied::Never {
-                limit: self.spec.count,
+                limit: self.believed,
             });
         }
         if self.allowed().is_some_and(|left| cost.total() > left) {
