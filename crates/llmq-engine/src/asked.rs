@@ -10,7 +10,7 @@ use llmq_provider::{
     Answer, Dialect, Operation, Source, StreamReader, UsageChunkFilter, Verdict, WholeAnswer,
 };
 
-use crate::{AssembledRoute, Outgoing};
+use crate::{AssembledRoute, Grant, Outgoing};
 
 /// A stream's last event is there; its connection may take so long to end too.
 pub const STREAM_ENDS_WITHIN: Duration = Duration::from_secs(1);
@@ -70,10 +70,14 @@ impl Asked {
         self.asks_usage
     }
 
-    /// The reader of its stream.
+    /// The reader of its stream, which counts its output where a limit of the route needs that.
     #[must_use]
-    pub fn reader(&self) -> StreamReader {
-        StreamReader::new(self.source.dialect, self.operation).of(self.choices)
+    pub fn reader(&self, route: &AssembledRoute) -> StreamReader {
+        let reader = StreamReader::new(self.source.dialect, self.operation).of(self.choices);
+        match route.counts_output {
+            true => reader.counting(),
+            false => reader,
+        }
     }
 
     /// What makes the caller's stream of the provider's.
@@ -127,6 +131,17 @@ pub fn heed(reader: &StreamReader, answer: &mut Answer) {
     }
     if reader.is_all_there() {
         answer.is_all_there();
+    }
+}
+
+/// Tells a stream's limits how much of its output has come, some tokens at a time; `told` is what
+/// they were told last.
+pub fn tell_output(reader: &StreamReader, grant: &Grant, told: &mut u64) {
+    const AT_A_TIME: u64 = 16;
+    let come = reader.output_at_least();
+    if let Some(come) = come.filter(|come| *come >= *told + AT_A_TIME) {
+        *told = come;
+        grant.produced(come);
     }
 }
 

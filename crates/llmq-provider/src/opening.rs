@@ -37,6 +37,21 @@ pub(crate) fn is_opening(event: SseEvent<'_>) -> bool {
     }
 }
 
+/// Whether an event brings a piece of the answer: at least one token. False where that cannot be
+/// told from what comes around it.
+pub(crate) fn is_piece(event: SseEvent<'_>) -> bool {
+    // Anthropic's, and those of the Responses API.
+    let is_delta = |name: &str| name == "content_block_delta" || name.ends_with(".delta");
+    if std::str::from_utf8(event.name).is_ok_and(is_delta) {
+        return true;
+    }
+    let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(event.data) else {
+        return false;
+    };
+    chunk.kind.as_deref().is_some_and(is_delta)
+        || chunk.choices.iter().flatten().any(Choice::says_something)
+}
+
 #[derive(Deserialize)]
 struct Chunk<'a> {
     #[serde(rename = "type", borrow, default)]
@@ -59,10 +74,13 @@ struct Choice {
 impl Choice {
     /// OpenAI's first chunk of a chat says whose turn it is, with an empty text.
     fn is_empty(&self) -> bool {
+        self.finish_reason.is_null() && !self.says_something()
+    }
+
+    fn says_something(&self) -> bool {
         let mut delta = self.delta.iter();
-        self.finish_reason.is_null()
-            && says_nothing(&self.text)
-            && delta.all(|(name, value)| name == "role" || says_nothing(value))
+        !says_nothing(&self.text)
+            || delta.any(|(name, value)| name != "role" && !says_nothing(value))
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::event_shape::is_object;
 use crate::lenient::{Lenient, Object, Present};
-use crate::opening::is_opening;
+use crate::opening::{is_opening, is_piece};
 use crate::usage::RawUsage;
 use crate::{Dialect, EventTooLarge, Operation, SseEvent, SseSplitter};
 
@@ -60,6 +60,8 @@ struct State {
     end: StreamEnd,
     events: u64,
     has_begun: bool,
+    /// So many pieces of the answer came; none where they are not counted.
+    pieces: Option<u64>,
     /// The answers that were asked for.
     answers: u32,
     /// Those that have given their reasons to end.
@@ -79,6 +81,7 @@ impl StreamReader {
                 end: StreamEnd::CutOff,
                 events: 0,
                 has_begun: false,
+                pieces: None,
                 answers: 1,
                 finished: 0,
             },
@@ -89,6 +92,14 @@ impl StreamReader {
     #[must_use]
     pub fn of(mut self, answers: u32) -> Self {
         self.state.answers = answers.max(1);
+        self
+    }
+
+    /// The same for a stream whose output is counted as it comes
+    /// ([`StreamReader::output_at_least`]), which takes a look into each event.
+    #[must_use]
+    pub fn counting(mut self) -> Self {
+        self.state.pieces = Some(0);
         self
     }
 
@@ -150,6 +161,14 @@ impl StreamReader {
         matches!(self.state.end, StreamEnd::Failed(_) | StreamEnd::Malformed)
     }
 
+    /// The output tokens that have come so far, at least: no event brings less than one, and no
+    /// provider says before the end how many there were. None unless it is
+    /// [counting](StreamReader::counting).
+    #[must_use]
+    pub fn output_at_least(&self) -> Option<u64> {
+        self.state.pieces
+    }
+
     /// The tokens told so far; totals, not steps.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
@@ -203,6 +222,9 @@ impl State {
         }
         if !self.has_begun && !matches!(self.end, StreamEnd::Failed(_)) {
             self.has_begun = !is_opening(event);
+        }
+        if let Some(pieces) = &mut self.pieces {
+            *pieces += u64::from(is_piece(event));
         }
     }
 
@@ -337,6 +359,45 @@ mod tests {
                 (StreamEnd::Whole, Some(tokens))
             );
         }
+    }
+
+    #[test]
+    fn the_output_so_far_is_never_more_than_the_whole() {
+        for (dialect, operation, text, least) in [
+            (Dialect::OpenAi, Operation::ChatCompletions, CHAT, 1),
+            (
+                Dialect::OpenAi,
+                Operation::ChatCompletions,
+                "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n\
+                 data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n\
+                 data: {\"choices\":[{\"text\":\"b\"}]}\n\n\
+                 data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
+                 data: [DONE]\n\n",
+                2,
+            ),
+            (
+                Dialect::OpenAi,
+                Operation::Responses,
+                "event: response.output_text.delta\ndata: {\"delta\":\"a\"}\n\n\
+                 event: response.output_text.done\ndata: {\"text\":\"a\"}\n\n",
+                1,
+            ),
+            (
+                Dialect::Anthropic,
+                Operation::Messages,
+                "event: message_start\ndata: {\"type\":\"message_start\"}\n\n\
+                 event: content_block_delta\ndata: {\"type\":\"content_block_delta\"}\n\n\
+                 data: {\"type\":\"content_block_delta\"}\n\n\
+                 event: content_block_stop\ndata: {\"type\":\"content_block_stop\"}\n\n",
+                2,
+            ),
+        ] {
+            let mut reader = StreamReader::new(dialect, operation).counting();
+            reader.push(text.as_bytes()).unwrap();
+            assert_eq!(reader.output_at_least(), Some(least), "{text}");
+        }
+        let reader = StreamReader::new(Dialect::OpenAi, Operation::ChatCompletions);
+        assert_eq!(reader.output_at_least(), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::runner::Inner;
 use super::{Hold, Told};
 use crate::{
     AfterFailure, Asked, AssembledRoute, Grant, Outgoing, STREAM_ENDS_WITHIN, heed, outcome,
-    refuses_stream_options, spoken,
+    refuses_stream_options, spoken, tell_output,
 };
 
 /// What became of an attempt.
@@ -235,6 +235,7 @@ impl Inner {
         grant.first_byte(processing_time(answer.headers()));
         let exchange = Exchange {
             route,
+            grant,
             asked,
             clock: &self.clock,
         };
@@ -250,6 +251,7 @@ impl Inner {
 /// A call that was sent, and what is to be made of its answer.
 struct Exchange<'a> {
     route: &'a AssembledRoute,
+    grant: &'a Grant,
     asked: Asked,
     clock: &'a crate::SystemClock,
 }
@@ -302,8 +304,8 @@ impl Exchange<'_> {
         attempt: u32,
         mut live: Option<Speaker>,
     ) -> Result<Good, Bad> {
-        let mut heard = 0;
-        let mut reader = self.asked.reader();
+        let (mut heard, mut told) = (0, 0);
+        let mut reader = self.asked.reader(self.route);
         let mut said = BytesMut::new();
         let mut retelling = self.asked.retelling(self.clock.now());
         answer.begins();
@@ -319,6 +321,7 @@ impl Exchange<'_> {
                 break StreamEnd::Malformed;
             }
             heed(&reader, &mut answer);
+            tell_output(&reader, self.grant, &mut told);
             match retelling.push(piece, |bytes| said.extend_from_slice(&bytes)) {
                 Ok(()) => {}
                 // The provider has told of a failure, which the reader knows better.

@@ -14,7 +14,9 @@ use http_body::Frame;
 use llmq_core::{Clock, Timestamp};
 use llmq_dispatch::Ended;
 use llmq_engine::config::StreamRecovery;
-use llmq_engine::{AssembledRoute, Grant, Retelling, STREAM_ENDS_WITHIN, heed, outcome};
+use llmq_engine::{
+    AssembledRoute, Grant, Retelling, STREAM_ENDS_WITHIN, heed, outcome, tell_output,
+};
 use llmq_provider::translate::StreamBroken;
 use llmq_provider::{Answer, Dialect, Source, StreamEnd, StreamReader, Verdict, check_stream};
 use tokio::time::Sleep;
@@ -43,7 +45,7 @@ enum Opened {
 
 /// Takes over a stream whose head has come.
 pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer) -> Attempted {
-    let mut reader = trial.asked.reader();
+    let mut reader = trial.asked.reader(&trial.route);
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
         Opened::Bad(verdict, may_be_billed) => {
@@ -131,6 +133,8 @@ pub(crate) struct Passing {
     route: Arc<AssembledRoute>,
     answer: Answer,
     reader: StreamReader,
+    /// So much of its output the limits were told of.
+    told: u64,
     /// In which the caller is told of a broken stream.
     dialect: Dialect,
     source: Source,
@@ -169,6 +173,7 @@ impl Passing {
             sent: answer.times().sent,
             answer,
             reader,
+            told: 0,
             dialect: trial.incoming.dialect,
             held: None,
             grant: Some(trial.grant),
@@ -178,6 +183,7 @@ impl Passing {
         };
         passing.progress.first_token = Some(passing.gateway.clock.now().mono);
         let mut pieces = Pieces::default();
+        passing.tell_output();
         passing.write(held, &mut pieces);
         if passing.state == State::Open && (ended || passing.reader.end() == StreamEnd::Whole) {
             passing.end_well(&mut pieces);
@@ -279,6 +285,7 @@ impl Passing {
             return self.break_off(&StreamEnd::Malformed, pieces);
         }
         heed(&self.reader, &mut self.answer);
+        self.tell_output();
         match self.reader.end() {
             StreamEnd::Malformed => self.break_off(&StreamEnd::Malformed, pieces),
             end @ StreamEnd::Failed(_) => {
@@ -295,6 +302,12 @@ impl Passing {
                     self.end_well(pieces);
                 }
             }
+        }
+    }
+
+    fn tell_output(&mut self) {
+        if let Some(grant) = &self.grant {
+            tell_output(&self.reader, grant, &mut self.told);
         }
     }
 

@@ -1,11 +1,14 @@
 //! Streams that are counted although their callers did not ask for their usage.
 
+use std::sync::Arc;
+
 use http::Request;
 use serde_json::json;
+use tokio::sync::Notify;
 
-use crate::answers::{error, stream_with_usage};
+use crate::answers::{END, STREAM, done, error, stream_with_usage, word};
 use crate::callers::key;
-use crate::world::{Act, BOTH, Mode, Seen, Upstream, World};
+use crate::world::{Act, BOTH, Mode, PATIENCE, Seen, Upstream, World};
 
 const COUNTED: &str = r#"limits = { custom = ["tokens=1M/1h"] }"#;
 
@@ -77,6 +80,32 @@ async fn a_stream_that_nobody_counts_goes_as_it_came() {
     ask(&world, "").await.is_from(&one);
     let sent = one.heard(one.calls() - 1).body;
     assert!(sent.contains(r#""include_usage":true"#), "{sent}");
+}
+
+/// A limit of produced tokens held an answer's whole cap until its end, so that the next call
+/// waited for what had left the window long ago.
+#[tokio::test]
+async fn what_a_stream_has_produced_leaves_the_window_before_the_stream_ends() {
+    let go_on = Arc::new(Notify::new());
+    let begun = [STREAM.to_owned(), word("one", "a word").repeat(70)].concat();
+    let rest = Act::When(
+        Arc::clone(&go_on),
+        Box::new(Act::Say(format!("{}{END}", done()))),
+    );
+    let one = Upstream::start("one", move |call| match call {
+        0 => Act::Then(begun.clone(), Box::new(rest.clone())),
+        _ => Act::Answer,
+    })
+    .await;
+    let limits = r#"limits = { custom = ["output_tokens=100/1s"] }"#;
+    let world = world(&one, limits, "").await;
+    let body = r#"{"model":"m","stream":true,"max_tokens":80,"messages":[]}"#;
+    let post = || Request::post("/v1/chat/completions");
+    let first = world.open(post(), &[], body.to_owned()).await;
+    let second = tokio::time::timeout(PATIENCE, world.send(post(), &[], body.to_owned())).await;
+    second.expect("there is room after a second").is_from(&one);
+    go_on.notify_one();
+    assert!(first.rest().await.clean);
 }
 
 #[tokio::test]
