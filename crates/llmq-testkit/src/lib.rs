@@ -8,7 +8,9 @@
 //! - `disk`, a feature, is a file system for SQLite that loses power, gets full or breaks.
 //! - [`SmallFile`] is a file with room for so many bytes, which knows what was synced.
 //! - [`FaultyStore`] is a store that fails, or holds an answer back, when a test wants it.
+//! - [`CountedMemory`] counts what is held, in a test's program of its own.
 //! - [`scale`] says how much larger than usual the tests are to be.
+//! - [`scratch`] is a directory whose disk need not be waited for.
 //! - [`zone_far_from_midnight`] is where today does not end during a test.
 //!
 //! It knows no crates but `llmq-core` and `llmq-store`, so that nearly every other one can use it.
@@ -22,7 +24,9 @@ mod clock;
 pub mod disk;
 mod faulty;
 mod file;
+mod memory;
 mod scale;
+mod scratch;
 mod secure;
 mod server;
 mod zone;
@@ -30,7 +34,9 @@ mod zone;
 pub use clock::FakeClock;
 pub use faulty::{FaultyStore, Held};
 pub use file::SmallFile;
+pub use memory::CountedMemory;
 pub use scale::{env_number, scale};
+pub use scratch::scratch;
 pub use secure::{Identity, SecureServer};
 pub use server::{Guest, PATIENCE, ScriptedServer};
 pub use zone::zone_far_from_midnight;

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use llmq_testkit::disk::{Disk, Image};
+use llmq_testkit::scratch;
 
 use crate::book::Book;
 use crate::caller::{Caller, beginning, open};
-use crate::{runtime, scratch, seeds};
+use crate::{runtime, seeds};
 
 /// What is done in a life, between and behind a clean stop.
 const CALLS: usize = 24;

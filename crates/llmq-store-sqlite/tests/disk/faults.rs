@@ -9,9 +9,10 @@ use llmq_store::{
 };
 use llmq_store_sqlite::{Options, Place, Store};
 use llmq_testkit::disk::{Disk, Trouble};
+use llmq_testkit::scratch;
 
 use crate::caller::{Caller, beginning, open};
-use crate::{runtime, scratch};
+use crate::runtime;
 
 /// How a fault is made.
 #[derive(Debug, Clone, Copy)]

@@ -6,10 +6,11 @@ use llmq_core::{Now, Timestamp};
 use llmq_store::{Jobs as _, Lines as _, Report, Start, StoredAnswer, Worker};
 use llmq_store_sqlite::Store;
 use llmq_testkit::disk::Disk;
+use llmq_testkit::scratch;
 
 use crate::book::Book;
 use crate::caller::{Caller, beginning, open};
-use crate::{runtime, scratch, seeds};
+use crate::{runtime, seeds};
 
 const LIVES: usize = 3;
 /// Seeds of a run.

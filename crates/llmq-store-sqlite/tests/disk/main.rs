@@ -19,13 +19,6 @@ fn runtime() -> tokio::runtime::Runtime {
     builder.build().unwrap()
 }
 
-/// A directory in memory where there is one: the disk is ours, and need not be waited for.
-fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm")
-        .or_else(|_| tempfile::tempdir())
-        .unwrap()
-}
-
 /// The seeds of a run, or the one of `LLMQ_DISK_SEED`.
 fn seeds(count: u64) -> std::ops::Range<u64> {
     match llmq_testkit::env_number("LLMQ_DISK_SEED") {
