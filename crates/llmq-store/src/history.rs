@@ -40,6 +40,11 @@ pub enum Entry {
         /// When.
         at: WallTime,
     },
+    /// A provider got a call of the job.
+    Sent {
+        /// The job.
+        job: JobId,
+    },
     /// The store said that it recorded an end. `token` is of the lease it was reported with; ends
     /// that nobody reported (expiry, cancellation, a lost lease) have none.
     Finished {
@@ -117,7 +122,7 @@ pub enum Rule {
     OneResult,
     /// Nothing is started after its time to start.
     NotTooLate,
-    /// Nothing is completed that was not started, and no two attempts have one lease.
+    /// Nothing is sent or completed that was not started, and no two attempts have one lease.
     Leased,
     /// Whoever is to be told of an end is told at least once, by one id.
     Told,
@@ -135,7 +140,7 @@ impl fmt::Display for Rule {
             Self::EndsStand => "an end never changes",
             Self::OneResult => "a result is recorded once",
             Self::NotTooLate => "nothing starts after its time",
-            Self::Leased => "nothing ends well without a lease of its own",
+            Self::Leased => "nothing is sent or ends well without a lease of its own",
             Self::Told => "whoever asked is told of the end, by one id",
             Self::WasTried => "faults were made while something was under way",
         })
@@ -158,8 +163,10 @@ struct Seen<'a> {
     expires_at: Option<WallTime>,
     targets: BTreeSet<&'a str>,
     tokens: BTreeSet<LeaseToken>,
+    sent: usize,
     end: Option<Status>,
-    results: u32,
+    /// The end that was recorded.
+    finished: Option<Status>,
     told: BTreeMap<&'a str, BTreeSet<&'a str>>,
 }
 
@@ -205,6 +212,7 @@ impl<'a> Checker<'a> {
                 seen.targets.extend(targets.iter().map(String::as_str));
             }
             Entry::Started { job, token, at } => self.started(*job, *token, *at),
+            Entry::Sent { job } => self.sent(*job),
             Entry::Finished { job, status, token } => self.finished(*job, *status, *token),
             Entry::Seen { job, status } => self.status(*job, *status),
             Entry::Told {
@@ -249,13 +257,22 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn sent(&mut self, job: JobId) {
+        let seen = self.jobs.entry(job).or_default();
+        seen.sent += 1;
+        let (sent, started) = (seen.sent, seen.tokens.len());
+        if sent > started {
+            let what = format!("it was sent {sent} times, and started {started} times");
+            self.blame(Rule::Leased, job, what);
+        }
+    }
+
     fn finished(&mut self, job: JobId, status: Status, token: Option<LeaseToken>) {
         let seen = self.jobs.entry(job).or_default();
         let newest = seen.tokens.last().copied();
         let is_leased = token.is_some_and(|token| seen.tokens.contains(&token));
         let is_newest = token == newest;
-        seen.results += u32::from(status == Status::Completed);
-        let results = seen.results;
+        let is_again = seen.finished.replace(status) == Some(status);
         if status == Status::Completed && !is_leased {
             self.blame(Rule::Leased, job, "it was completed by nobody who held it");
         } else if token.is_some() && !is_newest {
@@ -265,12 +282,9 @@ impl<'a> Checker<'a> {
                 "an attempt reported that was replaced before",
             );
         }
-        if results > 1 {
-            self.blame(
-                Rule::OneResult,
-                job,
-                format!("{results} results were recorded"),
-            );
+        if is_again {
+            let what = format!("that it is {status} was recorded again");
+            self.blame(Rule::OneResult, job, what);
         }
         self.status(job, status);
     }
@@ -368,6 +382,7 @@ mod tests {
                 in_flight: 1,
             },
             Entry::Started { job, token, at: AT },
+            Entry::Sent { job },
             Entry::Finished {
                 job,
                 status: Status::Completed,
@@ -413,50 +428,59 @@ mod tests {
     #[test]
     fn each_rule_catches_its_bug() {
         use Rule as R;
-        let lost = broken_by(|_, all| all[7] = Entry::End { jobs: Vec::new() });
+        let lost = broken_by(|_, all| all[8] = Entry::End { jobs: Vec::new() });
         assert_eq!(lost, [R::NoneLost]);
         let unexpected = broken_by(|job, all| {
             let jobs = vec![(job, Status::Completed), (JobId::new(), Status::Completed)];
-            all[7] = Entry::End { jobs };
+            all[8] = Entry::End { jobs };
         });
         assert_eq!(unexpected, [R::NoneUnexpected]);
-        let two_ends = broken_by(|job, all| all.insert(6, finished(job, Status::Failed, 2)));
+        let two_ends = broken_by(|job, all| all.insert(7, finished(job, Status::Failed, 2)));
         assert_eq!(two_ends, [R::OneEnd]);
         let unfinished = broken_by(|job, all| {
-            all.remove(5);
+            all.remove(6);
             let jobs = vec![(job, Status::Queued)];
-            all[6] = Entry::End { jobs };
+            all[7] = Entry::End { jobs };
         });
         assert_eq!(unfinished, [R::OneEnd]);
         let back = broken_by(|job, all| {
             let status = Status::Queued;
-            all.insert(6, Entry::Seen { job, status });
+            all.insert(7, Entry::Seen { job, status });
         });
         assert_eq!(back, [R::EndsStand]);
         let again = broken_by(|job, all| {
             let token = LeaseToken(3);
-            all.insert(6, Entry::Started { job, token, at: AT });
+            all.insert(7, Entry::Started { job, token, at: AT });
         });
         assert_eq!(again, [R::EndsStand]);
-        let twice = broken_by(|job, all| all.insert(6, finished(job, Status::Completed, 2)));
+        let twice = broken_by(|job, all| all.insert(7, finished(job, Status::Completed, 2)));
         assert_eq!(twice, [R::OneResult]);
-        let replaced = broken_by(|job, all| all[5] = finished(job, Status::Completed, 1));
+        let replaced = broken_by(|job, all| all[6] = finished(job, Status::Completed, 1));
         assert_eq!(replaced, [R::OneResult]);
         let late = broken_by(|job, all| {
             let (token, at) = (LeaseToken(2), WallTime::from_micros(2_000));
             all[4] = Entry::Started { job, token, at };
         });
         assert_eq!(late, [R::NotTooLate]);
-        let unleased = broken_by(|job, all| all[5] = finished(job, Status::Completed, 9));
+        let unleased = broken_by(|job, all| all[6] = finished(job, Status::Completed, 9));
         assert_eq!(unleased, [R::Leased]);
         let shared = broken_by(|_, all| all.insert(4, all[4].clone()));
         assert_eq!(shared, [R::Leased]);
-        let untold = broken_by(|_, all| drop(all.remove(6)));
+        let unsaid = broken_by(|job, all| all.insert(2, Entry::Sent { job }));
+        assert_eq!(unsaid, [R::Leased]);
+        let told_twice = broken_by(|job, all| {
+            let (status, token) = (Status::Expired, None);
+            all.drain(2..8);
+            let end = Entry::Finished { job, status, token };
+            all.splice(2..2, [end.clone(), end]);
+        });
+        assert!(told_twice.contains(&R::OneResult), "{told_twice:?}");
+        let untold = broken_by(|_, all| drop(all.remove(7)));
         assert_eq!(untold, [R::Told]);
         let two_ids = broken_by(|job, all| {
             let (target, message) = ("hook".to_owned(), "msg_2".to_owned());
             all.insert(
-                7,
+                8,
                 Entry::Told {
                     job,
                     target,

@@ -1,18 +1,20 @@
 //! Nothing that was accepted is lost, and each has one end, whatever is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use llmq_core::Status;
-use llmq_store::{Entry, HistoryOptions, JobId, check_history};
+use llmq_core::{Status, WallTime};
+use llmq_store::Entry;
 use llmq_testkit::{env_number, scale};
 use serde_json::{Value, json};
 
-use crate::server::{PATIENCE, Place, ask, request};
+use crate::evidence::{Acknowledged, Evidence};
+use crate::server::{PATIENCE, Place, Server, ask, request};
+use crate::witness::{Request, Witness};
 
 /// Kills over one file; `LLMQ_TEST_SCALE` multiplies the files.
 const KILLS: u64 = 50;
@@ -20,6 +22,11 @@ const KILLS: u64 = 50;
 const CALLERS: usize = 3;
 /// How long a process that is killed before it listens has had at most.
 const BEGINNING: Duration = Duration::from_millis(120);
+/// What a provider takes for an answer.
+const LATENCY: Duration = Duration::from_millis(20);
+/// The time to start of those that may run out of it: some do in line, and all that wait while a
+/// process is killed and another begins.
+const SHORT_TTL: &str = "60ms";
 
 #[test]
 fn every_accepted_request_is_finished_once_over_kills_under_load() {
@@ -35,11 +42,12 @@ fn every_accepted_request_is_finished_once_over_kills_under_load() {
 /// Many lives over one file, each killed under load. Answers how many.
 fn play(random: &mut fastrand::Rng) -> u64 {
     // Slow and narrow enough that there is always something waiting and something running.
-    let place = Place::new(Duration::from_millis(20), "concurrency = 16");
+    let provider = Witness::start(LATENCY);
+    let place = Place::before(provider.addr, "concurrency = 16");
     // A request that is often first in line is often killed with its process.
     place.append("[retry]\nmax_attempts = 100\n");
     let load = Arc::new(Load::start());
-    let mut history = Vec::new();
+    let mut faults = Vec::new();
     for kill in 0..KILLS {
         let in_flight = if random.u8(..5) == 0 {
             // While it opens the file and takes back what the one before held.
@@ -49,9 +57,9 @@ fn play(random: &mut fastrand::Rng) -> u64 {
             child.wait().unwrap();
             0
         } else {
-            live(&place, &load, kill, random.usize(1..60))
+            live(&place, &provider, &load, kill, random.usize(1..60))
         };
-        history.push(Entry::Fault {
+        faults.push(Entry::Fault {
             what: "SIGKILL".to_owned(),
             in_flight,
         });
@@ -66,20 +74,33 @@ fn play(random: &mut fastrand::Rng) -> u64 {
         assert!(begun.elapsed() < PATIENCE * 2, "something does not end");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let sent_twice = load.look_at_results(&server, random);
+    load.look_at_results(&server, random);
     assert_eq!(server.stop(), 0);
-    load.judge(&place, history);
+    let evidence = Evidence {
+        sent: provider.sent(),
+        faults,
+        held: place.held(),
+        ..load.evidence()
+    };
+    // Those that hit a process before it listened met no call of ours.
+    let broken = evidence.broken(KILLS / 2);
+    assert!(broken.is_empty(), "{broken:?}");
+    let checked = llmq_store_sqlite::check(&place.file(), true).unwrap();
+    assert!(checked.is_sound(), "{checked:?}");
+    let expired = evidence.held.jobs.iter();
+    let expired = expired.filter(|job| job.status == Status::Expired).count();
+    assert!(expired > 0, "no request ran out of its time");
     println!(
-        "{KILLS} kills, {} acknowledged, {sent_twice} perhaps sent twice, {} calls at the provider",
-        load.acknowledged.lock().unwrap().len(),
-        place.mock.report().calls
+        "{KILLS} kills, {} acknowledged, {expired} expired, {} calls at the provider",
+        evidence.acknowledged.len(),
+        evidence.sent.len()
     );
     KILLS
 }
 
 /// One life, until so many were accepted in it. Answers how many calls had no answer when it was
 /// killed.
-fn live(place: &Place, load: &Arc<Load>, life: u64, enough: usize) -> u64 {
+fn live(place: &Place, provider: &Witness, load: &Arc<Load>, life: u64, enough: usize) -> u64 {
     let server = place.serve();
     let (addr, over) = (server.addr, Arc::new(AtomicBool::new(false)));
     let before = load.acknowledged.lock().unwrap().len();
@@ -94,7 +115,7 @@ fn live(place: &Place, load: &Arc<Load>, life: u64, enough: usize) -> u64 {
         assert!(begun.elapsed() < PATIENCE, "nothing is accepted");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let in_flight = load.unanswered.load(Ordering::Relaxed) + place.mock.report().in_flight;
+    let in_flight = load.unanswered.load(Ordering::Relaxed) + provider.in_flight();
     server.kill();
     over.store(true, Ordering::Relaxed);
     callers
@@ -107,7 +128,7 @@ fn live(place: &Place, load: &Arc<Load>, life: u64, enough: usize) -> u64 {
 struct Load {
     /// What was handed in, by its text.
     handed_in: Mutex<BTreeSet<String>>,
-    acknowledged: Mutex<BTreeMap<String, JobId>>,
+    acknowledged: Mutex<BTreeMap<String, Acknowledged>>,
     unanswered: AtomicU64,
     /// The ids of the webhooks that came for each.
     told: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
@@ -123,7 +144,7 @@ impl Load {
         // It ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                hear(stream, &shared);
+                hear(&stream, &shared);
             }
         });
         Self {
@@ -140,8 +161,16 @@ impl Load {
         text.ends_with('0')
     }
 
+    /// Whether a request with this text may run out of its time.
+    fn is_short_lived(text: &str) -> bool {
+        text.ends_with(['3', '7', '0'])
+    }
+
     fn request(&self, text: &str) -> Value {
         let mut request = request(text);
+        if Self::is_short_lived(text) {
+            request["ttl"] = SHORT_TTL.into();
+        }
         if Self::is_told(text) {
             request["callback_url"] = format!("http://{}/{text}", self.hook).into();
         }
@@ -175,7 +204,12 @@ impl Load {
             let states = answer["requests"].as_array().map_or(one, Vec::as_slice);
             let mut acknowledged = self.acknowledged.lock().unwrap();
             for (text, state) in texts.into_iter().zip(states) {
-                acknowledged.insert(text, id_of(state));
+                let told = Acknowledged {
+                    job: state["queue_id"].as_str().unwrap().parse().unwrap(),
+                    expires_at: instant(&state["expires_at"]),
+                    is_to_be_told: Self::is_told(&text),
+                };
+                acknowledged.insert(text, told);
             }
         }
     }
@@ -188,124 +222,51 @@ impl Load {
         to_tell.all(|text| told.contains_key(text))
     }
 
-    /// Some of those that were accepted have their results. Answers how many of these may have
-    /// been sent twice.
-    fn look_at_results(&self, server: &crate::server::Server, random: &mut fastrand::Rng) -> usize {
-        let ids: Vec<JobId> = self
-            .acknowledged
-            .lock()
-            .unwrap()
-            .values()
-            .copied()
-            .collect();
-        let mut sent_twice = 0;
-        for id in random.choose_multiple(ids, 500) {
+    /// Some of those that were accepted have their results.
+    fn look_at_results(&self, server: &Server, random: &mut fastrand::Rng) {
+        let acknowledged = self.acknowledged.lock().unwrap().clone();
+        for (text, told) in random.choose_multiple(acknowledged, 500) {
+            let id = told.job;
             let state = server.end(&id.to_string());
+            if Self::is_short_lived(&text) && state["status"] == "expired" {
+                continue;
+            }
             assert_eq!(state["status"], "completed", "{state}");
-            sent_twice += usize::from(state["may_have_been_sent"] == true);
             let (status, result) = server.get(&format!("/api/requests/{id}/result"));
             let object = result["object"].as_str();
             assert_eq!((status, object), (200, Some("chat.completion")));
         }
-        sent_twice
     }
 
-    /// Holds all that was seen against the promises.
-    fn judge(&self, place: &Place, faults: Vec<Entry>) {
-        let held = place.held();
-        let mut history = Vec::new();
-        let handed_in = self.handed_in.lock().unwrap();
-        let mut texts = BTreeSet::new();
-        for (job, _, body) in &held.jobs {
-            let text = body["messages"][0]["content"].as_str().unwrap();
-            assert!(
-                texts.insert(text),
-                "{text} was handed in once and is there twice"
-            );
-            if handed_in.contains(text) {
-                history.push(Entry::HandedIn { job: *job });
-            }
-            for message in self.told.lock().unwrap().get(text).into_iter().flatten() {
-                history.push(Entry::Told {
-                    job: *job,
-                    target: "hook".to_owned(),
-                    message: message.clone(),
-                });
-            }
+    /// What callers saw.
+    fn evidence(&self) -> Evidence {
+        Evidence {
+            handed_in: self.handed_in.lock().unwrap().clone(),
+            acknowledged: self.acknowledged.lock().unwrap().clone(),
+            told: self.told.lock().unwrap().clone(),
+            ..Evidence::default()
         }
-        for (text, job) in self.acknowledged.lock().unwrap().iter() {
-            let hook = Self::is_told(text).then(|| "hook".to_owned());
-            history.push(Entry::Accepted {
-                job: *job,
-                expires_at: None,
-                targets: hook.into_iter().collect(),
-            });
-        }
-        let kills = faults.len() as u64;
-        history.extend(faults);
-        let ended = |status: Status| status.is_final();
-        let mut ends = BTreeMap::<JobId, u32>::new();
-        for entry in &held.seen {
-            if let Entry::Seen { job, status } = entry {
-                *ends.entry(*job).or_default() += u32::from(ended(*status));
-            }
-        }
-        assert!(
-            ends.values().all(|ends| *ends == 1),
-            "an end that came twice"
-        );
-        history.extend(held.seen);
-        let jobs = held.jobs.iter().map(|(job, status, _)| (*job, *status));
-        history.push(Entry::End {
-            jobs: jobs.collect(),
-        });
-        let options = HistoryOptions {
-            // Those that hit a process before it listened met no call of ours.
-            faults_min: kills / 2,
-            unfinished: false,
-        };
-        let broken = check_history(&history, options);
-        assert!(broken.is_empty(), "{broken:?}");
-        let checked = llmq_store_sqlite::check(&place.file(), true).unwrap();
-        assert!(checked.is_sound(), "{checked:?}");
     }
 }
 
-fn id_of(state: &Value) -> JobId {
-    state["queue_id"].as_str().unwrap().parse().unwrap()
+fn instant(text: &Value) -> WallTime {
+    let at: jiff::Timestamp = text.as_str().unwrap().parse().unwrap();
+    WallTime::from_micros(at.as_microsecond())
 }
 
 /// Hears one webhook, whose path is the text of its request.
-fn hear(stream: std::net::TcpStream, told: &Mutex<BTreeMap<String, Vec<String>>>) {
-    let _ = stream.set_read_timeout(Some(PATIENCE));
-    let mut reader = BufReader::new(&stream);
-    let (mut text, mut message, mut length) = (None, None, 0);
-    loop {
-        let mut line = String::new();
-        match reader.read_line(&mut line) {
-            Ok(read) if read > 2 => {}
-            Ok(2) => break,
-            // Its sender was killed.
-            Ok(_) | Err(_) => return,
-        }
-        let line = line.trim_end();
-        if let Some(path) = line.strip_prefix("POST /") {
-            text = path.split(' ').next().map(str::to_owned);
-        } else if let Some((name, value)) = line.split_once(": ") {
-            match name.to_ascii_lowercase().as_str() {
-                "webhook-id" => message = Some(value.to_owned()),
-                "content-length" => length = value.parse().unwrap(),
-                _ => {}
-            }
-        }
-    }
-    // A connection that is closed with something unread is reset, and the answer with it.
-    if reader.read_exact(&mut vec![0; length]).is_err() {
+fn hear(stream: &TcpStream, told: &Mutex<BTreeMap<String, Vec<String>>>) {
+    // Its sender may have been killed. What is not read to its end would be reset, and the answer
+    // with it.
+    let Some(request) = Request::read(&mut BufReader::new(stream)) else {
         return;
-    }
-    if let (Some(text), Some(message)) = (text, message) {
-        told.lock().unwrap().entry(text).or_default().push(message);
+    };
+    let text = request.path.trim_start_matches('/').to_owned();
+    if let Some(message) = request.header("webhook-id") {
+        let mut told = told.lock().unwrap();
+        told.entry(text).or_default().push(message.to_owned());
     }
     let answer = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
-    let _ = (&stream).write_all(answer.as_bytes());
+    let mut stream = stream;
+    let _ = stream.write_all(answer.as_bytes());
 }

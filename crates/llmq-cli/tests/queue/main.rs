@@ -5,6 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 mod server;
+mod witness;
+
+mod evidence;
 
 mod batches;
 mod commands;

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use llmq_core::Status;
+use llmq_core::{Status, WallTime};
 use llmq_provider::mock::{MockConfig, MockServer};
-use llmq_store::{Entry, EventId, EventPage, Events as _, Filter, JobId, Reads as _, Subject};
+use llmq_store::{EventId, EventPage, Events as _, Filter, JobId, Reads as _, Subject};
 use serde_json::{Value, json};
+
+use crate::witness;
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,10 +20,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Place {
     dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
-    pub(crate) mock: MockServer,
+    mock: Option<MockServer>,
 }
 
 impl Place {
+    /// A place with a stand-in provider.
     pub(crate) fn new(latency: Duration, limits: &str) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let config = MockConfig {
@@ -31,15 +34,33 @@ impl Place {
             ..MockConfig::default()
         };
         let mock = runtime.block_on(MockServer::start(config)).unwrap();
+        let (addr, mock) = (mock.addr(), Some(mock));
+        Self {
+            mock,
+            runtime,
+            ..Self::before(addr, limits)
+        }
+    }
+
+    /// A place before a provider of the test's own.
+    pub(crate) fn before(provider: SocketAddr, limits: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
             "[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
-             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{}/v1\"\n\
-             [models.gpt]\nupstreams = [ {{ upstream = \"one\", limits = {{ {limits} }} }} ]\n",
-            mock.addr()
+             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{provider}/v1\"\n\
+             [models.gpt]\nupstreams = [ {{ upstream = \"one\", limits = {{ {limits} }} }} ]\n"
         );
         std::fs::write(dir.path().join("llmq.toml"), text).unwrap();
-        Self { dir, runtime, mock }
+        Self {
+            dir,
+            runtime: tokio::runtime::Runtime::new().unwrap(),
+            mock: None,
+        }
+    }
+
+    /// How many calls the stand-in got.
+    pub(crate) fn calls(&self) -> u64 {
+        self.mock.as_ref().map_or(0, |mock| mock.report().calls)
     }
 
     pub(crate) fn file(&self) -> PathBuf {
@@ -93,11 +114,11 @@ impl Place {
         Server { child, addr, said }
     }
 
-    /// What the file holds when all is over: each request with its job, and all that was seen of
+    /// What the file holds when all is over: each request with its job, and all that was told of
     /// the jobs, in order.
     pub(crate) fn held(&self) -> Held {
         let place = llmq_store_sqlite::Place::File(self.file());
-        let now = llmq_core::WallTime::from_micros(1);
+        let now = WallTime::from_micros(1);
         let store = llmq_store_sqlite::Store::open(&place, now).unwrap();
         let held = self.runtime.block_on(Held::read(&store));
         store.close();
@@ -106,12 +127,29 @@ impl Place {
 }
 
 /// What a file holds.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Held {
-    /// The jobs, where they stand, and what was asked of them.
-    pub(crate) jobs: Vec<(JobId, Status, Value)>,
-    /// Where they stood, one after another.
-    pub(crate) seen: Vec<Entry>,
+    pub(crate) jobs: Vec<HeldJob>,
+    /// In the order in which they were told.
+    pub(crate) events: Vec<HeldEvent>,
+}
+
+#[derive(Debug)]
+pub(crate) struct HeldJob {
+    pub(crate) id: JobId,
+    pub(crate) status: Status,
+    /// What its user says.
+    pub(crate) text: String,
+    /// The call whose answer is its result, by its number at the provider.
+    pub(crate) answered: Option<usize>,
+}
+
+/// Where a job stood since when.
+#[derive(Debug, Clone)]
+pub(crate) struct HeldEvent {
+    pub(crate) job: JobId,
+    pub(crate) status: Status,
+    pub(crate) at: WallTime,
 }
 
 impl Held {
@@ -122,8 +160,15 @@ impl Held {
             let page = store.list(&Filter::default(), after, 1_000).await.unwrap();
             for job in page.items {
                 let body = store.body(job.id).await.unwrap().unwrap();
-                let body = serde_json::from_slice(&body).unwrap();
-                held.jobs.push((job.id, job.status, body));
+                let body: Value = serde_json::from_slice(&body).unwrap();
+                let answer = store.answer(job.id).await.unwrap();
+                let answer = answer.map(|answer| serde_json::from_slice(&answer.body).unwrap());
+                held.jobs.push(HeldJob {
+                    id: job.id,
+                    status: job.status,
+                    text: body["messages"][0]["content"].as_str().unwrap().to_owned(),
+                    answered: answer.as_ref().and_then(witness::number_of),
+                });
             }
             after = page.next;
             if after.is_none() {
@@ -141,7 +186,11 @@ impl Held {
             after = last.id;
             for event in events {
                 if let Subject::Job { id, status, .. } = event.event.subject {
-                    held.seen.push(Entry::Seen { job: id, status });
+                    held.events.push(HeldEvent {
+                        job: id,
+                        status,
+                        at: event.at,
+                    });
                 }
             }
         }

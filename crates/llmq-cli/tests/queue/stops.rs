@@ -21,7 +21,7 @@ fn a_stop_lets_what_runs_end_and_the_next_server_does_the_rest() {
         assert_eq!(state["attempts"], 1);
     }
     assert_eq!(server.stop(), 0);
-    assert_eq!(place.mock.report().calls, 6);
+    assert_eq!(place.calls(), 6);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_server_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it_holds(
     let server = place.serve();
     let ids: Vec<String> = (0..4).map(|_| server.submit()).collect();
     let begun = tokio::time::Instant::now();
-    while place.mock.report().calls < 4 {
+    while place.calls() < 4 {
         assert!(begun.elapsed() < PATIENCE, "the calls are sent");
         std::thread::yield_now();
     }
@@ -86,7 +86,7 @@ fn a_server_that_stood_still_for_longer_than_a_lease_goes_on_with_what_it_holds(
         );
         assert!(state["may_have_been_sent"].is_null(), "{state}");
     }
-    assert_eq!(place.mock.report().calls, 4, "each was sent once");
+    assert_eq!(place.calls(), 4, "each was sent once");
     assert_eq!(server.stop(), 0);
     let checked = llmq_store_sqlite::check(&place.file(), true).unwrap();
     assert!(checked.is_sound(), "{checked:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use llmq_core::WallTime;
+use llmq_core::{Status, WallTime};
 use llmq_store::{Counts, Entry, EventKind, JobId, LeaseToken, StoredEvent, Subject};
 use rusqlite::Connection;
 
@@ -171,38 +171,57 @@ pub(crate) fn history(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
         held.push((job, row.status));
     }
     let known: HashSet<JobId> = held.iter().map(|(job, _)| *job).collect();
+    let mut attempts = Attempts::default();
     for event in events::all(connection, &names)?.into_iter().flatten() {
-        seen_in(&event, &known, &mut entries);
+        attempts.is_whole |= event.id.0 == 1;
+        attempts.seen_in(&event, &known, &mut entries);
     }
     entries.extend(told(connection, &known)?);
     entries.push(Entry::End { jobs: held });
     Ok(entries)
 }
 
-/// What an event tells of a job that is still there. Of an end, that an attempt of its own came to
-/// it: a second end of a job is then one attempt too many, even if it is the same end.
-fn seen_in(event: &StoredEvent, known: &HashSet<JobId>, entries: &mut Vec<Entry>) {
-    let Subject::Job { id, status, .. } = event.event.subject else {
-        return;
-    };
-    if !known.contains(&id) {
-        return;
+/// What the log of events tells of attempts.
+#[derive(Default)]
+struct Attempts {
+    /// The log goes back to the first event.
+    is_whole: bool,
+    /// The newest lease of each job: each start is one.
+    leases: HashMap<JobId, LeaseToken>,
+}
+
+impl Attempts {
+    /// What an event tells of a job that is still there.
+    fn seen_in(&mut self, event: &StoredEvent, known: &HashSet<JobId>, entries: &mut Vec<Entry>) {
+        let Subject::Job {
+            id: job, status, ..
+        } = event.event.subject
+        else {
+            return;
+        };
+        if !known.contains(&job) {
+            return;
+        }
+        let (token, at) = (LeaseToken(event.id.0), event.at);
+        if status == Status::Processing {
+            self.leases.insert(job, token);
+            entries.push(Entry::Started { job, token, at });
+        } else if EventKind::of_end(status).is_none() {
+            entries.push(Entry::Seen { job, status });
+        } else {
+            let mut lease = self.leases.get(&job).copied();
+            if lease.is_none() && status == Status::Completed && !self.is_whole {
+                // Its start was let go of.
+                lease = Some(token);
+                entries.push(Entry::Started { job, token, at });
+            }
+            entries.push(Entry::Finished {
+                job,
+                status,
+                token: lease,
+            });
+        }
     }
-    if EventKind::of_end(status).is_none() {
-        entries.push(Entry::Seen { job: id, status });
-        return;
-    }
-    let token = LeaseToken(event.id.0);
-    entries.push(Entry::Started {
-        job: id,
-        token,
-        at: event.at,
-    });
-    entries.push(Entry::Finished {
-        job: id,
-        status,
-        token: Some(token),
-    });
 }
 
 /// Since when no delivery has been let go: since ever, if none is missing.
@@ -351,7 +370,7 @@ mod tests {
         });
         let Ok(()) = again.await.unwrap();
         let broken = broken(&path);
-        let word = Rule::EndsStand.to_string();
+        let word = Rule::OneResult.to_string();
         assert!(broken.iter().any(|what| what.contains(&word)), "{broken:?}");
     }
 
