@@ -252,11 +252,7 @@ fn list(
                 }),
             )
         }
-        Format::Json => output::json(&all, Format::Json)?,
-        Format::Jsonl => {
-            let lines = all.iter().map(|batch| output::json(batch, Format::Jsonl));
-            lines.collect::<Result<_, _>>()?
-        }
+        format => output::json_list(&all, format)?,
     };
     output::print(&text)
 }

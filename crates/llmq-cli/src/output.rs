@@ -38,6 +38,14 @@ pub(crate) fn json(value: &impl Serialize, format: Format) -> Result<String, Fai
     Ok(text)
 }
 
+/// Several values: one JSON document, or a line each.
+pub(crate) fn json_list<T: Serialize>(all: &[T], format: Format) -> Result<String, Failure> {
+    match format {
+        Format::Jsonl => all.iter().map(|one| json(one, format)).collect(),
+        Format::Json | Format::Table => json(&all, format),
+    }
+}
+
 /// What `--color` says, found without parsing the rest.
 pub(crate) fn color_choice(arguments: &[OsString]) -> ColorChoice {
     let mut words = arguments.iter().filter_map(|word| word.to_str());

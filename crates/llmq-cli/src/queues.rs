@@ -52,12 +52,7 @@ pub(crate) fn queues(args: &QueuesArgs, global: &Global) -> Result<(), Failure> 
             let list: QueueList = server.get("/api/queues")?;
             let text = match global.format {
                 Format::Table => table(&list.queues),
-                Format::Json => output::json(&list.queues, Format::Json)?,
-                Format::Jsonl => {
-                    let lines = list.queues.iter();
-                    let lines = lines.map(|queue| output::json(queue, Format::Jsonl));
-                    lines.collect::<Result<_, _>>()?
-                }
+                format => output::json_list(&list.queues, format)?,
             };
             output::print(&text)
         }

@@ -62,12 +62,7 @@ fn list(args: &WhyArgs, global: &Global) -> Result<(), Failure> {
         .get(&format!("/api/calls?limit={}", args.limit))?;
     let text = match global.format {
         Format::Table => lines(&list.calls),
-        Format::Json => output::json(&list.calls, Format::Json)?,
-        Format::Jsonl => {
-            let lines = list.calls.iter();
-            let lines = lines.map(|call| output::json(call, Format::Jsonl));
-            lines.collect::<Result<_, _>>()?
-        }
+        format => output::json_list(&list.calls, format)?,
     };
     output::print(&text)?;
     let more = list.total.saturating_sub(u64::from(args.limit));

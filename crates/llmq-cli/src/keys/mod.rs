@@ -190,11 +190,7 @@ fn list(way: &Way, global: &Global) -> Result<(), Failure> {
     }
     let text = match global.format {
         Format::Table => table(&keys),
-        Format::Json => output::json(&keys, Format::Json)?,
-        Format::Jsonl => {
-            let lines = keys.iter().map(|key| output::json(key, Format::Jsonl));
-            lines.collect::<Result<_, _>>()?
-        }
+        format => output::json_list(&keys, format)?,
     };
     output::print(&text)
 }

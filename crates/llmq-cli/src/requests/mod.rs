@@ -253,11 +253,7 @@ pub(super) fn print_all(all: &[RequestState], global: &Global) -> Result<(), Fai
             });
             output::table(head, rows)
         }
-        Format::Json => output::json(&all, Format::Json)?,
-        Format::Jsonl => {
-            let lines = all.iter().map(|state| output::json(state, Format::Jsonl));
-            lines.collect::<Result<_, _>>()?
-        }
+        format => output::json_list(all, format)?,
     };
     output::print(&text)
 }

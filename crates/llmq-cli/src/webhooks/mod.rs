@@ -2,7 +2,7 @@
 
 mod listen;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use hyper::Method;
 use llmq_api::{
     CallbackSecret, CreateWebhook, DeliveryInfo, DeliveryList, UpdateWebhook, WebhookInfo,
@@ -24,6 +24,7 @@ use listen::ListenArgs;
 Examples:
   llmq webhooks add https://example.com/hook --event 'request.*'
   llmq webhooks test 0198c0de-7a11-7000-8000-000000000000
+  llmq webhooks update 0198c0de-7a11-7000-8000-000000000000 --all-events
   llmq webhooks deliveries
   llmq webhooks listen --secret whsec_…
 
@@ -99,20 +100,24 @@ struct AddArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("change").required(true).multiple(true)))]
 struct UpdateArgs {
     /// Its id
     id: Uuid,
     /// Where
-    #[arg(long)]
+    #[arg(long, group = "change")]
     url: Option<String>,
-    /// An event that it is told of; may be repeated
-    #[arg(long = "event", value_name = "EVENT")]
+    /// An event that it is told of from now on, and of no others; may be repeated
+    #[arg(long = "event", value_name = "EVENT", group = "change")]
     events: Vec<String>,
+    /// Tell it of all events again
+    #[arg(long, group = "change", conflicts_with = "events")]
+    all_events: bool,
     /// What you call it
-    #[arg(long)]
+    #[arg(long, group = "change")]
     description: Option<String>,
-    /// Whether it is told at all
-    #[arg(long, value_name = "BOOL")]
+    /// Whether it is told at all; `true` also brings one back that the server disabled
+    #[arg(long, value_name = "BOOL", group = "change")]
     enabled: Option<bool>,
 }
 
@@ -141,7 +146,8 @@ pub(crate) fn webhooks(args: WebhooksArgs, global: &Global) -> Result<(), Failur
         WebhooksCommand::Update(wanted) => {
             let change = UpdateWebhook {
                 url: wanted.url,
-                events: Some(wanted.events).filter(|events| !events.is_empty()),
+                // An empty list asks for all.
+                events: (wanted.all_events || !wanted.events.is_empty()).then_some(wanted.events),
                 description: wanted.description,
                 enabled: wanted.enabled,
             };
@@ -234,7 +240,7 @@ fn print_all(all: &[WebhookInfo], global: &Global) -> Result<(), Failure> {
             });
             output::table(head, rows)
         }
-        format => output::json(&all, format)?,
+        format => output::json_list(all, format)?,
     };
     output::print(&text)
 }
@@ -287,11 +293,7 @@ fn print_deliveries(all: &[DeliveryInfo], global: &Global) -> Result<(), Failure
             });
             output::table(head, rows)
         }
-        Format::Json => output::json(&all, Format::Json)?,
-        Format::Jsonl => {
-            let lines = all.iter().map(|one| output::json(one, Format::Jsonl));
-            lines.collect::<Result<_, _>>()?
-        }
+        format => output::json_list(all, format)?,
     };
     output::print(&text)
 }

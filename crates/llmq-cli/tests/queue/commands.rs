@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::server::{Place, Server};
 
-fn llmq(server: &Server, words: &[&str]) -> (i32, String, String) {
+pub(crate) fn llmq(server: &Server, words: &[&str]) -> (i32, String, String) {
     let Output {
         status,
         stdout,

@@ -15,3 +15,4 @@ mod handed_in;
 mod kills;
 mod stops;
 mod waits;
+mod webhooks;
