@@ -27,6 +27,9 @@ const TEXTS: [&str; 6] = [
     "arguments",
 ];
 
+/// So many files are noted.
+const FILES_MAX: usize = 256;
+
 /// Any bytes are read or refused; what a JSON reader takes for an object the scanner takes, and
 /// says of it what the tree says, unless it calls it doubtful.
 pub fn check(body: &[u8]) {
@@ -46,6 +49,12 @@ pub fn check(body: &[u8]) {
 }
 
 fn agree(scan: &RequestScan, members: &[(String, Tree)]) {
+    let mut files = Vec::new();
+    for (_, value) in prompts(members) {
+        name_files(value, &mut files);
+    }
+    files.truncate(FILES_MAX);
+    assert_eq!(scan.kept.files, files);
     let twice = |name: &&str| members.iter().filter(|(key, _)| key == name).count() > 1;
     if let Some(name) = SINGLE.iter().find(|name| twice(name)) {
         assert!(scan.doubtful.is_some(), "{name} is there twice");
@@ -125,14 +134,38 @@ fn clamped(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
+fn prompts(members: &[(String, Tree)]) -> impl Iterator<Item = &(String, Tree)> {
+    let is_prompt = |(name, _): &&(String, Tree)| PROMPTS.contains(&name.as_str());
+    members.iter().filter(is_prompt)
+}
+
 fn input_tokens(members: &[(String, Tree)]) -> u32 {
     let (mut chars, mut tokens) = (0, 0);
-    for (name, value) in members {
-        if PROMPTS.contains(&name.as_str()) {
-            add(value, &mut chars, &mut tokens);
-        }
+    for (_, value) in prompts(members) {
+        add(value, &mut chars, &mut tokens);
     }
     clamped(chars.div_ceil(4) + tokens)
+}
+
+fn name_files<'a>(value: &'a Tree, files: &mut Vec<&'a str>) {
+    let members = match value {
+        Tree::List(items) => return items.iter().for_each(|item| name_files(item, files)),
+        Tree::Object(members) => members,
+        _ => return,
+    };
+    for (name, value) in members {
+        match (name.as_str(), value) {
+            ("file_id", Tree::Text(id)) => files.push(id),
+            ("file" | "source", Tree::Object(holder)) => {
+                let id = holder.iter().rfind(|(name, _)| name == "file_id");
+                if let Some((_, Tree::Text(id))) = id {
+                    files.push(id);
+                }
+            }
+            (name, value) if TEXTS.contains(&name) => name_files(value, files),
+            _ => {}
+        }
+    }
 }
 
 fn add(value: &Tree, chars: &mut u64, tokens: &mut u64) {

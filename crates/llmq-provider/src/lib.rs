@@ -78,7 +78,7 @@ pub use recorder::Recorder;
 pub use reply_headers::{processing_time, request_id};
 pub use request::{ANTHROPIC_MAX_TOKENS, Prompt, PromptError, check_params, prompt_body};
 pub use response::{Answer, Times, WholeAnswer};
-pub use scan::{RequestScan, ScanError, scan_request};
+pub use scan::{Kept, RequestScan, ScanError, scan_request};
 pub use secret::{Secret, SecretError};
 pub use sent::SentHook;
 pub use sse::{EVENT_BYTES_MAX, EventTooLarge, SseEvent, SseSplitter};

@@ -1,12 +1,15 @@
+mod prompt;
+
 use std::fmt;
 
 use llmq_core::CallSize;
 use serde::Deserialize;
 use serde::de::Visitor;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{
-    DeserializeSeed, Deserializer, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess,
-};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, IntoDeserializer, MapAccess};
+
+pub use prompt::Kept;
+use prompt::{PromptSeed, count_plain};
 
 use crate::lenient::{FromAny, Lenient, Object};
 use crate::plain::Plain;
@@ -22,9 +25,8 @@ pub struct RequestScan {
     /// Whether the stream is to tell its usage (`stream_options.include_usage`); `None` when the
     /// caller leaves that open.
     pub include_usage: Option<bool>,
-    /// What it names that an upstream made earlier: the member, `previous_response_id` or
-    /// `conversation`, and the name.
-    pub names: Option<(&'static str, String)>,
+    /// What it names that one account keeps, and no other.
+    pub kept: Kept,
     /// Where the prompt begins: behind the name of its first member, a system text before
     /// messages. `None` when it has none.
     pub prompt_at: Option<usize>,
@@ -146,24 +148,6 @@ fn scan_plain(body: &[u8]) -> Option<RequestScan> {
     scan.size.max_output_tokens = newer_cap.or(older_cap).map(clamped);
     scan.size.input_tokens = tally.tokens();
     Some(scan)
-}
-
-/// Adds the text found in a plain value to a tally, as [`TextSeed`] does.
-fn count_plain(json: &mut Plain<'_>, tally: &mut TokenTally) -> Option<()> {
-    match json.peek()? {
-        b'"' => tally.add_chars(json.text()?.chars),
-        b'[' => json.array(|json| count_plain(json, tally))?,
-        b'{' => json.object(|json, name| match name {
-            b"content" | b"text" | b"output" | b"tool_calls" | b"function" | b"arguments" => {
-                count_plain(json, tally)
-            }
-            _ => json.skip(),
-        })?,
-        b't' | b'f' | b'n' => json.skip()?,
-        // A prompt may be given as the numbers of its tokens.
-        _ => return None,
-    }
-    Some(())
 }
 
 /// The parser's own text would quote what it found, and so the prompt.
@@ -379,15 +363,21 @@ impl<'de> Visitor<'de> for TopSeed {
                 Field::PreviousResponseId | Field::Conversation => {
                     let name = map.next_value::<Lenient<Name>>()?.0.0;
                     let member = field.single().map(|(_, member)| member);
-                    scan.names = scan.names.or(member.zip(name));
+                    scan.kept.earlier = scan.kept.earlier.or(member.zip(name));
                 }
                 Field::Messages | Field::Input | Field::Prompt => {
                     scan.prompt_at = scan.prompt_at.or(at);
-                    map.next_value_seed(TextSeed(&mut tally))?;
+                    map.next_value_seed(PromptSeed {
+                        tally: &mut tally,
+                        kept: &mut scan.kept,
+                    })?;
                 }
                 Field::System | Field::Instructions => {
                     system_at = system_at.or(at);
-                    map.next_value_seed(TextSeed(&mut tally))?;
+                    map.next_value_seed(PromptSeed {
+                        tally: &mut tally,
+                        kept: &mut scan.kept,
+                    })?;
                 }
                 Field::Other => {
                     map.next_value::<IgnoredAny>()?;
@@ -404,87 +394,6 @@ impl<'de> Visitor<'de> for TopSeed {
 
 fn clamped(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
-}
-
-/// Adds the text found in a value to a tally.
-struct TextSeed<'a>(&'a mut TokenTally);
-
-/// Where text stands inside messages, parts, items and tool calls.
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
-enum TextField {
-    Content,
-    Text,
-    Output,
-    ToolCalls,
-    Function,
-    Arguments,
-    #[serde(other)]
-    Other,
-}
-
-impl<'de> DeserializeSeed<'de> for TextSeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TextSeed<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.0.add(text);
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        self.0.add_tokens(1);
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(TextSeed(&mut *self.0))?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(field) = map.next_key::<TextField>()? {
-            match field {
-                TextField::Other => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-                TextField::Content
-                | TextField::Text
-                | TextField::Output
-                | TextField::ToolCalls
-                | TextField::Function
-                | TextField::Arguments => map.next_value_seed(TextSeed(&mut *self.0))?,
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

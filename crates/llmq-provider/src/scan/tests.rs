@@ -1,9 +1,10 @@
 use proptest::prelude::*;
 
+use super::prompt::FILES_MAX;
 use super::*;
 use crate::plain::tests::nearly_json;
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "model",
     "stream",
     "max_tokens",
@@ -15,6 +16,9 @@ const NAMES: [&str; 12] = [
     "content",
     "text",
     "role",
+    "file",
+    "source",
+    "file_id",
     "other",
 ];
 
@@ -142,8 +146,53 @@ fn what_was_made_earlier_is_named_in_one_of_three_ways() {
         (r#"{"previous_response_id":null,"conversation":{}}"#, None),
     ];
     for (body, names) in table {
-        assert_eq!(scan(body).names, names, "{body}");
+        assert_eq!(scan(body).kept.earlier, names, "{body}");
     }
+}
+
+#[test]
+fn files_that_are_only_named_are_found_where_dialects_name_them() {
+    let part = |part: &str| format!(r#"{{"input":[{{"role":"user","content":[{part}]}}]}}"#);
+    let found = |body: &str| scan(body).kept.files;
+    for named in [
+        r#"{"type":"input_file","file_id":"f"}"#,
+        r#"{"type":"input_image","detail":"low","file_id":"f"}"#,
+        r#"{"type":"file","file":{"file_id":"f"}}"#,
+        r#"{"type":"document","source":{"type":"file","file_id":"f"}}"#,
+        r#"{"type":"container_upload","file_id":"f"}"#,
+        r#"{"type":"tool_result","content":[{"source":{"file_id":"f"}}]}"#,
+        r#"{"type":"input_file","file\u005fid":"f"}"#,
+    ] {
+        assert_eq!(found(&part(named)), ["f"], "{named}");
+        let body = part(named).replacen("input", "messages", 1);
+        assert_eq!(found(&body), ["f"], "{body}");
+    }
+    for none in [
+        r#"{"type":"input_file","file_data":"data:,x","filename":"file_id"}"#,
+        r#"{"type":"file","file":{"file_data":"data:,x","filename":"x"}}"#,
+        r#"{"type":"image","source":{"type":"base64","data":"file_id"}}"#,
+        r#"{"type":"input_file","file_id":null}"#,
+        r#"{"type":"text","text":"\"file_id\":\"f\""}"#,
+        r#"{"type":"output_text","annotations":[{"file_id":"f"}]}"#,
+        r#"{"type":"function_call","arguments":"{\"file_id\":\"f\"}"}"#,
+    ] {
+        assert!(found(&part(none)).is_empty(), "{none}");
+    }
+    let output = r#"{"input":[{"type":"function_call_output","output":[{"type":"input_file","file_id":"f"}]}]}"#;
+    assert_eq!(found(output), ["f"]);
+    let tool = r#"{"tools":[{"parameters":{"properties":{"file_id":{"type":"string"}}}}]}"#;
+    assert!(found(tool).is_empty());
+    let many = vec![r#"{"file_id":"f"}"#; 300].join(",");
+    assert_eq!(found(&part(&many)).len(), FILES_MAX);
+}
+
+/// The quick way must not lose what the careful one finds.
+#[test]
+fn a_file_that_is_sent_along_is_plain() {
+    let body = r#"{"model":"m","messages":[{"role":"user","content":[{"type":"file","file":{"file_data":"data:,x","filename":"x"}},{"type":"image","source":{"type":"base64","data":"x"}}]}]}"#;
+    let scan = scan_plain(body.as_bytes());
+    assert_eq!(scan, scan_any(body.as_bytes(), TokenCounter::Chars).ok());
+    assert!(scan.is_some());
 }
 
 #[test]

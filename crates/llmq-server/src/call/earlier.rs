@@ -1,12 +1,13 @@
-//! Calls about something that an upstream made earlier: they go to the one that has it.
+//! Calls about something that one account keeps: they go to that one.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream;
 use http::{Method, Request, StatusCode};
 use llmq_core::Host;
 use llmq_engine::AssembledRoute;
-use llmq_provider::{Dialect, Item, Operation, Request as Sent, with_member};
+use llmq_provider::{Dialect, Item, Kept, Operation, Request as Sent, with_member};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -16,58 +17,174 @@ use super::reply::{self, Reply};
 use super::{forward, refused};
 use crate::Gateway;
 use crate::dialect::Refusal;
+use crate::jobs::{as_refusal, unavailable};
 use crate::keys::{self, Caller, HandIn, Need as _};
 use crate::models::Model;
-use crate::openai::background;
+use crate::openai::{background, files};
 
-/// Has a call go to the account that keeps what it names. What was made in the background here is
-/// known to that account by another name, which takes the place of ours.
+/// Has a call go to the account that keeps what it names.
 ///
 /// # Errors
 ///
-/// It is not known which of several accounts that is, or the model is not served there; or it is
-/// another tenant's.
+/// Those of [`Naming::place`].
 pub(super) async fn follow(
     gateway: &Gateway,
     incoming: &mut Incoming,
     model: &Model,
 ) -> Result<(), Refusal> {
-    let Some((param, name)) = &incoming.names else {
-        return Ok(());
+    let naming = Naming {
+        caller: &incoming.caller,
+        tenant: &incoming.tenant_name,
+        model,
+        operation: incoming.operation,
+        kept: &incoming.kept,
+        body: &incoming.body,
     };
-    let mut routes = model.routes.iter();
-    let kept = background::providers_own(gateway, &incoming.caller, name).await?;
-    let account = match &kept {
-        Some(kept) => {
-            let own = Value::from(kept.id.as_str()).to_string();
-            let body = with_member(&incoming.body, param, &own);
-            incoming.body = body.map_err(|error| Refusal::invalid(error.to_string()))?;
-            routes.find(|route| Some(&*route.name) == kept.upstream.as_deref())
-        }
-        None => match maker(gateway, &incoming.caller, &incoming.tenant_name, name) {
-            Found::Made(maker) => routes.find(|route| route.account == maker.account),
-            // There is no other who could have made it.
-            Found::Unknown => model.routes.first().filter(|first| {
-                let mut others = model.routes.iter();
-                others.all(|other| other.account == first.account)
-            }),
-            Found::Foreign => None,
-        },
-    };
-    match account {
-        Some(route) => incoming.only = Some(Arc::clone(route)),
-        None => {
-            return Err(Refusal {
-                param: Some((*param).to_owned()),
-                ..Refusal::new(
-                    StatusCode::BAD_REQUEST,
-                    not_found(param),
-                    unknown(name, &model.name),
-                )
-            });
-        }
+    if let Some(place) = naming.place(gateway).await? {
+        (incoming.only, incoming.body) = (Some(place.route), place.body);
     }
     Ok(())
+}
+
+/// A call, as far as it matters for where what it names is kept.
+pub(crate) struct Naming<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) tenant: &'a str,
+    pub(crate) model: &'a Model,
+    pub(crate) operation: Operation,
+    pub(crate) kept: &'a Kept,
+    pub(crate) body: &'a Bytes,
+}
+
+/// Where a call has to go.
+pub(crate) struct Place {
+    /// A route to the only account that it may go to.
+    pub(crate) route: Arc<AssembledRoute>,
+    /// Its body as that account understands it.
+    pub(crate) body: Bytes,
+}
+
+impl Naming<'_> {
+    /// The account that keeps what the call names; none where it may go to any. What was made in
+    /// the background here is known to that account by another name, which takes the place of
+    /// ours.
+    ///
+    /// # Errors
+    ///
+    /// It is not known which of several accounts that is, or the model is not served there; or it
+    /// is another tenant's; or it is a file that is kept here, where no account can read it.
+    pub(crate) async fn place(&self, gateway: &Gateway) -> Result<Option<Place>, Refusal> {
+        for name in &self.kept.files {
+            let file = files::of_caller(gateway, self.caller, name).await;
+            let file = file.map_err(|error| as_refusal(&unavailable(&error)))?;
+            if file.is_some() {
+                return Err(kept_here(name, self.operation));
+            }
+        }
+        match &self.kept.earlier {
+            Some((param, name)) => self.of_earlier(gateway, param, name).await.map(Some),
+            None => self.of_files(),
+        }
+    }
+
+    async fn of_earlier(
+        &self,
+        gateway: &Gateway,
+        param: &'static str,
+        name: &str,
+    ) -> Result<Place, Refusal> {
+        let mut routes = self.model.routes.iter();
+        let mut body = self.body.clone();
+        let kept = background::providers_own(gateway, self.caller, name).await?;
+        let route = match &kept {
+            Some(kept) => {
+                let own = Value::from(kept.id.as_str()).to_string();
+                let named = with_member(&body, param, &own);
+                body = named.map_err(|error| Refusal::invalid(error.to_string()))?;
+                routes.find(|route| Some(&*route.name) == kept.upstream.as_deref())
+            }
+            None => match maker(gateway, self.caller, self.tenant, name) {
+                Found::Made(maker) => routes.find(|route| route.account == maker.account),
+                // There is no other who could have made it.
+                Found::Unknown => only_account(routes),
+                Found::Foreign => None,
+            },
+        };
+        match route {
+            Some(route) => Ok(Place {
+                route: Arc::clone(route),
+                body,
+            }),
+            None => Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                not_found(param),
+                unknown(name, &self.model.name),
+            )
+            .about(param)),
+        }
+    }
+
+    /// Files come to an account by no way of ours, so only where one account alone could have
+    /// been given them is it known which.
+    fn of_files(&self) -> Result<Option<Place>, Refusal> {
+        let Some(name) = self.kept.files.first() else {
+            return Ok(None);
+        };
+        // Another dialect has no word for it, and is passed over.
+        let speaks = |route: &&Arc<AssembledRoute>| self.operation.speaks(route.provider.dialect());
+        let mut routes = self.model.routes.iter().filter(speaks);
+        if routes.clone().next().is_none() {
+            return Ok(None);
+        }
+        match only_account(&mut routes) {
+            Some(route) => Ok(Some(Place {
+                route: Arc::clone(route),
+                body: self.body.clone(),
+            })),
+            None => Err(file_refusal(format!(
+                "`{}` is kept by one account, and it is not known here by which one of those of \
+                 `{}`: send what it holds in the call ({}), or call a model that one account \
+                 serves",
+                short(name),
+                self.model.name,
+                instead(self.operation),
+            ))),
+        }
+    }
+}
+
+/// The first of the routes, if all of them lead to one account.
+fn only_account<'a>(
+    mut routes: impl Iterator<Item = &'a Arc<AssembledRoute>>,
+) -> Option<&'a Arc<AssembledRoute>> {
+    let first = routes.next()?;
+    routes
+        .all(|other| other.account == first.account)
+        .then_some(first)
+}
+
+fn kept_here(name: &str, operation: Operation) -> Refusal {
+    file_refusal(format!(
+        "`{}` is kept here, where no provider can read it: send what it holds in the call ({})",
+        short(name),
+        instead(operation),
+    ))
+}
+
+fn file_refusal(message: String) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "file_not_found", message).about("file_id")
+}
+
+/// How a dialect says what is in a file.
+fn instead(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Messages | Operation::CountTokens => "a `source` of type `base64`",
+        _ => "`file_data`; for an image `image_url` with a data URL",
+    }
+}
+
+fn short(name: &str) -> String {
+    name.chars().take(100).collect()
 }
 
 /// What is known of something that an upstream made earlier.
@@ -102,11 +219,11 @@ fn not_found(param: &str) -> &'static str {
 }
 
 fn unknown(name: &str, model: &str) -> String {
-    let shown: String = name.chars().take(100).collect();
     format!(
-        "`{shown}` is not known here as made for this caller by an account of `{model}`: what is \
-         older than the latest 50,000, or than this gateway, is forgotten where there are several \
-         accounts"
+        "`{}` is not known here as made for this caller by an account of `{model}`: what is older \
+         than the latest 50,000, or than this gateway, is forgotten where there are several \
+         accounts",
+        short(name)
     )
 }
 

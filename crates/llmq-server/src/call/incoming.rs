@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use llmq_core::{CallSize, Now, Priority, parse_duration};
 use llmq_dispatch::TenantId;
 use llmq_engine::{AssembledRoute, spoken};
-use llmq_provider::{Dialect, Operation, TokenCounter, scan_request};
+use llmq_provider::{Dialect, Kept, Operation, TokenCounter, scan_request};
 use rustc_hash::FxHasher;
 use uuid::Uuid;
 
@@ -42,8 +42,8 @@ pub(crate) struct Incoming {
     pub(crate) body: Bytes,
     pub(crate) size: CallSize,
     pub(crate) stream: bool,
-    /// What it names that an upstream made earlier: the member and the name.
-    pub(crate) names: Option<(&'static str, String)>,
+    /// What it names that one account keeps.
+    pub(crate) kept: Kept,
     /// A route to the only account that it may go to.
     pub(crate) only: Option<Arc<AssembledRoute>>,
     /// Where its prompt begins in the body.
@@ -123,7 +123,7 @@ impl Incoming {
             stream: scan.stream,
             include_usage: scan.include_usage,
             prompt_at: scan.prompt_at,
-            names: scan.names,
+            kept: scan.kept,
             only: None,
             priority: wishes.priority,
             max_wait: wishes.max_wait,

@@ -26,7 +26,7 @@ use llmq_engine::spoken;
 use llmq_provider::{Dialect, Operation};
 
 pub(crate) use body::{Broken, ReplyBody};
-pub(crate) use earlier::response;
+pub(crate) use earlier::{Naming, Place, response};
 pub(crate) use incoming::Incoming;
 pub(crate) use line::{comes_again, is_down, is_limit};
 pub(crate) use outgoing::stream_of;
@@ -65,7 +65,7 @@ pub(crate) async fn call(
         let refusal = unknown_model(&gateway, &incoming.model);
         return reply::refused(&refusal, dialect, None);
     };
-    if incoming.names.is_some()
+    if !incoming.kept.is_empty()
         && let Err(refusal) = Box::pin(earlier::follow(&gateway, &mut incoming, &model)).await
     {
         return reply::refused(&refusal, dialect, None);

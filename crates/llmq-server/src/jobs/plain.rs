@@ -165,7 +165,11 @@ pub(crate) async fn of_call(
         }
     }
     if let Some(only) = &incoming.only {
-        wanted::note(&mut job.details, "account", only.account.as_str().into());
+        wanted::note(
+            &mut job.details,
+            wanted::ACCOUNT,
+            only.account.as_str().into(),
+        );
     }
     if incoming.stream {
         let stream = json!({"include_usage": incoming.include_usage});

@@ -116,7 +116,7 @@ async fn create_one(
             .map_err(|_| Problem::invalid("Idempotency-Key is no text"))?;
         one.idempotency_key = Some(key.to_owned());
     }
-    let mut job = wanted::job(gateway, caller, tenant, one, "")?;
+    let mut job = wanted::job(gateway, caller, tenant, one, "").await?;
     job.details.traceparent = trace(headers);
     has_room(gateway, caller, std::slice::from_ref(&job)).await?;
     let accepted = gateway.desk.accept(job).await?;
@@ -152,7 +152,7 @@ async fn create_many(
             return Err(Problem::invalid(message));
         }
         let place = format!("requests[{at}].");
-        jobs.push(wanted::job(gateway, caller, tenant, one, &place)?);
+        jobs.push(wanted::job(gateway, caller, tenant, one, &place).await?);
         // Ten thousand bodies are read in turns with other work.
         if at % 64 == 63 {
             tokio::task::yield_now().await;

@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_api::CreateRequest;
 use llmq_core::{Priority, WallTime, parse_duration};
-use llmq_provider::{Operation, TokenCounter, scan_request, with_model};
+use llmq_provider::{Kept, Operation, TokenCounter, scan_request, with_model};
 use llmq_store::{Callback, Details, ENQUEUE_MAX, Idempotency, NewJob};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use crate::call::Naming;
 use crate::keys::Caller;
 use crate::models::Model;
 use crate::{Gateway, Problem};
@@ -25,6 +26,8 @@ const NOTE_NAME_MAX: usize = 64;
 const NOTE_MAX: usize = 1_024;
 const KEY_MAX: usize = 255;
 const URL_MAX: usize = 2_048;
+/// What is noted with a job that only one account can answer: that account's name.
+pub(crate) const ACCOUNT: &str = "account";
 
 /// What a body of `POST /api/requests` asks for.
 pub(super) enum Wanted<'a> {
@@ -98,21 +101,22 @@ fn wrong(field: &'static str, why: impl Into<String>) -> Wrong {
 }
 
 /// The jobs that a caller wants accepted. `place` is put before each name of a field.
-pub(super) fn job(
+pub(super) async fn job(
     gateway: &Gateway,
     caller: &Caller,
     tenant: &str,
     wanted: CreateRequest,
     place: &str,
 ) -> Result<NewJob, Problem> {
-    check(gateway, caller, tenant, wanted).map_err(|wrong| match wrong.status {
+    let checked = check(gateway, caller, tenant, wanted).await;
+    checked.map_err(|wrong| match wrong.status {
         Some(problem) => *problem,
         None => Problem::invalid(format!("`{place}{}`: {}", wrong.field, wrong.why))
             .with_details(json!({"field": format!("{place}{}", wrong.field)})),
     })
 }
 
-fn check(
+async fn check(
     gateway: &Gateway,
     caller: &Caller,
     tenant: &str,
@@ -120,10 +124,29 @@ fn check(
 ) -> Result<NewJob, Wrong> {
     let hash = wanted.idempotency_key.is_some().then(|| hash(&wanted));
     let operation = operation(&wanted.endpoint)?;
-    let (model, body, size) = body(wanted.model.as_deref(), wanted.body)?;
+    let (model, mut body, size, kept) = body(wanted.model.as_deref(), wanted.body)?;
     let known = allowed(gateway, caller, &model)?;
     let told = gateway.models.can_be_told(&known, operation, &body);
     told.map_err(|why| wrong("body", why.to_string()))?;
+    let naming = Naming {
+        caller,
+        tenant,
+        model: &known,
+        operation,
+        kept: &kept,
+        body: &body,
+    };
+    let place = match kept.is_empty() {
+        true => None,
+        false => naming.place(gateway).await.map_err(|refusal| Wrong {
+            status: Some(Box::new(refusal.into())),
+            ..wrong("body", "")
+        })?,
+    };
+    let account = place.map(|place| {
+        body = place.body;
+        place.route.account.clone()
+    });
     let now = gateway.desk.wall();
     let ttl = ttl(gateway, wanted.ttl.as_deref())?;
     let not_before = not_before(wanted.not_before.as_deref(), now, ttl)?;
@@ -143,6 +166,9 @@ fn check(
     job.details.endpoint = wanted.endpoint;
     job.details.metadata = notes(wanted.metadata)?;
     job.details.callback = callback(gateway, caller, wanted.callback_url)?;
+    if let Some(account) = account {
+        note(&mut job.details, ACCOUNT, account.into());
+    }
     charge_to(&mut job.details, caller);
     Ok(job)
 }
@@ -181,7 +207,7 @@ fn operation(endpoint: &str) -> Result<Operation, Wrong> {
 fn body(
     named: Option<&str>,
     raw: Box<RawValue>,
-) -> Result<(String, Bytes, llmq_core::CallSize), Wrong> {
+) -> Result<(String, Bytes, llmq_core::CallSize, Kept), Wrong> {
     let scan = scan_request(raw.get().as_bytes(), TokenCounter::Chars)
         .map_err(|error| wrong("body", error.to_string()))?;
     if let Some(name) = scan.doubtful {
@@ -206,10 +232,10 @@ fn body(
             let why = format!("it names the model `{}` and `body` another", short(model));
             Err(wrong("model", why))
         }
-        (_, Some(inside)) => Ok((inside, body, scan.size)),
+        (_, Some(inside)) => Ok((inside, body, scan.size, scan.kept)),
         (Some(model), None) => {
             let body = with_model(&body, model).map_err(|_| wrong("body", "it is no object"))?;
-            Ok((model.to_owned(), body, scan.size))
+            Ok((model.to_owned(), body, scan.size, scan.kept))
         }
         (None, None) => Err(wrong("model", "neither this nor `body` names a model")),
     }

@@ -243,11 +243,21 @@ pub(super) async fn find(
     caller: &Caller,
     name: &str,
 ) -> Result<StoredFile, Refused> {
-    let unknown = || not_found("file", name);
-    let id = ids::file_of(name).ok_or_else(unknown)?;
+    let file = of_caller(gateway, caller, name).await?;
+    file.ok_or_else(|| not_found("file", name))
+}
+
+/// The file of this name, if it is kept here and the caller may see it.
+pub(crate) async fn of_caller(
+    gateway: &Gateway,
+    caller: &Caller,
+    name: &str,
+) -> Result<Option<StoredFile>, StoreError> {
+    let Some(id) = ids::file_of(name) else {
+        return Ok(None);
+    };
     let file = gateway.desk.store().file(id).await?;
-    file.filter(|file| sees(caller, &file.tenant))
-        .ok_or_else(unknown)
+    Ok(file.filter(|file| sees(caller, &file.tenant)))
 }
 
 /// OpenAI's file object (API reference, 2026).

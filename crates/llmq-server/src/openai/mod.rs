@@ -10,7 +10,7 @@ pub(crate) mod background;
 
 mod guard;
 
-mod files;
+pub(crate) mod files;
 mod lists;
 mod upload;
 

@@ -9,7 +9,7 @@ use crate::world::{Act, Seen, Upstream, World};
 const RESPONSES: &str = "/v1/responses";
 
 /// An upstream whose answers are called by its name.
-async fn upstream(name: &'static str) -> Upstream {
+pub(crate) async fn upstream(name: &'static str) -> Upstream {
     Upstream::start(name, move |_| Act::Say(made_by(name, false))).await
 }
 
@@ -31,7 +31,7 @@ fn made_by(name: &str, stream: bool) -> String {
 }
 
 /// The model `m` at these upstreams.
-async fn world(upstreams: &[&Upstream]) -> World {
+pub(crate) async fn world(upstreams: &[&Upstream]) -> World {
     let mut text = String::new();
     let mut routes = Vec::new();
     for Upstream { name, url, .. } in upstreams {
@@ -42,7 +42,7 @@ async fn world(upstreams: &[&Upstream]) -> World {
     World::with(&format!("{text}[models.m]\nupstreams = [{routes}]\n")).await
 }
 
-async fn ask(world: &World, mut more: Value) -> Seen {
+pub(crate) async fn ask(world: &World, mut more: Value) -> Seen {
     more["model"] = "m".into();
     let request = Request::post(RESPONSES);
     world.send(request, &[], more.to_string()).await
@@ -122,6 +122,12 @@ async fn what_nobody_here_is_known_to_have_made_fails_by_name() {
         let seen = world.send(request, &[], String::new()).await;
         assert_eq!(seen.status, 404, "{path}: {seen:?}");
     }
+    let body = json!({"model": "m", "input": "x", "previous_response_id": "resp_of_yesterday"});
+    let wanted = json!({"endpoint": RESPONSES, "body": body}).to_string();
+    let seen = world
+        .send(Request::post("/api/requests"), &[], wanted)
+        .await;
+    seen.failed(400, "previous_response_not_found");
     assert_eq!((one.calls(), two.calls()), (0, 0));
 }
 
@@ -159,9 +165,13 @@ async fn what_is_accepted_goes_to_the_account_that_has_what_it_names() {
             let headers = [("idempotency-key", key.as_str())];
             let seen = world.send(request, &headers, body.to_string()).await;
             assert_eq!(seen.status, 200, "{seen:?}");
+            let wanted = json!({"endpoint": RESPONSES, "body": body, "wait_for_completion": true});
+            let request = Request::post("/api/requests");
+            let seen = world.send(request, &[], wanted.to_string()).await;
+            assert_eq!(seen.status, 200, "{seen:?}");
         }
-        assert_eq!(made.calls() - before[1], 6);
-        assert_eq!(one.calls() + two.calls() - before[0], 6);
+        assert_eq!(made.calls() - before[1], 12);
+        assert_eq!(one.calls() + two.calls() - before[0], 12);
     }
 }
 

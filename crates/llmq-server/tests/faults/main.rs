@@ -16,6 +16,7 @@ mod callers;
 mod choice;
 mod earlier;
 mod early;
+mod files;
 mod passing;
 mod usage;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use llmq_core::Priority;
-use llmq_provider::{Operation, TokenCounter, scan_request};
+use llmq_provider::{Kept, Operation, TokenCounter, scan_request};
 use llmq_store::{BatchId, Member, NewJob};
 use rustc_hash::FxHashSet;
 use serde::Deserialize;
@@ -14,6 +14,9 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::notes::{Fault, Notes};
+use crate::call::{Naming, Place};
+use crate::jobs::{ACCOUNT, note};
+use crate::keys::Caller;
 use crate::models::Model;
 use crate::{Gateway, call};
 
@@ -72,11 +75,12 @@ impl<'a> Checker<'a> {
     }
 
     /// The call of a line, or what is wrong with it.
-    pub(super) fn job(&mut self, number: u32, line: &Bytes) -> Result<NewJob, Fault> {
-        self.check(number, line).map_err(|fault| fault.at(number))
+    pub(super) async fn job(&mut self, number: u32, line: &Bytes) -> Result<NewJob, Fault> {
+        let checked = self.check(number, line).await;
+        checked.map_err(|fault| fault.at(number))
     }
 
-    fn check(&mut self, number: u32, line: &Bytes) -> Result<NewJob, Fault> {
+    async fn check(&mut self, number: u32, line: &Bytes) -> Result<NewJob, Fault> {
         let read: Line<'_> =
             serde_json::from_slice(line).map_err(|error| match error.classify() {
                 serde_json::error::Category::Data => Fault::new(
@@ -99,7 +103,7 @@ impl<'a> Checker<'a> {
             let message = "`body` is missing";
             return Err(Fault::new("missing_required_parameter", message).about("body"));
         };
-        let body = line.slice_ref(body.get().as_bytes());
+        let mut body = line.slice_ref(body.get().as_bytes());
         let scan = scan_request(&body, TokenCounter::Chars)
             .map_err(|_| Fault::new("invalid_request", "`body` is no object").about("body"))?;
         if let Some(name) = scan.doubtful {
@@ -118,6 +122,13 @@ impl<'a> Checker<'a> {
                 Fault::new("invalid_request", why.to_string()).about(why.path().unwrap_or("body"))
             })?;
         self.count_inputs(&body)?;
+        let account = match self.place(&model, &scan.kept, &body).await? {
+            Some(place) => {
+                body = place.body;
+                Some(place.route.account.clone())
+            }
+            None => None,
+        };
         let mut job = NewJob::new(model.name.clone(), self.tenant, body);
         job.size = scan.size;
         job.priority = Priority::LOW;
@@ -130,7 +141,46 @@ impl<'a> Checker<'a> {
         });
         job.details.endpoint.clone_from(&self.notes.endpoint);
         job.details.key = self.notes.key;
+        if let Some(account) = account {
+            note(&mut job.details, ACCOUNT, account.into());
+        }
         Ok(job)
+    }
+
+    /// Where a line has to go that names what one account keeps.
+    async fn place(
+        &self,
+        model: &Model,
+        kept: &Kept,
+        body: &Bytes,
+    ) -> Result<Option<Place>, Fault> {
+        if kept.is_empty() {
+            return Ok(None);
+        }
+        let caller = match self.notes.key {
+            None => Some(Caller::anonymous()),
+            Some(key) => self.gateway.keys.by_id(key),
+        };
+        // Without it nobody knows what may be seen.
+        let Some(caller) = caller else {
+            let message = "the key of this batch is not known any more";
+            return Err(Fault::new("forbidden", message));
+        };
+        let naming = Naming {
+            caller: &caller,
+            tenant: self.tenant,
+            model,
+            operation: self.operation,
+            kept,
+            body,
+        };
+        naming.place(self.gateway).await.map_err(|refusal| {
+            let fault = Fault::new(refusal.code, refusal.message);
+            match refusal.param {
+                Some(param) => fault.about(&format!("body.{param}")),
+                None => fault,
+            }
+        })
     }
 
     fn name(&mut self, name: Option<Cow<'_, str>>) -> Result<String, Fault> {

@@ -397,7 +397,7 @@ impl<'a> Reading<'a> {
                 self.faults.push(Fault::new("too_many_requests", message));
                 break;
             }
-            match checker.job(number, &line) {
+            match checker.job(number, &line).await {
                 Ok(job) => {
                     if !self.take(job).await? {
                         return Ok(Read::Left);
