@@ -220,6 +220,15 @@ impl Runner {
         accepted.unwrap_or(Err(EnqueueError::Store(StoreError::Closed)))
     }
 
+    /// Whether it takes work in: it does not end, and its store can record.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], which says why not.
+    pub fn takes_work(&self) -> Result<(), StoreError> {
+        self.inner.takes_work()
+    }
+
     /// Listens to the stream of a job that is about to be handed in. What it hears is what will be
     /// stored, but for the end, and comes while this process runs the attempt.
     #[must_use]

@@ -53,6 +53,7 @@ pub(super) async fn create(
 ) -> Result<Json<Value>, Refused> {
     let tenant = keys::tenant(&caller, &headers)?.to_owned();
     let form = form.map_err(|rejection| Refusal::invalid(rejection.body_text()))?;
+    gateway.desk.runner.takes_work()?;
     // If the caller goes, the task ends by the broken form, and takes out what came until then.
     let taking = upload::take(Arc::clone(&gateway), tenant, form);
     match gateway.desk.tasks.spawn(taking).await {

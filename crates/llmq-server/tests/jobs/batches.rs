@@ -35,27 +35,40 @@ pub(crate) async fn upload(world: &World, fields: &[(&str, &str)]) -> Got {
         .await
 }
 
-async fn uploaded(world: &World, content: &str) -> String {
+pub(crate) async fn uploaded(world: &World, content: &str) -> String {
     let got = upload(world, &[("purpose", "batch"), ("file", content)]).await;
     assert_eq!(got.status, 200, "{got:?}");
     got.json()["id"].as_str().unwrap().to_owned()
 }
 
-fn line(id: &str) -> Value {
+pub(crate) fn line(id: &str) -> Value {
     json!({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": chat()})
 }
 
-fn lines(lines: &[Value]) -> String {
+pub(crate) fn lines(lines: &[Value]) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-async fn create(world: &World, file: &str) -> Got {
-    let body = json!({"input_file_id": file, "endpoint": "/v1/chat/completions",
-        "completion_window": "24h", "metadata": {"what": "a test"}});
+pub(crate) async fn create(world: &World, file: &str) -> Got {
+    create_for(world, file, "/v1/chat/completions", "24h").await
+}
+
+/// A batch of a file for this endpoint, whose calls must start in this time.
+async fn create_for(world: &World, file: &str, endpoint: &str, window: &str) -> Got {
+    let body = json!({"input_file_id": file, "endpoint": endpoint,
+        "completion_window": window, "metadata": {"what": "a test"}});
     world.post("/v1/batches", &body).await
 }
 
-async fn created(world: &World, content: &str) -> String {
+/// The same of lines for chat completions; its id.
+pub(crate) async fn created_for(world: &World, content: &str, window: &str) -> String {
+    let file = uploaded(world, content).await;
+    let got = create_for(world, &file, "/v1/chat/completions", window).await;
+    assert_eq!(got.status, 200, "{got:?}");
+    got.json()["id"].as_str().unwrap().to_owned()
+}
+
+pub(crate) async fn created(world: &World, content: &str) -> String {
     let file = uploaded(world, content).await;
     let got = create(world, &file).await;
     assert_eq!(got.status, 200, "{got:?}");
@@ -68,7 +81,7 @@ async fn created(world: &World, content: &str) -> String {
 }
 
 /// The batch, as soon as it is in one of these states.
-async fn comes_to(world: &World, id: &str, states: &[&str]) -> Value {
+pub(crate) async fn comes_to(world: &World, id: &str, states: &[&str]) -> Value {
     let polled = async {
         loop {
             let batch = world.get(&format!("/v1/batches/{id}")).await.json();
@@ -396,6 +409,127 @@ async fn an_input_with_faults_fails_whole_with_each_fault_by_its_line() {
 }
 
 #[tokio::test]
+async fn whatever_is_no_file_of_calls_is_told_so() {
+    let world = World::start().await;
+    let faulty = async |content: &str| {
+        let id = created(&world, content).await;
+        codes(&comes_to(&world, &id, &["failed", "completed"]).await)
+    };
+    let empty = [("empty_file".to_owned(), None)];
+    for content in ["", "\u{feff}", "\u{feff}\r\n \n"] {
+        assert_eq!(faulty(content).await, empty, "{content:?}");
+    }
+    for (content, code, lines) in [
+        ("a,b\nc,d", "invalid_json_line", &[1, 2][..]),
+        ("\u{1}\u{0}", "invalid_json_line", &[1]),
+        ("[]\n\n1\n\"\"\nnull", "invalid_request", &[1, 3, 4, 5]),
+        ("{}", "missing_required_parameter", &[1]),
+    ] {
+        let faults = lines.iter().map(|line| (code.to_owned(), Some(*line)));
+        assert_eq!(
+            faulty(content).await,
+            faults.collect::<Vec<_>>(),
+            "{content:?}"
+        );
+    }
+    // A call that is spread over lines is none on any of them.
+    let pretty = serde_json::to_string_pretty(&line("a")).unwrap();
+    let found = faulty(&pretty).await.into_iter().map(|(_, line)| line);
+    let all = (1..=pretty.lines().count() as u64).map(Some);
+    assert_eq!(found.collect::<Vec<_>>(), all.collect::<Vec<_>>());
+    assert_eq!(world.calls(), 0);
+}
+
+/// Some editors begin a file with a mark, end lines as Windows does, and the last one not at all.
+#[tokio::test]
+async fn a_file_of_another_editor_is_read_all_the_same() {
+    let world = World::start().await;
+    let content = format!("\u{feff}{}\r\n\r\n{}", line("a"), line("b"));
+    let id = created(&world, &content).await;
+    let batch = comes_to(&world, &id, &["failed", "completed"]).await;
+    assert_eq!(batch["request_counts"]["completed"], 2, "{batch}");
+}
+
+#[tokio::test]
+async fn a_batch_for_embeddings_has_at_most_fifty_thousand_inputs_in_all_its_lines() {
+    let world = World::start().await;
+    let line = |id: &str, input: Value| {
+        let body = json!({"model": "gpt", "input": input});
+        json!({"custom_id": id, "method": "POST", "url": "/v1/embeddings", "body": body})
+    };
+    let texts = |count| line(&format!("{count} texts"), json!(vec!["a"; count]));
+    // The tokens of one text.
+    let tokens = line("tokens", json!(vec![7; 1_000]));
+    for (input, status) in [
+        (
+            vec![texts(25_000), texts(24_999), tokens.clone()],
+            "completed",
+        ),
+        (
+            vec![
+                texts(25_000),
+                texts(24_999),
+                tokens,
+                line("one", json!("a")),
+            ],
+            "failed",
+        ),
+    ] {
+        let file = uploaded(&world, &lines(&input)).await;
+        let got = create_for(&world, &file, "/v1/embeddings", "24h").await;
+        let id = got.json()["id"].as_str().unwrap().to_owned();
+        let batch = comes_to(&world, &id, &["failed", "completed"]).await;
+        assert_eq!(batch["status"], status, "{batch}");
+        if status == "failed" {
+            assert_eq!(codes(&batch), [("too_many_inputs".to_owned(), Some(4))]);
+        }
+    }
+    assert_eq!(world.calls(), 3, "nothing of the second one is sent");
+}
+
+#[tokio::test]
+async fn a_line_that_names_what_no_account_can_have_is_told_so() {
+    let world = World::start().await;
+    let kept = upload(&world, &[("purpose", "user_data"), ("file", "x")]).await;
+    let kept = kept.json()["id"].clone();
+    let line = |id: &str, name: &Value| {
+        let part = json!({"type": "file", "file": {"file_id": name}});
+        let mut line = line(id);
+        line["body"]["messages"][0]["content"] = json!([part]);
+        line
+    };
+    // One account serves the model: what it may keep is its to know.
+    let id = created(
+        &world,
+        &lines(&[line("theirs", &json!("file-of-the-account"))]),
+    )
+    .await;
+    comes_to(&world, &id, &["completed"]).await;
+    let id = created(&world, &lines(&[line("ours", &kept)])).await;
+    let batch = comes_to(&world, &id, &["failed", "completed"]).await;
+    assert_eq!(codes(&batch), [("file_not_found".to_owned(), Some(1))]);
+    assert_eq!(batch["errors"]["data"][0]["param"], "body.file_id");
+}
+
+/// Once only requests were refused; a file and a batch were taken in until the very end.
+#[tokio::test]
+async fn a_server_that_ends_takes_no_file_and_no_batch() {
+    let world = World::start().await;
+    let file = uploaded(&world, &lines(&[line("a")])).await;
+    world.gateway.stop_requests(llmq_testkit::PATIENCE).await;
+    let refused = [
+        upload(&world, &[("purpose", "batch"), ("file", "{}")]).await,
+        create(&world, &file).await,
+    ];
+    for got in refused {
+        assert_eq!(got.status, 503, "{got:?}");
+        assert_eq!(got.json()["error"]["code"], "store_unavailable");
+        assert!(!got.header("retry-after").is_empty());
+    }
+    assert_eq!(world.get("/v1/batches").await.json()["data"], json!([]));
+}
+
+#[tokio::test]
 async fn a_cancelled_batch_keeps_what_is_done() {
     let world = World::with(&["requests=3/1d"], "").await;
     let content = lines(&(0..10).map(|n| line(&n.to_string())).collect::<Vec<_>>());
@@ -446,11 +580,8 @@ async fn a_cancelled_batch_keeps_what_is_done() {
 async fn a_batch_whose_time_is_over_keeps_what_is_done_and_says_what_is_not() {
     let world = World::with(&["requests=2/1d"], "").await;
     let content = lines(&(0..5).map(|n| line(&n.to_string())).collect::<Vec<_>>());
-    let file = uploaded(&world, &content).await;
-    let body = json!({"input_file_id": file, "endpoint": "/v1/chat/completions",
-        "completion_window": "2s"});
-    let id = world.post("/v1/batches", &body).await.json()["id"].clone();
-    let batch = comes_to(&world, id.as_str().unwrap(), &["expired"]).await;
+    let id = created_for(&world, &content, "2s").await;
+    let batch = comes_to(&world, &id, &["expired"]).await;
     assert!(batch["expired_at"].is_i64());
     let rest = output(&world, &batch, "error_file_id").await;
     let done = output(&world, &batch, "output_file_id").await;
@@ -460,10 +591,7 @@ async fn a_batch_whose_time_is_over_keeps_what_is_done_and_says_what_is_not() {
             .all(|line| line["error"]["code"] == "batch_expired")
     );
     let got = world
-        .post(
-            &format!("/v1/batches/{}/cancel", id.as_str().unwrap()),
-            &json!({}),
-        )
+        .post(&format!("/v1/batches/{id}/cancel"), &json!({}))
         .await;
     assert_eq!(got.status, 400);
 }
@@ -484,15 +612,12 @@ async fn a_line_that_is_damaged_in_the_store_keeps_its_batch_open_no_longer_than
     let place = Place::File(path.clone());
     let world = World::over(&place, options, mock, &["requests=2/1d"], "").await;
     let content = lines(&(0..5).map(|n| line(&n.to_string())).collect::<Vec<_>>());
-    let file = uploaded(&world, &content).await;
-    let body = json!({"input_file_id": file, "endpoint": "/v1/chat/completions",
-        "completion_window": "2s"});
-    let id = world.post("/v1/batches", &body).await.json()["id"].clone();
-    comes_to(&world, id.as_str().unwrap(), &["in_progress"]).await;
+    let id = created_for(&world, &content, "2s").await;
+    comes_to(&world, &id, &["in_progress"]).await;
     let database = rusqlite::Connection::open(&path).unwrap();
     let damaged = database.execute("UPDATE jobs SET bytes = bytes + 1 WHERE line = 5", []);
     assert_eq!(damaged.unwrap(), 1);
-    let batch = comes_to(&world, id.as_str().unwrap(), &["expired"]).await;
+    let batch = comes_to(&world, &id, &["expired"]).await;
     assert_eq!(
         batch["request_counts"],
         json!({"total": 5, "completed": 2, "failed": 3})

@@ -9,7 +9,7 @@ use llmq_testkit::PATIENCE;
 use llmq_testkit::disk::Disk;
 use serde_json::json;
 
-use crate::batches::upload;
+use crate::batches::{create, line, lines, upload, uploaded};
 use crate::world::{World, chat, request};
 
 /// Room beside what the empty store takes.
@@ -47,6 +47,7 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     let (disk, directory) = (Disk::new(), tempfile::tempdir().unwrap());
     let path = directory.path().join("llmq.db");
     let world = on(&disk, &path).await;
+    let calls_file = uploaded(&world, &lines(&[line("a")])).await;
     let length = |name: &str| {
         directory
             .path()
@@ -96,9 +97,13 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     let refused = world.post("/api/requests", &large).await;
     assert_eq!(refused.problem(), (503, "store_unavailable".to_owned()));
     // What room there is belongs to the results of what runs: an upload took it once.
-    let refused = upload(&world, &[("purpose", "batch"), ("file", "{}\n")]).await;
-    assert_eq!(refused.status, 503, "{refused:?}");
-    assert_eq!(refused.json()["error"]["code"], "store_unavailable");
+    for refused in [
+        upload(&world, &[("purpose", "batch"), ("file", "{}\n")]).await,
+        create(&world, &calls_file).await,
+    ] {
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert_eq!(refused.json()["error"]["code"], "store_unavailable");
+    }
     assert_eq!(count(&world, "queued").await, waiting);
 
     // Somebody makes room: it goes on by itself.

@@ -10,5 +10,6 @@ mod full;
 mod keys;
 mod plain_calls;
 mod requests;
+mod told;
 mod webhooks;
 mod world;

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::world::{World, request};
 
 /// A receiver, and what it took.
-struct Ear {
+pub(crate) struct Ear {
     url: String,
     secret: String,
     heard: Arc<Mutex<Vec<(String, Value)>>>,
@@ -23,7 +23,7 @@ struct Ear {
 
 impl Ear {
     /// It turns the first `later` messages away.
-    async fn start(later: usize) -> Self {
+    pub(crate) async fn start(later: usize) -> Self {
         let secret = WebhookSecret::generate().unwrap().expose();
         Self::with(&secret, later).await
     }
@@ -63,7 +63,7 @@ impl Ear {
     }
 
     /// Waits for so many messages.
-    async fn hears(&self, count: usize) -> Vec<(String, Value)> {
+    pub(crate) async fn hears(&self, count: usize) -> Vec<(String, Value)> {
         let wait = async {
             loop {
                 let came = self.came.notified();
@@ -82,7 +82,7 @@ impl Ear {
     }
 }
 
-async fn add(world: &World, ear: &Ear, events: Value) -> String {
+pub(crate) async fn add(world: &World, ear: &Ear, events: Value) -> String {
     let wanted = json!({"url": ear.url, "events": events, "secret": ear.secret});
     let got = world.post("/api/webhooks", &wanted).await;
     assert_eq!(got.status, 201, "{:?}", got.body);
@@ -296,7 +296,7 @@ async fn an_endpoint_that_is_gone_is_disabled_and_a_redirect_is_not_followed() {
 }
 
 /// A server that says the same to everybody.
-async fn answers(text: &str) -> (String, JoinSet<()>) {
+pub(crate) async fn answers(text: &str) -> (String, JoinSet<()>) {
     let server = llmq_testkit::ScriptedServer::start().await;
     let url = server.url();
     let text = text.to_owned();

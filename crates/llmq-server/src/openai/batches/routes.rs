@@ -79,6 +79,7 @@ pub(in super::super) async fn create(
     let body = body.map_err(|rejection| Refusal::invalid(rejection.body_text()))?;
     let wanted: Create =
         serde_json::from_slice(&body).map_err(|error| Refusal::invalid(error.to_string()))?;
+    gateway.desk.runner.takes_work()?;
     let file = input(&gateway, &caller, &wanted.input_file_id).await?;
     // What its lines may cost is held line by line, as each one starts.
     let least = Spend {
