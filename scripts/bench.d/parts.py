@@ -321,14 +321,14 @@ def limits(bench):
     """429s, use and broken laws over simulated runs. Virtual time and fixed seeds: one round
     says it all."""
     measured = []
-    for family in FAMILIES:
+    for family in [bench.family] if bench.family else FAMILIES:
         measured += of_family(bench, family)
     return measured
 
 
 def of_family(bench, family):
     """One family of simulated worlds."""
-    runs = 100 if bench.quick else 2_500
+    runs = bench.worlds or (100 if bench.quick else 2_500)
     command = f"cargo run --release -p llmq-sim --example limits -- {runs} {family}"
     found = json.loads(bench.cargo(*command.split()[1:]))
     words, refused, used = FAMILIES[family]

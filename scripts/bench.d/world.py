@@ -27,6 +27,8 @@ class Bench:
         self.rounds = 1
         self.quick = quick
         self.noise = False
+        self.worlds = None
+        self.family = None
         self.given = binary and pathlib.Path(binary).resolve()
         self.kept = {}
         self._directory = tempfile.TemporaryDirectory(prefix="llmq-bench-")
