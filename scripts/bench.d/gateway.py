@@ -216,19 +216,12 @@ class Server:
         return self.ask("GET", path)
 
     def post(self, path, document):
-        """What it answers to a document."""
+        """What comes back for a document."""
         return self.ask("POST", path, json.dumps(document), {"Content-Type": "application/json"})
 
     def ask(self, method, path, body=None, headers=None):
         connection = http.client.HTTPConnection(self.address, timeout=30)
         connection.request(method, path, body, headers or {})
-        return json.load(connection.getresponse())
-
-    def post(self, path, document):
-        """What comes back for a document."""
-        connection = http.client.HTTPConnection(self.address, timeout=10)
-        head = {"Content-Type": "application/json"}
-        connection.request("POST", path, json.dumps(document), head)
         answer = connection.getresponse()
         said = answer.read().decode()
         if answer.status >= 400:
