@@ -49,13 +49,16 @@ impl Capacity {
             + key
     }
 
-    /// Takes jobs in, or says what there is too much of.
+    /// Takes jobs in, or says what there is too much of. None at all are never too many.
     ///
     /// # Errors
     ///
     /// [`EnqueueError::Full`]: above the high watermark, and from then on until it is below the
     /// low one.
     pub fn take(&mut self, jobs: u64, bytes: u64, settings: &Settings) -> Result<(), EnqueueError> {
+        if jobs == 0 {
+            return Ok(());
+        }
         self.look(settings);
         let over = if self.jobs + jobs > settings.max_jobs {
             Some(FullOf::Jobs)

@@ -197,7 +197,7 @@ impl Runner {
     pub async fn accept(&self, job: NewJob) -> Result<Accepted, EnqueueError> {
         // Before it is asked whether it stops: whoever stops it waits for what was let in.
         let runs = Runs::new(&self.inner);
-        self.inner.takes_work()?;
+        self.inner.takes(std::slice::from_ref(&job))?;
         let accepting = Arc::clone(&self.inner).accept(job, runs);
         // A caller that goes must not leave a started job to nobody.
         let accepted = self.inner.tasks.spawn(accepting).await;
@@ -214,7 +214,7 @@ impl Runner {
     ///
     /// Jobs whose future is dropped may have been accepted, and then are finished.
     pub async fn accept_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, EnqueueError> {
-        self.inner.takes_work()?;
+        self.inner.takes(&jobs)?;
         let accepting = Arc::clone(&self.inner).accept_many(jobs);
         let accepted = self.inner.tasks.spawn(accepting).await;
         accepted.unwrap_or(Err(EnqueueError::Store(StoreError::Closed)))
@@ -374,13 +374,18 @@ impl Inner {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn takes_work(&self) -> Result<(), StoreError> {
+    /// Whether the store is to be asked to take jobs in.
+    fn takes(&self, jobs: &[NewJob]) -> Result<(), StoreError> {
         let health = self.store.health();
         if self.stopping.is_cancelled() {
             return Err(StoreError::Closed);
         }
         match health {
             Health::Ready => Ok(()),
+            // Their keys may have made them before: the store knows, and refuses what is new.
+            Health::ReserveOnly { .. } if jobs.iter().all(|job| job.idempotency.is_some()) => {
+                Ok(())
+            }
             Health::ReserveOnly { reason } | Health::Unavailable { reason } => {
                 Err(StoreError::Unavailable {
                     reason,

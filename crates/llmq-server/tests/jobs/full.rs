@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use http::Method;
 use llmq_provider::mock::{MockConfig, MockServer};
 use llmq_store_sqlite::{Options, Place};
 use llmq_testkit::PATIENCE;
@@ -59,6 +60,16 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     let ballast = directory.path().join("llmq.db.ballast");
     disk.has_room(used + ROOM + BALLAST, vec![ballast.clone()]);
 
+    let keyed = async |key| {
+        let headers = [("idempotency-key", key)];
+        let path = "/v1/chat/completions";
+        world
+            .ask(Method::POST, path, &headers, chat().to_string())
+            .await
+    };
+    let before = keyed("k").await;
+    assert_eq!(before.status, 200, "{before:?}");
+
     // Until it is full, with some that run all the time.
     let mut large = request();
     large["body"]["messages"][0]["content"] = "x".repeat(4_000).into();
@@ -87,7 +98,9 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     tokio::time::timeout(PATIENCE, settled).await.unwrap();
     let (waiting, calls) = (count(&world, "queued").await, world.calls());
     assert!(waiting > 0, "something is to be started");
-    assert_eq!(count(&world, "completed").await + waiting, accepted.len());
+    // The call with a key is one of them.
+    let ended = count(&world, "completed").await - 1;
+    assert_eq!(ended + waiting, accepted.len());
     // Calls that need no store are served, and so much passes that a stored one would have begun.
     for plain in 1..=5 {
         let got = world.post("/v1/chat/completions", &chat()).await;
@@ -96,6 +109,10 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     }
     let refused = world.post("/api/requests", &large).await;
     assert_eq!(refused.problem(), (503, "store_unavailable".to_owned()));
+    // What was answered is there, for whoever lost the answer on its way.
+    let again = keyed("k").await;
+    assert_eq!((again.status, again.body), (before.status, before.body));
+    assert_eq!(keyed("j").await.status, 503);
     // What room there is belongs to the results of what runs: an upload took it once.
     for refused in [
         upload(&world, &[("purpose", "batch"), ("file", "{}\n")]).await,

@@ -308,6 +308,29 @@ async fn a_full_queue_says_when_to_come_again_in_every_dialect() {
     }
 }
 
+/// A caller whose answer was lost on its way was refused when it came back for it.
+#[tokio::test]
+async fn a_call_that_was_answered_is_answered_again_when_nothing_new_is_taken() {
+    let world = World::with(&[], "[store]\nmax_jobs = 2\n").await;
+    let keyed = [("idempotency-key", "k")];
+    let first = call(&world, &keyed, &chat()).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    world.post("/api/queues/gpt/pause", &json!({})).await;
+    for _ in 0..2 {
+        world.post("/api/requests", &crate::world::request()).await;
+    }
+    let refused = world.post("/api/requests", &crate::world::request()).await;
+    assert_eq!(refused.problem(), (503, "queue_full".to_owned()));
+    let again = call(&world, &keyed, &chat()).await;
+    assert_eq!((again.status, &again.body), (first.status, &first.body));
+    world.post("/api/queues/gpt/drain", &json!({})).await;
+    let refused = world.post("/api/requests", &crate::world::request()).await;
+    assert_eq!(refused.problem(), (503, "draining".to_owned()));
+    let again = call(&world, &keyed, &chat()).await;
+    assert_eq!((again.status, again.body), (first.status, first.body));
+    assert_eq!(world.calls(), 1);
+}
+
 /// Once who used a key for a plain call and then for one in the background got the first one's
 /// answer under a name that nobody knew.
 #[tokio::test]

@@ -81,7 +81,6 @@ impl Desk<'_> {
         jobs: &'a [NewJob],
         now: Now,
     ) -> Done<(Vec<Enqueued>, Vec<&'a NewJob>), EnqueueError> {
-        self.takes_work()?;
         if jobs.len() > ENQUEUE_MAX {
             return Err(Fault::Refused(EnqueueError::TooMany { count: jobs.len() }));
         }
@@ -90,10 +89,6 @@ impl Desk<'_> {
         let mut answers = Vec::with_capacity(jobs.len());
         let mut new = Vec::with_capacity(jobs.len());
         for (index, job) in jobs.iter().enumerate() {
-            if self.index.drains(&job.queue) {
-                let queue = job.queue.clone();
-                return Err(Fault::Refused(EnqueueError::Draining { queue }));
-            }
             if let Some(key) = &job.idempotency {
                 let scope = (job.tenant.clone(), key.key.clone());
                 let used = match keys.get(&scope) {
@@ -110,6 +105,12 @@ impl Desk<'_> {
                     }
                     None => keys.insert(scope, (key.request_hash, job.id)),
                 };
+            }
+            // Only now: what a key made before is found whatever is refused.
+            self.takes_work()?;
+            if self.index.drains(&job.queue) {
+                let queue = job.queue.clone();
+                return Err(Fault::Refused(EnqueueError::Draining { queue }));
             }
             if !ids.insert(job.id) {
                 return Err(Fault::Refused(EnqueueError::DuplicateId { job: job.id }));

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use llmq_store::{
-    Health, Jobs as _, Lease, NewJob, Reads as _, Report, Start, Store as _, StoreError,
-    StoredAnswer, Worker,
+    Enqueued, Health, Idempotency, Jobs as _, Lease, NewJob, Reads as _, Report, Start, Store as _,
+    StoreError, StoredAnswer, Worker,
 };
 use llmq_store_sqlite::{Options, Place, Store};
 use llmq_testkit::disk::{Disk, Trouble};
@@ -223,7 +223,11 @@ async fn a_full_disk_takes_the_results_of_what_runs_and_nothing_else() {
         .sum();
     disk.has_room(used + ROOM + BALLAST, vec![ballast.clone()]);
     let job = || NewJob::new("m", "t", vec![b'a'; 2_000]);
-    let running: Vec<NewJob> = (0..8).map(|_| job()).collect();
+    let mut running: Vec<NewJob> = (0..8).map(|_| job()).collect();
+    running[0].idempotency = Some(Idempotency {
+        key: "k".to_owned(),
+        request_hash: [1; 32],
+    });
     store.enqueue(running.clone(), now).await.unwrap();
     let starts = running.iter().map(start).collect();
     let started = store.start(starts, now).await.unwrap();
@@ -248,6 +252,12 @@ async fn a_full_disk_takes_the_results_of_what_runs_and_nothing_else() {
     let started = store.start(vec![start(&accepted[0])], now).await;
     assert!(matches!(started, Err(StoreError::Unavailable { .. })));
     assert!(store.enqueue(vec![job()], now).await.is_err());
+    let again = NewJob {
+        idempotency: running[0].idempotency.clone(),
+        ..job()
+    };
+    let again = store.enqueue(vec![again], now).await.unwrap();
+    assert_eq!(again, [Enqueued::existing(running[0].id)]);
     for lease in leases {
         complete(&store, lease, now).await;
     }

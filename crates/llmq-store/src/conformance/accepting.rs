@@ -238,3 +238,41 @@ pub async fn what_finds_room_is_accepted_and_started_at_once(world: World) {
         .unwrap();
     assert_eq!((accepted, none), (Enqueued::existing(job.id), None));
 }
+
+/// The answer to the first call may have been lost on its way: whoever asks again with the same
+/// key is told which job it made, whether or not there is room for another one.
+pub async fn a_key_finds_its_job_where_nothing_new_is_taken(world: World) {
+    let world = world
+        .with(Settings {
+            max_jobs: 10,
+            ..Settings::default()
+        })
+        .await;
+    let first = world.accept(keyed("k", 1)).await;
+    for _ in 0..7 {
+        world.job().await;
+    }
+    let is_full = |refused| matches!(refused, Err(EnqueueError::Full { .. }));
+    let enqueue = |jobs| world.store.enqueue(jobs, world.now);
+    assert!(is_full(enqueue(vec![new_job()]).await));
+    let again = enqueue(vec![keyed("k", 1), keyed("k", 1)]).await.unwrap();
+    assert_eq!(again, [Enqueued::existing(first); 2]);
+    // One that is new beside it is refused still, and so are both.
+    assert!(is_full(enqueue(vec![keyed("k", 1), new_job()]).await));
+    let other = enqueue(vec![keyed("k", 2)]).await;
+    assert!(matches!(other, Err(EnqueueError::Conflict { existing, .. }) if existing == first));
+
+    let drains = QueueState {
+        drains: true,
+        ..QueueState::default()
+    };
+    world.store.set_queue("m", drains, world.now).await.unwrap();
+    let again = enqueue(vec![keyed("k", 1)]).await.unwrap();
+    assert_eq!(again, [Enqueued::existing(first)]);
+    let job = keyed("k", 1);
+    let start = world.start_of(job.id);
+    let again = world.store.enqueue_started(job, start, world.now).await;
+    assert_eq!(again.unwrap(), (Enqueued::existing(first), None));
+    let new = enqueue(vec![keyed("j", 1)]).await;
+    assert!(matches!(new, Err(EnqueueError::Draining { .. })));
+}

@@ -53,7 +53,8 @@ macro_rules! conformance {
                 what_a_retry_cures_may_be_asked_for_again, many_are_accepted_whole_or_not_at_all,
                 ten_thousand_at_once_are_seen_together, it_refuses_between_its_watermarks,
                 bytes_are_counted_and_given_back, a_draining_queue_takes_none,
-                what_finds_room_is_accepted_and_started_at_once;
+                what_finds_room_is_accepted_and_started_at_once,
+                a_key_finds_its_job_where_nothing_new_is_taken;
             running: a_job_moves_as_the_diagram_says, two_workers_never_hold_one_lease,
                 late_and_repeated_reports_are_refused, signs_of_life_keep_a_lease_however_long,
                 a_job_that_kills_its_workers_runs_out, a_node_takes_back_what_its_earlier_lives_held,

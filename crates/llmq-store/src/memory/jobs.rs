@@ -48,10 +48,6 @@ impl State {
         let mut keys = HashMap::new();
         let mut answers = Vec::with_capacity(jobs.len());
         for (index, job) in jobs.iter().enumerate() {
-            if self.drains(&job.queue) {
-                let queue = job.queue.clone();
-                return Err(EnqueueError::Draining { queue });
-            }
             if let Some(key) = &job.idempotency {
                 let scope = (job.tenant.clone(), key.key.clone());
                 let used = self
@@ -66,6 +62,11 @@ impl State {
                     Some((_, existing)) => return Err(EnqueueError::Conflict { index, existing }),
                     None => keys.insert(scope, (key.request_hash, job.id)),
                 };
+            }
+            // Only now: what a key made before is found whatever is refused.
+            if self.drains(&job.queue) {
+                let queue = job.queue.clone();
+                return Err(EnqueueError::Draining { queue });
             }
             if self.jobs.contains_key(&job.id) || !ids.insert(job.id) {
                 return Err(EnqueueError::DuplicateId { job: job.id });
