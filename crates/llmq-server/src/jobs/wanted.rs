@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::call::Naming;
 use crate::keys::Caller;
 use crate::models::Model;
+use crate::openai::background::asks_for_background;
 use crate::{Gateway, Problem};
 
 /// Nobody plans further ahead.
@@ -125,6 +126,11 @@ async fn check(
     let hash = wanted.idempotency_key.is_some().then(|| hash(&wanted));
     let operation = operation(&wanted.endpoint)?;
     let (model, mut body, size, kept) = body(wanted.model.as_deref(), wanted.body)?;
+    if asks_for_background(operation, &body) {
+        let why = "`background` cannot be true: the request is in the background as it is; leave \
+                   it out";
+        return Err(wrong("body", why));
+    }
     let known = allowed(gateway, caller, &model)?;
     let told = gateway.models.can_be_told(&known, operation, &body);
     told.map_err(|why| wrong("body", why.to_string()))?;

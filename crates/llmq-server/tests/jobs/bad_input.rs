@@ -25,6 +25,11 @@ async fn each_mistake_is_told_by_its_field_and_nothing_is_accepted() {
         ("`endpoint`", with("endpoint", json!("/v1/models"))),
         ("`body`", with("body", json!([1]))),
         ("`body`", body_with("stream", json!(true))),
+        (
+            "`background`",
+            json!({"endpoint": "/v1/responses",
+                "body": {"model": "gpt", "input": "hello", "background": true}}),
+        ),
         ("`model`", with("model", json!("other"))),
         ("`model`", with("body", json!({"messages": []}))),
         ("priority", with("priority", json!("urgent"))),

@@ -408,6 +408,26 @@ async fn an_input_with_faults_fails_whole_with_each_fault_by_its_line() {
     assert_eq!(codes(&empty), [("empty_file".to_owned(), None)]);
 }
 
+/// The provider would have said at once that it had begun, which passed for the answer.
+#[tokio::test]
+async fn a_line_that_asks_for_the_background_is_a_fault() {
+    let world = World::start().await;
+    let with = |background: Value| {
+        let body = json!({"model": "gpt", "input": "hello", "background": background});
+        json!({"custom_id": background.to_string(), "method": "POST", "url": "/v1/responses",
+            "body": body})
+    };
+    let content = lines(&[with(json!(false)), with(json!(true))]);
+    let file = uploaded(&world, &content).await;
+    let body = json!({"input_file_id": file, "endpoint": "/v1/responses",
+        "completion_window": "24h"});
+    let id = world.post("/v1/batches", &body).await.json()["id"].clone();
+    let batch = comes_to(&world, id.as_str().unwrap(), &["failed"]).await;
+    assert_eq!(codes(&batch), [("invalid_request".to_owned(), Some(2))]);
+    assert_eq!(batch["errors"]["data"][0]["param"], "body.background");
+    assert_eq!(world.calls(), 0, "nothing of it was begun");
+}
+
 #[tokio::test]
 async fn whatever_is_no_file_of_calls_is_told_so() {
     let world = World::start().await;

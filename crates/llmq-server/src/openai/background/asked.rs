@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use llmq_provider::without_members;
+use llmq_provider::{Operation, without_members};
 use memchr::memmem;
 use serde::Deserialize;
 
@@ -50,6 +50,12 @@ pub(crate) fn asked(body: &Bytes) -> Result<Option<Background>, Refusal> {
         stream: asked.stream == Some(true),
         body,
     }))
+}
+
+/// Whether a call asks for a response in the background, or may: what is accepted, or a line of a
+/// batch, cannot. Its provider would answer at once that it has begun, which is no result.
+pub(crate) fn asks_for_background(operation: Operation, body: &Bytes) -> bool {
+    operation == Operation::Responses && !matches!(asked(body), Ok(None))
 }
 
 #[cfg(test)]

@@ -10,6 +10,6 @@ mod events;
 mod object;
 mod routes;
 
-pub(crate) use asked::{Background, asked};
+pub(crate) use asked::{Background, asked, asks_for_background};
 pub(crate) use earlier::providers_own;
 pub(crate) use routes::{accepted, kept};

@@ -18,6 +18,7 @@ use crate::call::{Naming, Place};
 use crate::jobs::{ACCOUNT, note};
 use crate::keys::Caller;
 use crate::models::Model;
+use crate::openai::background::asks_for_background;
 use crate::{Gateway, call};
 
 /// The most inputs of all lines of a batch for embeddings together (OpenAI's own limit).
@@ -113,6 +114,10 @@ impl<'a> Checker<'a> {
         if scan.stream {
             let message = "`stream` cannot be true in a batch";
             return Err(Fault::new("invalid_request", message).about("body.stream"));
+        }
+        if asks_for_background(self.operation, &body) {
+            let message = "`background` cannot be true in a batch";
+            return Err(Fault::new("invalid_request", message).about("body.background"));
         }
         let model = self.model_of(scan.model)?;
         let models = &self.gateway.models;
