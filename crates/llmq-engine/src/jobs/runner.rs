@@ -197,7 +197,7 @@ impl Runner {
     pub async fn accept(&self, job: NewJob) -> Result<Accepted, EnqueueError> {
         // Before it is asked whether it stops: whoever stops it waits for what was let in.
         let runs = Runs::new(&self.inner);
-        self.inner.takes(std::slice::from_ref(&job))?;
+        self.inner.takes(job.idempotency.is_some())?;
         let accepting = Arc::clone(&self.inner).accept(job, runs);
         // A caller that goes must not leave a started job to nobody.
         let accepted = self.inner.tasks.spawn(accepting).await;
@@ -214,7 +214,8 @@ impl Runner {
     ///
     /// Jobs whose future is dropped may have been accepted, and then are finished.
     pub async fn accept_many(&self, jobs: Vec<NewJob>) -> Result<Vec<Accepted>, EnqueueError> {
-        self.inner.takes(&jobs)?;
+        let have_keys = jobs.iter().all(|job| job.idempotency.is_some());
+        self.inner.takes(have_keys)?;
         let accepting = Arc::clone(&self.inner).accept_many(jobs);
         let accepted = self.inner.tasks.spawn(accepting).await;
         accepted.unwrap_or(Err(EnqueueError::Store(StoreError::Closed)))
@@ -226,7 +227,7 @@ impl Runner {
     ///
     /// [`StoreError`], which says why not.
     pub fn takes_work(&self) -> Result<(), StoreError> {
-        self.inner.takes_work()
+        self.inner.takes(false)
     }
 
     /// Listens to the stream of a job that is about to be handed in. What it hears is what will be
@@ -374,8 +375,9 @@ impl Inner {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the store is to be asked to take jobs in.
-    fn takes(&self, jobs: &[NewJob]) -> Result<(), StoreError> {
+    /// Whether the store is to be asked to take work in, which may have been handed in before by
+    /// its keys.
+    fn takes(&self, has_keys: bool) -> Result<(), StoreError> {
         let health = self.store.health();
         if self.stopping.is_cancelled() {
             return Err(StoreError::Closed);
@@ -383,9 +385,7 @@ impl Inner {
         match health {
             Health::Ready => Ok(()),
             // Their keys may have made them before: the store knows, and refuses what is new.
-            Health::ReserveOnly { .. } if jobs.iter().all(|job| job.idempotency.is_some()) => {
-                Ok(())
-            }
+            Health::ReserveOnly { .. } if has_keys => Ok(()),
             Health::ReserveOnly { reason } | Health::Unavailable { reason } => {
                 Err(StoreError::Unavailable {
                     reason,
