@@ -253,7 +253,9 @@ mod tests {
         let early = broken_by(|all| all.sent[1].at = at(4));
         assert!(early.contains(&R::Leased), "{early:?}");
         // The store never said so.
-        let unleased = broken_by(|all| drop(all.held.events.remove(3)));
+        let unleased = broken_by(|all| {
+            all.held.events.remove(3);
+        });
         assert_eq!(unleased, rules(&[R::Leased]));
         // The result is of the attempt that another had replaced.
         let replaced = broken_by(|all| all.held.jobs[0].answered = Some(0));

@@ -141,7 +141,7 @@ fn rows_are_finished_while_nobody_waits_and_fetched_later() {
     client.kill().unwrap();
     client.wait().unwrap();
     server.kill();
-    assert!(place.mock.report().calls < ROWS, "it was met on its way");
+    assert!(place.calls() < ROWS, "it was met on its way");
 
     let server = place.serve();
     let all = when(&server, |batches| are(batches, "completed"));
@@ -151,7 +151,7 @@ fn rows_are_finished_while_nobody_waits_and_fetched_later() {
     assert!(said.contains("2,500 completed, 0 failed"), "{said}");
     files.are_whole(ROWS);
     assert_eq!(batches(&server).len(), 3, "nothing is handed in twice");
-    let calls = place.mock.report().calls;
+    let calls = place.calls();
     assert!(calls <= ROWS + AT_ONCE, "{calls}: those in flight at most");
     let (code, said) = ends(files.command(&server));
     assert_eq!(code, 0, "{said}");
@@ -184,7 +184,7 @@ fn a_client_that_is_killed_anywhere_hands_nothing_in_twice() {
     assert_eq!(code, 0, "{said}");
     files.are_whole(ROWS);
     assert_eq!(handed_in(&batches(&server)), ROWS);
-    assert_eq!(place.mock.report().calls, ROWS);
+    assert_eq!(place.calls(), ROWS);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_row_with_a_fault_fails_alone() {
     ];
     assert_eq!(told, expected, "{said}");
     assert_eq!(files.results()[4]["custom_id"], "also good");
-    assert_eq!(place.mock.report().calls, 2);
+    assert_eq!(place.calls(), 2);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn batches_are_as_small_as_the_server_wants_them() {
         .partition(|batch| batch["status"] == "completed");
     assert_eq!((done.len(), handed_in(&done)), (4, 700));
     assert!(are(&refused, "failed") && !refused.is_empty());
-    assert_eq!(place.mock.report().calls, 700);
+    assert_eq!(place.calls(), 700);
 }
 
 #[test]

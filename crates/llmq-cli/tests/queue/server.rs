@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Place {
     dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
-    pub(crate) mock: Option<MockServer>,
+    mock: Option<MockServer>,
 }
 
 impl Place {
