@@ -54,6 +54,8 @@ pub struct Limit {
     lesson: Option<Sample>,
     survey: Survey,
     tail: Tail,
+    /// By how much a call's date was put off on the word of a quick answer alone.
+    put_off: Duration,
     /// What was expected of the call sent last.
     last: Option<Expect>,
     caution: Caution,
@@ -174,6 +176,7 @@ impl Limit {
             factor: Factor::default(),
             learner: Learner::new(1.0),
             lesson: None,
+            put_off: Duration::ZERO,
             last: None,
             survey: Survey::new(remembered(spec.period)),
             tail: Tail::default(),

@@ -322,7 +322,7 @@ impl Limit {
             Meter::Places => 0,
             Meter::Bucket(_) => self.refill_in(margin * 2) + 1,
             Meter::Sliding(_) => {
-                let reach = margin + period / 2_048;
+                let reach = margin + period / 2_048 + self.put_off;
                 let until = self.log.at_most_until((at + reach).before(period));
                 let from = self.log.at_least_before(at.before(reach).before(period));
                 signed(until.saturating_sub(from))

@@ -10,6 +10,9 @@ use crate::learner::Sample;
 use crate::margin::within;
 use crate::sliding::signed;
 
+/// No longer is a call taken to have been held up on its way, unless its provider says so.
+const HELD_UP: Duration = Duration::from_millis(50);
+
 impl Limit {
     /// Takes what [`Limit::check`] allowed.
     pub fn take(&mut self, cost: Cost) -> Entry {
@@ -94,16 +97,20 @@ impl Limit {
     /// The provider has answered: the call had arrived by `at`, the answer's first byte less the
     /// provider's stated processing time. Where that time is stated (`proven`), it is the truth
     /// even if it is later than the margin allowed for. Where it is not, an answer within a
-    /// hundredth of the window is believed as well: that costs next to nothing, and the call may
-    /// have been held up on its way. A longer one only proves that the call had arrived before it.
+    /// hundredth of the window and [`HELD_UP`] is believed as well: that costs next to nothing, and
+    /// the call may have been held up on its way. A longer one only proves that the call had
+    /// arrived before it.
     pub fn arrived(&mut self, entry: &mut Entry, at: Timestamp, proven: bool) {
         let EntryState::Sent { expect, .. } = &mut entry.state else {
             return;
         };
         // On a busy machine the answer may have been read late, which proves less than it seems:
         // no more than a tenth of the window is given up for it.
-        let part = if proven { 10 } else { 100 };
-        let latest = expect.sent_at + self.spec.period / part;
+        let most = match proven {
+            true => self.spec.period / 10,
+            false => (self.spec.period / 100).min(HELD_UP),
+        };
+        let latest = expect.sent_at + most;
         if at == expect.dated || (at > latest && !proven) {
             return;
         }
@@ -115,6 +122,10 @@ impl Limit {
             Meter::Sliding(window) => {
                 window.add(-own, expect.dated);
                 window.add(own, at);
+                if !proven {
+                    // The provider may see it leave its window so much earlier.
+                    self.put_off = self.put_off.max(at - expect.dated);
+                }
                 expect.dated = at;
             }
             // A bucket forgets dates, and a fixed window keeps both sides of an edge.
