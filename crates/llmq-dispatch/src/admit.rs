@@ -358,7 +358,12 @@ impl Dispatcher {
             return Err(Denied::OnRelease);
         }
         match limit.check(cost, 0, now.mono, margin) {
-            Ok(()) | Err(Denied::Never { .. }) => Ok(()),
+            Ok(()) => {
+                // What held it back here does so no more. Something else may.
+                self.overtaken.push(best.lane);
+                Ok(())
+            }
+            Err(Denied::Never { .. }) => Ok(()),
             Err(Denied::Until(_) | Denied::OnRelease) => Err(Denied::OnRelease),
         }
     }

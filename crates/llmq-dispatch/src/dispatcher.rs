@@ -43,6 +43,8 @@ pub struct Dispatcher {
     pub(crate) opened: Vec<Spot>,
     /// Lanes whose last head has gone, to be tidied when nothing refers to them any more.
     pub(crate) emptied: Vec<LaneId>,
+    /// Lanes that wait at a limit and might pass it now, found while a worse one was assessed.
+    pub(crate) overtaken: Vec<LaneId>,
     /// Limits whose books must be written before what waits for them may start.
     pub(crate) short: Vec<LimitId>,
     pub(crate) timers: BTreeSet<(Timestamp, Timer)>,
@@ -110,6 +112,7 @@ impl Dispatcher {
             ready: BTreeSet::new(),
             opened: Vec::new(),
             emptied: Vec::new(),
+            overtaken: Vec::new(),
             short: Vec::new(),
             timers: BTreeSet::new(),
             random: fastrand::Rng::with_seed(seed),

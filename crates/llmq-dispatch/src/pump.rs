@@ -113,7 +113,9 @@ impl Dispatcher {
 
     /// Tries to start the lane's head.
     fn try_lane(&mut self, id: LaneId, now: Now, effects: &mut Vec<Effect>) -> Tried {
+        let mut looked_at: SmallVec<[LaneId; 4]> = SmallVec::new();
         loop {
+            self.overtaken.clear();
             let lane = &self.lanes[id.index()];
             let Some((_, ticket)) = lane.head() else {
                 return Tried::Idle;
@@ -123,6 +125,13 @@ impl Dispatcher {
             }
             match self.assess(id, ticket, now) {
                 Assessed::Go(route) => {
+                    let better = self.overtaken.iter();
+                    let better = better.copied().find(|lane| !looked_at.contains(lane));
+                    if let Some(better) = better {
+                        looked_at.push(better);
+                        self.let_pass(better, now, effects);
+                        continue;
+                    }
                     self.start(id, ticket, route, now, effects);
                     return Tried::Started;
                 }
@@ -140,6 +149,25 @@ impl Dispatcher {
                         count,
                     });
                 }
+            }
+        }
+    }
+
+    /// Starts the heads of a lane that waits as long as they can, before a worse one does: what a
+    /// limit lets through may grow without anybody's being told, as time passes.
+    fn let_pass(&mut self, id: LaneId, now: Now, effects: &mut Vec<Effect>) {
+        while let Some((_, ticket)) = self.lanes[id.index()].head() {
+            if self.queues[self.lanes[id.index()].queue.index()].paused {
+                return;
+            }
+            match self.assess(id, ticket, now) {
+                Assessed::Go(route) => {
+                    self.start(id, ticket, route, now, effects);
+                    self.rerank(id);
+                }
+                Assessed::Wait(blocked) => return self.park(id, &blocked, now),
+                // It is found out in its turn.
+                Assessed::TooLarge { .. } => return,
             }
         }
     }

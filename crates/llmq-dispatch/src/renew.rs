@@ -305,6 +305,31 @@ mod tests {
         }
     }
 
+    /// Room came without an event, as when a caution ends with time, and the next newcomer took it.
+    #[test]
+    fn room_that_nobody_was_told_of_is_for_those_who_wait() {
+        let mut world = world("requests=1/60s");
+        world.submit(3);
+        assert_eq!(world.starts(), 1);
+        let limit = world.dispatcher.limit_mut(world.limit);
+        limit.set_count(3, world.now.mono);
+        let low = Call {
+            priority: llmq_core::Priority::LOW,
+            ..Call::new(world.queue, world.tenant)
+        };
+        let low = world.dispatcher.submit(low, world.now, &mut world.effects);
+        let first: Vec<_> = world
+            .effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Start(start) => Some(start.ticket),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(first.len(), 2);
+        assert!(!first.contains(&low.unwrap()));
+    }
+
     #[test]
     fn calls_that_wait_for_a_limit_that_goes_are_tried_at_once() {
         let mut world = world("requests=1/60s");

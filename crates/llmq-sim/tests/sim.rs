@@ -103,6 +103,17 @@ fn wrong_estimates_break_no_law_and_seldom_meet_a_refusal() {
     }
 }
 
+/// Room came with time and without an event, and whoever was tried next took it from those who
+/// waited for it.
+#[test]
+fn room_that_comes_unannounced_is_not_for_the_less_urgent() {
+    let shared = [1416, 1446, 1946, 2493].map(|seed| (Family::Shared, seed));
+    for (family, seed) in shared.into_iter().chain([(Family::Off15, 1446)]) {
+        let report = run(&Scenario::drawn(family, seed));
+        assert_eq!(report.faults, Vec::<String>::new(), "{family:?} {seed}");
+    }
+}
+
 fn source(arrivals: Arrivals, calls: u32, priority: Priority) -> Source {
     Source {
         queue: 0,
