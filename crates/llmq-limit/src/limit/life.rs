@@ -97,7 +97,7 @@ impl Limit {
     /// The provider has answered: the call had arrived by `at`, the answer's first byte less the
     /// provider's stated processing time. Where that time is stated (`proven`), it is the truth
     /// even if it is later than the margin allowed for. Where it is not, an answer within a
-    /// hundredth of the window and [`HELD_UP`] is believed as well: that costs next to nothing, and
+    /// hundredth of the window and 50 ms is believed as well: that costs next to nothing, and
     /// the call may have been held up on its way. A longer one only proves that the call had
     /// arrived before it.
     pub fn arrived(&mut self, entry: &mut Entry, at: Timestamp, proven: bool) {
