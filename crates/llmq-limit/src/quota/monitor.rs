@@ -11,6 +11,8 @@ use super::state::{QuotaState, SavedPause};
 use crate::observation::{HeaderSource, Observation, QuotaStatus, RateLimitHeaders};
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// A pause that ends so little later is no longer one.
+const SAME_END: Duration = Duration::from_secs(1);
 
 /// Watches how much of a day's limit one upstream has used.
 ///
@@ -55,12 +57,22 @@ pub struct QuotaMonitor {
 #[derive(Debug, Clone)]
 struct Told {
     words: String,
-    resume_at: WallTime,
+    /// It is over when either clock says so: the wall may be set back, and a machine that sleeps
+    /// stops the other.
+    until: Now,
+}
+
+impl Told {
+    /// When it is over, as the wall shows now; none: it is.
+    fn ends(&self, now: Now) -> Option<WallTime> {
+        let ends = now.wall_at(self.until.mono).min(self.until.wall);
+        (ends > now.wall).then_some(ends)
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Paused {
-    since: WallTime,
+    since: Now,
     reason: PauseReason,
     resume_at: WallTime,
 }
@@ -102,11 +114,17 @@ impl QuotaMonitor {
             if let PauseReason::Told(words) = &pause.reason {
                 monitor.told = Some(Told {
                     words: words.clone(),
-                    resume_at: pause.resume_at,
+                    until: Now {
+                        mono: now.when(pause.resume_at),
+                        wall: pause.resume_at,
+                    },
                 });
             }
             monitor.paused = Some(Paused {
-                since: pause.since,
+                since: Now {
+                    mono: now.mono.before(now.wall.since(pause.since)),
+                    wall: pause.since,
+                },
                 reason: pause.reason,
                 resume_at: pause.resume_at,
             });
@@ -156,7 +174,7 @@ impl QuotaMonitor {
             learned_daily_limit: self.learned_daily_limit,
             pause: self.paused.as_ref().map(|paused| SavedPause {
                 reason: paused.reason.clone(),
-                since: paused.since,
+                since: paused.since.wall,
                 resume_at: paused.resume_at,
             }),
         }
@@ -229,15 +247,15 @@ impl QuotaMonitor {
         until: Option<WallTime>,
         now: Now,
     ) -> Vec<QuotaEvent> {
-        let resume_at = until.unwrap_or(now.wall + self.rules.pause_duration);
-        if self
-            .told
-            .as_ref()
-            .is_none_or(|told| told.resume_at < resume_at)
-        {
+        let wall = until.unwrap_or(now.wall + self.rules.pause_duration);
+        let before = self.told.as_ref().and_then(|told| told.ends(now));
+        if before.is_none_or(|before| before < wall) {
             self.told = Some(Told {
                 words: words.into(),
-                resume_at,
+                until: Now {
+                    mono: now.when(wall),
+                    wall,
+                },
             });
         }
         self.poll(now)
@@ -259,11 +277,12 @@ impl QuotaMonitor {
     #[must_use]
     pub fn should_pause(&self, now: Now) -> Option<PauseAdvice> {
         let limit = self.pause_at_limit(now);
-        let told = self.told.as_ref().filter(|told| told.resume_at > now.wall);
-        let told = told.map(|told| PauseAdvice {
-            reason: PauseReason::Told(told.words.clone()),
-            resume_at: told.resume_at,
-            scope: PauseScope::All,
+        let told = self.told.as_ref().and_then(|told| {
+            Some(PauseAdvice {
+                reason: PauseReason::Told(told.words.clone()),
+                resume_at: told.ends(now)?,
+                scope: PauseScope::All,
+            })
         });
         match (limit, told) {
             (Some(limit), Some(told)) => {
@@ -441,11 +460,13 @@ impl QuotaMonitor {
     }
 
     fn notice_pause(&mut self, now: Now) -> Option<QuotaEvent> {
-        self.told = self.told.take().filter(|told| told.resume_at > now.wall);
+        self.told = self.told.take().filter(|told| told.ends(now).is_some());
         match (self.paused.take(), self.should_pause(now)) {
             (before, Some(advice)) => {
-                let since = before.as_ref().map_or(now.wall, |paused| paused.since);
-                let longer = before.is_none_or(|paused| paused.resume_at < advice.resume_at);
+                let since = before.as_ref().map_or(now, |paused| paused.since);
+                let is_longer =
+                    |paused: Paused| advice.resume_at.since(paused.resume_at) > SAME_END;
+                let longer = before.is_none_or(is_longer);
                 self.paused = Some(Paused {
                     since,
                     reason: advice.reason.clone(),
@@ -454,7 +475,7 @@ impl QuotaMonitor {
                 longer.then_some(QuotaEvent::Paused(advice))
             }
             (Some(paused), None) => Some(QuotaEvent::Resumed {
-                paused_for: now.wall.since(paused.since),
+                paused_for: now.mono - paused.since.mono,
             }),
             (None, None) => None,
         }

@@ -9,9 +9,10 @@ use crate::quota::QuotaConfig;
 use crate::quota::day::tests::wall;
 
 fn at(text: &str) -> Now {
+    let wall_at_zero = wall("2026-01-01T00:00:00Z");
     Now {
         wall: wall(text),
-        ..Now::default()
+        mono: llmq_core::Timestamp::ZERO + wall(text).since(wall_at_zero),
     }
 }
 
@@ -295,6 +296,31 @@ fn a_pause_without_an_end_lasts_the_configured_time_and_can_be_lifted() {
     assert_eq!(advice.scope, PauseScope::All);
     let paused_for = Duration::ZERO;
     assert_eq!(monitor.lift(noon()), [QuotaEvent::Resumed { paused_for }]);
+}
+
+/// A pause of twenty seconds lasted an hour more when the clock was set back meanwhile.
+#[test]
+fn a_pause_that_was_told_is_over_when_either_clock_says_so() {
+    let (hour, second) = (Duration::from_secs(3_600), Duration::from_secs(1));
+    let mut monitor = monitor(&config(None), 0);
+    monitor.pause("no more", Some(noon().wall + second * 20), noon());
+    let back = |now: Now| Now {
+        wall: now.wall.before(hour),
+        ..now
+    };
+    let before = back(noon().after(second * 19));
+    let advice = monitor.should_pause(before).unwrap();
+    assert_eq!(advice.resume_at, before.wall + second);
+    assert_eq!(monitor.poll(before), [], "its end is as far as it was");
+    // A machine that slept: only the wall has gone on.
+    let slept = Now {
+        wall: noon().wall + hour,
+        ..noon().after(second)
+    };
+    assert_eq!(monitor.should_pause(slept), None);
+    let paused_for = second * 20;
+    let over = back(noon().after(paused_for));
+    assert_eq!(monitor.poll(over), [QuotaEvent::Resumed { paused_for }]);
 }
 
 #[test]
