@@ -175,14 +175,7 @@ impl Desk<'_> {
 
     fn remove_staged<E>(&mut self, staged: &[Staged]) -> Done<(), E> {
         for staged in staged {
-            self.delete(staged.number, staged.body, None)?;
-            let queue = self
-                .index
-                .names
-                .number(self.connection, &staged.lane.queue)?;
-            self.index.count(queue, |counts| {
-                counts.bytes = counts.bytes.saturating_sub(staged.bytes);
-            });
+            self.remove_staged_row(staged)?;
             self.index.capacity.give_back(1, staged.bytes);
         }
         Ok(())
@@ -303,7 +296,7 @@ impl Desk<'_> {
         let (batch, stage) = (entry.batch.clone(), entry.stage);
         self.index.dirty_batches.insert(number);
         if update.from == BatchStatus::Validating && update.to.is_final() {
-            self.discard_stage::<std::convert::Infallible>(stage)?;
+            self.give_up_stage::<std::convert::Infallible>(stage)?;
         }
         for file in &update.files {
             self.publish_file(*file)?;

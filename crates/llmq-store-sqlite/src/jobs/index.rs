@@ -101,6 +101,8 @@ pub(crate) struct Held {
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     pub(crate) is_published: bool,
+    /// It never will be: what waits in it is removed, and counts no more.
+    pub(crate) is_given_up: bool,
     /// Added to the deadlines of its rows, in microseconds.
     pub(crate) shift: i64,
     /// When it began, in steady time: what the deadlines of its rows were counted from.

@@ -105,7 +105,7 @@ impl Index {
         let mut counts = HashMap::new();
         let unpublished = index.load_jobs(connection, &mut counts, &mut opened)?;
         index.compare(counts, &mut opened);
-        let unpublished = index.keep_staged(unpublished, under_way);
+        let unpublished = index.keep_staged(connection, unpublished, under_way)?;
         index.remove_unpublished(connection, &unpublished, under_way.unwrap_or_default())?;
         if under_way.is_none() {
             // Parts of files that nobody finished; batches write theirs again.
@@ -247,7 +247,8 @@ impl Index {
         )?;
         let stale = stale.query_map([], |row| row.get(0))?;
         for number in stale.collect::<rusqlite::Result<Vec<i64>>>()? {
-            if !under_way.contains(&number) {
+            let is_given_up = self.stages.get(&number).is_some_and(|it| it.is_given_up);
+            if !under_way.contains(&number) && !is_given_up {
                 connection.execute("DELETE FROM stages WHERE number = ?1", [number])?;
             }
         }
@@ -267,10 +268,24 @@ impl Index {
 
     /// Keeps the staged members of batches and the rows of inserts that are under way, unless the
     /// store is being opened. Answers the rest.
-    fn keep_staged(&mut self, rows: Vec<JobRow>, under_way: Option<&[i64]>) -> Vec<JobRow> {
+    fn keep_staged(
+        &mut self,
+        connection: &Connection,
+        rows: Vec<JobRow>,
+        under_way: Option<&[i64]>,
+    ) -> rusqlite::Result<Vec<JobRow>> {
         let Some(under_way) = under_way else {
-            return rows;
+            return Ok(rows);
         };
+        let ended = "SELECT 1 FROM batches WHERE number = ?1 AND ended IS NOT NULL";
+        let mut ended = connection.prepare(ended)?;
+        let batches: HashSet<i64> = rows.iter().filter_map(|row| row.batch).collect();
+        let mut given_up = HashSet::new();
+        for batch in batches {
+            if ended.exists([batch])? {
+                given_up.insert(batch);
+            }
+        }
         let goes_on = |row: &JobRow| {
             row.batch.is_some() || row.stage.is_some_and(|stage| under_way.contains(&stage))
         };
@@ -286,14 +301,18 @@ impl Index {
                 bytes: row.bytes.cast_unsigned(),
                 body: row.body,
             };
-            self.capacity.holds(1, staged.bytes);
+            let is_given_up = row.batch.is_some_and(|batch| given_up.contains(&batch));
+            if !is_given_up {
+                self.capacity.holds(1, staged.bytes);
+            }
             let queue = self.queue(row.queue);
             queue.counts.bytes += staged.bytes;
             if let Some(stage) = row.stage.and_then(|stage| self.stages.get_mut(&stage)) {
+                stage.is_given_up = is_given_up;
                 stage.waiting.push(staged);
             }
         }
-        rest
+        Ok(rest)
     }
 
     /// Compares the counters with what was found, and says where they differ.

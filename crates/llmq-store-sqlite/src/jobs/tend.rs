@@ -32,10 +32,12 @@ impl Desk<'_> {
         batches::let_go(self.connection, self.index, before, SLICE)?;
         let parts = self.remove_files(now)?;
         let is_full = |count: usize| count >= SLICE;
+        let staged = self.tend_given_up()?;
         Ok(Tended {
             more: [moved.len(), purged, keys, events].into_iter().any(is_full)
                 || deliveries
-                || parts,
+                || parts
+                || staged,
             moved,
             purged,
         })
