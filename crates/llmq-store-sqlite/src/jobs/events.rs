@@ -1,4 +1,4 @@
-//! The log of events. Those of one transaction are one row, and an event of a job takes 43 bytes
+//! The log of events. Those of one transaction are one row, and an event of a job takes 46 bytes
 //! of it: at full speed there are three for each job.
 
 use llmq_core::{Status, WallTime};
@@ -27,6 +27,9 @@ const JOB_KINDS: [&str; 7] = [
     "request.expired",
     "request.cancelled",
 ];
+
+/// How long the event of a job is: kind, time, status, attempts, queue, tenant and id.
+const JOB_EVENT_BYTES: usize = 1 + 8 + 1 + 4 + 8 + 8 + 16;
 
 /// Marks an event that is kept as JSON.
 const AS_JSON: u8 = 255;
@@ -162,7 +165,8 @@ pub(crate) fn read(
         let first = (last - row.get::<_, i64>(1)? + 1).cast_unsigned();
         let packed = row.get_ref(2)?.as_blob()?;
         let is_whole: bool = row.get(3)?;
-        let unpacked = is_whole.then(|| unpack(packed, first, &index.names));
+        let wanted = max - events.len();
+        let unpacked = is_whole.then(|| unpack(packed, first, after, wanted, &index.names));
         let Some(unpacked) = unpacked.flatten() else {
             if !events.is_empty() {
                 break;
@@ -172,9 +176,8 @@ pub(crate) fn read(
             let oldest = EventId(last.cast_unsigned() + 1);
             return Ok(EventPage::Gap { oldest });
         };
-        events.extend(unpacked.into_iter().filter(|event| event.id > after));
+        events.extend(unpacked);
     }
-    events.truncate(max);
     Ok(EventPage::Events(events))
 }
 
@@ -194,7 +197,8 @@ pub(crate) fn all(
         let first = (last - row.get::<_, i64>(1)? + 1).cast_unsigned();
         let packed = row.get_ref(2)?.as_blob()?;
         let is_whole: bool = row.get(3)?;
-        match is_whole.then(|| unpack(packed, first, names)).flatten() {
+        let unpacked = is_whole.then(|| unpack(packed, first, EventId(0), usize::MAX, names));
+        match unpacked.flatten() {
             Some(unpacked) => events.extend(unpacked.into_iter().map(Ok)),
             None => events.push(Err(last)),
         }
@@ -202,29 +206,44 @@ pub(crate) fn all(
     Ok(events)
 }
 
-fn unpack(mut packed: &[u8], first: u64, names: &Names) -> Option<Vec<StoredEvent>> {
+/// The first `max` events behind `after` of a row that begins with event `first`. Those before are
+/// passed over and not made: a row may hold ten thousand, and is read page by page.
+fn unpack(
+    mut packed: &[u8],
+    first: u64,
+    after: EventId,
+    max: usize,
+    names: &Names,
+) -> Option<Vec<StoredEvent>> {
     let mut events = Vec::new();
-    while !packed.is_empty() {
+    let mut id = EventId(first);
+    while !packed.is_empty() && events.len() < max {
+        let is_passed = id <= after;
         let kind = take::<1>(&mut packed)?[0];
-        let at = WallTime::from_micros(i64::from_le_bytes(take(&mut packed)?));
-        let event = if kind == AS_JSON {
-            let length = u32::from_le_bytes(take(&mut packed)?);
-            let (json, rest) = packed.split_at_checked(usize::try_from(length).ok()?)?;
-            packed = rest;
-            serde_json::from_slice(json).ok()?
+        if kind != AS_JSON && is_passed {
+            packed = packed.get(JOB_EVENT_BYTES - 1..)?;
         } else {
-            let event = JobEvent {
-                kind: usize::from(kind),
-                status: status_of(take::<1>(&mut packed)?[0])?,
-                attempts: u32::from_le_bytes(take(&mut packed)?),
-                queue: i64::from_le_bytes(take(&mut packed)?),
-                tenant: i64::from_le_bytes(take(&mut packed)?),
-                id: JobId::from_uuid(Uuid::from_bytes(take(&mut packed)?)),
+            let at = WallTime::from_micros(i64::from_le_bytes(take(&mut packed)?));
+            let event = if kind == AS_JSON {
+                let length = u32::from_le_bytes(take(&mut packed)?);
+                let (json, rest) = packed.split_at_checked(usize::try_from(length).ok()?)?;
+                packed = rest;
+                let parsed = || serde_json::from_slice(json).ok();
+                if is_passed { None } else { Some(parsed()?) }
+            } else {
+                let event = JobEvent {
+                    kind: usize::from(kind),
+                    status: status_of(take::<1>(&mut packed)?[0])?,
+                    attempts: u32::from_le_bytes(take(&mut packed)?),
+                    queue: i64::from_le_bytes(take(&mut packed)?),
+                    tenant: i64::from_le_bytes(take(&mut packed)?),
+                    id: JobId::from_uuid(Uuid::from_bytes(take(&mut packed)?)),
+                };
+                Some(event.unpacked(names))
             };
-            event.unpacked(names)
-        };
-        let id = EventId(first + events.len() as u64);
-        events.push(StoredEvent { id, at, event });
+            events.extend(event.map(|event| StoredEvent { id, at, event }));
+        }
+        id.0 += 1;
     }
     Some(events)
 }
@@ -264,4 +283,56 @@ pub(crate) fn let_go(
         return delete.execute([last]);
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job_event(attempts: u32) -> JobEvent {
+        JobEvent {
+            kind: 0,
+            status: Status::Queued,
+            attempts,
+            queue: 1,
+            tenant: 2,
+            id: JobId::new(),
+        }
+    }
+
+    /// Each page of a row of ten thousand made all of them, on the writer's thread.
+    #[test]
+    fn a_page_of_a_large_row_makes_no_more_events_than_it_has() {
+        let (at, names) = (WallTime::from_micros(7), Names::default());
+        let other = NewEvent {
+            kind: "queue.paused".to_owned(),
+            tenant: None,
+            subject: Subject::Queue("m".to_owned()),
+            data: serde_json::json!({"a": 1}),
+        };
+        let mut packed = Packed::default();
+        for n in 0..1_000 {
+            match n % 10 {
+                3 => packed.push(&other, at),
+                _ => packed.push_job(job_event(n), at),
+            }
+        }
+        let all = unpack(&packed.bytes, 50, EventId(0), usize::MAX, &names).unwrap();
+        assert_eq!(all.len(), 1_000);
+        let mut paged = Vec::new();
+        let mut after = EventId(0);
+        loop {
+            let page = unpack(&packed.bytes, 50, after, 256, &names).unwrap();
+            assert!(page.len() <= 256);
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            paged.extend(page);
+        }
+        assert_eq!(paged, all);
+        let ids: Vec<u64> = all.iter().map(|event| event.id.0).collect();
+        assert_eq!(ids, (50..1_050).collect::<Vec<_>>());
+        // What is passed over of a row that is cut is damage too.
+        let cut = &packed.bytes[..packed.bytes.len() - 1];
+        assert_eq!(unpack(cut, 50, EventId(10_000), 256, &names), None);
+    }
 }
