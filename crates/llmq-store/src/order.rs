@@ -148,6 +148,47 @@ impl<K: Copy> Order<K> {
         }
         Position::Exactly(before + 1)
     }
+
+    /// The same for many: each line is walked once, and not from its end for each of them.
+    #[must_use]
+    pub fn positions(&self, wanted: &[(Lane, Place)]) -> Vec<Position> {
+        let rank = |(lane, place): &(Lane, Place)| (lane.queue.clone(), lane.priority, *place);
+        let mut sorted: Vec<usize> = (0..wanted.len()).collect();
+        sorted.sort_by_cached_key(|at| rank(&wanted[*at]));
+        let mut positions = vec![Position::Exactly(1); wanted.len()];
+        let lane = |at: &usize| &wanted[*at].0;
+        let is_beside = |a: &usize, b: &usize| {
+            lane(a).queue == lane(b).queue && lane(a).priority == lane(b).priority
+        };
+        for beside in sorted.chunk_by(is_beside) {
+            let places: Vec<Place> = beside.iter().map(|at| wanted[*at].1).collect();
+            let before = self.count_before(lane(&beside[0]), &places);
+            for (at, before) in beside.iter().zip(before) {
+                positions[*at] = match before {
+                    POSITION_MAX.. => Position::AtLeast(POSITION_MAX),
+                    _ => Position::Exactly(before + 1),
+                };
+            }
+        }
+        positions
+    }
+
+    /// How many go before each of these places, in their order, in lanes as urgent as `lane`.
+    /// What is above [`POSITION_MAX`] is not counted to its end.
+    fn count_before(&self, lane: &Lane, places: &[Place]) -> Vec<u64> {
+        let mut before = vec![0; places.len()];
+        let of_queue = self.lanes.range(first_of(&lane.queue)..);
+        for (other, line) in of_queue.take_while(|(other, _)| other.queue == lane.queue) {
+            if other.priority > lane.priority {
+                before.iter_mut().for_each(|before| *before += line.len());
+            } else if other.priority == lane.priority {
+                // Who stands behind another has no fewer before it.
+                let open = before.partition_point(|before| *before < POSITION_MAX);
+                line.add_before(&places[..open], &mut before[..open]);
+            }
+        }
+        before
+    }
 }
 
 impl<K: Copy> Line<K> {
@@ -180,6 +221,23 @@ impl<K: Copy> Line<K> {
             .first_key_value()
             .map(|((at, _), _)| now.when(*at));
         [wait, calendar].into_iter().flatten().min()
+    }
+
+    /// Adds how many go before each of `places`, which are in their order; those that are not due
+    /// yet included.
+    fn add_before(&self, places: &[Place], before: &mut [u64]) {
+        let max = usize::try_from(POSITION_MAX).unwrap_or(usize::MAX);
+        let later = self.waits.keys().chain(self.calendar.keys()).take(max);
+        let mut later: Vec<Place> = later.map(|(_, place)| *place).collect();
+        later.sort_unstable();
+        let mut due = self.due.keys().take(max).peekable();
+        let mut passed = 0;
+        for (place, before) in places.iter().zip(before) {
+            while due.next_if(|other| *other < place).is_some() {
+                passed += 1;
+            }
+            *before += passed + later.partition_point(|other| other < place) as u64;
+        }
     }
 
     /// How many go before `place`, those that are not due yet included; no more than `max` of
@@ -228,5 +286,40 @@ fn first_of(queue: &str) -> Lane {
         priority: llmq_core::Priority::new(0).unwrap_or_default(),
         tenant: String::new(),
         key: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page of a list asks for a thousand at once.
+    #[test]
+    fn many_are_told_what_each_is_told() {
+        let mut random = fastrand::Rng::with_seed(9);
+        for size in [10, 300, 30_000] {
+            let mut order = Order::default();
+            let mut all = Vec::new();
+            for place in 1..=size {
+                let mut lane = first_of(["a", "b"][random.usize(..2)]);
+                lane.priority = llmq_core::Priority::new(random.u8(..2)).unwrap();
+                lane.tenant = random.u8(..3).to_string();
+                let at = WallTime::from_micros(random.i64(..1_000));
+                let due = match random.u8(..40) {
+                    0 => DueAt::After(at),
+                    1 => DueAt::On(at),
+                    _ => DueAt::Now,
+                };
+                order.insert(&lane, Place(place), place, due);
+                all.push((lane, Place(place)));
+            }
+            random.shuffle(&mut all);
+            all.truncate(500);
+            let each: Vec<_> = all
+                .iter()
+                .map(|(lane, place)| order.position(lane, *place))
+                .collect();
+            assert_eq!(order.positions(&all), each, "of {size}");
+        }
     }
 }

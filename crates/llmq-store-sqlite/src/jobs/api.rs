@@ -166,8 +166,7 @@ impl Lines for Store {
     }
 
     async fn positions(&self, jobs: Vec<JobId>) -> Sure<Vec<Option<Position>>> {
-        self.look(move |desk| jobs.iter().map(|job| desk.position(*job)).collect())
-            .await
+        self.look(move |desk| desk.positions(&jobs)).await
     }
 
     async fn set_queue(&self, queue: &str, state: QueueState, now: Now) -> Sure<QueueState> {

@@ -71,10 +71,18 @@ impl Desk<'_> {
         }
     }
 
-    pub(crate) fn position(&self, job: JobId) -> Done<Option<Position>> {
-        let row = self.find(job)?;
-        let waiting = row.filter(|row| row.status == Status::Queued);
-        Ok(waiting.map(|row| self.index.order.position(&self.index.lane(&row), row.place)))
+    pub(crate) fn positions(&self, jobs: &[JobId]) -> Done<Vec<Option<Position>>> {
+        let mut waiting = Vec::with_capacity(jobs.len());
+        let mut waits = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let row = self.find(*job)?;
+            let row = row.filter(|row| row.status == Status::Queued);
+            waits.push(row.is_some());
+            waiting.extend(row.map(|row| (self.index.lane(&row), row.place)));
+        }
+        let mut positions = self.index.order.positions(&waiting).into_iter();
+        let of = |waits| if waits { positions.next() } else { None };
+        Ok(waits.into_iter().map(of).collect())
     }
 
     pub(crate) fn read_job(&self, job: JobId) -> Done<Option<Job>> {
