@@ -157,16 +157,17 @@ impl Desk<'_> {
         let kept = self.index.settings.keep_idempotency;
         let oldest = self.index.steady(now).before(kept).as_micros();
         let mut query = self.connection.prepare_cached(
-            "SELECT hash, job, sum IS checksum(tenant, key, hash, job, used_at) FROM idempotency
-             WHERE tenant = ?1 AND key = ?2 AND used_at > ?3",
+            "SELECT hash, job, sum IS checksum(tenant, key, hash, job, used_at), used_at > ?3
+             FROM idempotency WHERE tenant = ?1 AND key = ?2",
         )?;
-        query
-            .query_row(params![tenant, key, oldest], |row| {
-                expect_whole(row, 2, "idempotency")?;
-                let job = Uuid::from_bytes(row.get(1)?);
-                Ok((row.get(0)?, JobId::from_uuid(job)))
-            })
-            .optional()
+        let used = query.query_row(params![tenant, key, oldest], |row| {
+            // Before it is known how old it is: that may be what is damaged.
+            expect_whole(row, 2, "idempotency")?;
+            let job = Uuid::from_bytes(row.get(1)?);
+            let is_kept: bool = row.get(3)?;
+            Ok(is_kept.then_some((row.get(0)?, JobId::from_uuid(job))))
+        });
+        Ok(used.optional()?.flatten())
     }
 
     fn remember_key(

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use super::index::of_status;
 use super::names::Names;
 use super::outbox::parsed;
-use super::row::{JobRow, select_jobs};
+use super::row::{JobRow, called, select_jobs};
 use super::{blobs, events, outbox};
 use crate::Checked;
 use crate::sums::SUMMED;
@@ -30,17 +30,16 @@ pub(crate) fn check(connection: &Connection, checked: &mut Checked) -> rusqlite:
         let row = match JobRow::read(row)? {
             Ok(row) => row,
             Err(damage) => {
-                found.add(format!("row {} of jobs: {}", damage.number, damage.what));
+                found.add(format!("{}: {}", damage.of(), damage.what));
                 continue;
             }
         };
-        wanted.insert(row.body, row.number);
-        wanted.extend(row.answer.map(|answer| (answer, row.number)));
+        let job = (row.number, row.id);
+        wanted.insert(row.body, job);
+        wanted.extend(row.answer.map(|answer| (answer, job)));
         if row.noted().is_err() || row.known().is_err() {
-            found.add(format!(
-                "row {} of jobs: its notes cannot be read",
-                row.number
-            ));
+            let job = called(row.id, row.number);
+            found.add(format!("{job}: its notes cannot be read"));
         }
         let counts = counts.entry(row.queue).or_default();
         if !row.status.is_final() {
@@ -87,7 +86,7 @@ fn unpublished(connection: &Connection) -> rusqlite::Result<HashSet<i64>> {
 /// `wanted` maps a blob to the job that names it.
 fn check_blobs(
     connection: &Connection,
-    mut wanted: HashMap<i64, i64>,
+    mut wanted: HashMap<i64, (i64, JobId)>,
     checked: &mut Checked,
     found: &mut Findings,
 ) -> rusqlite::Result<()> {
@@ -105,7 +104,10 @@ fn check_blobs(
         let sum = row.get::<_, i64>(2).ok();
         if data.map(|data| blobs::sum(number, data)) != sum {
             found.add(match job {
-                Some(job) => format!("blob {number}, of row {job} of jobs: its checksum is wrong"),
+                Some((row, id)) => {
+                    let job = called(id, row);
+                    format!("blob {number}, of {job}: its checksum is wrong")
+                }
                 None => format!("blob {number}: its checksum is wrong"),
             });
         }
@@ -113,8 +115,9 @@ fn check_blobs(
     }
     let mut lost: Vec<_> = wanted.into_iter().collect();
     lost.sort_unstable();
-    for (blob, job) in lost {
-        found.add(format!("blob {blob}, of row {job} of jobs, is not there"));
+    for (blob, (row, id)) in lost {
+        let job = called(id, row);
+        found.add(format!("blob {blob}, of {job}, is not there"));
     }
     if unnamed > 0 {
         found.add(format!("{unnamed} blobs belong to nothing"));

@@ -31,6 +31,7 @@ pub(crate) fn let_go(
     let mut delete = connection.prepare_cached(
         "DELETE FROM batches WHERE number IN
            (SELECT number FROM batches WHERE ended <= ?1
+              AND sum IS checksum(number, id, tenant, stage, ended, data)
               AND NOT EXISTS (SELECT 1 FROM jobs WHERE batch = batches.number) LIMIT ?2)
          RETURNING number",
     )?;

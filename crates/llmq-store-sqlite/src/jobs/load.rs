@@ -111,7 +111,7 @@ impl Index {
             // Parts of files that nobody finished; batches write theirs again.
             connection.execute(
                 "UPDATE files SET state = 2, sum = checksum(id, tenant, 2, expires_at, data)
-                 WHERE state = 0",
+                 WHERE state = 0 AND sum IS checksum(id, tenant, state, expires_at, data)",
                 [],
             )?;
         }
@@ -188,9 +188,9 @@ impl Index {
                 Ok(row) => row,
                 Err(damage) => {
                     opened.find(format!(
-                        "row {} of jobs is damaged ({}): its job is not started, and whoever asks \
-                         for it is told",
-                        damage.number, damage.what
+                        "{} is damaged ({}): it is not started, and whoever asks for it is told",
+                        damage.of(),
+                        damage.what
                     ));
                     continue;
                 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::backlog;
-use super::desk::{Desk, Done};
+use super::desk::{Desk, Done, Fault};
 use crate::sums::expect_whole;
 
 /// The endpoints, and how many rows of them are not what was written.
@@ -89,7 +89,9 @@ pub(crate) fn addressee_of(endpoint: Option<[u8; 16]>, callback: Option<&str>, e
 fn let_go(connection: &Connection, before: WallTime, max: usize) -> rusqlite::Result<usize> {
     let mut delete = connection.prepare_cached(
         "DELETE FROM deliveries WHERE number IN
-           (SELECT number FROM deliveries WHERE due_at IS NULL AND last_attempt_at <= ?1 LIMIT ?2)",
+           (SELECT number FROM deliveries WHERE due_at IS NULL AND last_attempt_at <= ?1
+              AND sum IS checksum(number, endpoint, callback, event, due_at, delivered, attempts,
+                last_attempt_at, last_outcome, addressee) LIMIT ?2)",
     )?;
     delete.execute(params![before.as_micros(), max as i64])
 }
@@ -145,14 +147,20 @@ impl Desk<'_> {
         event: Option<&NewEvent>,
         now: Now,
     ) -> Done<()> {
+        let id = *endpoint.id.as_uuid().as_bytes();
+        let there = "SELECT 1 FROM webhook_endpoints WHERE id = ?1";
+        // What is there and not known is damaged: what it was is not to be written over.
+        if !self.index.endpoints.contains_key(&endpoint.id)
+            && self.connection.prepare_cached(there)?.exists([id])?
+        {
+            let what = format!("the row of webhook_endpoints of {}", endpoint.id);
+            return Err(Fault::Store(StoreError::damaged(what)));
+        }
         let mut insert = self.connection.prepare_cached(
             "INSERT OR REPLACE INTO webhook_endpoints (id, data, sum)
              VALUES (?1, ?2, checksum(?1, ?2))",
         )?;
-        insert.execute(params![
-            endpoint.id.as_uuid().as_bytes(),
-            written(&endpoint)?
-        ])?;
+        insert.execute(params![id, written(&endpoint)?])?;
         self.index.backlog.put(&endpoint);
         self.index.endpoints.insert(endpoint.id, endpoint);
         match event {

@@ -95,13 +95,36 @@ pub(crate) type Checked = Result<JobRow, Damage>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Damage {
     pub(crate) number: i64,
+    /// The id as it reads, where it can be read.
+    pub(crate) id: Option<JobId>,
     pub(crate) what: &'static str,
+}
+
+impl Damage {
+    /// Which row it is, for people.
+    pub(crate) fn of(&self) -> String {
+        match self.id {
+            Some(id) => called(id, self.number),
+            None => format!("row {} of jobs", self.number),
+        }
+    }
+}
+
+/// A row of a job, for people: they know jobs by their ids.
+pub(crate) fn called(id: JobId, number: i64) -> String {
+    format!("job {id} (row {number} of jobs)")
 }
 
 impl From<Damage> for StoreError {
     fn from(damage: Damage) -> Self {
-        Self::damaged(format!("row {} of jobs: {}", damage.number, damage.what))
+        Self::damaged(format!("{}: {}", damage.of(), damage.what))
     }
+}
+
+fn id_of(row: &Row<'_>) -> rusqlite::Result<Option<JobId>> {
+    let id = row.get_ref(1)?.as_blob().ok();
+    let id = id.and_then(|id| Uuid::from_slice(id).ok());
+    Ok(id.map(JobId::from_uuid))
 }
 
 pub(crate) fn by_id(connection: &Connection, id: JobId) -> rusqlite::Result<Option<Checked>> {
@@ -122,7 +145,8 @@ impl JobRow {
     /// The row of a statement made by `select_jobs!`.
     pub(crate) fn read(row: &Row<'_>) -> rusqlite::Result<Checked> {
         let number = row.get(0)?;
-        let damage = |what| Ok(Err(Damage { number, what }));
+        let id = id_of(row)?;
+        let damage = |what| Ok(Err(Damage { number, id, what }));
         let read = Self::columns(row, number);
         let (found, sum) = match read {
             Ok(found) => found,
@@ -144,8 +168,7 @@ impl JobRow {
     }
 
     fn columns(row: &Row<'_>, number: i64) -> rusqlite::Result<(Option<Self>, i64)> {
-        let id = row.get_ref(1)?.as_blob().ok();
-        let id = id.and_then(|id| Uuid::from_slice(id).ok());
+        let id = id_of(row)?;
         let status = status_of(row.get(2)?);
         let priority = Priority::new(row.get(5)?);
         let (Some(id), Some(status), Some(priority)) = (id, status, priority) else {
@@ -153,7 +176,7 @@ impl JobRow {
         };
         let found = Self {
             number,
-            id: JobId::from_uuid(id),
+            id,
             status,
             queue: row.get(3)?,
             tenant: row.get(4)?,
@@ -350,6 +373,7 @@ impl JobRow {
     fn parse<'a, T: Deserialize<'a>>(&self, json: &'a str) -> Result<T, Damage> {
         serde_json::from_str(json).map_err(|_| Damage {
             number: self.number,
+            id: Some(self.id),
             what: "its notes cannot be read",
         })
     }

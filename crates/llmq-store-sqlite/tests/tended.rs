@@ -1,0 +1,199 @@
+//! Housekeeping, and writing anew, leave a row that is not what was written: whoever looks into the
+//! damage finds it, and nothing is forgotten before its time.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use llmq_core::{Now, WallTime};
+use llmq_store::{
+    Attempted, Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, Batches as _, Callback,
+    Endpoint, EndpointId, EnqueueError, FileId, Files as _, Idempotency, Jobs as _, NewJob,
+    NextTry, Reads as _, StoredFile, Take, Webhooks as _,
+};
+use llmq_store_sqlite::{Place, Store, StoreError};
+use rusqlite::Connection;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn beginning() -> Now {
+    Now {
+        wall: WallTime::from_micros(1_767_225_600_000_000),
+        ..Now::default()
+    }
+}
+
+fn keyed() -> NewJob {
+    NewJob {
+        idempotency: Some(Idempotency {
+            key: "k".to_owned(),
+            request_hash: [1; 32],
+        }),
+        ..NewJob::new("m", "t", "{}")
+    }
+}
+
+/// A store with one of each that housekeeping removes after days.
+async fn filled(store: &Store, now: Now) {
+    let mut job = keyed();
+    job.details.callback = Some(Callback {
+        url: "https://example.com/".to_owned(),
+        signed_by: None,
+    });
+    store.enqueue(vec![job.clone()], now).await.unwrap();
+    store.cancel(job.id, now).await.unwrap();
+    let take = Take {
+        max: 10,
+        each: 10,
+        each_failing: 10,
+        hold: Duration::from_secs(60),
+    };
+    let due = store.due_deliveries(take, now).await.unwrap();
+    let attempted = Attempted {
+        delivery: due.deliveries[0].id,
+        next: NextTry::Delivered,
+        outcome: "200".to_owned(),
+    };
+    store.delivered(vec![attempted], now).await.unwrap();
+    let batch = Batch {
+        id: BatchId::new(),
+        tenant: "t".to_owned(),
+        status: BatchStatus::Validating,
+        counts: BatchCounts::default(),
+        created_at: now.wall,
+        changed_at: now.wall,
+        details: serde_json::Value::Null,
+    };
+    let (id, status) = (batch.id, batch.status);
+    store.create_batch(batch).await.unwrap();
+    let update = BatchUpdate {
+        from: status,
+        to: BatchStatus::Failed,
+        details: serde_json::Value::Null,
+        files: Vec::new(),
+        event: None,
+    };
+    store.update_batch(id, update, now).await.unwrap().unwrap();
+    let file = StoredFile {
+        id: FileId::new(),
+        tenant: "t".to_owned(),
+        filename: "in".to_owned(),
+        purpose: "batch".to_owned(),
+        bytes: 0,
+        created_at: now.wall,
+        expires_at: Some(now.wall + 30 * DAY),
+    };
+    let id = file.id;
+    store.create_file(file).await.unwrap();
+    store.append_file(id, "{}".into()).await.unwrap();
+    store.publish_file(id).await.unwrap();
+}
+
+/// A store whose file was changed by nobody's leave while it was closed.
+async fn changed(path: &Path, sql: &str, now: Now) -> Store {
+    let place = Place::File(path.to_owned());
+    let store = Store::open(&place, now.wall).unwrap();
+    filled(&store, now).await;
+    store.close();
+    let file = Connection::open(path).unwrap();
+    assert_eq!(file.execute(sql, []).unwrap(), 1, "{sql}");
+    drop(file);
+    Store::open(&place, now.wall).unwrap()
+}
+
+async fn tended(store: &Store, now: Now) {
+    for _ in 0..20 {
+        store.tend(now).await.unwrap();
+    }
+}
+
+fn rows(path: &Path, table: &str) -> i64 {
+    let file = Connection::open(path).unwrap();
+    let count = format!("SELECT count(*) FROM {table}");
+    file.query_row(&count, [], |row| row.get(0)).unwrap()
+}
+
+/// A bit that made an instant older removed what was to be kept, and nobody was told.
+#[tokio::test]
+async fn a_row_whose_time_is_damaged_is_not_removed() {
+    let now = beginning();
+    for (table, sql) in [
+        ("files", "UPDATE files SET expires_at = 1"),
+        ("files", "UPDATE files SET state = 2"),
+        ("batches", "UPDATE batches SET ended = 1"),
+        ("deliveries", "UPDATE deliveries SET last_attempt_at = 1"),
+        ("idempotency", "UPDATE idempotency SET used_at = 1"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("llmq.db");
+        let store = changed(&path, sql, now).await;
+        tended(&store, now).await;
+        assert_eq!(rows(&path, table), 1, "{sql}");
+        // Those that are whole go in their time.
+        tended(&store, now.after(40 * DAY)).await;
+        assert_eq!(rows(&path, "jobs"), 0, "{sql}");
+        for other in ["files", "batches", "deliveries", "idempotency"] {
+            let left = i64::from(other == table);
+            assert_eq!(rows(&path, other), left, "{other} after {sql}");
+        }
+        store.close();
+        let checked = llmq_store_sqlite::check(&path, false).unwrap();
+        assert!(!checked.is_sound(), "{sql}");
+    }
+}
+
+/// Else the call would be sent a second time, in silence.
+#[tokio::test]
+async fn a_damaged_key_is_told_of_and_not_taken_for_an_old_one() {
+    let (now, directory) = (beginning(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("llmq.db");
+    let store = changed(&path, "UPDATE idempotency SET used_at = 1", now).await;
+    let again = store.enqueue(vec![keyed()], now).await;
+    let is_told = matches!(again, Err(EnqueueError::Store(StoreError::Damaged { .. })));
+    assert!(is_told, "{again:?}");
+    assert_eq!(store.counts().await.unwrap().queued, 0);
+}
+
+/// A new secret was written over one that a flipped bit had made unreadable, and receivers refused
+/// everything from then on.
+#[tokio::test]
+async fn an_endpoint_that_is_damaged_is_not_written_over() {
+    let (now, directory) = (beginning(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("llmq.db");
+    let endpoint = |state: &str| Endpoint {
+        id: EndpointId::from_uuid(uuid::Uuid::nil()),
+        tenant: None,
+        url: String::new(),
+        events: Vec::new(),
+        disabled: true,
+        state: state.into(),
+        created_at: now.wall,
+    };
+    let place = Place::File(path.clone());
+    let store = Store::open(&place, now.wall).unwrap();
+    store
+        .put_endpoint(endpoint("old"), None, now)
+        .await
+        .unwrap();
+    store
+        .put_endpoint(endpoint("newer"), None, now)
+        .await
+        .unwrap();
+    store.close();
+    let sql = "UPDATE webhook_endpoints SET data = replace(data, 'newer', 'never')";
+    let file = Connection::open(&path).unwrap();
+    assert_eq!(file.execute(sql, []).unwrap(), 1);
+    drop(file);
+    let store = Store::open(&place, now.wall).unwrap();
+    let refused = store.put_endpoint(endpoint("other"), None, now).await;
+    assert!(
+        matches!(refused, Err(StoreError::Damaged { .. })),
+        "{refused:?}"
+    );
+    // Whoever knows what to do can remove it.
+    assert!(store.delete_endpoint(endpoint("").id).await.unwrap());
+    store
+        .put_endpoint(endpoint("other"), None, now)
+        .await
+        .unwrap();
+}
