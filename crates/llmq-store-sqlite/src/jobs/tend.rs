@@ -32,10 +32,13 @@ impl Desk<'_> {
         let deliveries = self.let_go_of_deliveries(before, SLICE, now)?;
         batches::let_go(self.connection, self.index, before, SLICE)?;
         let parts = self.remove_files(now)?;
-        let is_full = |count: usize| count >= SLICE;
         let staged = self.tend_given_up()?;
+        let is_full = |count: usize| count >= SLICE;
+        // Some of a slice may have to stay, and those behind must not wait for that.
+        let purges_on = purged >= SLICE / 2;
         Ok(Tended {
-            more: [moved.len(), purged, keys, events].into_iter().any(is_full)
+            more: [moved.len(), keys, events].into_iter().any(is_full)
+                || purges_on
                 || deliveries
                 || parts
                 || staged,

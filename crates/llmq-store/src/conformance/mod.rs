@@ -62,6 +62,7 @@ macro_rules! conformance {
             waiting: a_job_past_its_time_never_starts, time_stands_while_a_queue_does,
                 a_jump_of_the_wall_moves_no_wait, an_announced_instant_is_of_the_calendar,
                 a_retry_waits_and_keeps_its_place, what_ended_is_kept_for_its_time, a_job_is_kept_as_long_as_its_key,
+                what_must_stay_holds_up_no_purge,
                 a_clock_that_ran_ahead_keeps_nothing_for_ever;
             lines: first_come_first_served_in_each_lane, a_window_goes_on_behind_a_place,
                 a_position_counts_those_who_go_before,

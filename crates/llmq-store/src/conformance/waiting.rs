@@ -236,3 +236,28 @@ pub async fn a_clock_that_ran_ahead_keeps_nothing_for_ever(mut world: World) {
     world.tend().await;
     assert_eq!(world.store.job(ended).await.unwrap(), None);
 }
+
+/// One that had to stay among five hundred ended the housekeeping of that look.
+pub async fn what_must_stay_holds_up_no_purge(world: World) {
+    let mut world = world
+        .with(Settings {
+            keep_results: SECOND,
+            ..Settings::default()
+        })
+        .await;
+    let job = |n: usize| NewJob {
+        idempotency: n.is_multiple_of(100).then(|| Idempotency {
+            key: n.to_string(),
+            request_hash: [1; 32],
+        }),
+        ..new_job()
+    };
+    let jobs = (0..1_800).map(job).collect();
+    let accepted = world.store.enqueue(jobs, world.now).await.unwrap();
+    for one in accepted {
+        world.store.cancel(one.job, world.now).await.unwrap();
+    }
+    world.advance(2 * SECOND);
+    world.tend().await;
+    assert_eq!(world.store.counts().await.unwrap().cancelled, 18);
+}
