@@ -239,11 +239,11 @@ impl Steward {
         if expires.is_none_or(|expires| now.wall < expires) {
             return Ok(false);
         }
-        let compared = self.compared.insert(batch.id, now.mono);
-        if compared.is_some_and(|at| now.mono - at < COMPARE) {
-            self.compared.extend(compared.map(|at| (batch.id, at)));
+        let compared = self.compared.get(&batch.id);
+        if compared.is_some_and(|at| now.mono - *at < COMPARE) {
             return Ok(false);
         }
+        self.compared.insert(batch.id, now.mono);
         self.is_all_over(batch.id).await
     }
 
