@@ -62,13 +62,15 @@ impl Failure {
 /// An error and what caused it, on one line.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
+    let mut last = text.clone();
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        // Some messages already hold their cause.
-        if !text.contains(&cause_text) {
+        // Some messages already hold their cause, and some causes say the same once more.
+        if !text.contains(&cause_text) && !cause_text.ends_with(&last) {
             text.push_str(": ");
             text.push_str(&cause_text);
+            last = cause_text;
         }
         next = cause.source();
     }
@@ -84,5 +86,27 @@ mod tests {
         let inner = std::io::Error::other("no such thing");
         let outer = std::io::Error::other(inner);
         assert_eq!(with_causes(&outer), "no such thing");
+        let check = |text, cause, expected: &str| {
+            let error = Caused(text, Some(Box::new(Caused(cause, None))));
+            assert_eq!(with_causes(&error), expected);
+        };
+        check("no database", "error 26: no database", "no database");
+        check("cannot open it", "no room", "cannot open it: no room");
+    }
+
+    /// A text, and what caused it.
+    #[derive(Debug)]
+    struct Caused(&'static str, Option<Box<Self>>);
+
+    impl std::fmt::Display for Caused {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Caused {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
     }
 }
