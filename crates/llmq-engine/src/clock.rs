@@ -1,5 +1,6 @@
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use llmq_core::{Clock, Now, Timestamp, WallTime};
@@ -14,9 +15,17 @@ const HEAD_START: Duration = Duration::from_secs(400 * 86_400);
 static EPOCH: OnceLock<Instant> = OnceLock::new();
 
 /// The system's time. The monotonic half is tokio's, so that it follows paused time in tests.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SystemClock {
     epoch: Instant,
+    /// Whose wall is looked at instead of the system's.
+    wall: Option<Arc<dyn Clock>>,
+}
+
+impl fmt::Debug for SystemClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SystemClock").finish_non_exhaustive()
+    }
 }
 
 impl SystemClock {
@@ -25,6 +34,16 @@ impl SystemClock {
     pub fn new() -> Self {
         Self {
             epoch: *EPOCH.get_or_init(Instant::now),
+            wall: None,
+        }
+    }
+
+    /// The same with another clock's wall: for tests in which the wall is set.
+    #[must_use]
+    pub fn with_wall_of(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            wall: Some(clock),
+            ..Self::new()
         }
     }
 
@@ -55,7 +74,10 @@ impl Clock for SystemClock {
         };
         Now {
             mono,
-            wall: wall_at(now),
+            wall: match &self.wall {
+                Some(clock) => clock.now().wall,
+                None => wall_at(now),
+            },
         }
     }
 }

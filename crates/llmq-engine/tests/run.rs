@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmq_core::{Host, LimitSpec};
+use llmq_core::{Clock, Host, LimitSpec, WallTime};
 use llmq_dispatch::Rules;
 use llmq_engine::SystemClock;
 use llmq_engine::bulk::{
     CallMaker, Control, Ended, InputKind, InputSource, OutputPaths, Progress, ReadOptions,
-    RouteOptions, RunError, RunOptions, RunReport, Template, run, verify,
+    RouteOptions, RunError, RunOptions, RunReport, Template, run, run_by, verify,
 };
 use llmq_limit::{AdaptiveConfig, LatencyPolicy, QuotaConfig};
 use llmq_provider::mock::{MockConfig, MockServer};
 use llmq_provider::{Dialect, Operation, Provider, ProviderConfig, Secret, TokenCounter};
-use llmq_testkit::ScriptedServer;
+use llmq_testkit::{FakeClock, ScriptedServer};
 use tokio::task::JoinSet;
 
 /// A folder with an input, and a mock that serves it.
@@ -503,4 +503,40 @@ async fn a_model_that_one_row_asks_for_in_vain_fails_that_row_alone() {
     assert_eq!(report.ended, Ended::SomeFailed);
     assert_eq!((report.summary.completed, report.summary.failed), (3, 2));
     drop(serving);
+}
+
+/// The wall is set back an hour and forth a day: no window moves, a day's included, and nothing
+/// waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wall_that_is_set_in_the_middle_breaks_no_limit_and_holds_nothing_up() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let limits = ["requests=60/1s", "requests=290/1d"];
+    let scene = Scene::new(300, quick(&limits)).await;
+    let wall = Arc::new(FakeClock::with_tokio());
+    let clock = SystemClock::with_wall_of(Arc::clone(&wall) as Arc<dyn Clock>);
+    let options = RunOptions {
+        no_wait: true,
+        ..scene.options(&limits)
+    };
+    let control = Control::new();
+    let mut running = JoinSet::new();
+    running.spawn(run_by(options, control.clone(), clock));
+    let back = |wall: WallTime| wall.before(HOUR);
+    let forth = |wall: WallTime| wall + HOUR * 24;
+    let sets: [(u64, fn(WallTime) -> WallTime); 3] = [(70, back), (130, forth), (190, back)];
+    for (done, set) in sets {
+        until(&control, |progress| progress.done >= done).await;
+        wall.set_wall(set(wall.now().wall));
+    }
+    let report = ended(&mut running).await;
+    // A day's limit of the provider's slides: another date does not open it.
+    let Ended::StoppedByAccount { reason } = &report.ended else {
+        panic!("{:?}", report.ended)
+    };
+    assert!(reason.contains("rpd"), "{reason}");
+    assert_eq!(
+        (report.summary.completed, report.summary.rate_limited),
+        (290, 0)
+    );
+    assert_eq!(scene.mock.report().refused, 0);
 }

@@ -58,7 +58,7 @@ pub use journal::{
 pub use lock::{Holder, LockError, OutputLock};
 pub use run::{
     CallMaker, Control, Ended, Opened, Paused, Prepared, Price, Progress, RouteOptions, RunError,
-    RunOptions, RunReport, Summary, run,
+    RunOptions, RunReport, Summary, run, run_by,
 };
 pub use side::{
     Change, Changes, HandedIn, InputPrint, PromptSettings, SIDE_VERSION, Side, SideError, compare,

@@ -6,6 +6,7 @@
 mod world;
 
 mod accepted;
+mod clocks;
 mod ends;
 mod restarts;
 mod unseen;

@@ -30,6 +30,8 @@ pub(crate) enum Act {
     Answer(String),
     /// This status with an error of this message.
     Refuse(u16, &'static str),
+    /// Too busy, to be asked again after so many seconds.
+    Later(u8),
     /// A good answer, when the test lets it go.
     Wait,
 }
@@ -73,6 +75,10 @@ impl Upstream {
                 match script(number) {
                     Act::Answer(text) => answer(&mut guest, &text).await,
                     Act::Refuse(status, message) => refuse(&mut guest, status, message).await,
+                    Act::Later(seconds) => {
+                        let told = format!("retry-after: {seconds}\r\n");
+                        refuse_with(&mut guest, 503, &told, "busy").await;
+                    }
                     Act::Wait => {
                         tokio::select! {
                             permit = gate.acquire() => {
@@ -136,11 +142,15 @@ async fn answer(guest: &mut Guest, text: &str) {
 }
 
 async fn refuse(guest: &mut Guest, status: u16, message: &str) {
+    refuse_with(guest, status, "", message).await;
+}
+
+async fn refuse_with(guest: &mut Guest, status: u16, headers: &str, message: &str) {
     let body = format!(r#"{{"error":{{"message":"{message}","type":"t","code":null}}}}"#);
     guest
         .say(&format!(
             "HTTP/1.1 {status} Error\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
+             {headers}content-length: {}\r\n\r\n{body}",
             body.len()
         ))
         .await;
@@ -255,6 +265,17 @@ impl World {
         limits: &str,
         lease: Duration,
     ) -> Self {
+        Self::by(SystemClock::new(), store, upstream, limits, lease).await
+    }
+
+    /// The same, by this clock.
+    pub(crate) async fn by(
+        clock: SystemClock,
+        store: Arc<dyn Store>,
+        upstream: &Upstream,
+        limits: &str,
+        lease: Duration,
+    ) -> Self {
         let text = format!(
             "[retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
              [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}/v1\"\n\
@@ -265,7 +286,6 @@ impl World {
             upstream.url
         );
         let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();
-        let clock = SystemClock::new();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let assembly = assemble(&settings, None, &shared, clock.now()).unwrap();
         let tasks = Tasks::new();

@@ -91,8 +91,21 @@ pub struct RunReport {
 ///
 /// Dropping the future gives up calls in flight, like [`Control::abort`]; what was written stays.
 pub async fn run(options: RunOptions, control: Control) -> Result<RunReport, RunError> {
+    run_by(options, control, SystemClock::new()).await
+}
+
+/// The same by a clock of the caller's: for tests in which the wall is set.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_by(
+    options: RunOptions,
+    control: Control,
+    clock: SystemClock,
+) -> Result<RunReport, RunError> {
     let options = Arc::new(options);
-    let clock = Arc::new(SystemClock::new());
+    let clock = Arc::new(clock);
     let opened = {
         let (options, now) = (Arc::clone(&options), clock.now());
         blocking(move || Opened::open(&options, now)).await??
