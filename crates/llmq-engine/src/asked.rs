@@ -8,6 +8,7 @@ use llmq_core::{FailureClass, Now};
 use llmq_provider::translate::{self, StreamBroken, StreamOptions, StreamTranslator};
 use llmq_provider::{
     Answer, Dialect, Operation, Source, StreamReader, UsageChunkFilter, Verdict, WholeAnswer,
+    WholeEvents,
 };
 
 use crate::{AssembledRoute, Grant, Outgoing};
@@ -93,7 +94,7 @@ impl Asked {
                 Retelling(Way::Translated(Box::new(translator)))
             }
             None if self.asks_usage => Retelling(Way::WithoutUsage(UsageChunkFilter::default())),
-            None => Retelling(Way::AsItComes),
+            None => Retelling(Way::AsItComes(WholeEvents::default())),
         }
     }
 
@@ -154,7 +155,7 @@ pub struct Retelling(Way);
 
 /// How a stream's bytes become the caller's.
 enum Way {
-    AsItComes,
+    AsItComes(WholeEvents),
     /// Its usage is counted here, and the caller did not ask for it.
     WithoutUsage(UsageChunkFilter),
     /// The provider speaks another dialect than the caller.
@@ -165,10 +166,11 @@ impl Retelling {
     /// Whether the caller gets the provider's bytes, whatever they are.
     #[must_use]
     pub fn is_as_it_comes(&self) -> bool {
-        matches!(self.0, Way::AsItComes)
+        matches!(self.0, Way::AsItComes(_))
     }
 
-    /// Takes the next bytes, cut anywhere, and tells what they make.
+    /// Takes the next bytes, cut anywhere, and tells what they make: whole events, so that one that
+    /// tells of a failure may follow.
     ///
     /// # Errors
     ///
@@ -176,7 +178,7 @@ impl Retelling {
     /// told of a failure of its own ([`StreamBroken::Failed`]), that too has been told.
     pub fn push(&mut self, piece: Bytes, mut tell: impl FnMut(Bytes)) -> Result<(), StreamBroken> {
         match &mut self.0 {
-            Way::AsItComes => tell(piece),
+            Way::AsItComes(events) => events.push(piece, tell),
             Way::WithoutUsage(filter) => filter.push(piece, tell),
             Way::Translated(translator) => {
                 let mut said = BytesMut::new();
@@ -195,7 +197,7 @@ impl Retelling {
     /// As [`Retelling::push`]: it was not whole.
     pub fn finish(&mut self, mut tell: impl FnMut(Bytes)) -> Result<(), StreamBroken> {
         match &mut self.0 {
-            Way::AsItComes => {}
+            Way::AsItComes(events) => events.finish(tell),
             Way::WithoutUsage(filter) => filter.finish(tell),
             Way::Translated(translator) => {
                 let mut said = BytesMut::new();

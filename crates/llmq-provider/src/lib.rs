@@ -50,9 +50,11 @@ mod opening;
 mod plain;
 mod usage;
 
+mod event_ends;
 mod sse;
 mod stream;
 mod usage_chunk;
+mod whole_events;
 
 mod scan;
 mod tokens;
@@ -86,4 +88,5 @@ pub use stream::{StreamEnd, StreamReader};
 pub use timeouts::Timeouts;
 pub use tokens::{TokenCounter, TokenTally};
 pub use usage_chunk::UsageChunkFilter;
+pub use whole_events::WholeEvents;
 pub use wire::{AnswerHead, AnswerReader, Came, WireFault};

@@ -1,9 +1,10 @@
 use bytes::{Bytes, BytesMut};
-use memchr::{memchr2, memmem};
+use memchr::memmem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::SseSplitter;
+use crate::event_ends::{EventEnds, pass_some};
 
 /// Takes out of a stream the chunk that `include_usage` adds, for a caller who did not ask.
 ///
@@ -23,18 +24,7 @@ use crate::SseSplitter;
 pub struct UsageChunkFilter {
     /// An event that is not whole yet.
     held: BytesMut,
-    line: Line,
-}
-
-/// Where in a line the next byte stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Line {
-    /// At its start: a line end here ends the event.
-    #[default]
-    Start,
-    Inside,
-    /// Behind a CR, whose LF may follow; `true` when that line was empty.
-    AfterCr(bool),
+    ends: EventEnds,
 }
 
 impl UsageChunkFilter {
@@ -44,7 +34,7 @@ impl UsageChunkFilter {
         // Whole events of the piece that stay are passed on as one.
         let mut kept = 0;
         let mut from = 0;
-        while let Some(end) = self.end_of_event(&rest, from) {
+        while let Some(end) = self.ends.next(&rest, from) {
             if self.held.is_empty() {
                 if is_usage_chunk(&rest[from..end]) {
                     pass_some(rest.slice(kept..from), &mut pass);
@@ -70,43 +60,6 @@ impl UsageChunkFilter {
         if !is_usage_chunk(&last) {
             pass_some(last, &mut pass);
         }
-    }
-
-    /// Where the event ends that goes on at `from`, its blank line included.
-    fn end_of_event(&mut self, bytes: &[u8], from: usize) -> Option<usize> {
-        let mut at = from;
-        while at < bytes.len() {
-            if let Line::AfterCr(was_empty) = self.line {
-                self.line = Line::Start;
-                let has_lf = bytes[at] == b'\n';
-                at += usize::from(has_lf);
-                if was_empty {
-                    return Some(at);
-                }
-                continue;
-            }
-            let Some(found) = memchr2(b'\n', b'\r', &bytes[at..]) else {
-                self.line = Line::Inside;
-                return None;
-            };
-            let is_empty = found == 0 && self.line == Line::Start;
-            at += found + 1;
-            if bytes[at - 1] == b'\r' {
-                self.line = Line::AfterCr(is_empty);
-            } else {
-                self.line = Line::Start;
-                if is_empty {
-                    return Some(at);
-                }
-            }
-        }
-        None
-    }
-}
-
-fn pass_some(bytes: Bytes, pass: &mut impl FnMut(Bytes)) {
-    if !bytes.is_empty() {
-        pass(bytes);
     }
 }
 

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 READY = re.compile(r"^listening\b.*?http://(?P<address>[^/\s,]+)")
 # Longer than any step needs; reached only when something hangs.
@@ -105,6 +106,49 @@ def gateway(config: str) -> Iterator[Server]:
         flags = ["--config", file.name, "--listen", "127.0.0.1:0", "--store", "memory:"]
         with running("serve", *flags) as server:
             yield server
+
+
+# The beginning of a stream, by the path that is asked: a word, and the half of another.
+_CUT = {
+    "/v1/chat/completions": (
+        'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,'
+        '"model":"gpt-5-mini","choices":[{"index":0,"delta":{"role":"assistant",'
+        '"content":"Hello"},"finish_reason":null}]}\n\ndata: {"id":"chatcmpl-1","choi'
+    ),
+    "/v1/messages": (
+        'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1",'
+        '"type":"message","role":"assistant","model":"claude-haiku-4-5","content":[],'
+        '"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":3,"output_tokens":1}}}'
+        '\n\nevent: content_block_start\ndata: {"type":"content_block_start","index":0,'
+        '"content_block":{"type":"text","text":""}}\n\n'
+        'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+        '"delta":{"type":"text_delta","text":"Hello"}}\n\n'
+        'event: content_block_delta\ndata: {"type":"content_block_del'
+    ),
+}
+
+
+class _CutInsideAnEvent(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(_CUT[self.path].encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def cut_inside_an_event() -> Iterator[Server]:
+    """An upstream whose streams end in the middle of an event."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _CutInsideAnEvent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield Server(f"127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
 
 
 _OVER = """

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from conftest import anthropic_client, openai_client
-from harness import crossed, straight, wait_for
+from harness import crossed, cut_inside_an_event, gateway, straight, wait_for
 
 GPT, CLAUDE = "gpt-5-mini", "claude-haiku-4-5"
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -172,6 +172,26 @@ def test_a_stream_that_stalls_ends_as_an_error_and_not_as_whole(over, ask, sdk, 
             for _ in stream:
                 pass
     assert "stream_broken" in str(broken.value.body) or "broke" in broken.value.message
+
+
+@both
+@either_way
+def test_a_stream_that_is_cut_inside_an_event_is_an_error_that_can_be_read(ask, sdk, form):
+    with (
+        cut_inside_an_event() as upstream,
+        gateway(form(upstream)) as front,
+        client_of(sdk, front) as client,
+    ):
+        said = ""
+        with pytest.raises(sdk.APIError) as broken:
+            for event in streamed(client):
+                said += event.model_dump_json()
+    assert said.count("Hello") == 1
+    assert not isinstance(broken.value, sdk.APIConnectionError)
+    if sdk is openai:
+        assert broken.value.code == "stream_broken"
+    else:
+        assert broken.value.body["error"]["type"] == "api_error"
 
 
 @both

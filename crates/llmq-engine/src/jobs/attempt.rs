@@ -337,8 +337,10 @@ impl Exchange<'_> {
                             upstream: Arc::clone(&self.route.name),
                             attempt,
                         });
-                        live.tell(Live::Piece(Bytes::copy_from_slice(&said[heard..])));
-                        heard = said.len();
+                        if heard < said.len() {
+                            live.tell(Live::Piece(Bytes::copy_from_slice(&said[heard..])));
+                            heard = said.len();
+                        }
                     }
                 }
                 StreamEnd::Whole => {

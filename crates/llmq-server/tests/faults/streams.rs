@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::answers::{END, STREAM, chunk, done, stop, stream_with_usage, word};
-use crate::world::{Act, Mode, Upstream, World};
+use crate::world::{Act, Mode, Seen, Upstream, World};
 
 async fn ask_one(timeouts: &str, act: Act) -> (World, Upstream, crate::world::Seen) {
     let one = Upstream::start("one", move |call| match call {
@@ -52,6 +52,68 @@ async fn a_malformed_event_is_not_passed_on_and_harms_nobody_else() {
     ] {
         malformed(&chunk(&format!("data: {event}\n\n"))).await;
     }
+}
+
+/// TCP cuts anywhere. Once the half event was passed on, and what was said of the break stood on its
+/// line, where no SDK could read it.
+#[tokio::test]
+async fn a_stream_cut_inside_an_event_ends_with_an_event_of_its_own() {
+    let begun = format!("{STREAM}{}", word("one", "begun"));
+    let half = chunk(r#"data: {"choices":[{"delta"#);
+    for headers in [&[][..], &[("idempotency-key", "k")]] {
+        let together = Act::Say(format!("{begun}{half}"));
+        let (world, _one) = one_that(together).await;
+        whole_events(&world.ask_with(Mode::Stream, headers).await);
+
+        let go_on = Arc::new(Notify::new());
+        let later = Act::When(Arc::clone(&go_on), Box::new(Act::Say(half.clone())));
+        let (world, _one) = one_that(Act::Then(begun.clone(), Box::new(later))).await;
+        let opened = world.begin_stream_with(headers).await;
+        go_on.notify_one();
+        whole_events(&opened.rest().await);
+    }
+}
+
+#[tokio::test]
+async fn of_a_malformed_event_in_many_pieces_no_part_is_passed_on() {
+    let begun = format!("{STREAM}{}", word("one", "begun"));
+    // No more than 64 KiB are passed on at a time.
+    let long = "bro ".repeat(256 << 10);
+    let bad = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{long}\"}}]}}\n\n");
+    let bad = format!("{}{END}", chunk(&bad));
+    for headers in [&[][..], &[("idempotency-key", "k")]] {
+        let go_on = Arc::new(Notify::new());
+        let later = Act::When(Arc::clone(&go_on), Box::new(Act::Say(bad.clone())));
+        let (world, _one) = one_that(Act::Then(begun.clone(), Box::new(later))).await;
+        let opened = world.begin_stream_with(headers).await;
+        go_on.notify_one();
+        whole_events(&opened.rest().await);
+    }
+}
+
+/// A gateway over one upstream that does this to its first call.
+async fn one_that(act: Act) -> (World, Upstream) {
+    let one = Upstream::start("one", move |call| match call {
+        0 => act.clone(),
+        _ => Act::Answer,
+    })
+    .await;
+    (World::new(&[&one], "", "").await, one)
+}
+
+/// It broke off, and an SDK that reads it finds a word and an error, each an event that is whole.
+#[track_caller]
+fn whole_events(seen: &Seen) {
+    seen.broke_off();
+    let events: Vec<serde_json::Value> = seen
+        .body
+        .split_terminator("\n\n")
+        .map(|event| event.strip_prefix("data: ").expect(event))
+        .map(|data| serde_json::from_str(data).expect(data))
+        .collect();
+    assert_eq!(events.len(), 2, "{seen:?}");
+    assert_eq!(events[0]["choices"][0]["delta"]["content"], "begun");
+    assert_eq!(events[1]["error"]["code"], "stream_broken");
 }
 
 async fn malformed(bad: &str) {
