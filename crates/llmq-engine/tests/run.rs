@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use llmq_core::{Clock, Host, LimitSpec, WallTime};
@@ -539,4 +540,102 @@ async fn a_wall_that_is_set_in_the_middle_breaks_no_limit_and_holds_nothing_up()
         (290, 0)
     );
     assert_eq!(scene.mock.report().refused, 0);
+}
+
+/// A firewall before the provider that answers one row with a page of its own: that ended the whole
+/// run, and every run that followed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_a_firewall_refuses_fails_alone_where_others_are_answered() {
+    let walled = Walled::start("Place 7,").await;
+    let scene = Scene::new(20, quick(&[])).await;
+    let options = walled.options(&scene);
+    let report = scene.run(options.clone()).await.expect("a run");
+    let counts = (report.summary.completed, report.summary.failed);
+    assert_eq!((report.ended, counts), (Ended::SomeFailed, (19, 1)));
+    let failed: Vec<_> = lines(&scene.path("out.jsonl"))
+        .into_iter()
+        .filter(|line| !line["error"].is_null())
+        .collect();
+    assert_eq!(failed[0]["llmq"]["line"], 7);
+    assert_eq!(failed[0]["error"]["code"], "no-access");
+    assert_eq!(walled.calls(), 20);
+    let again = scene.run(options.clone()).await.expect("a run");
+    assert_eq!((again.ended, walled.calls()), (Ended::SomeFailed, 20));
+    // Another run may find it as the first of its calls: that others are answered is known.
+    let retried = RunOptions {
+        retry_failed: true,
+        ..options
+    };
+    let retried = scene.run(retried).await.expect("a run");
+    assert_eq!((retried.ended, walled.calls()), (Ended::SomeFailed, 21));
+}
+
+/// The same page for every call says that this is no provider: nothing is known to be answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_answers_with_pages_stops_the_run_and_fails_no_row() {
+    let walled = Walled::start("Place").await;
+    let scene = Scene::new(20, quick(&[])).await;
+    let report = scene.run(walled.options(&scene)).await.expect("a run");
+    assert!(
+        matches!(report.ended, Ended::StoppedByAccount { .. }),
+        "{:?}",
+        report.ended
+    );
+    assert_eq!((report.summary.completed, report.summary.failed), (0, 0));
+}
+
+/// A provider behind a firewall that takes no prompt with a certain text in it.
+struct Walled {
+    url: String,
+    calls: Arc<AtomicUsize>,
+    _serving: JoinSet<()>,
+}
+
+impl Walled {
+    async fn start(text: &'static str) -> Self {
+        let server = ScriptedServer::start().await;
+        let url = format!("{}/v1", server.url());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let mut serving = JoinSet::new();
+        serving.spawn(server.serve_each(move |mut guest| {
+            let calls = Arc::clone(&counted);
+            async move {
+                loop {
+                    let (_, body) = guest.read_call().await;
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    if body.windows(text.len()).any(|part| part == text.as_bytes()) {
+                        let page = "<html>blocked</html>";
+                        let head = "HTTP/1.1 403 Forbidden\r\ncontent-type: text/html";
+                        let length = page.len();
+                        guest
+                            .say(&format!("{head}\r\ncontent-length: {length}\r\n\r\n{page}"))
+                            .await;
+                    } else {
+                        guest
+                            .answer(r#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#)
+                            .await;
+                    }
+                }
+            }
+        }));
+        Self {
+            url,
+            calls,
+            _serving: serving,
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// One call after the other, of the scene's rows.
+    fn options(&self, scene: &Scene) -> RunOptions {
+        let mut options = scene.options(&["concurrency=1"]);
+        let config = ProviderConfig::new(Dialect::OpenAi, self.url.clone());
+        let provider = Provider::new(config, Arc::new(SystemClock::new()));
+        options.routes[0].provider = provider.expect("a provider");
+        options
+    }
 }

@@ -18,6 +18,7 @@ mod summary;
 mod opened;
 
 mod feed;
+mod pages;
 mod row;
 mod sending;
 mod writer;
@@ -54,6 +55,7 @@ use crate::{Hub, SystemClock, Tasks};
 use control::View;
 use fault::Faults;
 use feed::{AHEAD_BYTES, AHEAD_ROWS, Feeder};
+use pages::Pages;
 use progress::Counters;
 use row::{Lane, Way};
 use sending::{rows_alive_max, send_all};
@@ -144,6 +146,7 @@ async fn finish(
     let counters = control.counters();
     let faults = Arc::new(Faults::default());
     note_resumed(&counters, &resumed);
+    let has_answered = resumed.done.len() > resumed.failed.len();
     let counting = count_ahead(options, &counters);
 
     let line = line(options, earlier.as_ref(), clock)?;
@@ -198,7 +201,9 @@ async fn finish(
         clock: Arc::clone(clock),
         queue: line.queue,
         tenant: line.tenant,
-        ways: routes.map(|((id, _), route)| way(*id, route)).collect(),
+        ways: routes
+            .map(|((id, _), route)| way(*id, route, has_answered))
+            .collect(),
         counters: Arc::clone(&counters),
         faults,
         results,
@@ -354,13 +359,14 @@ fn begin_writing(
     }))
 }
 
-fn way(upstream: UpstreamId, route: &RouteOptions) -> Way {
+fn way(upstream: UpstreamId, route: &RouteOptions, has_answered: bool) -> Way {
     Way {
         upstream,
         name: route.name.clone(),
         provider: route.provider.clone(),
         model: route.model.clone(),
         headers: route.headers.clone(),
+        pages: Pages::new(has_answered),
     }
 }
 

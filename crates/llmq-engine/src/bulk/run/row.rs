@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::call::Prepared;
 use super::fault::{Fault, Faults};
+use super::pages::Pages;
 use super::progress::Counters;
 use super::writer::{Finished, FinishedRow, SharedClock, Tries};
 use crate::{AfterFailure, Grant, Hub, outcome};
@@ -35,6 +36,7 @@ pub(super) struct Way {
     pub(super) model: Option<String>,
     /// Sent with each call.
     pub(super) headers: HeaderMap,
+    pub(super) pages: Pages,
 }
 
 /// What every row's task shares.
@@ -148,10 +150,7 @@ impl Lane {
             }
         };
         let own_model = row.names_model && way.model.is_none();
-        (
-            self.settle(&way.provider, grant, attempted, own_model),
-            class,
-        )
+        (self.settle(way, grant, attempted, own_model), class)
     }
 
     async fn send(&self, row: &Prepared, way: &Way, grant: &Grant) -> Attempted {
@@ -193,16 +192,11 @@ impl Lane {
         Attempted::Failed(Box::new(Verdict::from(error)), None)
     }
 
-    fn settle(
-        &self,
-        provider: &Provider,
-        grant: Grant,
-        attempted: Attempted,
-        own_model: bool,
-    ) -> Next {
-        let now = self.clock.now();
+    fn settle(&self, way: &Way, grant: Grant, attempted: Attempted, own_model: bool) -> Next {
+        let (provider, now) = (&way.provider, self.clock.now());
         match attempted {
             Attempted::Answered(whole, facts) => {
+                way.pages.answered();
                 let latency = now.mono - whole.times.sent;
                 Counters::add(&self.counters.answers, 1);
                 Counters::add(&self.counters.latency_us, micros(latency));
@@ -223,9 +217,13 @@ impl Lane {
                 let heard = whole
                     .as_ref()
                     .map(|whole| (&whole.headers, now.mono - whole.times.sent));
-                // A model that one row asks for is that row's fault; whatever else is refused, the
-                // rows after it would be too.
-                let is_the_rows = own_model && verdict.refused == Some(Refused::Model);
+                // A model that one row asks for is that row's fault, and so is what is refused while
+                // others get through; whatever else is refused, the rows after it would be too.
+                let is_the_rows = match verdict.refused {
+                    Some(Refused::Model) => own_model,
+                    Some(Refused::Unclear) => way.pages.is_the_rows(),
+                    Some(Refused::Key) | None => false,
+                };
                 let ended = outcome::failed(provider, &verdict, heard, now);
                 let ended = llmq_dispatch::Ended {
                     pause: if is_the_rows {
