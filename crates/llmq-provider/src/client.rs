@@ -28,7 +28,8 @@ use crate::{
 ///
 /// HTTP/1.1 opens as many connections as there are calls in flight and keeps them for the
 /// next ones; HTTP/2 sends all calls over one. Redirects are not followed, answers are asked
-/// for uncompressed, bytes are neither read nor changed.
+/// for uncompressed, bytes are neither read nor
+/// changed, but for the account's key where an error quotes it.
 #[derive(Clone)]
 pub struct Provider {
     inner: Arc<Inner>,
@@ -265,14 +266,19 @@ impl Inner {
             sent: mark.sent().unwrap_or(now).min(now),
             head: now,
         };
-        Answer::new(
+        let is_error = !head.status.is_success();
+        let answer = Answer::new(
             head,
             times,
             body,
             Deadlines::new(self.config.timeouts, started),
             Arc::clone(&self.addresses.authority),
             self.config.answer_bytes_max,
-        )
+        );
+        match &self.config.api_key {
+            Some(key) if is_error => answer.without_key(key.clone()),
+            _ => answer,
+        }
     }
 
     pub(crate) fn not_sent(&self, cause: Cause) -> CallError {

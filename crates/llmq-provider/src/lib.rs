@@ -62,6 +62,7 @@ mod tokens;
 mod body_edit;
 mod request;
 
+mod blot;
 mod recorder;
 
 pub mod mock;

@@ -12,6 +12,7 @@ use http::StatusCode;
 use llmq_core::{Clock, Timestamp, WallTime};
 use serde_json::{Value, json};
 
+use crate::blot::without_key;
 use crate::{CallError, Dialect, Operation, Secret};
 
 /// So long a recording is kept …
@@ -269,10 +270,8 @@ fn write(directory: &Path, number: u64, entry: &Entry) -> std::io::Result<()> {
     let begun = sortable(entry.begun);
     let name = format!("{begun}_{number:06}_{operation}{ENDING}");
     let mut text = serde_json::to_string_pretty(&entry.content)?;
-    if let Some(key) = &entry.key
-        && !key.expose().is_empty()
-    {
-        text = text.replace(key.expose(), "***");
+    if let Some(key) = &entry.key {
+        text = without_key(&text, key.expose());
     }
     text.push('\n');
     std::fs::write(directory.join(name), text)

@@ -11,11 +11,12 @@ use llmq_core::Timestamp;
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
+use crate::blot::body_without_key;
 use crate::link::Link;
 use crate::pool::Pool;
 use crate::recorder::Recording;
 use crate::wire::AnswerHead;
-use crate::{CallError, Cause, Timeouts};
+use crate::{CallError, Cause, Secret, Timeouts};
 
 /// Whoever sends more when all of an answer is there sends it at once: its usage, its last event.
 const LAST_EVENT_WITHIN: Duration = Duration::from_secs(2);
@@ -45,6 +46,8 @@ pub struct Answer {
     authority: Arc<str>,
     answer_bytes_max: usize,
     recording: Option<Box<Recording>>,
+    /// The account's key, where the body may quote it.
+    key: Option<Secret>,
 }
 
 /// An answer that has come to its end.
@@ -54,7 +57,8 @@ pub struct WholeAnswer {
     pub status: StatusCode,
     /// The headers as they came.
     pub headers: HeaderMap,
-    /// The body as it came.
+    /// The body as it came; where the status is an error's, without the account's key, which some
+    /// providers quote when they refuse it.
     pub body: Bytes,
     /// When the call left and the answer began.
     pub times: Times,
@@ -79,7 +83,14 @@ impl Answer {
             authority,
             answer_bytes_max,
             recording: None,
+            key: None,
         }
+    }
+
+    /// The same, with the key that is taken out of what is collected.
+    pub(crate) fn without_key(mut self, key: Secret) -> Self {
+        self.key = Some(key);
+        self
     }
 
     /// The same, writing down what is read of it.
@@ -217,7 +228,10 @@ impl Answer {
         Ok(self.whole(body.freeze()))
     }
 
-    fn whole(self, body: Bytes) -> WholeAnswer {
+    fn whole(self, mut body: Bytes) -> WholeAnswer {
+        if let Some(key) = &self.key {
+            body = body_without_key(body, key);
+        }
         WholeAnswer {
             status: self.status,
             headers: self.headers,

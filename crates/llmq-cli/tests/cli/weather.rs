@@ -120,6 +120,27 @@ fn the_key_is_never_written_anywhere() {
     assert!(!outcome.stderr.contains("hunter2"));
 }
 
+/// OpenAI quotes the key it refuses, masked in its middle; servers like it quote it whole.
+#[test]
+fn what_a_provider_quotes_of_the_key_is_never_written_anywhere() {
+    for quoted in ["sk-very-private-hunter2", "sk-very-********ter2"] {
+        let world = World::new().with_rows(2);
+        let provider = Provider::start(move |_| {
+            let said = format!("Incorrect API key provided: {quoted}.");
+            let body = format!(r#"{{"error":{{"message":"{said}","code":"invalid_api_key"}}}}"#);
+            Reply::Raw("401 Unauthorized", String::new(), body)
+        });
+        let key = "sk-very-private-hunter2";
+        let outcome = run_at(&world, provider.addr, key, "-vv --log run.log");
+        outcome.says(4, &["Incorrect API key provided: ***."]);
+        assert!(!outcome.stderr.contains("ter2"), "{outcome:?}");
+        for name in ["run.log", "out.jsonl", "out.jsonl.llmq"] {
+            let text = std::fs::read_to_string(world.path(name)).unwrap();
+            assert!(!text.contains("ter2"), "{name}: {text}");
+        }
+    }
+}
+
 /// Over TLS. What becomes of a server that is not trusted is tried where the provider is called.
 #[test]
 fn a_private_authority_is_trusted_by_its_file() {

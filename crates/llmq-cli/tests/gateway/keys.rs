@@ -1,6 +1,7 @@
 //! Keys of a store that no server uses, and keys that must not be seen.
 
 use crate::common::World;
+use crate::provider::{Provider, Reply};
 use crate::world::{Served, Strict, call, config, get};
 
 #[test]
@@ -75,11 +76,18 @@ fn the_keys_of_providers_and_callers_are_in_no_output() {
     // A provider that refuses, then is not there: what is said of either is looked through.
     let provider = Strict::with(&["requests=1/1h"]);
     let world = World::new();
+    let quoting = quotes("sk-of-the-quoting");
+    let third = format!(
+        "[upstreams.quoting]\nprovider = \"openai\"\nbase_url = \"http://{}/v1\"\n\
+         api_key = \"sk-of-the-quoting\"\n\
+         [models.quoting]\nupstreams = [{{ upstream = \"quoting\" }}]\n",
+        quoting.addr
+    );
     let two = "[upstreams.gone]\nprovider = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\n\
                api_key = \"sk-of-the-gone\"\n\
                [models.gone]\nupstreams = [{ upstream = \"gone\" }]\n\
                [retry]\nmax_attempts = 2\nserver = { base = \"1ms\", max = \"2ms\" }\n";
-    world.write("llmq.toml", config(provider.addr(), "") + two);
+    world.write("llmq.toml", config(provider.addr(), "") + &third + two);
     let shown = world.run("config show --config llmq.toml --format json");
     let served = Served::start(
         &world,
@@ -90,13 +98,20 @@ fn the_keys_of_providers_and_callers_are_in_no_output() {
     for _ in 0..3 {
         seen.push(call(served.addr, theirs).1);
     }
-    let body = r#"{"model":"gone","messages":[]}"#;
-    let request = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
-         {theirs}content-length: {}\r\n\r\n{body}",
-        body.len()
+    for model in ["gone", "quoting"] {
+        let body = format!(r#"{{"model":"{model}","messages":[]}}"#);
+        let request = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             {theirs}content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        seen.push(crate::world::send(served.addr, &request).1);
+    }
+    assert!(
+        seen.concat()
+            .contains("Incorrect API key provided: ***, or ***."),
+        "{seen:?}"
     );
-    seen.push(crate::world::send(served.addr, &request).1);
     for path in [
         "/metrics",
         "/api/queues",
@@ -123,8 +138,24 @@ fn the_keys_of_providers_and_callers_are_in_no_output() {
         "it was a run with faults"
     );
     for text in &seen {
-        for key in ["sk-of-the-provider", "sk-of-the-gone", "sk-of-the-caller"] {
+        for key in [
+            "sk-of-the-provider",
+            "sk-of-the-gone",
+            "sk-of-the-caller",
+            "sk-of-the-quoting",
+            "sk-of-th*",
+        ] {
             assert!(!text.contains(key), "{key} in {text}");
         }
     }
+}
+
+/// A provider that refuses the key and quotes it: whole, and masked in its middle.
+fn quotes(key: &'static str) -> Provider {
+    Provider::start(move |_| {
+        let (first, last) = (&key[..8], &key[key.len() - 4..]);
+        let said = format!("Incorrect API key provided: {key}, or {first}*******{last}.");
+        let body = format!(r#"{{"error":{{"message":"{said}","code":"invalid_api_key"}}}}"#);
+        Reply::Raw("401 Unauthorized", String::new(), body)
+    })
 }

@@ -5,6 +5,9 @@
 #[expect(dead_code, reason = "the tests of the other commands use all of it")]
 #[path = "../cli/common.rs"]
 mod common;
+#[expect(dead_code, reason = "the tests of the other commands use all of it")]
+#[path = "../support/provider.rs"]
+mod provider;
 #[path = "../support/running.rs"]
 mod running;
 mod world;

@@ -9,10 +9,7 @@ use serde_json::{Map, Value};
 
 use super::answer::{Answer, Content};
 use super::text::Fnv;
-
-/// Keys shorter than this are found in ordinary words: of them only what stands for itself is
-/// taken out of a recording.
-const KEY_MIN: usize = 6;
+use crate::blot::without_key;
 
 /// One call as it stands in a file. Request headers are left out, and so is the key.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,23 +22,6 @@ struct Recording {
     headers: Map<String, Value>,
     /// As `request`; an event stream is text.
     response: Value,
-}
-
-/// A text without a key, wherever a server has echoed it.
-fn without_key(text: &str, key: &str) -> String {
-    let is_inside = |letter: Option<char>| letter.is_some_and(char::is_alphanumeric);
-    let mut clean = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(key).filter(|_| !key.is_empty()) {
-        let (before, after) = (&rest[..at], &rest[at + key.len()..]);
-        let in_a_word = key.len() < KEY_MIN
-            && (is_inside(before.chars().next_back()) || is_inside(after.chars().next()));
-        clean.push_str(before);
-        clean.push_str(if in_a_word { key } else { "***" });
-        rest = after;
-    }
-    clean.push_str(rest);
-    clean
 }
 
 /// The file of a call: its path in words, then a digest of method, path and body.
@@ -144,20 +124,5 @@ fn bytes_of(content: &Content) -> Vec<u8> {
             let parts: Vec<&[u8]> = events.iter().map(|event| &*event.bytes).collect();
             parts.concat()
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A key of a few letters stayed in what a server had echoed of it.
-    #[test]
-    fn keys_are_taken_out_however_short_they_are() {
-        let said = r#"{"authorization":"Bearer abc","note":"abcdef, abc"}"#;
-        let clean = r#"{"authorization":"Bearer ***","note":"abcdef, ***"}"#;
-        assert_eq!(without_key(said, "abc"), clean);
-        assert_eq!(without_key("xsk-private-key", "sk-private-key"), "x***");
-        assert_eq!(without_key(said, ""), said);
     }
 }

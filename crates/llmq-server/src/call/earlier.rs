@@ -7,7 +7,9 @@ use futures_util::stream;
 use http::{Method, Request, StatusCode};
 use llmq_core::Host;
 use llmq_engine::AssembledRoute;
-use llmq_provider::{Dialect, Item, Kept, Operation, Request as Sent, with_member};
+use llmq_provider::{
+    Answer, CallError, Dialect, Item, Kept, Operation, Request as Sent, with_member,
+};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -270,24 +272,29 @@ pub(crate) async fn response<B>(gateway: &Gateway, request: &Request<B>, rest: &
         }),
         ..Sent::new(Operation::Responses, "")
     };
-    match provider.call(sent).await {
-        Ok(answer) => {
-            let (status, headers) = (answer.status(), answer.headers().clone());
-            let pieces = stream::try_unfold(answer, |mut answer| async {
-                Ok::<_, llmq_provider::CallError>(
-                    answer.chunk().await?.map(|piece| (piece, answer)),
-                )
-            });
-            let body = ReplyBody::Other(axum::body::Body::from_stream(pieces));
-            reply::passed_on(status, headers, body, Uuid::now_v7())
-        }
-        Err(error) => {
-            let error = error.to_string();
-            refuse(&Refusal::new(
-                StatusCode::BAD_GATEWAY,
-                "upstream_failed",
-                error,
-            ))
-        }
+    let answered = match provider.call(sent).await {
+        Ok(answer) => passed_on(answer).await,
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(|error| {
+        let (status, error) = (StatusCode::BAD_GATEWAY, error.to_string());
+        refuse(&Refusal::new(status, "upstream_failed", error))
+    })
+}
+
+/// An answer as it comes; a failure once it is whole, since it may quote the account's key.
+async fn passed_on(answer: Answer) -> Result<Reply, CallError> {
+    let id = Uuid::now_v7();
+    if !answer.status().is_success() {
+        let whole = answer.collect().await?;
+        let body = ReplyBody::whole(whole.body);
+        return Ok(reply::passed_on(whole.status, whole.headers, body, id));
     }
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let pieces = stream::try_unfold(answer, |mut answer| async {
+        let piece = answer.chunk().await?;
+        Ok::<_, CallError>(piece.map(|piece| (piece, answer)))
+    });
+    let body = ReplyBody::Other(axum::body::Body::from_stream(pieces));
+    Ok(reply::passed_on(status, headers, body, id))
 }
