@@ -66,7 +66,7 @@ impl Dispatcher {
     /// Looks for a way for the head of a lane.
     ///
     /// Its own queue's upstreams are asked first; a fallback's only when none of those can
-    /// serve it in time.
+    /// serve it in time, and it is not paused.
     pub(crate) fn assess(&mut self, lane: LaneId, ticket: TicketId, now: Now) -> Assessed {
         let own = self.lanes[lane.index()].queue;
         let Some(call) = self.ticket(ticket).map(|ticket| ticket.call) else {
@@ -90,6 +90,9 @@ impl Dispatcher {
                 None => own,
                 Some(index) => self.queues[own.index()].setup.fallback[index],
             };
+            if served_by != own && self.queues[served_by.index()].paused {
+                continue;
+            }
             let mut all_out = true;
             let mut best: Option<(f64, Way)> = None;
             let routes = self.queues[served_by.index()].setup.routes.len();

@@ -381,6 +381,15 @@ impl Dispatcher {
                 self.head_changed(lane);
             }
         }
+        let served: Vec<LaneId> = self
+            .queues
+            .iter()
+            .filter(|queue| !queue.paused && queue.setup.fallback.contains(&id))
+            .flat_map(|queue| queue.lanes.iter().copied())
+            .collect();
+        for lane in served {
+            self.head_changed(lane);
+        }
     }
 
     pub(crate) fn many_tenants(&self) -> bool {

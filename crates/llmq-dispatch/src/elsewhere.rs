@@ -110,14 +110,12 @@ impl Dispatcher {
             .any(|setup| any(setup, &is_one))
     }
 
-    /// The ways of a call's own model, and those of its fallbacks.
+    /// The ways of a call's own model, and those of its fallbacks that are not paused.
     fn ways(&self, ticket: &Ticket) -> (&QueueSetup, impl Iterator<Item = &QueueSetup>) {
         let own = &self.queues[ticket.call.queue.index()].setup;
-        let fallbacks = own.fallback.iter();
-        (
-            own,
-            fallbacks.map(|queue| &self.queues[queue.index()].setup),
-        )
+        let fallbacks = own.fallback.iter().map(|id| &self.queues[id.index()]);
+        let fallbacks = fallbacks.filter(|queue| !queue.paused);
+        (own, fallbacks.map(|queue| &queue.setup))
     }
 }
 

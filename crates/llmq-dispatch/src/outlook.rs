@@ -109,6 +109,7 @@ impl Dispatcher {
             return own;
         }
         let fallbacks = queue.setup.fallback.iter();
+        let fallbacks = fallbacks.filter(|queue| !self.queues[queue.index()].paused);
         fallbacks.flat_map(|queue| on_the_way(*queue)).collect()
     }
 

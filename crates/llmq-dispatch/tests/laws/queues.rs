@@ -24,6 +24,30 @@ fn a_paused_queue_starts_nothing_and_resumes_where_it_was() {
     assert_eq!(world.started(), [call]);
 }
 
+/// A fallback's upstream served on while a person had paused its queue.
+#[test]
+fn a_paused_queue_is_nobodys_fallback_until_it_resumes() {
+    let mut world = World::new();
+    let [own, other] = [(); 2].map(|()| world.upstream(&[]));
+    let fallback = world.queue(other);
+    let queue = world.dispatcher.add_queue(QueueSetup {
+        fallback: vec![fallback],
+        max_attempts: 1,
+        ..QueueSetup::to("m", own)
+    });
+    world.tell(Event::Pause(fallback));
+    let first = world.submit(world.call(queue));
+    world.fail(first, FailureClass::NoAccess, None);
+    let failed =
+        |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == first);
+    assert!(world.effects.iter().any(failed), "there is no other way");
+    world.effects.clear();
+    let second = world.submit(world.call(queue));
+    assert_eq!(world.started(), [], "the own is closed, the other paused");
+    world.tell(Event::Resume(fallback));
+    assert_eq!(world.started(), [second]);
+}
+
 #[test]
 fn a_full_queue_refuses_and_drops_nothing() {
     let mut world = World::new();

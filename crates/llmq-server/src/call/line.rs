@@ -151,6 +151,11 @@ pub(crate) fn refusal(
             );
             Refusal::new(StatusCode::BAD_REQUEST, "too_large", message)
         }
+        // Nobody knows for how long.
+        NoGrant::Expired { .. } if is_paused(gateway, model) => {
+            let message = format!("`{}` was paused by whoever runs this gateway", model.name);
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "paused", message)
+        }
         NoGrant::Expired { could_start } => {
             let wait = could_start.map(|at| at.since(now)).unwrap_or(FALLBACK);
             if is_down(gateway, model) {
@@ -183,6 +188,12 @@ const FALLBACK: Duration = Duration::from_secs(30);
 /// Whether a refusal says that there was too much at once, and nothing worse.
 pub(crate) fn is_limit(class: FailureClass) -> bool {
     class.is_rate_limit() || class == FailureClass::Ramp
+}
+
+fn is_paused(gateway: &Gateway, model: &Model) -> bool {
+    gateway
+        .hub
+        .with(|dispatcher| dispatcher.queue_view(model.queue).paused)
 }
 
 /// Whether it was for its upstreams and not for limits that nothing was sent.

@@ -232,3 +232,42 @@ async fn until(is_so: impl AsyncFn() -> bool) {
     };
     timeout(PATIENCE, asking).await.expect("it comes to be so");
 }
+
+async fn steer(world: &World, queue: &str, motion: &str) {
+    let request = Request::post(format!("/api/queues/{queue}/{motion}"));
+    let seen = world.send(request, &[], String::new()).await;
+    assert_eq!(seen.status, 200, "{seen:?}");
+}
+
+/// It was told as a limit, with a time to come back, and SDKs came back for hours.
+#[tokio::test]
+async fn a_call_of_a_paused_queue_is_told_so_and_not_to_come_back_by_itself() {
+    let one = Upstream::start("one", |_| Act::Answer).await;
+    let world = World::new(&[&one], "", "").await;
+    steer(&world, "m", "pause").await;
+    for mode in BOTH {
+        let seen = world.ask_with(mode, &[("x-llmq-max-wait", "20ms")]).await;
+        seen.failed(503, r#""code":"paused""#);
+        assert!(!seen.headers.contains_key("retry-after"), "{seen:?}");
+        assert_eq!(seen.headers["x-should-retry"], "false");
+    }
+    assert_eq!(one.calls(), 0);
+    steer(&world, "m", "resume").await;
+    world.ask(Mode::Whole).await.is_from(&one);
+}
+
+/// What a person has paused was sent to all the same, by the models whose fallback it is.
+#[tokio::test]
+async fn a_paused_queue_is_nobodys_fallback_until_it_goes_on() {
+    for mode in BOTH {
+        let broken = error("500 Internal Server Error", "", "server_error", "broken");
+        let first = Upstream::start("first", move |_| Act::Say(broken.clone())).await;
+        let second = Upstream::start("second", |_| Act::Answer).await;
+        let world = World::with_fallback(&first, &second).await;
+        steer(&world, "n", "pause").await;
+        world.ask(mode).await.failed(500, "broken");
+        assert_eq!(second.calls(), 0, "{mode:?}");
+        steer(&world, "n", "resume").await;
+        world.ask(mode).await.is_from(&second);
+    }
+}
