@@ -39,9 +39,9 @@ Examples:
   llmq mock --limit requests=200/2s
   llmq config check --config llmq.toml
 
-Exit codes: 0 done; 1 finished, but something failed for good; 2 usage or bad input;
-3 cannot reach the server or provider; 4 stopped by the account (quota, budget, refused key);
-130 interrupted, the same command continues.";
+Exit codes: 0 done; 1 finished, but something failed for good, or the server said no;
+2 usage or bad input; 3 cannot reach the server or provider; 4 stopped by the account (quota,
+budget, refused key); 130 interrupted, the same command continues.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
