@@ -8,7 +8,7 @@ use llmq_core::{FailureClass, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
 use llmq_provider::Operation;
 use llmq_provider::translate::Untranslatable;
-use llmq_store::{Job, JobError};
+use llmq_store::{Job, JobError, StoreError};
 use uuid::Uuid;
 
 use crate::{AssembledRoute, Outgoing};
@@ -32,7 +32,7 @@ pub trait Directory: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// How the job fails: its budget has no room for it.
+    /// [`NotHeld`]: whether the job fails or waits.
     fn hold<'a>(&'a self, job: &'a Job) -> Holding<'a> {
         let _ = job;
         Box::pin(std::future::ready(Ok(None)))
@@ -64,7 +64,16 @@ pub trait Directory: Send + Sync + 'static {
 
 /// What [`Directory::hold`] answers when it is known.
 pub type Holding<'a> =
-    Pin<Box<dyn Future<Output = Result<Option<Box<dyn Hold>>, JobError>> + Send + 'a>>;
+    Pin<Box<dyn Future<Output = Result<Option<Box<dyn Hold>>, NotHeld>> + Send + 'a>>;
+
+/// Why nothing is held of the budget of a job.
+#[derive(Debug)]
+pub enum NotHeld {
+    /// There is no room in it: so the job fails.
+    Refused(JobError),
+    /// It cannot be recorded now. The job is given back to the store and asked for again.
+    Later(StoreError),
+}
 
 /// What is held of a budget for one job that runs. Dropped, it counts what may have been billed.
 pub trait Hold: Send + Sync {

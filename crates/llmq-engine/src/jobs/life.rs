@@ -11,6 +11,7 @@ use llmq_store::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::NotHeld;
 use super::attempt::{Attempted, Ended, Outcome};
 use super::runner::{Inner, Runs};
 use crate::{AfterFailure, Grant, Ticket, outcome};
@@ -18,6 +19,9 @@ use crate::{AfterFailure, Grant, Ticket, outcome};
 /// After the store could not record something, it is asked again.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 const AGAIN_MOST: Duration = Duration::from_secs(2);
+
+/// A job whose budget could not be recorded waits for so long.
+const HOLD_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a job was not started.
 enum NotStarted {
@@ -209,10 +213,9 @@ impl Inner {
         let job = started.lease.job;
         let mut held = match self.directory.hold(&started.job).await {
             Ok(held) => held,
-            Err(error) => {
+            Err(why) => {
                 drop(grant);
-                self.fail(started.lease, error).await;
-                return Left::Over;
+                return self.not_held(started.lease, why).await;
             }
         };
         let mut tries = Tries::default();
@@ -261,6 +264,27 @@ impl Inner {
     /// Records how an attempt ended.
     async fn settle(&self, started: &Started, attempted: Attempted, tries: &mut Tries) -> Next {
         let (took, lease) = (Some(attempted.took), started.lease);
+    /// A started job that may not cost anything is not sent.
+    async fn not_held(&self, lease: Lease, why: NotHeld) -> Left {
+        let error = match why {
+            NotHeld::Refused(error) => {
+                self.fail(lease, error).await;
+                return Left::Over;
+            }
+            NotHeld::Later(error) => error,
+        };
+        tracing::warn!(job = %lease.job, %error, "a budget could not be recorded: its job waits");
+        let report = Report::GivenBack {
+            why: GiveBack::NotSent,
+            error: None,
+            after: HOLD_AGAIN,
+        };
+        match self.record(lease, report, None, None).await {
+            true => Left::Waits,
+            false => Left::Over,
+        }
+    }
+
         let report = match attempted.outcome {
             Outcome::Report(report) => report,
             Outcome::Declined(_, AfterFailure::Again(ticket)) => {

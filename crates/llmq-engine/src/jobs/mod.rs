@@ -24,6 +24,6 @@ mod ends;
 mod live;
 mod tend;
 
-pub use directory::{Directory, Hold, Holding, Told};
+pub use directory::{Directory, Hold, Holding, NotHeld, Told};
 pub use live::{Listening, Live};
 pub use runner::{Accepted, Look, Runner, RunnerOptions};

@@ -24,6 +24,7 @@ over_each_store! {
     a_caller_that_goes_breaks_off_what_it_cancelled,
     a_stop_waits_for_what_is_about_to_start,
     what_is_cancelled_as_it_starts_is_not_sent,
+    a_job_whose_budget_cannot_be_recorded_waits_until_it_can,
 }
 
 fn good(_: usize) -> Act {
@@ -242,4 +243,15 @@ async fn what_is_cancelled_as_it_starts_is_not_sent(store: Arc<dyn Store>) {
     let next = world.accept().await;
     assert_eq!(world.end(next).await.status, Status::Completed);
     assert_eq!(upstream.count(), 2);
+}
+
+/// It failed for good, though nothing of it had been sent.
+async fn a_job_whose_budget_cannot_be_recorded_waits_until_it_can(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(good).await;
+    let world = World::over(store, &upstream, "").await;
+    world.models.budget_fails.store(2, Ordering::SeqCst);
+    let job = world.end(world.accept().await).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 1));
+    assert_eq!(world.models.budget_fails.load(Ordering::SeqCst), 0);
+    assert_eq!(upstream.count(), 1);
 }

@@ -1,7 +1,7 @@
 //! A runner, its store, and one upstream.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use bytes::Bytes;
 use llmq_core::{Clock, Status, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
 use llmq_engine::config::{Config, ModelSettings};
-use llmq_engine::jobs::{Directory, Runner, RunnerOptions, Told};
+use llmq_engine::jobs::{Directory, Holding, NotHeld, Runner, RunnerOptions, Told};
 use llmq_engine::{
     AssembledRoute, Hub, Outgoing, Saying, StreamOf, SystemClock, Tasks, assemble, run,
 };
 use llmq_provider::Operation;
 use llmq_provider::translate::Untranslatable;
-use llmq_store::{Job, JobId, MemoryStore, NewJob, Settings, Store};
+use llmq_store::{Job, JobId, MemoryStore, NewJob, Settings, Store, StoreError};
 use llmq_testkit::{Guest, PATIENCE, ScriptedServer};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -166,6 +166,10 @@ pub(crate) struct World {
 }
 
 pub(crate) struct Models {
+    /// So often nothing can be recorded of a budget.
+    pub(crate) budget_fails: AtomicUsize,
+    /// So often the line of a model is said in turn to be another's and its own.
+    pub(crate) moves: AtomicUsize,
     /// No grant leads anywhere.
     pub(crate) is_routeless: AtomicBool,
     /// No model is served.
@@ -176,8 +180,17 @@ pub(crate) struct Models {
     tenant: TenantId,
 }
 
+/// Takes one away; what there was, if there was something.
+fn one_less(of: &AtomicUsize) -> Option<usize> {
+    let less = |left: usize| left.checked_sub(1);
+    of.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+        .ok()
+}
+
 impl Directory for Models {
     fn queue(&self, name: &str) -> Option<QueueId> {
+        let is_moved = one_less(&self.moves).is_some_and(|left| left.is_multiple_of(2));
+        let name = if is_moved { "huge" } else { name };
         let queue = self.queues.get(name).copied();
         queue.filter(|_| !self.is_unserved.load(Ordering::SeqCst))
     }
@@ -189,6 +202,17 @@ impl Directory for Models {
 
     fn tenant(&self, _: &str, _: Option<Uuid>) -> TenantId {
         self.tenant
+    }
+
+    fn hold<'a>(&'a self, _: &'a Job) -> Holding<'a> {
+        let held = match one_less(&self.budget_fails) {
+            Some(_) => Err(NotHeld::Later(StoreError::Unavailable {
+                reason: "the test has it fail".to_owned(),
+                source: None,
+            })),
+            None => Ok(None),
+        };
+        Box::pin(std::future::ready(held))
     }
 
     fn say(
@@ -290,6 +314,8 @@ impl World {
         let assembly = assemble(&settings, None, &shared, clock.now()).unwrap();
         let tasks = Tasks::new();
         let models = Arc::new(Models {
+            budget_fails: AtomicUsize::new(0),
+            moves: AtomicUsize::new(0),
             is_routeless: AtomicBool::new(false),
             is_unserved: AtomicBool::new(false),
             settings: settings.models.clone(),

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::{Clock, FailureClass, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
-use llmq_engine::jobs::{Directory, Hold, Holding, Told};
+use llmq_engine::jobs::{Directory, Hold, Holding, NotHeld, Told};
 use llmq_engine::{AssembledRoute, Hub, Outgoing, Saying, StreamOf, SystemClock};
 use llmq_provider::Operation;
 use llmq_provider::translate::Untranslatable;
-use llmq_store::{Job, JobError};
+use llmq_store::{Job, JobError, StoreError};
 use uuid::Uuid;
 
 use super::plain::STREAM;
@@ -134,16 +134,20 @@ impl Directory for Catalog {
     }
 }
 
-/// How a job fails whose key's budget has no room for it.
-fn over_budget(error: BudgetError) -> JobError {
-    let (class, code) = match error {
+/// What becomes of a job of whose key's budget nothing could be held.
+fn over_budget(error: BudgetError) -> NotHeld {
+    let (class, code) = match &error {
         BudgetError::Overspent { .. } => (FailureClass::Money, BUDGET_EXHAUSTED),
-        BudgetError::Store(_) => (FailureClass::Transient, "store_unavailable"),
+        // No later try finds it whole.
+        BudgetError::Store(StoreError::Damaged { .. }) => {
+            (FailureClass::Transient, "store_unavailable")
+        }
+        BudgetError::Store(error) => return NotHeld::Later(error.clone()),
     };
-    JobError {
+    NotHeld::Refused(JobError {
         class: Some(class),
         ..JobError::new(code, error.to_string())
-    }
+    })
 }
 
 impl Hold for Booking {

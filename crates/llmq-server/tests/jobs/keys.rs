@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use http::Method;
+use llmq_provider::mock::{MockConfig, MockServer};
+use llmq_store_sqlite::{Options, Place};
+use llmq_testkit::PATIENCE;
 use serde_json::{Value, json};
 
 use crate::world::{Got, World, chat, request};
@@ -23,7 +26,10 @@ struct Key {
 
 impl Keyed {
     async fn new(limits: &[&str]) -> Self {
-        let world = World::with(limits, "").await;
+        Self::of(World::with(limits, "").await).await
+    }
+
+    async fn of(world: World) -> Self {
         let all = json!({"name": "admin", "scopes": ["call", "read", "manage"],
             "any_tenant": true});
         let admin = world.post("/api/keys", &all).await.json()["key"].clone();
@@ -191,6 +197,50 @@ async fn a_spent_budget_is_spent_in_every_way_of_calling() {
         .ask(&key.shown, Method::POST, "/api/requests", &many)
         .await;
     assert_eq!(got.problem(), (429, "budget_exhausted".to_owned()));
+}
+
+/// For a moment the store cannot record what may be spent: the request failed for good, though
+/// nothing of it had been sent.
+#[tokio::test]
+async fn a_request_whose_budget_cannot_be_recorded_for_a_moment_is_finished_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let options = Options {
+        ballast_bytes: 0,
+        ..Options::default()
+    };
+    let config = MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        ..MockConfig::default()
+    };
+    let mock = MockServer::start(config).await.unwrap();
+    let world = World::over(&Place::File(path.clone()), options, mock, &[], "").await;
+    let keyed = Keyed::of(world).await;
+    let key = json!({"name": "k", "budget": {"tokens_per_day": 1_000}});
+    let key = keyed.key(key).await;
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let breaks = "CREATE TRIGGER breaks BEFORE INSERT ON key_usage
+        BEGIN SELECT RAISE(ABORT, 'the test breaks it'); END";
+    database.execute_batch(breaks).unwrap();
+    // One with an idempotency key is asked for its part when it starts.
+    let one = json!({"endpoint": CHAT, "body": capped(), "idempotency_key": "k"});
+    let got = keyed.ask(&key.shown, Method::POST, "/api/requests", &one);
+    let got = got.await.json();
+    let id = got["queue_id"].as_str().unwrap();
+    let given_back = async {
+        loop {
+            let state = keyed.after(id, 0).await;
+            assert_ne!(state["status"], "failed", "{state}");
+            if state["status"] == "queued" && state["started_at"].is_string() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.unwrap();
+    assert_eq!(keyed.world.calls(), 0);
+    database.execute_batch("DROP TRIGGER breaks").unwrap();
+    keyed.completes(id).await;
+    assert_eq!(keyed.world.calls(), 1);
 }
 
 /// What was answered costs nothing, whoever asks again with its key.
