@@ -214,7 +214,7 @@ pub(super) async fn content(
     Ok(response)
 }
 
-/// Removes a file. A batch that has begun has read its input, and goes on.
+/// Removes a file. A batch that still reads it fails; one that has read it goes on.
 #[utoipa::path(
     delete,
     path = "/v1/files/{id}",

@@ -136,9 +136,15 @@ impl<'a> Writing<'a> {
             }
         }
         if written.len() < self.batch.counts.total as usize {
-            let max = usize::try_from(gateway.max_body_bytes()).unwrap_or(usize::MAX);
-            let lines = Lines::new(store, notes.input, max);
-            self.lost(lines, &written).await?;
+            match store.file(notes.input).await {
+                Ok(Some(input)) => {
+                    let max = usize::try_from(gateway.max_body_bytes()).unwrap_or(usize::MAX);
+                    self.lost(Lines::new(store, &input, max), &written).await?;
+                }
+                Ok(None) => {}
+                Err(StoreError::Damaged { what }) => self.input_is_damaged(&what),
+                Err(error) => return Err(error),
+            }
         }
         let name = ids::batch(self.batch.id);
         self.output.flush(store, &self.template, &name).await?;
@@ -157,7 +163,7 @@ impl<'a> Writing<'a> {
                 Ok(_) => break,
                 // The others have their answers all the same.
                 Err(StoreError::Damaged { what }) => {
-                    tracing::error!(batch = %self.batch.id, what, "a batch's input is damaged");
+                    self.input_is_damaged(&what);
                     break;
                 }
                 Err(error) => return Err(error),
@@ -180,6 +186,10 @@ impl<'a> Writing<'a> {
             self.errors.text.push(b'\n');
         }
         Ok(())
+    }
+
+    fn input_is_damaged(&self, what: &str) {
+        tracing::error!(batch = %self.batch.id, what, "a batch's input is damaged");
     }
 
     async fn member(&mut self, store: &dyn Store, mut job: Job) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The lines of a stored file, one after the other.
 
 use bytes::{Bytes, BytesMut};
-use llmq_store::{FileId, Store, StoreError};
+use llmq_store::{FileId, Store, StoreError, StoredFile};
 
 /// Reads a file chunk by chunk and hands out its lines. A line that is blank is passed over, and
 /// counted.
@@ -9,6 +9,8 @@ pub(super) struct Lines<'a> {
     store: &'a dyn Store,
     file: FileId,
     chunk: u32,
+    /// How many bytes of it are still to come.
+    rest: u64,
     at_end: bool,
     read: BytesMut,
     /// No newline stands in front of this.
@@ -23,16 +25,19 @@ pub(super) enum Next {
     Line(u32, Bytes),
     /// A line longer than any call may be.
     TooLong(u32),
+    /// The file was removed while it was read: what was still to come is not known.
+    Gone,
     End,
 }
 
 impl<'a> Lines<'a> {
     /// No line may be longer than `max` bytes.
-    pub(super) fn new(store: &'a dyn Store, file: FileId, max: usize) -> Self {
+    pub(super) fn new(store: &'a dyn Store, file: &StoredFile, max: usize) -> Self {
         Self {
             store,
-            file,
+            file: file.id,
             chunk: 0,
+            rest: file.bytes,
             at_end: false,
             read: BytesMut::new(),
             looked_at: 0,
@@ -54,7 +59,12 @@ impl<'a> Lines<'a> {
                 None => {
                     self.looked_at = self.read.len();
                     match self.store.read_file(self.file, self.chunk).await? {
-                        Some(chunk) => self.read.extend_from_slice(&chunk),
+                        Some(chunk) => {
+                            self.rest = self.rest.saturating_sub(chunk.len() as u64);
+                            self.read.extend_from_slice(&chunk);
+                        }
+                        // A removed file ends where nobody wrote an end.
+                        None if self.rest > 0 => return Ok(Next::Gone),
                         None => self.at_end = true,
                     }
                     self.chunk += 1;
@@ -84,7 +94,8 @@ mod tests {
 
     use super::*;
 
-    async fn lines(chunks: &[&'static str], max: usize) -> Vec<(u32, String)> {
+    /// A store with one file of these chunks.
+    async fn stored(chunks: &[&'static str]) -> (MemoryStore, StoredFile) {
         let store = MemoryStore::new(Settings::default());
         let file = StoredFile {
             id: FileId::new(),
@@ -100,8 +111,13 @@ mod tests {
         for chunk in chunks {
             store.append_file(id, (*chunk).into()).await.unwrap();
         }
-        store.publish_file(id).await.unwrap();
-        let (mut lines, mut all) = (Lines::new(&store, id, max), Vec::new());
+        let file = store.publish_file(id).await.unwrap().unwrap();
+        (store, file)
+    }
+
+    async fn lines(chunks: &[&'static str], max: usize) -> Vec<(u32, String)> {
+        let (store, file) = stored(chunks).await;
+        let (mut lines, mut all) = (Lines::new(&store, &file, max), Vec::new());
         loop {
             match lines.next().await.unwrap() {
                 Next::Line(number, line) => {
@@ -111,8 +127,22 @@ mod tests {
                     all.push((number, "too long".to_owned()));
                     return all;
                 }
+                Next::Gone => panic!("nobody removed it"),
                 Next::End => return all,
             }
+        }
+    }
+
+    /// A batch whose input was removed while it was read was published with the lines until then,
+    /// and came to its end as if these were all.
+    #[tokio::test]
+    async fn a_file_that_is_removed_while_it_is_read_has_no_end() {
+        for chunks in [["a\n", "b\n"], ["a\nb", "\n"]] {
+            let (store, file) = stored(&chunks).await;
+            let mut lines = Lines::new(&store, &file, 100);
+            assert!(matches!(lines.next().await.unwrap(), Next::Line(1, _)));
+            assert!(store.delete_file(file.id).await.unwrap());
+            assert!(matches!(lines.next().await.unwrap(), Next::Gone));
         }
     }
 

@@ -358,17 +358,14 @@ impl<'a> Reading<'a> {
 
     async fn read(mut self) -> Result<Read, StoreError> {
         let store = self.gateway.desk.store();
-        let input = store.file(self.notes.input).await?;
-        if input.is_none() {
-            self.faults.push(
-                Fault::new("invalid_input_file", "the input file was removed")
-                    .about("input_file_id"),
-            );
+        let removed = |message| Fault::new("invalid_input_file", message).about("input_file_id");
+        let Some(input) = store.file(self.notes.input).await? else {
+            self.faults.push(removed("the input file was removed"));
             return Ok(self.done(None));
-        }
+        };
         let max = usize::try_from(self.gateway.max_body_bytes()).unwrap_or(usize::MAX);
         let lines_max = self.gateway.live.load().server.max_batch_lines;
-        let mut lines = Lines::new(store.as_ref(), self.notes.input, max);
+        let mut lines = Lines::new(store.as_ref(), &input, max);
         let (batch, tenant) = (self.batch.id, self.batch.tenant.as_str());
         let mut checker = Checker::new(self.gateway, self.notes, batch, tenant);
         let mut count = 0;
@@ -386,6 +383,11 @@ impl<'a> Reading<'a> {
                     let message = format!("this line is longer than {max} bytes (server.max_body)");
                     let fault = Fault::new("line_too_long", message).at(number);
                     self.faults.push(fault);
+                    break;
+                }
+                Next::Gone => {
+                    let message = "the input file was removed while it was read";
+                    self.faults.push(removed(message));
                     break;
                 }
                 Next::End => break,
