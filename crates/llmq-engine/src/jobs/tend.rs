@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use llmq_core::{Now, Status};
 use llmq_dispatch::{Event, QueueId};
 use llmq_store::{Moved, QueueState, StoreError};
@@ -19,6 +20,10 @@ const SIGNS_A_LEASE: u32 = 3;
 const COMPARE: Duration = Duration::from_secs(5);
 /// So many slices of housekeeping at once; the rest is for the next look.
 const SLICES: usize = 40;
+
+/// So many of the jobs that housekeeping moved are read at once: beside live work, each turn of the
+/// store costs a sync.
+const READS: usize = 64;
 
 /// The state of queues, as the store has it.
 #[derive(Debug, Default)]
@@ -102,7 +107,9 @@ impl Inner {
             if !tended.more {
                 break;
             }
+            // All that took its time, and the next slice looks at the leases again.
             now = self.now();
+            self.give_sign(now).await;
         }
         Ok(())
     }
@@ -112,7 +119,12 @@ impl Inner {
         let mut is_unclear = false;
         for moved in moved {
             self.leave(moved.job);
-            match self.store.job(moved.job).await {
+        }
+        let read = moved.iter().copied();
+        let read = read.map(|moved| async move { (moved, self.store.job(moved.job).await) });
+        let mut read = stream::iter(read).buffer_unordered(READS);
+        while let Some((moved, job)) = read.next().await {
+            match job {
                 Ok(Some(job)) if job.status == Status::Queued => {
                     self.came(Arc::new(job.lane()), Came::Somewhere);
                 }

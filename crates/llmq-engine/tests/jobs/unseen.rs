@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use llmq_core::{Priority, Status};
 use llmq_engine::Tasks;
-use llmq_store::{Cancelled, JobId, Reads, Store};
+use llmq_store::{Cancelled, JobId, NewJob, Reads, Store};
 use llmq_testkit::{FaultyStore, PATIENCE};
 
 use crate::world::{Act, Upstream, World, job};
@@ -25,6 +25,7 @@ over_each_store! {
     a_stop_waits_for_what_is_about_to_start,
     what_is_cancelled_as_it_starts_is_not_sent,
     a_job_whose_budget_cannot_be_recorded_waits_until_it_can,
+    long_housekeeping_costs_nobody_its_lease,
 }
 
 fn good(_: usize) -> Act {
@@ -253,5 +254,36 @@ async fn a_job_whose_budget_cannot_be_recorded_waits_until_it_can(store: Arc<dyn
     let job = world.end(world.accept().await).await;
     assert_eq!((job.status, job.attempts), (Status::Completed, 1));
     assert_eq!(world.models.budget_fails.load(Ordering::SeqCst), 0);
+    assert_eq!(upstream.count(), 1);
+}
+
+/// Signs of life were given before the first slice of housekeeping alone: with many slices at
+/// once, those that looked at the leases found them silent, and calls that ran were sent again.
+async fn long_housekeeping_costs_nobody_its_lease(store: Arc<dyn Store>) {
+    let (upstream, store) = (busy_at_first().await, FaultyStore::new(store));
+    let lease = Duration::from_millis(500);
+    let world = World::leasing(store.clone(), &upstream, "concurrency = 1", lease).await;
+    let runs = world.accept().await;
+    upstream.got(1).await;
+    // Housekeeping finds more than a slice of jobs whose time has passed.
+    let idle = store.holds("tend");
+    idle.reached().await;
+    let late = |_| NewJob {
+        ttl: Some(Duration::from_millis(1)),
+        ..job()
+    };
+    let many = world.runner.accept_many((0..1_200).map(late).collect());
+    let last = many.await.unwrap().pop().unwrap().id;
+    let first_slice = store.holds("tend");
+    drop(idle);
+    first_slice.reached().await;
+    let silence = lease + Duration::from_millis(100);
+    let _ = tokio::time::timeout(silence, std::future::pending::<()>()).await;
+    drop(first_slice);
+    assert_eq!(world.end(last).await.status, Status::Expired);
+    upstream.go(1);
+    let job = world.end(runs).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 1));
+    assert!(!job.may_have_been_sent);
     assert_eq!(upstream.count(), 1);
 }
