@@ -85,13 +85,12 @@ impl Inner {
                 break;
             }
             let begun = match granted {
-                None => break,
                 // Boxed, so that the thousands in line hold no room for what comes after.
-                Some(Err(refused)) => match Box::pin(self.refuse(job, &refused)).await {
+                Err(refused) => match Box::pin(self.refuse(job, &refused)).await {
                     Ok(()) => break,
                     Err(why) => Err(why),
                 },
-                Some(Ok(grant)) => Box::pin(self.begin(job, grant)).await,
+                Ok(grant) => Box::pin(self.begin(job, grant)).await,
             };
             match begun {
                 Ok((started, grant)) => {
@@ -126,20 +125,24 @@ impl Inner {
         }
     }
 
-    /// Waits for leave to send; none where the line takes nothing.
-    async fn granted(&self, lane: &Lane, waiting: &Waiting) -> Option<Result<Grant, NoGrant>> {
-        self.until_open().await;
-        let call = self.served(lane).await;
-        let call = Call {
-            size: waiting.size,
-            attempts: waiting.attempts,
-            throttles: waiting.throttles,
-            ..call
-        };
-        // What was accepted is not refused.
-        let ticket = self.line_up(lane, call)?;
-        self.table().lined_up(waiting.job, ticket.id());
-        Some(ticket.granted().await)
+    /// Waits for leave to send.
+    async fn granted(&self, lane: &Lane, waiting: &Waiting) -> Result<Grant, NoGrant> {
+        loop {
+            self.until_open().await;
+            let call = self.served(lane).await;
+            let call = Call {
+                size: waiting.size,
+                attempts: waiting.attempts,
+                throttles: waiting.throttles,
+                ..call
+            };
+            // What was accepted is not refused; only the model's line may be another's since.
+            if let Some(ticket) = self.line_up(lane, call) {
+                self.table().lined_up(waiting.job, ticket.id());
+                return ticket.granted().await;
+            }
+            tokio::time::sleep(AGAIN_FIRST).await;
+        }
     }
 
     /// Starts a job in the store; nothing was sent before that.
@@ -261,9 +264,6 @@ impl Inner {
         }
     }
 
-    /// Records how an attempt ended.
-    async fn settle(&self, started: &Started, attempted: Attempted, tries: &mut Tries) -> Next {
-        let (took, lease) = (Some(attempted.took), started.lease);
     /// A started job that may not cost anything is not sent.
     async fn not_held(&self, lease: Lease, why: NotHeld) -> Left {
         let error = match why {
@@ -285,6 +285,9 @@ impl Inner {
         }
     }
 
+    /// Records how an attempt ended.
+    async fn settle(&self, started: &Started, attempted: Attempted, tries: &mut Tries) -> Next {
+        let (took, lease) = (Some(attempted.took), started.lease);
         let report = match attempted.outcome {
             Outcome::Report(report) => report,
             Outcome::Declined(_, AfterFailure::Again(ticket)) => {

@@ -400,18 +400,24 @@ impl Inner {
         let now = self.now();
         let told = job.accepted(now.wall);
         let enqueued = if let Some(grant) = self.at_once(&job, &lane) {
-            let start = self.start_of(job.id, &grant);
-            let (enqueued, started) = self.store.enqueue_started(job, start, now).await?;
-            if let Some(started) = started {
+            let (id, start) = (job.id, self.start_of(job.id, &grant));
+            // Before the store knows it: whoever cancels it as soon as it is there finds it here.
+            let is_held = self.table().hold(id, Arc::clone(&lane));
+            let enqueued = self.store.enqueue_started(job, start, now).await;
+            if let Ok((enqueued, Some(started))) = enqueued {
                 let new = Some(started.job.clone());
-                self.take_up(lane, grant, started, runs);
+                self.tasks
+                    .spawn(Arc::clone(&self).go_on(grant, started, runs));
                 return Ok(Accepted {
                     id: enqueued.job,
                     new,
                     position: None,
                 });
             }
-            enqueued
+            if is_held {
+                self.release(id);
+            }
+            enqueued?.0
         } else {
             // A store answers for each job that it was given.
             let enqueued = self.store.enqueue(vec![job], now).await?;
@@ -490,13 +496,6 @@ impl Inner {
             lease: self.lease,
             upstream: upstream.map(|route| route.name.to_string()),
         }
-    }
-
-    /// Carries on with a job that was started as it was accepted.
-    fn take_up(self: &Arc<Self>, lane: Arc<Lane>, grant: Grant, started: Started, runs: Runs) {
-        self.table().hold(started.lease.job, lane);
-        self.tasks
-            .spawn(Arc::clone(self).go_on(grant, started, runs));
     }
 
     /// Somebody came into a lane.

@@ -204,9 +204,14 @@ impl Table {
         }
     }
 
-    /// A job is taken up without having stood in the window.
-    pub(super) fn hold(&mut self, job: JobId, lane: Arc<Lane>) {
-        self.held.insert(job, Held::new(lane, None));
+    /// A job is taken up without having stood in the window: it is about to be accepted and started.
+    /// Whether it was not held before: an id may be that of another.
+    pub(super) fn hold(&mut self, job: JobId, lane: Arc<Lane>) -> bool {
+        let is_new = !self.held.contains_key(&job);
+        if is_new {
+            self.held.insert(job, Held::new(lane, None));
+        }
+        is_new
     }
 
     /// A job has left the line: it runs. Tells what ends that from now on (not what sends those

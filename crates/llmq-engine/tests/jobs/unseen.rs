@@ -26,6 +26,8 @@ over_each_store! {
     what_is_cancelled_as_it_starts_is_not_sent,
     a_job_whose_budget_cannot_be_recorded_waits_until_it_can,
     long_housekeeping_costs_nobody_its_lease,
+    what_is_cancelled_as_it_is_accepted_and_started_is_not_sent,
+    a_job_whose_line_is_anothers_for_a_moment_is_not_lost_sight_of,
 }
 
 fn good(_: usize) -> Act {
@@ -286,4 +288,39 @@ async fn long_housekeeping_costs_nobody_its_lease(store: Arc<dyn Store>) {
     assert_eq!((job.status, job.attempts), (Status::Completed, 1));
     assert!(!job.may_have_been_sent);
     assert_eq!(upstream.count(), 1);
+}
+
+/// Whoever cancelled it as soon as the store had it found nobody here, and the call was sent.
+async fn what_is_cancelled_as_it_is_accepted_and_started_is_not_sent(store: Arc<dyn Store>) {
+    let (upstream, store) = (Upstream::start(good).await, FaultyStore::new(store));
+    let world = World::over(store.clone(), &upstream, "").await;
+    let starting = store.holds("enqueue_started");
+    let (runner, job) = (world.runner.clone(), job());
+    let id = job.id;
+    let accepting = Tasks::new().spawn(async move { runner.accept(job).await });
+    starting.reached().await;
+    let cancelled = world.runner.cancel(id).await.unwrap();
+    assert!(matches!(cancelled, Cancelled::Now(_)));
+    drop(starting);
+    accepting.await.unwrap().unwrap();
+    let next = world.accept().await;
+    assert_eq!(world.end(next).await.status, Status::Completed);
+    assert_eq!(upstream.count(), 1);
+}
+
+/// It was found again when the lines were compared, five to ten seconds later.
+async fn a_job_whose_line_is_anothers_for_a_moment_is_not_lost_sight_of(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(good).await;
+    let world = World::over(store, &upstream, "").await;
+    let begun = tokio::time::Instant::now();
+    // As it is handed in, and once more when it was found in the store.
+    world.models.moves.store(4, Ordering::SeqCst);
+    let job = world.end(world.accept().await).await;
+    assert_eq!(job.status, Status::Completed);
+    assert_eq!(world.models.moves.load(Ordering::SeqCst), 0);
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
 }
