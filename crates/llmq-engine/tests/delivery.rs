@@ -2,14 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use llmq_client::webhooks::WebhookSecret;
-use llmq_core::WallTime;
+use llmq_core::{Clock as _, WallTime};
 use llmq_engine::config::Network;
-use llmq_engine::webhooks::{DeliveryClient, DeliveryError, EndpointAnswer, Outgoing, Reach};
-use llmq_testkit::ScriptedServer;
+use llmq_engine::webhooks::{
+    DeliveryClient, DeliveryError, EndpointAnswer, Endpoints, Outbox, Outgoing, Reach,
+};
+use llmq_engine::{SystemClock, Tasks};
+use llmq_store::{Callback, Jobs as _, MemoryStore, NewJob, Settings};
+use llmq_testkit::{FaultyStore, PATIENCE, ScriptedServer};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 fn loopback() -> Reach {
@@ -101,4 +107,48 @@ async fn an_endpoint_that_says_nothing_is_left_after_15_seconds() {
     let error = deliver(loopback(), &url).await.unwrap_err();
     assert_eq!(error, DeliveryError::TimedOut);
     assert_eq!(begun.elapsed().as_secs(), 15);
+}
+
+/// What was handed out with it was held for a minute.
+#[tokio::test]
+async fn a_webhook_that_cannot_be_addressed_now_holds_up_no_other() {
+    let server = ScriptedServer::start().await;
+    let url = server.url();
+    let came = Arc::new(Notify::new());
+    let heard = Arc::clone(&came);
+    let mut serving = JoinSet::new();
+    serving.spawn(server.serve_each(move |mut guest| {
+        let heard = Arc::clone(&heard);
+        async move {
+            guest.read_call().await;
+            heard.notify_one();
+            guest
+                .say("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                .await;
+            guest.closed().await;
+        }
+    }));
+    let store = FaultyStore::new(Arc::new(MemoryStore::new(Settings::default())));
+    let clock = SystemClock::new();
+    for key in [uuid::Uuid::now_v7(), uuid::Uuid::now_v7()] {
+        let mut job = NewJob::new("m", "t", "{}");
+        job.details.callback = Some(Callback {
+            url: url.clone(),
+            signed_by: Some(key.to_string()),
+        });
+        let id = job.id;
+        store.enqueue(vec![job], clock.now()).await.unwrap();
+        store.cancel(id, clock.now()).await.unwrap();
+    }
+    // The secret that signs the first one is made, and cannot be recorded.
+    store.fails("put_endpoint", 1);
+    let endpoints = Endpoints::new(store.clone(), clock.clone());
+    let client = DeliveryClient::new(loopback()).unwrap();
+    let outbox = Arc::new(Outbox::new(store.clone(), endpoints, client, clock));
+    let tasks = Tasks::new();
+    tasks.spawn(outbox.keep_sending(tasks.clone()));
+    let heard = tokio::time::timeout(PATIENCE, came.notified()).await;
+    heard.expect("the second one comes");
+    assert_eq!(store.fails_left("put_endpoint"), 0);
+    tasks.cancel();
 }

@@ -136,7 +136,14 @@ impl Outbox {
         if !due.deliveries.is_empty() {
             let endpoints = self.store.endpoints().await?;
             for delivery in due.deliveries {
-                let addressed = self.address(&delivery.target, &endpoints).await?;
+                let addressed = match self.address(&delivery.target, &endpoints).await {
+                    Ok(addressed) => addressed,
+                    // It is handed out again later; the others go on.
+                    Err(error) => {
+                        tracing::warn!(delivery = delivery.id.0, %error, "a webhook is not sent yet");
+                        continue;
+                    }
+                };
                 let outbox = Arc::clone(self);
                 under_way.spawn(async move {
                     if let Err(error) = outbox.send(delivery, addressed).await {
@@ -162,10 +169,19 @@ impl Outbox {
                 .map(|endpoint| self.addressed(endpoint)),
             Target::Callback(callback) => {
                 let key = callback.signed_by.as_deref();
+                let secrets = match self.endpoints.callback_secret(key).await {
+                    Ok(secret) => vec![secret],
+                    // No other one is made: its receivers know the one that was.
+                    Err(StoreError::Damaged { what }) => {
+                        tracing::error!(what, "the secret of callbacks is damaged: none is sent");
+                        Vec::new()
+                    }
+                    Err(error) => return Err(error),
+                };
                 Some(Addressed {
                     endpoint: None,
                     url: callback.url.clone(),
-                    secrets: vec![self.endpoints.callback_secret(key).await?],
+                    secrets,
                 })
             }
         })
@@ -233,7 +249,11 @@ impl Outbox {
             return Ok(Tried {
                 taken: false,
                 status: None,
-                outcome: "the webhook has no secret that can be read: rotate it".to_owned(),
+                outcome: match addressed.endpoint {
+                    Some(_) => "the webhook has no secret that can be read: rotate it",
+                    None => "the secret that signs callbacks is damaged in the store",
+                }
+                .to_owned(),
                 gone: false,
                 retry_after: None,
             });
