@@ -522,12 +522,13 @@ async fn a_wall_that_is_set_in_the_middle_breaks_no_limit_and_holds_nothing_up()
     let control = Control::new();
     let mut running = JoinSet::new();
     running.spawn(run_by(options, control.clone(), clock));
-    let back = |wall: WallTime| wall.before(HOUR);
-    let forth = |wall: WallTime| wall + HOUR * 24;
-    let sets: [(u64, fn(WallTime) -> WallTime); 3] = [(70, back), (130, forth), (190, back)];
-    for (done, set) in sets {
+    for (done, sets_back) in [(70, true), (130, false), (190, true)] {
         until(&control, |progress| progress.done >= done).await;
-        wall.set_wall(set(wall.now().wall));
+        let now = wall.now().wall;
+        wall.set_wall(match sets_back {
+            true => now.before(HOUR),
+            false => now + HOUR * 24,
+        });
     }
     let report = ended(&mut running).await;
     // A day's limit of the provider's slides: another date does not open it.

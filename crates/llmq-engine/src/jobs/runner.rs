@@ -8,7 +8,7 @@ use llmq_core::{Clock, Status, Timestamp};
 use llmq_dispatch::{Call, CallKind, Why};
 use llmq_store::{
     Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, Place, Position, Start,
-    Started, Store, StoreError, Worker,
+    Store, StoreError, Worker,
 };
 use rustc_hash::FxHashSet;
 use tokio::sync::{Notify, watch};
