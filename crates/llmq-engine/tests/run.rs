@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use llmq_core::{Clock, Host, LimitSpec, WallTime};
+use llmq_core::{Clock, Host, LimitSpec};
 use llmq_dispatch::Rules;
 use llmq_engine::SystemClock;
 use llmq_engine::bulk::{
