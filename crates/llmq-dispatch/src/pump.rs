@@ -128,8 +128,10 @@ impl Dispatcher {
                     let better = self.overtaken.iter();
                     let better = better.copied().find(|lane| !looked_at.contains(lane));
                     if let Some(better) = better {
-                        looked_at.push(better);
-                        self.let_pass(better, now, effects);
+                        // Whose turn it is after that is asked again.
+                        if !self.let_pass(better, now, effects) {
+                            looked_at.push(better);
+                        }
                         continue;
                     }
                     self.start(id, ticket, route, now, effects);
@@ -153,23 +155,27 @@ impl Dispatcher {
         }
     }
 
-    /// Starts the heads of a lane that waits as long as they can, before a worse one does: what a
+    /// Starts the head of a lane that waits, if it can start now, before a worse one does: what a
     /// limit lets through may grow without anybody's being told, as time passes.
-    fn let_pass(&mut self, id: LaneId, now: Now, effects: &mut Vec<Effect>) {
-        while let Some((_, ticket)) = self.lanes[id.index()].head() {
-            if self.queues[self.lanes[id.index()].queue.index()].paused {
-                return;
-            }
-            match self.assess(id, ticket, now) {
-                Assessed::Go(route) => {
-                    self.start(id, ticket, route, now, effects);
-                    self.rerank(id);
-                }
-                Assessed::Wait(blocked) => return self.park(id, &blocked, now),
-                // It is found out in its turn.
-                Assessed::TooLarge { .. } => return,
-            }
+    fn let_pass(&mut self, id: LaneId, now: Now, effects: &mut Vec<Effect>) -> bool {
+        let lane = &self.lanes[id.index()];
+        let Some((_, ticket)) = lane.head() else {
+            return false;
+        };
+        if self.queues[lane.queue.index()].paused {
+            return false;
         }
+        match self.assess(id, ticket, now) {
+            Assessed::Go(route) => {
+                self.start(id, ticket, route, now, effects);
+                self.rerank(id);
+                return true;
+            }
+            Assessed::Wait(blocked) => self.park(id, &blocked, now),
+            // It is found out in its turn.
+            Assessed::TooLarge { .. } => {}
+        }
+        false
     }
 
     /// The lane has another head than before, or its head another rank.

@@ -10,8 +10,9 @@ use crate::ids::{LaneId, QueueId, TicketId, UpstreamId};
 use crate::order::Spot;
 use crate::ticket::State;
 
-/// The least time between two looks at what shuts an upstream.
-const MOMENT: Duration = Duration::from_millis(1);
+/// The least time between two looks at what shuts an upstream. Who waits there looks at its very
+/// end, so it is as short as time can be.
+const MOMENT: Duration = Duration::from_nanos(1);
 
 impl Dispatcher {
     /// Does what is due by `now`.

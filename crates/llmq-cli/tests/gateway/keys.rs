@@ -99,7 +99,8 @@ fn the_keys_of_providers_and_callers_are_in_no_output() {
         seen.push(call(served.addr, theirs).1);
     }
     for model in ["gone", "quoting"] {
-        let body = format!(r#"{{"model":"{model}","messages":[]}}"#);
+        let body =
+            format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hello"}}]}}"#);
         let request = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              {theirs}content-length: {}\r\n\r\n{body}",

@@ -194,7 +194,7 @@ fn a_server_says_what_is_wrong_with_its_file() {
     std::fs::write(place.file(), bytes).unwrap();
     let server = place.serve();
     assert!(
-        server.said.contains("of jobs is damaged"),
+        server.said.contains(" of jobs) is damaged"),
         "{}",
         server.said
     );
