@@ -22,7 +22,7 @@ use crate::{OpenError, Opened, Owner, Place, StoreError, header, sums};
 const WAITING_MAX: usize = 1024;
 
 /// How much of the file is kept in memory, in KiB: the pages that every life of a job touches.
-const CACHE_KIB: i64 = 8192;
+const CACHE_KIB: i64 = 2048;
 
 /// How long another program (a shell that looks at the file) may hold us up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

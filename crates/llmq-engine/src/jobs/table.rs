@@ -14,9 +14,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio_util::sync::CancellationToken;
 
 /// So many jobs of a queue stand before the dispatcher at most …
-const QUEUE_MAX: usize = 4_096;
+const QUEUE_MAX: usize = 1_024;
 /// … and so many of each lane in any case: a lane that is seldom looked at must not run dry
-/// between two looks. Only a queue with more than 128 lanes exceeds the bound above.
+/// between two looks. Only a queue with more than 32 lanes exceeds the bound above.
 const LANE_MIN: usize = 32;
 
 /// So many places are noted while a lane is read; with more it is read again from its head.

@@ -84,7 +84,7 @@ async fn rows_of_a_large_insert_are_seen_behind_those_that_were_read(store: Arc<
             .runner
             .accept_many((0..count).map(|_| job()).collect())
     };
-    let (large, small) = tokio::join!(many(3_000), many(900));
+    let (large, small) = tokio::join!(many(700), many(200));
     let accepted = large.unwrap().into_iter().chain(small.unwrap());
     let ids: Vec<JobId> = accepted.map(|accepted| accepted.id).collect();
     all_seen(&world, &ids).await;

@@ -27,18 +27,21 @@ fn jobs(places: std::ops::Range<u64>) -> Window {
     }
 }
 
+fn lease(job: JobId) -> Lease {
+    Lease {
+        job,
+        token: llmq_store::LeaseToken(1),
+    }
+}
+
 #[test]
 fn a_lane_is_read_on_when_its_window_is_half_empty_and_not_before() {
     let (mut table, lane) = (Table::default(), lane("m", Priority::NORMAL, "a"));
     table.came(&lane, Came::Somewhere);
     let wanted = table.begin_read(&lane).unwrap();
     assert_eq!((wanted.after, wanted.count), (None, QUEUE_MAX));
-    let taken = table.read(&lane, wanted, &jobs(0..4_096));
+    let taken = table.read(&lane, wanted, &jobs(0..QUEUE_MAX as u64));
     assert_eq!(table.wanted(&lane), None);
-    let lease = |job| Lease {
-        job,
-        token: llmq_store::LeaseToken(1),
-    };
     let mut asked_at = None;
     for (at, (waiting, _)) in taken.iter().enumerate() {
         if table.started(waiting.job, lease(waiting.job)).1.is_some() {
@@ -47,12 +50,29 @@ fn a_lane_is_read_on_when_its_window_is_half_empty_and_not_before() {
     }
     assert_eq!(asked_at, Some(QUEUE_MAX / 2));
     let wanted = table.begin_read(&lane).unwrap();
-    assert_eq!(
-        (wanted.after, wanted.count),
-        (Some(Place(4_095)), QUEUE_MAX)
-    );
+    let last = Some(Place(QUEUE_MAX as u64 - 1));
+    assert_eq!((wanted.after, wanted.count), (last, QUEUE_MAX));
     table.read(&lane, wanted, &jobs(0..0));
     assert_eq!(table.lanes.len(), 0, "a lane without jobs is forgotten");
+}
+
+/// The window is of those that wait: it bounds no provider.
+#[test]
+fn as_many_run_at_once_as_there_is_room_for() {
+    let (mut table, lane) = (Table::default(), lane("m", Priority::NORMAL, "a"));
+    let (mut running, mut place) = (0, 0);
+    table.came(&lane, Came::Somewhere);
+    while running < 10_000 {
+        let wanted = table.begin_read(&lane).expect("there is room for more");
+        let behind = place + wanted.count as u64;
+        let taken = table.read(&lane, wanted, &jobs(place..behind));
+        place = behind;
+        for (waiting, _) in taken {
+            table.started(waiting.job, lease(waiting.job));
+            running += 1;
+        }
+    }
+    assert_eq!(table.leases().len(), running);
 }
 
 #[test]
@@ -73,7 +93,7 @@ fn a_better_newcomer_goes_in_and_the_worst_go_back() {
     let low = lane("m", Priority::LOW, "a");
     table.came(&low, Came::Somewhere);
     let wanted = table.begin_read(&low).unwrap();
-    let taken = table.read(&low, wanted, &jobs(0..4_096));
+    let taken = table.read(&low, wanted, &jobs(0..QUEUE_MAX as u64));
     let high = lane("m", Priority::HIGH, "a");
     table.came(&high, Came::Somewhere);
     let wanted = table.begin_read(&high).unwrap();
@@ -82,13 +102,13 @@ fn a_better_newcomer_goes_in_and_the_worst_go_back() {
     let back: Vec<usize> = (0..taken.len())
         .filter(|at| taken[*at].1.is_cancelled())
         .collect();
-    assert_eq!(back, (4_086..4_096).collect::<Vec<_>>());
+    assert_eq!(back, (QUEUE_MAX - 10..QUEUE_MAX).collect::<Vec<_>>());
     // They are read again in their turn.
     for (waiting, _) in &taken {
         table.release(waiting.job);
     }
     let wanted = table.wanted(&low).unwrap();
-    assert_eq!(wanted.after, Some(Place(4_085)));
+    assert_eq!(wanted.after, Some(Place(QUEUE_MAX as u64 - 11)));
 }
 
 #[test]
