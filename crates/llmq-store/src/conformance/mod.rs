@@ -32,7 +32,7 @@ mod world;
 pub use world::World;
 
 /// Makes a test of each law, and one of cases drawn at random against a model of a store
-/// ([`model::agrees`]): 40 of them, times `LLMQ_TEST_SCALE` (2,000 when it is 50).
+/// ([`model::agrees`]): 2,000 of them, times `LLMQ_TEST_SCALE`.
 ///
 /// `$fresh` is a closure from [`Settings`](crate::Settings) to a future of an empty
 /// `Arc<dyn Store>`.
@@ -93,7 +93,7 @@ pub fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().map(|text| text.parse().unwrap());
     match number("LLMQ_STORE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..40 * number("LLMQ_TEST_SCALE").unwrap_or(1),
+        None => 0..2_000 * number("LLMQ_TEST_SCALE").unwrap_or(1),
     }
 }
 
