@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use llmq_core::{Now, WallTime};
 use llmq_store::{
-    Attempted, Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, Batches as _, Callback,
-    Endpoint, EndpointId, EnqueueError, FileId, Files as _, Idempotency, Jobs as _, NewJob,
-    NextTry, Reads as _, StoredFile, Take, Webhooks as _,
+    Attempted, Batch, BatchStatus, BatchUpdate, Batches as _, Callback, Endpoint, EndpointId,
+    EnqueueError, FileId, Files as _, Idempotency, Jobs as _, NewJob, NextTry, Reads as _,
+    StoredFile, Take, Webhooks as _,
 };
 use llmq_store_sqlite::{Place, Store, StoreError};
 use rusqlite::Connection;
@@ -55,15 +55,7 @@ async fn filled(store: &Store, now: Now) {
         outcome: "200".to_owned(),
     };
     store.delivered(vec![attempted], now).await.unwrap();
-    let batch = Batch {
-        id: BatchId::new(),
-        tenant: "t".to_owned(),
-        status: BatchStatus::Validating,
-        counts: BatchCounts::default(),
-        created_at: now.wall,
-        changed_at: now.wall,
-        details: serde_json::Value::Null,
-    };
+    let batch = Batch::new("t", serde_json::Value::Null, now.wall);
     let (id, status) = (batch.id, batch.status);
     store.create_batch(batch).await.unwrap();
     let update = BatchUpdate {

@@ -84,6 +84,22 @@ pub struct Batch {
     pub details: serde_json::Value,
 }
 
+impl Batch {
+    /// A batch that is made now, and of which nothing has been read yet.
+    #[must_use]
+    pub fn new(tenant: impl Into<String>, details: serde_json::Value, now: WallTime) -> Self {
+        Self {
+            id: BatchId::new(),
+            tenant: tenant.into(),
+            status: BatchStatus::Validating,
+            counts: BatchCounts::default(),
+            created_at: now,
+            changed_at: now,
+            details,
+        }
+    }
+}
+
 /// A change of a batch's own data, by its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchUpdate {

@@ -10,7 +10,8 @@ use llmq_testkit::PATIENCE;
 use llmq_testkit::disk::Disk;
 use serde_json::json;
 
-use crate::batches::{create, line, lines, upload, uploaded};
+use crate::batches::{create, line, lines};
+use crate::files::{upload, uploaded};
 use crate::world::{World, chat, request};
 
 /// Room beside what the empty store takes.

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use http::Method;
-use llmq_provider::mock::{MockConfig, MockServer};
-use llmq_store_sqlite::{Options, Place};
 use llmq_testkit::PATIENCE;
 use serde_json::{Value, json};
 
@@ -203,25 +201,13 @@ async fn a_spent_budget_is_spent_in_every_way_of_calling() {
 /// nothing of it had been sent.
 #[tokio::test]
 async fn a_request_whose_budget_cannot_be_recorded_for_a_moment_is_finished_later() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("llmq.db");
-    let options = Options {
-        ballast_bytes: 0,
-        ..Options::default()
-    };
-    let config = MockConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        ..MockConfig::default()
-    };
-    let mock = MockServer::start(config).await.unwrap();
-    let world = World::over(&Place::File(path.clone()), options, mock, &[], "").await;
+    let (world, file) = World::in_file(&[]).await;
     let keyed = Keyed::of(world).await;
     let key = json!({"name": "k", "budget": {"tokens_per_day": 1_000}});
     let key = keyed.key(key).await;
-    let database = rusqlite::Connection::open(&path).unwrap();
     let breaks = "CREATE TRIGGER breaks BEFORE INSERT ON key_usage
         BEGIN SELECT RAISE(ABORT, 'the test breaks it'); END";
-    database.execute_batch(breaks).unwrap();
+    file.database.execute_batch(breaks).unwrap();
     // One with an idempotency key is asked for its part when it starts.
     let one = json!({"endpoint": CHAT, "body": capped(), "idempotency_key": "k"});
     let got = keyed.ask(&key.shown, Method::POST, "/api/requests", &one);
@@ -238,7 +224,7 @@ async fn a_request_whose_budget_cannot_be_recorded_for_a_moment_is_finished_late
     };
     tokio::time::timeout(PATIENCE, given_back).await.unwrap();
     assert_eq!(keyed.world.calls(), 0);
-    database.execute_batch("DROP TRIGGER breaks").unwrap();
+    file.database.execute_batch("DROP TRIGGER breaks").unwrap();
     keyed.completes(id).await;
     assert_eq!(keyed.world.calls(), 1);
 }

@@ -4,8 +4,10 @@
 
 mod background;
 mod bad_input;
+mod batch_faults;
 mod batches;
 mod events;
+mod files;
 mod full;
 mod keys;
 mod plain_calls;

@@ -96,6 +96,25 @@ impl Got {
     }
 }
 
+/// The file of a server's store, open to a test too.
+pub(crate) struct InFile {
+    pub(crate) database: rusqlite::Connection,
+    _directory: tempfile::TempDir,
+}
+
+/// A provider with these limits.
+fn mock_with(limits: &[&str]) -> MockConfig {
+    MockConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        limits: limits
+            .iter()
+            .map(|text| text.parse::<LimitSpec>().unwrap())
+            .collect(),
+        latency: Duration::from_millis(1),
+        ..MockConfig::default()
+    }
+}
+
 impl World {
     pub(crate) async fn start() -> Self {
         Self::with(&[], "").await
@@ -103,20 +122,33 @@ impl World {
 
     /// `limits` are the provider's, `settings` lines of the configuration.
     pub(crate) async fn with(limits: &[&str], settings: &str) -> Self {
-        let config = MockConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            limits: limits
-                .iter()
-                .map(|text| text.parse::<LimitSpec>().unwrap())
-                .collect(),
-            latency: Duration::from_millis(1),
-            ..MockConfig::default()
-        };
-        Self::behind(MockServer::start(config).await.unwrap(), limits, settings).await
+        let mock = MockServer::start(mock_with(limits)).await.unwrap();
+        Self::behind(mock, limits, settings).await
     }
 
     pub(crate) async fn behind(mock: MockServer, limits: &[&str], settings: &str) -> Self {
         Self::over(&Place::Memory, small(), mock, limits, settings).await
+    }
+
+    /// Over a store in a file, which a test may reach into beside the server.
+    pub(crate) async fn in_file(limits: &[&str]) -> (Self, InFile) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("llmq.db");
+        let options = Options {
+            ballast_bytes: 0,
+            ..Options::default()
+        };
+        let mock = MockServer::start(mock_with(limits)).await.unwrap();
+        let place = Place::File(path.clone());
+        let world = Self::over(&place, options, mock, limits, "").await;
+        let database = rusqlite::Connection::open(path).unwrap();
+        (
+            world,
+            InFile {
+                database,
+                _directory: directory,
+            },
+        )
     }
 
     /// In front of a provider of the test's own.

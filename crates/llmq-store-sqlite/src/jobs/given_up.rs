@@ -67,8 +67,8 @@ mod tests {
 
     use llmq_core::Now;
     use llmq_store::{
-        Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, Batches as _, Filter, JobId,
-        Jobs as _, Member, NewJob, Reads as _, STAGE_MAX, Settings,
+        Batch, BatchStatus, BatchUpdate, Batches as _, Filter, JobId, Jobs as _, Member, NewJob,
+        Reads as _, STAGE_MAX, Settings,
     };
 
     use crate::{Options, Place, Store};
@@ -81,15 +81,7 @@ mod tests {
 
     /// A batch of which so many lines were read, and whose next one is a fault.
     async fn failed(store: &Store, lines: u32, now: Now) -> Vec<JobId> {
-        let batch = Batch {
-            id: BatchId::new(),
-            tenant: "t".to_owned(),
-            status: BatchStatus::Validating,
-            counts: BatchCounts::default(),
-            created_at: now.wall,
-            changed_at: now.wall,
-            details: serde_json::Value::Null,
-        };
+        let batch = Batch::new("t", serde_json::Value::Null, now.wall);
         let id = batch.id;
         store.create_batch(batch).await.unwrap();
         let member = |line: u32| NewJob {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use llmq_core::{Now, Status};
 use llmq_store::{
-    Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, Batches, Capacity, EventId, EventPage,
-    Events, Health, JobId, Jobs, Lease, Lines, Member, NewJob, QueueState, Reads, Report,
-    ReportError, Start, Store as _, StoredAnswer, Worker,
+    Batch, BatchStatus, BatchUpdate, Batches, Capacity, EventId, EventPage, Events, Health, JobId,
+    Jobs, Lease, Lines, Member, NewJob, QueueState, Reads, Report, ReportError, Start, Store as _,
+    StoredAnswer, Worker,
 };
 use tokio::task::JoinSet;
 
@@ -218,15 +218,7 @@ async fn nothing_stays_of_what_met_damage_after_it_had_written() {
 #[tokio::test]
 async fn the_end_of_a_job_counts_though_its_batch_cannot_be_read() {
     let world = World::new();
-    let batch = Batch {
-        id: BatchId::new(),
-        tenant: "t".to_owned(),
-        status: BatchStatus::Validating,
-        counts: BatchCounts::default(),
-        created_at: world.now.wall,
-        changed_at: world.now.wall,
-        details: serde_json::Value::Null,
-    };
+    let batch = Batch::new("t", serde_json::Value::Null, world.now.wall);
     let id = batch.id;
     world.store.create_batch(batch).await.expect("it is made");
     let member = NewJob {

@@ -6,10 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::{Now, WallTime};
 use llmq_store::{
-    Batch, BatchCounts, BatchId, BatchStatus, Batches as _, Delivery, Endpoint, EndpointId,
-    EnqueueError, Enqueued, FileId, Files as _, Filter, Idempotency, Job, JobId, Jobs as _,
-    Lines as _, NewJob, Reads as _, Report, Start, StoreError, StoredAnswer, StoredFile,
-    Webhooks as _, Worker,
+    Batch, Batches as _, Delivery, Endpoint, EndpointId, EnqueueError, Enqueued, FileId,
+    Files as _, Filter, Idempotency, Job, JobId, Jobs as _, Lines as _, NewJob, Reads as _, Report,
+    Start, StoreError, StoredAnswer, StoredFile, Webhooks as _, Worker,
 };
 use llmq_store_sqlite::{
     Budget, KeyRecord, KeyUsage, LearnedLimits, LimitBooks, OpenError, Place, Spend, Store,
@@ -185,15 +184,11 @@ async fn add_keys_and_limits(store: &Store) {
 
 async fn add_batch_and_file(store: &Store, n: u8) {
     let now = Now::default();
-    let batch = Batch {
-        id: BatchId::new(),
-        tenant: "t".to_owned(),
-        status: BatchStatus::Validating,
-        counts: BatchCounts::default(),
-        created_at: now.wall,
-        changed_at: now.wall,
-        details: serde_json::json!({"n": n, "notes": "x".repeat(200)}),
-    };
+    let batch = Batch::new(
+        "t",
+        serde_json::json!({"n": n, "notes": "x".repeat(200)}),
+        now.wall,
+    );
     store.create_batch(batch).await.unwrap();
     let file = StoredFile {
         id: FileId::new(),

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::{Now, Status, Timestamp, WallTime};
 use llmq_store::{
-    Attempted, Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, Batches as _, Callback,
-    Cancelled, Enqueued, Entry, FileId, Files as _, GiveBack, Idempotency, JobError, JobId,
-    Jobs as _, Lease, Member, NewJob, NextTry, Report, Settings, Start, StartError, StoredAnswer,
-    StoredFile, Take, Webhooks as _, Worker,
+    Attempted, Batch, BatchId, BatchStatus, BatchUpdate, Batches as _, Callback, Cancelled,
+    Enqueued, Entry, FileId, Files as _, GiveBack, Idempotency, JobError, JobId, Jobs as _, Lease,
+    Member, NewJob, NextTry, Report, Settings, Start, StartError, StoredAnswer, StoredFile, Take,
+    Webhooks as _, Worker,
 };
 use llmq_store_sqlite::{LimitBooks, OpenError, Options, Place, Store};
 use llmq_testkit::disk::Disk;
@@ -542,15 +542,7 @@ fn answer(lease: Lease, length: usize) -> Bytes {
 }
 
 fn new_batch(now: Now) -> Batch {
-    Batch {
-        id: BatchId::new(),
-        tenant: "t".to_owned(),
-        status: BatchStatus::Validating,
-        counts: BatchCounts::default(),
-        created_at: now.wall,
-        changed_at: now.wall,
-        details: serde_json::Value::Null,
-    }
+    Batch::new("t", serde_json::Value::Null, now.wall)
 }
 
 fn member(batch: BatchId, line: u32) -> NewJob {

@@ -5,20 +5,16 @@ use llmq_core::Status;
 use super::World;
 use super::world::{LEASE, lane, new_job};
 use crate::{
-    Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, EnqueueError, EventId, EventKind,
-    FileId, Filter, Member, NewEvent, NewJob, StoredFile, Subject,
+    Batch, BatchId, BatchStatus, BatchUpdate, EnqueueError, EventId, EventKind, FileId, Filter,
+    Member, NewEvent, NewJob, StoredFile, Subject,
 };
 
 fn batch(world: &World) -> Batch {
-    Batch {
-        id: BatchId::new(),
-        tenant: "t".to_owned(),
-        status: BatchStatus::Validating,
-        counts: BatchCounts::default(),
-        created_at: world.now.wall,
-        changed_at: world.now.wall,
-        details: serde_json::json!({"endpoint": "/v1/chat/completions"}),
-    }
+    Batch::new(
+        "t",
+        serde_json::json!({"endpoint": "/v1/chat/completions"}),
+        world.now.wall,
+    )
 }
 
 fn members(batch: BatchId, lines: std::ops::Range<u32>) -> Vec<NewJob> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use llmq_core::{Clock, parse_duration};
 use llmq_provider::Operation;
-use llmq_store::{Batch, BatchCounts, BatchId, BatchStatus, StoreError, StoredFile};
+use llmq_store::{Batch, BatchStatus, StoreError, StoredFile};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -89,15 +89,7 @@ pub(in super::super) async fn create(
     call::has_room(&gateway, &caller, least).await?;
     let notes = notes(&caller, &file, wanted)?;
     let now = gateway.clock.now().wall;
-    let batch = Batch {
-        id: BatchId::new(),
-        tenant,
-        status: BatchStatus::Validating,
-        counts: BatchCounts::default(),
-        created_at: now,
-        changed_at: now,
-        details: notes.kept(),
-    };
+    let batch = Batch::new(tenant, notes.kept(), now);
     let made = Json(object(&batch)?);
     let making = Arc::clone(&gateway);
     led_on(&gateway, async move {
