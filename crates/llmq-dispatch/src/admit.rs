@@ -59,7 +59,10 @@ enum WayAnswer {
     Wait(Blocked),
     /// Closed for longer than the call can wait: as good as not there.
     Out(Blocked),
-    TooLarge(LimitId),
+    TooLarge {
+        limit: LimitId,
+        count: u64,
+    },
 }
 
 impl Dispatcher {
@@ -127,7 +130,7 @@ impl Dispatcher {
                         merge(&mut waits, blocked);
                     }
                     WayAnswer::Out(blocked) => merge(&mut waits, blocked),
-                    WayAnswer::TooLarge(limit) => too_large = Some(limit),
+                    WayAnswer::TooLarge { limit, count } => too_large = Some((limit, count)),
                 }
                 if let Some(homes) = &mut homes {
                     homes.look(route.upstream, route.weight, open);
@@ -145,13 +148,10 @@ impl Dispatcher {
         }
         match (waits, too_large) {
             (Some(blocked), _) => Assessed::Wait(blocked),
-            (None, Some(limit)) => {
-                let slot = &self.limits[limit.index()];
-                Assessed::TooLarge {
-                    limit: slot.name.clone(),
-                    count: slot.limit.spec().count,
-                }
-            }
+            (None, Some((limit, count))) => Assessed::TooLarge {
+                limit: self.limits[limit.index()].name.clone(),
+                count,
+            },
             (None, None) => Assessed::Wait(Blocked {
                 scope: Scope::Model,
                 spots: SmallVec::new(),
@@ -205,7 +205,9 @@ impl Dispatcher {
             }
             let wake = match self.ask_limit(head, way, id, mean_output, margin, now) {
                 Ok(()) => continue,
-                Err(Denied::Never { .. }) => return WayAnswer::TooLarge(id),
+                Err(Denied::Never { limit: count }) => {
+                    return WayAnswer::TooLarge { limit: id, count };
+                }
                 Err(Denied::Until(at)) => Some(at),
                 Err(Denied::OnRelease) => None,
             };
@@ -401,6 +403,7 @@ impl Dispatcher {
         let weight = self.tenants[tenant.index()].weight;
         let many_tenants = self.many_tenants();
         let mut entries = SmallVec::new();
+        let mut counts_output = false;
         for index in 0..self.limit_count(&head, way) {
             let id = self.limit_at(&head, way, index);
             let slot = &mut self.limits[id.index()];
@@ -410,6 +413,7 @@ impl Dispatcher {
                 slot.fair.started(tenant, tag, cost.total(), weight);
             }
             entries.push((id, slot.limit.take(cost)));
+            counts_output |= slot.limit.counts_output();
             if slot.limit.is_portion_low() {
                 effects.push(Effect::Notice(Notice::PortionLow(id)));
             }
@@ -462,6 +466,7 @@ impl Dispatcher {
             upstream: way.upstream,
             attempt,
             probe,
+            counts_output,
         }));
     }
 

@@ -367,6 +367,7 @@ impl Dispatcher {
             self.unready(lane);
             self.stop_aging(lane);
         }
+        self.fallback_changed(id);
     }
 
     fn resume(&mut self, id: QueueId, now: Now) {
@@ -381,6 +382,11 @@ impl Dispatcher {
                 self.head_changed(lane);
             }
         }
+        self.fallback_changed(id);
+    }
+
+    /// Calls of other models may go by this queue now, or may no more.
+    fn fallback_changed(&mut self, id: QueueId) {
         let served: Vec<LaneId> = self
             .queues
             .iter()

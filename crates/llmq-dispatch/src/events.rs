@@ -207,6 +207,9 @@ pub struct Start {
     pub attempt: u32,
     /// Whether it finds out if the upstream is back.
     pub probe: bool,
+    /// Whether a limit on its way counts output as it is produced, and wants to be told of it
+    /// ([`Event::Produced`]).
+    pub counts_output: bool,
 }
 
 /// Something that people want to know.

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::admit::{Assessed, Blocked};
 use crate::dispatcher::Dispatcher;
 use crate::events::{Effect, Notice};
-use crate::ids::LaneId;
+use crate::ids::{LaneId, TicketId};
 use crate::order::{Rank, Spot, WaitList};
 
 /// What became of a lane that was tried.
@@ -21,6 +21,20 @@ enum Tried {
     /// It has no head, or its queue stands still.
     Idle,
 }
+
+/// A call that is above the whole of a limit wherever it might go.
+#[derive(Debug, PartialEq, Eq)]
+struct TooLarge {
+    ticket: TicketId,
+    limit: String,
+    count: u64,
+}
+
+/// Lanes that were asked whether they go before another one, and cannot.
+type LookedAt = SmallVec<[LaneId; 4]>;
+
+/// No more are asked before one goes.
+const LOOKED_AT_MAX: usize = 64;
 
 /// A head that was moved between spots of one scope this often keeps its place at all of them:
 /// a call that needs much of two limits would otherwise find one of them empty each time.
@@ -113,35 +127,15 @@ impl Dispatcher {
 
     /// Tries to start the lane's head.
     fn try_lane(&mut self, id: LaneId, now: Now, effects: &mut Vec<Effect>) -> Tried {
-        let mut looked_at: SmallVec<[LaneId; 4]> = SmallVec::new();
+        let mut looked_at = LookedAt::new();
         loop {
-            self.overtaken.clear();
-            let lane = &self.lanes[id.index()];
-            let Some((_, ticket)) = lane.head() else {
-                return Tried::Idle;
-            };
-            if self.queues[lane.queue.index()].paused {
-                return Tried::Idle;
-            }
-            match self.assess(id, ticket, now) {
-                Assessed::Go(route) => {
-                    let better = self.overtaken.iter();
-                    let better = better.copied().find(|lane| !looked_at.contains(lane));
-                    if let Some(better) = better {
-                        // Whose turn it is after that is asked again.
-                        if !self.let_pass(better, now, effects) {
-                            looked_at.push(better);
-                        }
-                        continue;
-                    }
-                    self.start(id, ticket, route, now, effects);
-                    return Tried::Started;
-                }
-                Assessed::Wait(blocked) => {
-                    self.park(id, &blocked, now);
-                    return Tried::Blocked;
-                }
-                Assessed::TooLarge { limit, count } => {
+            match self.try_head(id, &mut looked_at, now, effects) {
+                Ok(tried) => return tried,
+                Err(TooLarge {
+                    ticket,
+                    limit,
+                    count,
+                }) => {
                     self.lanes[id.index()].remove_head();
                     self.after_removal(id);
                     self.forget(ticket);
@@ -155,27 +149,54 @@ impl Dispatcher {
         }
     }
 
-    /// Starts the head of a lane that waits, if it can start now, before a worse one does: what a
-    /// limit lets through may grow without anybody's being told, as time passes.
-    fn let_pass(&mut self, id: LaneId, now: Now, effects: &mut Vec<Effect>) -> bool {
-        let lane = &self.lanes[id.index()];
-        let Some((_, ticket)) = lane.head() else {
-            return false;
-        };
-        if self.queues[lane.queue.index()].paused {
-            return false;
-        }
-        match self.assess(id, ticket, now) {
-            Assessed::Go(route) => {
-                self.start(id, ticket, route, now, effects);
-                self.rerank(id);
-                return true;
+    /// Tries to start one head. Lanes that wait at a limit on its way and would pass it now go
+    /// first: what a limit lets through may grow without anybody's being told, as time passes.
+    fn try_head(
+        &mut self,
+        id: LaneId,
+        looked_at: &mut LookedAt,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Tried, TooLarge> {
+        looked_at.push(id);
+        loop {
+            self.overtaken.clear();
+            let lane = &self.lanes[id.index()];
+            let Some((_, ticket)) = lane.head() else {
+                return Ok(Tried::Idle);
+            };
+            if self.queues[lane.queue.index()].paused {
+                return Ok(Tried::Idle);
             }
-            Assessed::Wait(blocked) => self.park(id, &blocked, now),
-            // It is found out in its turn.
-            Assessed::TooLarge { .. } => {}
+            let way = match self.assess(id, ticket, now) {
+                Assessed::Go(way) => way,
+                Assessed::Wait(blocked) => {
+                    self.park(id, &blocked, now);
+                    return Ok(Tried::Blocked);
+                }
+                Assessed::TooLarge { limit, count } => {
+                    return Err(TooLarge {
+                        ticket,
+                        limit,
+                        count,
+                    });
+                }
+            };
+            let mut better = self.overtaken.iter().copied();
+            let better = better.find(|lane| !looked_at.contains(lane));
+            if let Some(better) = better.filter(|_| looked_at.len() < LOOKED_AT_MAX) {
+                let depth = looked_at.len();
+                // What is too large is found out in its own turn.
+                if self.try_head(better, looked_at, now, effects) == Ok(Tried::Started) {
+                    self.rerank(better);
+                    // Whose turn it is after that is asked again.
+                    looked_at.truncate(depth);
+                }
+                continue;
+            }
+            self.start(id, ticket, way, now, effects);
+            return Ok(Tried::Started);
         }
-        false
     }
 
     /// The lane has another head than before, or its head another rank.

@@ -116,7 +116,12 @@ impl Dispatcher {
             };
             (limit, config)
         });
-        self.upstreams[id.index()] = Upstream::new(setup, adaptive, now);
+        let mut upstream = Upstream::new(setup, adaptive, now);
+        // A quota that was restored may be used up already.
+        upstream.heed_quota(now);
+        upstream.gate_timer = self.upstreams[id.index()].gate_timer;
+        self.upstreams[id.index()] = upstream;
+        self.retime_gate(id, now);
     }
 
     /// Whether nothing has come of a queue so far, and nothing will of what it holds: it is empty,

@@ -234,10 +234,10 @@ fn one_answer_makes_no_call_too_large() {
     let mut world = World::new();
     let id = world.configure("tokens=100000/1m", Scope::Upstream);
     world.add_upstream(id);
-    let large = |world: &mut World| {
+    let submit = |world: &mut World, input_tokens| {
         let call = Call {
             size: CallSize {
-                input_tokens: 5_000,
+                input_tokens,
                 ..CallSize::default()
             },
             ..Call::new(world.queue, world.tenant)
@@ -246,8 +246,12 @@ fn one_answer_makes_no_call_too_large() {
         let (now, effects) = (world.now, &mut world.effects);
         let ticket = world.dispatcher.submit(call, now, effects);
         let ticket = ticket.expect("accepted");
-        let is_too_large = |effect: &Effect| matches!(effect, Effect::TooLarge { .. });
-        let answer = effects.iter().any(is_too_large);
+        // Started, or above a whole limit of so many.
+        let answer = effects.iter().find_map(|effect| match effect {
+            Effect::TooLarge { count, .. } => Some(Err(*count)),
+            Effect::Start(_) => Some(Ok(())),
+            _ => None,
+        });
         world
             .dispatcher
             .handle(Event::Dropped(ticket), now, effects);
@@ -256,12 +260,17 @@ fn one_answer_makes_no_call_too_large() {
     world.answer_of(LimitKind::Tokens, &[(100, Some(MINUTE))], 1);
     assert_eq!(world.dispatcher.limit_mut(id).spec().count, 100);
     world.pass(MINUTE * 2);
-    assert!(!large(&mut world), "one answer can mislead");
+    assert_eq!(
+        submit(&mut world, 5_000),
+        Some(Ok(())),
+        "one answer can mislead"
+    );
+    assert_eq!(submit(&mut world, 200_000), Some(Err(100_000)));
     for _ in 0..2 {
         world.pass(MINUTE * 2);
         world.answer_of(LimitKind::Tokens, &[(100, Some(MINUTE))], 1);
     }
-    assert!(large(&mut world));
+    assert_eq!(submit(&mut world, 5_000), Some(Err(100)));
 }
 
 /// The model with the lowest limit set that of all models of its account.
@@ -384,4 +393,22 @@ fn a_server_cannot_teach_limits_without_end() {
         world.answer(&stated);
     }
     assert_eq!(world.kept().len(), 16);
+}
+
+/// What was learned was not told of a stream's output before the next start.
+#[test]
+fn a_start_says_whether_a_limit_on_its_way_counts_output_as_it_comes() {
+    let mut world = World::new();
+    let counts = |world: &mut World| {
+        world.answer_of(LimitKind::OutputTokens, &[(10_000, Some(MINUTE))], 1);
+        world
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Start(start) if start.counts_output))
+    };
+    for _ in 0..3 {
+        assert!(!counts(&mut world));
+        world.pass(SECOND);
+    }
+    assert!(counts(&mut world), "three answers agree");
 }

@@ -71,11 +71,11 @@ impl Asked {
         self.asks_usage
     }
 
-    /// The reader of its stream, which counts its output where a limit of the route needs that.
+    /// The reader of its stream, which counts its output where a limit on the way needs that.
     #[must_use]
-    pub fn reader(&self, route: &AssembledRoute) -> StreamReader {
+    pub fn reader(&self, grant: &Grant) -> StreamReader {
         let reader = StreamReader::new(self.source.dialect, self.operation).of(self.choices);
-        match route.counts_output {
+        match grant.start().counts_output {
             true => reader.counting(),
             false => reader,
         }

@@ -58,8 +58,6 @@ pub struct AssembledRoute {
     pub model: Option<String>,
     /// Whether a limit on the way is charged by what an answer says that it used.
     pub counts_usage: bool,
-    /// Whether a limit on the way is charged for output as it is produced.
-    pub counts_output: bool,
     /// Headers of a caller that choose whose limits are charged, and that it may see all the same.
     pub pass_headers: Arc<[HeaderName]>,
     /// What has shown since.

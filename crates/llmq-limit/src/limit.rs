@@ -3,7 +3,7 @@ use std::time::Duration;
 use llmq_core::{Algorithm, LimitKind, LimitSpec, Now, Timestamp};
 
 use crate::bucket::Bucket;
-use crate::charge::ChargeRule;
+use crate::charge::{ChargeRule, OutputCharge};
 use crate::doubts::Doubts;
 use crate::factor::Factor;
 use crate::fixed::Fixed;
@@ -235,6 +235,12 @@ impl Limit {
     #[must_use]
     pub fn is_estimate(&self) -> bool {
         self.rule.is_estimate()
+    }
+
+    /// Whether it is charged for output as that is produced.
+    #[must_use]
+    pub fn counts_output(&self) -> bool {
+        self.rule.output == OutputCharge::Produced
     }
 
     /// Changes the count; what is used stays used.

@@ -28,8 +28,8 @@ use crate::{
 ///
 /// HTTP/1.1 opens as many connections as there are calls in flight and keeps them for the
 /// next ones; HTTP/2 sends all calls over one. Redirects are not followed, answers are asked
-/// for uncompressed, bytes are neither read nor
-/// changed, but for the account's key where an error quotes it.
+/// for uncompressed, bytes are neither read nor changed, but for the account's key where an answer
+/// with an error's status quotes it.
 #[derive(Clone)]
 pub struct Provider {
     inner: Arc<Inner>,

@@ -40,16 +40,23 @@ pub(crate) fn is_opening(event: SseEvent<'_>) -> bool {
 /// Whether an event brings a piece of the answer: at least one token. False where that cannot be
 /// told from what comes around it.
 pub(crate) fn is_piece(event: SseEvent<'_>) -> bool {
-    // Anthropic's, and those of the Responses API.
-    let is_delta = |name: &str| name == "content_block_delta" || name.ends_with(".delta");
-    if std::str::from_utf8(event.name).is_ok_and(is_delta) {
-        return true;
-    }
     let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(event.data) else {
         return false;
     };
-    chunk.kind.as_deref().is_some_and(is_delta)
-        || chunk.choices.iter().flatten().any(Choice::says_something)
+    // Anthropic's deltas are objects, those of the Responses API texts.
+    let says_more = |name| {
+        chunk
+            .delta
+            .get(name)
+            .is_some_and(|text| !says_nothing(text))
+    };
+    match &chunk.delta {
+        Value::String(text) => !text.is_empty(),
+        Value::Object(_) => ["text", "thinking", "partial_json"]
+            .into_iter()
+            .any(says_more),
+        _ => chunk.choices.iter().flatten().any(Choice::says_something),
+    }
 }
 
 #[derive(Deserialize)]
@@ -58,6 +65,8 @@ struct Chunk<'a> {
     kind: Option<Cow<'a, str>>,
     #[serde(default)]
     choices: Option<Vec<Choice>>,
+    #[serde(default)]
+    delta: Value,
 }
 
 /// A piece of one answer: of a chat's, or a completion's.

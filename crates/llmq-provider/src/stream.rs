@@ -386,8 +386,11 @@ mod tests {
                 Dialect::Anthropic,
                 Operation::Messages,
                 "event: message_start\ndata: {\"type\":\"message_start\"}\n\n\
-                 event: content_block_delta\ndata: {\"type\":\"content_block_delta\"}\n\n\
-                 data: {\"type\":\"content_block_delta\"}\n\n\
+                 event: content_block_delta\ndata: {\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n\
+                 data: {\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"\"}}\n\n\
+                 data: {\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"{\"}}\n\n\
+                 data: {\"delta\":{\"type\":\"signature_delta\",\"signature\":\"x\"}}\n\n\
+                 event: message_delta\ndata: {\"delta\":{\"stop_reason\":\"end_turn\"}}\n\n\
                  event: content_block_stop\ndata: {\"type\":\"content_block_stop\"}\n\n",
                 2,
             ),

@@ -3,8 +3,8 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::SseSplitter;
 use crate::event_ends::{EventEnds, pass_some};
+use crate::{EVENT_BYTES_MAX, SseSplitter};
 
 /// Takes out of a stream the chunk that `include_usage` adds, for a caller who did not ask.
 ///
@@ -52,6 +52,10 @@ impl UsageChunkFilter {
         }
         pass_some(rest.slice(kept..from), &mut pass);
         self.held.extend_from_slice(&rest[from..]);
+        if self.held.len() > EVENT_BYTES_MAX {
+            // It is no usage.
+            pass(self.held.split().freeze());
+        }
     }
 
     /// Takes the end of the stream: an event that lacks its blank line passes as it is.

@@ -1,13 +1,14 @@
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
+use crate::EVENT_BYTES_MAX;
 use crate::event_ends::{EventEnds, pass_some};
 
 /// Passes on a stream event by event, so that it can be broken off where an event may follow.
 ///
 /// The bytes are not changed. What came together goes on together, and a piece that ends with an
-/// event, as nearly all do, is neither copied nor read. The size of an event is not bounded here:
-/// a [`crate::StreamReader`] that reads the same bytes refuses what is too large.
+/// event, as nearly all do, is neither copied nor read. An event of more than
+/// [`EVENT_BYTES_MAX`](crate::EVENT_BYTES_MAX) is not held until it is whole.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -43,6 +44,9 @@ impl WholeEvents {
         self.held.extend_from_slice(&piece);
         let comments = comments(&self.held);
         pass_some(self.held.split_to(comments).freeze(), &mut pass);
+        if self.held.len() > EVENT_BYTES_MAX {
+            self.finish(&mut pass);
+        }
     }
 
     /// Takes the end of the stream: an event that lacks its blank line passes as it is.
@@ -105,6 +109,20 @@ mod tests {
         let (lengths, all) = passed(&pieces);
         assert_eq!(lengths, [10, 10]);
         assert_eq!(all, pieces.concat());
+    }
+
+    /// Lines that are no data are nobody's to bound, and may never end.
+    #[test]
+    fn no_more_than_an_event_may_have_is_held() {
+        let line = [b": x\n".repeat(1 << 18), b"data: {}\n".to_vec()].concat();
+        let mut events = WholeEvents::default();
+        let (mut came, mut passed) = (0, 0);
+        for _ in 0..20 {
+            came += line.len();
+            events.push(Bytes::copy_from_slice(&line), |bytes| passed += bytes.len());
+            assert!(came - passed <= EVENT_BYTES_MAX + line.len());
+        }
+        assert!(passed > EVENT_BYTES_MAX);
     }
 
     proptest! {

@@ -167,3 +167,25 @@ fn one_out_of_time() -> (World, QueueId, TicketId) {
     world.advance(SECOND * 2);
     (world, queue, call)
 }
+
+/// Whoever shared the fallback's limit waited behind a call that could not take from it.
+#[test]
+fn a_call_waits_no_more_for_a_fallback_that_is_paused() {
+    let mut world = World::new();
+    let limit = world.limit("requests=1/60s", Scope::Upstream);
+    let (own, other) = (world.upstream(&[]), world.upstream(&[limit]));
+    let fallback = world.queue(other);
+    let queue = world.dispatcher.add_queue(QueueSetup {
+        fallback: vec![fallback],
+        ..QueueSetup::to("m", own)
+    });
+    let refused = world.submit(world.call(queue));
+    world.started();
+    world.fail(refused, FailureClass::Money, None);
+    let waits = world.submit(world.call(queue));
+    let blockers = |world: &World| world.dispatcher.why(waits).expect("it waits").blockers;
+    let is_limit = |blocker: &Blocker| matches!(blocker, Blocker::Limit(_));
+    assert!(blockers(&world).iter().any(is_limit));
+    world.tell(Event::Pause(fallback));
+    assert!(!blockers(&world).iter().any(is_limit));
+}

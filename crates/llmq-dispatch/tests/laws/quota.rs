@@ -95,6 +95,30 @@ fn a_used_up_day_ends_even_if_nobody_waits_for_that() {
     );
 }
 
+/// A place that is used again knew of a used-up day only after it had sent a call.
+#[test]
+fn a_used_up_day_is_known_from_the_start_wherever_the_upstream_stands() {
+    let (mut world, _, upstream) = with_quota(10);
+    let rules = QuotaConfig {
+        daily_request_limit: Some(10),
+        ..QuotaConfig::default()
+    };
+    let mut quota = QuotaMonitor::new(rules.check().expect("rules"), world.now);
+    for _ in 0..10 {
+        quota.record_request(world.now);
+    }
+    let setup = UpstreamSetup {
+        quota: Some(quota),
+        ..UpstreamSetup::default()
+    };
+    world
+        .dispatcher
+        .replace_upstream(upstream, setup, world.now);
+    assert!(!world.dispatcher.is_in_service(upstream, world.now));
+    world.advance(HOUR * 24);
+    assert!(world.dispatcher.is_in_service(upstream, world.now));
+}
+
 /// It was taken for over within a minute, since it is looked at every minute.
 #[test]
 fn a_used_up_day_is_known_to_last_and_a_fallback_serves_meanwhile() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use llmq_core::{LimitKind, LimitSpec, Now};
 use llmq_dispatch::{Dispatcher, LimitId, LimitSetup, Notice, Scope, UpstreamId, UpstreamSetup};
-use llmq_limit::{OutputCharge, QuotaEvent, QuotaMonitor, charge_rule};
+use llmq_limit::{QuotaEvent, QuotaMonitor, charge_rule};
 use llmq_provider::Provider;
 
 use super::{Accounts, AssembledRoute};
@@ -52,10 +52,6 @@ impl Accounts {
         let by_usage = |spec: &LimitSpec| charge_rule(provider.host(), spec.kind).heeds_usage();
         let counts_usage = stated.iter().any(by_usage);
         let learned = self.learned(&learner, &provider, &stated);
-        let as_produced = |spec: &LimitSpec| {
-            charge_rule(provider.host(), spec.kind).output == OutputCharge::Produced
-        };
-        let counts_output = stated.iter().chain(&learned).any(as_produced);
         let counts_tokens = stated
             .iter()
             .chain(&learned)
@@ -103,7 +99,6 @@ impl Accounts {
             // fallback names that one.
             model: Some(model),
             counts_usage,
-            counts_output,
             pass_headers: account.settings.pass_headers.into(),
             found_out: Arc::default(),
         });

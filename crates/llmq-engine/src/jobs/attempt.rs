@@ -305,7 +305,7 @@ impl Exchange<'_> {
         mut live: Option<Speaker>,
     ) -> Result<Good, Bad> {
         let (mut heard, mut told) = (0, 0);
-        let mut reader = self.asked.reader(self.route);
+        let mut reader = self.asked.reader(self.grant);
         let mut said = BytesMut::new();
         let mut retelling = self.asked.retelling(self.clock.now());
         answer.begins();

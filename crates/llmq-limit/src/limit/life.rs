@@ -111,10 +111,13 @@ impl Limit {
             false => (self.spec.period / 100).min(HELD_UP),
         };
         let latest = expect.sent_at + most;
-        if at == expect.dated || (at > latest && !proven) {
+        let at = match proven || at <= latest {
+            true => at.min(latest),
+            false => at.min(expect.dated),
+        };
+        if at == expect.dated {
             return;
         }
-        let at = at.min(latest);
         // Not before it was sent: a clock of the provider's own cannot prove that.
         let at = at.max(expect.sent_at);
         let own = signed(expect.own);

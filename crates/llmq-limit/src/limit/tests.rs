@@ -103,6 +103,46 @@ fn a_quick_answer_is_the_date_of_a_call_that_was_held_up() {
 }
 
 #[test]
+fn an_answer_before_the_margin_ends_proves_that_the_call_came_no_later() {
+    let mut limit = limit("requests=1/1m", Host::Unknown);
+    let cost = limit.cost(&CallSize::default(), 0);
+    let margin = Duration::from_millis(300);
+    let mut entry = limit.take(cost);
+    limit.sent(&mut entry, at(0), margin);
+    limit.arrived(&mut entry, at(100), false);
+    assert_eq!(
+        limit.check(cost, 0, at(200), margin),
+        Err(Denied::Until(at(60_100)))
+    );
+}
+
+/// The provider sees calls that were not held up leave its window earlier than the books do. Two
+/// words that it had more left gave them back, and they left a second time.
+#[test]
+fn calls_that_were_dated_late_are_not_given_back_twice() {
+    let mut limit = limit("tokens=10000/10s", Host::Mock);
+    let used = Usage {
+        input_tokens: 90,
+        output_tokens: 10,
+        ..Usage::default()
+    };
+    for _ in 0..50 {
+        let mut entry = send(&mut limit, &call(90, 10), at(0));
+        limit.arrived(&mut entry, at(50), false);
+        limit.settle(entry, Some(&used), at(50));
+    }
+    let _under_way = send(&mut limit, &call(90, 10), at(10_015));
+    for (left, ms) in [(9_800, 10_020), (9_700, 10_024)] {
+        let entry = send(&mut limit, &call(90, 10), at(ms));
+        limit.observe(&entry, left, 1, at(ms + 2), MARGIN);
+        limit.settle(entry, Some(&used), at(ms + 2));
+    }
+    let cost = limit.cost(&call(90, 10), 0);
+    assert_eq!(limit.check(cost, 0, at(10_070), MARGIN), Ok(()));
+    assert_eq!(limit.books(at(10_070), MARGIN), 9_700);
+}
+
+#[test]
 fn a_cost_above_the_whole_limit_never_fits() {
     let mut limit = limit("tokens=1000/1m:bucket", Host::OpenAi);
     let cost = limit.cost(&call(900, 200), 0);

@@ -45,7 +45,7 @@ enum Opened {
 
 /// Takes over a stream whose head has come.
 pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer) -> Attempted {
-    let mut reader = trial.asked.reader(&trial.route);
+    let mut reader = trial.asked.reader(&trial.grant);
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
         Opened::Bad(verdict, may_be_billed) => {
