@@ -23,7 +23,7 @@ use common::{World, words};
 const ROWS: u64 = 2_500;
 const KILLS: u64 = 50;
 /// A short window, since a whole one is waited for after each kill.
-const LIMIT: &str = "requests=40/200ms";
+const LIMIT: &str = "requests=80/400ms";
 /// The most calls in flight at a kill.
 const IN_FLIGHT_MAX: u64 = 16;
 /// Results between their arrival and the file, on average: a call's place in flight is free a

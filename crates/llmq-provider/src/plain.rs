@@ -383,8 +383,12 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn what_is_taken_serde_takes_too(bytes in nearly_json(&["a", "b", "é", "\"", "\\"])) {
-            if accepts(&bytes) {
-                prop_assert!(serde_json::from_slice::<Value>(&bytes).is_ok());
+            if accepts(&bytes)
+                && let Err(error) = serde_json::from_slice::<Value>(&bytes)
+            {
+                // JSON has no largest number; serde's value has.
+                let error = error.to_string();
+                prop_assert!(error.starts_with("number out of range"), "{}", error);
             }
         }
 
