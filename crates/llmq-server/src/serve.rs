@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmq_engine::Tasks;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -17,6 +18,10 @@ use crate::guest::{Closing, Guest, Protocols};
 const GRACE: Duration = Duration::from_secs(30);
 /// When no connection can be accepted, there is a reason that takes a moment to pass.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// Connections that the system may hold before they are accepted, where it has no lower limit of
+/// its own. A client for whose connection there is no room tries again only after a second.
+const NOT_ACCEPTED_MAX: i32 = 4_096;
 
 /// A gateway that accepts connections.
 #[derive(Debug)]
@@ -45,13 +50,14 @@ impl Served {
 ///
 /// # Errors
 ///
-/// The listener has no address.
+/// The listener has no address, or is not a socket that listens.
 pub fn serve(
     gateway: Arc<Gateway>,
     listener: TcpListener,
     tasks: &Tasks,
 ) -> std::io::Result<Served> {
     let addr = listener.local_addr()?;
+    SockRef::from(&listener).listen(NOT_ACCEPTED_MAX)?;
     let door = Door {
         protocols: Arc::new(Protocols::new(&gateway.bounds)),
         front: Arc::new(Front::new(gateway)),

@@ -7,6 +7,7 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -18,6 +19,9 @@ use super::state::State;
 
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// A run opens more than a thousand connections at once, and one for which there is no room is
+/// tried again by its system only after a second.
+const NOT_ACCEPTED_MAX: i32 = 4_096;
 
 /// A stand-in provider that listens and serves, HTTP/1.1 and HTTP/2 without TLS.
 ///
@@ -63,6 +67,7 @@ impl MockServer {
             let _entries = tokio::fs::read_dir(directory).await?;
         }
         let listener = TcpListener::bind(config.listen).await?;
+        SockRef::from(&listener).listen(NOT_ACCEPTED_MAX)?;
         let addr = listener.local_addr()?;
         let state = Arc::new(State::new(config, wall()));
         let tasks = TaskTracker::new();
