@@ -21,7 +21,7 @@ mod in_a_file {
 
     llmq_store::conformance!(|settings: Settings| async move {
         // The directory is removed by name while the file is in use, so nothing is left of it.
-        let directory = tempfile::tempdir().unwrap();
+        let directory = llmq_testkit::scratch();
         open(&Place::File(directory.path().join("llmq.db")), settings)
     });
 }
