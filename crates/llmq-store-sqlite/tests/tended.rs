@@ -8,8 +8,8 @@ use std::time::Duration;
 use llmq_core::{Now, WallTime};
 use llmq_store::{
     Attempted, Batch, BatchStatus, BatchUpdate, Batches as _, Callback, Endpoint, EndpointId,
-    EnqueueError, FileId, Files as _, Idempotency, Jobs as _, NewJob, NextTry, Reads as _,
-    StoredFile, Take, Webhooks as _,
+    EnqueueError, EventId, EventPage, Events as _, FileId, Files as _, Idempotency, Jobs as _,
+    NewJob, NextTry, Reads as _, StoredFile, Take, Webhooks as _,
 };
 use llmq_store_sqlite::{Place, Store, StoreError};
 use rusqlite::Connection;
@@ -132,6 +132,67 @@ async fn a_row_whose_time_is_damaged_is_not_removed() {
         let checked = llmq_store_sqlite::check(&path, false).unwrap();
         assert!(!checked.is_sound(), "{sql}");
     }
+}
+
+/// A bit that made an event older let go of it, and one that made it newer held up all behind it.
+#[tokio::test]
+async fn events_that_are_damaged_stay_and_hold_up_no_others() {
+    let now = beginning();
+    for at in [1, i64::MAX / 2] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("llmq.db");
+        let sql = format!(
+            "UPDATE event_log SET at = {at} WHERE last = (SELECT min(last) FROM event_log)"
+        );
+        let store = changed(&path, &sql, now).await;
+        let job = NewJob::new("m", "t", "{}");
+        store.enqueue(vec![job], now).await.unwrap();
+        assert_eq!(rows(&path, "event_log"), 3);
+        tended(&store, now).await;
+        assert_eq!(rows(&path, "event_log"), 3, "{sql}");
+        tended(&store, now.after(40 * DAY)).await;
+        assert_eq!(rows(&path, "event_log"), 2, "it and the newest: {sql}");
+        store.close();
+        // Who has heard of the damaged one is told that those behind it are gone.
+        let store = Store::open(&Place::File(path), now.wall).unwrap();
+        let page = store.events(EventId(1), 10).await.unwrap();
+        assert!(matches!(page, EventPage::Gap { .. }), "{page:?}");
+    }
+}
+
+/// What removed endpoints were to be told is removed; a damaged row may be another's.
+#[tokio::test]
+async fn a_delivery_that_is_damaged_stays_though_its_endpoint_is_removed() {
+    let (now, directory) = (beginning(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("llmq.db");
+    let endpoint = Endpoint {
+        id: EndpointId::from_uuid(uuid::Uuid::from_u128(7)),
+        tenant: None,
+        url: "https://example.com/".to_owned(),
+        events: Vec::new(),
+        disabled: false,
+        state: "".into(),
+        created_at: now.wall,
+    };
+    let store = Store::open(&Place::File(path.clone()), now.wall).unwrap();
+    let id = endpoint.id;
+    store.put_endpoint(endpoint, None, now).await.unwrap();
+    for _ in 0..2 {
+        let job = NewJob::new("m", "t", "{}");
+        store.enqueue(vec![job.clone()], now).await.unwrap();
+        store.cancel(job.id, now).await.unwrap();
+    }
+    assert_eq!(rows(&path, "deliveries"), 2);
+    let file = Connection::open(&path).unwrap();
+    let damage = "UPDATE deliveries SET attempts = 9 WHERE number = 1";
+    assert_eq!(file.execute(damage, []).unwrap(), 1);
+    assert!(store.delete_endpoint(id).await.unwrap());
+    tended(&store, now).await;
+    assert_eq!(rows(&path, "deliveries"), 1);
+    assert!(
+        !store.tend(now).await.unwrap().more,
+        "it is not tried again"
+    );
 }
 
 /// Else the call would be sent a second time, in silence.

@@ -306,7 +306,10 @@ mod tests {
     use std::time::Duration;
 
     use llmq_core::Now;
-    use llmq_store::{Callback, Details, Jobs as _, NewJob, NextTry, Rule, Take, Webhooks as _};
+    use llmq_store::{
+        Callback, Details, Jobs as _, NewJob, NextTry, Report, Rule, Start, StoredAnswer, Take,
+        Webhooks as _, Worker,
+    };
 
     use super::*;
     use crate::jobs::{Done, row};
@@ -375,6 +378,55 @@ mod tests {
         let broken = broken(&path);
         let word = Rule::OneResult.to_string();
         assert!(broken.iter().any(|what| what.contains(&word)), "{broken:?}");
+    }
+
+    /// The first three events are of a job that waits, is started and completed.
+    #[tokio::test]
+    async fn nothing_is_completed_that_was_not_started_as_far_as_the_log_goes_back() {
+        for (gone, is_seen) in [
+            ("last = 2", true),
+            ("last <= 2", false),
+            ("last = 9", false),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("llmq.db");
+            let now = Now::default().after(Duration::from_secs(77));
+            let store = Store::open(&Place::File(path.clone()), now.wall).unwrap();
+            let job = NewJob::new("m", "t", "{}");
+            let start = Start {
+                job: job.id,
+                worker: Worker::new("here"),
+                lease: Duration::from_secs(60),
+                upstream: None,
+            };
+            store.enqueue(vec![job], now).await.unwrap();
+            let started = store.start(vec![start], now).await.unwrap().remove(0);
+            let answer = StoredAnswer {
+                status: 200,
+                headers: Vec::new(),
+                body: "{}".into(),
+            };
+            let done = Report::Completed {
+                answer,
+                usage: None,
+                cost_nano_usd: None,
+            };
+            store
+                .report(started.unwrap().lease, done, now)
+                .await
+                .unwrap();
+            let go = format!("DELETE FROM event_log WHERE {gone}");
+            let gone_by = store.write(move |connection| connection.execute(&go, []));
+            gone_by.await.unwrap();
+            let broken = broken(&path);
+            let word = "completed by nobody who held it";
+            let seen = broken.iter().any(|what| what.contains(word));
+            assert_eq!(
+                (seen, broken.is_empty()),
+                (is_seen, !is_seen),
+                "{gone}: {broken:?}"
+            );
+        }
     }
 
     #[tokio::test]

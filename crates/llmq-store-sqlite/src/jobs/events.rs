@@ -255,7 +255,7 @@ fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
 }
 
 /// Lets go of events that were kept long enough, but for the newest row: it says how far the
-/// numbers have come. How many rows.
+/// numbers have come. A damaged row stays, and those behind go without it. How many rows.
 pub(crate) fn let_go(
     connection: &Connection,
     index: &mut Index,
@@ -263,8 +263,10 @@ pub(crate) fn let_go(
     rows_max: usize,
 ) -> rusqlite::Result<usize> {
     let surplus = index.last_event.saturating_sub(index.settings.max_events);
-    let mut query = connection
-        .prepare_cached("SELECT last, count, at FROM event_log ORDER BY last LIMIT ?1")?;
+    let mut query = connection.prepare_cached(
+        "SELECT last, count, at FROM event_log
+         WHERE sum IS checksum(last, count, at, packed) ORDER BY last LIMIT ?1",
+    )?;
     let mut rows = query.query([rows_max as i64 + 1])?;
     let mut let_go = None;
     while let Some(row) = rows.next()? {
@@ -279,7 +281,10 @@ pub(crate) fn let_go(
         index.oldest_event = last.cast_unsigned() + 1;
     }
     if let Some(last) = let_go {
-        let mut delete = connection.prepare_cached("DELETE FROM event_log WHERE last <= ?1")?;
+        let mut delete = connection.prepare_cached(
+            "DELETE FROM event_log
+             WHERE last <= ?1 AND sum IS checksum(last, count, at, packed)",
+        )?;
         return delete.execute([last]);
     }
     Ok(0)
@@ -329,6 +334,13 @@ mod tests {
             paged.extend(page);
         }
         assert_eq!(paged, all);
+        // Nor is what stands behind a page looked at.
+        let mut behind = packed.bytes.clone();
+        let last = behind.len() - 1;
+        behind.truncate(last);
+        assert!(unpack(&behind, 50, EventId(0), usize::MAX, &names).is_none());
+        let page = unpack(&behind, 50, EventId(0), 256, &names);
+        assert_eq!(page.unwrap(), all[..256]);
         let ids: Vec<u64> = all.iter().map(|event| event.id.0).collect();
         assert_eq!(ids, (50..1_050).collect::<Vec<_>>());
         // What is passed over of a row that is cut is damage too.

@@ -67,8 +67,8 @@ mod tests {
 
     use llmq_core::Now;
     use llmq_store::{
-        Batch, BatchStatus, BatchUpdate, Batches as _, Filter, JobId, Jobs as _, Member, NewJob,
-        Reads as _, STAGE_MAX, Settings,
+        Batch, BatchId, BatchStatus, BatchUpdate, Batches as _, Filter, JobId, Jobs as _, Member,
+        NewJob, Reads as _, STAGE_MAX, Settings,
     };
 
     use crate::{Options, Place, Store};
@@ -79,8 +79,8 @@ mod tests {
         rows.await.unwrap()
     }
 
-    /// A batch of which so many lines were read, and whose next one is a fault.
-    async fn failed(store: &Store, lines: u32, now: Now) -> Vec<JobId> {
+    /// A batch of which so many lines were read.
+    async fn read(store: &Store, lines: u32, now: Now) -> (BatchId, Vec<JobId>) {
         let batch = Batch::new("t", serde_json::Value::Null, now.wall);
         let id = batch.id;
         store.create_batch(batch).await.unwrap();
@@ -96,6 +96,12 @@ mod tests {
         for slice in jobs.chunks(STAGE_MAX) {
             store.stage(slice.to_vec(), now).await.unwrap();
         }
+        (id, jobs.iter().map(|job| job.id).collect())
+    }
+
+    /// The same, and its next line is a fault.
+    async fn failed(store: &Store, lines: u32, now: Now) -> Vec<JobId> {
+        let (id, jobs) = read(store, lines, now).await;
         let update = BatchUpdate {
             from: BatchStatus::Validating,
             to: BatchStatus::Failed,
@@ -105,7 +111,30 @@ mod tests {
         };
         store.update_batch(id, update, now).await.unwrap().unwrap();
         assert!(store.members(id, 0, 10).await.unwrap().is_empty());
-        jobs.iter().map(|job| job.id).collect()
+        jobs
+    }
+
+    async fn breaks(store: &Store) {
+        let broken = store.write(|connection| connection.execute_batch("SELECT broken"));
+        broken.await.unwrap_err();
+    }
+
+    /// A bit that made a batch look ended gave up its lines, as soon as anything had failed.
+    #[tokio::test]
+    async fn a_batch_that_looks_ended_by_damage_alone_keeps_its_lines() {
+        let now = Now::default().after(Duration::from_secs(77));
+        let store = Store::open(&Place::Memory, now.wall).unwrap();
+        read(&store, 3, now).await;
+        let damage = |connection: &rusqlite::Connection| {
+            connection.execute("UPDATE batches SET ended = 1", [])
+        };
+        assert_eq!(store.write(damage).await.unwrap(), 1);
+        breaks(&store).await;
+        for _ in 0..3 {
+            store.tend(now).await.unwrap();
+        }
+        assert_eq!(rows(&store, "jobs").await, 3);
+        assert_eq!(rows(&store, "stages").await, 1);
     }
 
     /// A fault in the last of fifty thousand lines held up everybody else's work for a second.
@@ -131,8 +160,7 @@ mod tests {
         // There is room, also after a transaction that failed: what is known is read again then.
         let others = || (0..1_000).map(|_| NewJob::new("m", "t", "{}")).collect();
         store.enqueue(others(), now).await.unwrap();
-        let broken = store.write(|connection| connection.execute_batch("SELECT broken"));
-        broken.await.unwrap_err();
+        breaks(&store).await;
         store.enqueue(others(), now).await.unwrap();
         for left in [1_300, 800, 300, 0] {
             assert!(store.tend(now).await.unwrap().more);

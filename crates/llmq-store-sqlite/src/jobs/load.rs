@@ -160,9 +160,11 @@ impl Index {
         self.last_event = last("SELECT coalesce(max(last), 0) FROM event_log")?.cast_unsigned();
         self.last_batch = last("SELECT coalesce(max(number), 0) FROM batches")?;
         self.last_delivery = outbox::last_number(connection)?;
+        // Those between a damaged row and the first whole one may be let go already.
         let oldest = connection
             .query_row(
-                "SELECT last - count + 1 FROM event_log ORDER BY last LIMIT 1",
+                "SELECT last - count + 1 FROM event_log
+                 WHERE sum IS checksum(last, count, at, packed) ORDER BY last LIMIT 1",
                 [],
                 |row| row.get::<_, i64>(0),
             )
@@ -243,7 +245,8 @@ impl Index {
         // The stage of a batch that is still being read is used again.
         let mut stale = connection.prepare(
             "SELECT number FROM stages WHERE published_at IS NULL AND number NOT IN
-               (SELECT stage FROM batches WHERE ended IS NULL)",
+               (SELECT stage FROM batches WHERE ended IS NULL
+                  OR sum IS NOT checksum(number, id, tenant, stage, ended, data))",
         )?;
         let stale = stale.query_map([], |row| row.get(0))?;
         for number in stale.collect::<rusqlite::Result<Vec<i64>>>()? {
@@ -277,7 +280,8 @@ impl Index {
         let Some(under_way) = under_way else {
             return Ok(rows);
         };
-        let ended = "SELECT 1 FROM batches WHERE number = ?1 AND ended IS NOT NULL";
+        let ended = "SELECT 1 FROM batches WHERE number = ?1 AND ended IS NOT NULL
+                       AND sum IS checksum(number, id, tenant, stage, ended, data)";
         let mut ended = connection.prepare(ended)?;
         let batches: HashSet<i64> = rows.iter().filter_map(|row| row.batch).collect();
         let mut given_up = HashSet::new();

@@ -431,7 +431,9 @@ impl Desk<'_> {
         if let Some(endpoint) = self.index.backlog.removed.first().copied() {
             let mut delete = self.connection.prepare_cached(
                 "DELETE FROM deliveries WHERE number IN
-                   (SELECT number FROM deliveries WHERE endpoint = ?1 LIMIT ?2)",
+                   (SELECT number FROM deliveries WHERE endpoint = ?1
+                      AND sum IS checksum(number, endpoint, callback, event, due_at, delivered,
+                        attempts, last_attempt_at, last_outcome, addressee) LIMIT ?2)",
             )?;
             let id = *endpoint.as_uuid().as_bytes();
             if delete.execute(params![id, slice as i64])? < slice {

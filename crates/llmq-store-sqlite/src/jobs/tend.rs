@@ -34,7 +34,7 @@ impl Desk<'_> {
         let parts = self.remove_files(now)?;
         let staged = self.tend_given_up()?;
         let is_full = |count: usize| count >= SLICE;
-        // Some of a slice may have to stay, and those behind must not wait for that.
+        // Some of a slice may have to stay; if most of it can go, those behind do not wait.
         let purges_on = purged >= SLICE / 2;
         Ok(Tended {
             more: [moved.len(), keys, events].into_iter().any(is_full)
