@@ -161,6 +161,11 @@ impl<K: Copy> Order<K> {
             lane(a).queue == lane(b).queue && lane(a).priority == lane(b).priority
         };
         for beside in sorted.chunk_by(is_beside) {
+            // One alone is counted from the nearer end.
+            if let [at] = beside {
+                positions[*at] = self.position(lane(at), wanted[*at].1);
+                continue;
+            }
             let places: Vec<Place> = beside.iter().map(|at| wanted[*at].1).collect();
             let before = self.count_before(lane(&beside[0]), &places);
             for (at, before) in beside.iter().zip(before) {
