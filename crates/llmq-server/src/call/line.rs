@@ -151,12 +151,10 @@ pub(crate) fn refusal(
             );
             Refusal::new(StatusCode::BAD_REQUEST, "too_large", message)
         }
-        // Nobody knows for how long.
-        NoGrant::Expired { .. } if is_paused(gateway, model) => {
-            let message = format!("`{}` was paused by whoever runs this gateway", model.name);
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "paused", message)
-        }
         NoGrant::Expired { could_start } => {
+            if let Some(refusal) = paused(gateway, model) {
+                return refusal;
+            }
             let wait = could_start.map(|at| at.since(now)).unwrap_or(FALLBACK);
             if is_down(gateway, model) {
                 let message = format!(
@@ -190,10 +188,14 @@ pub(crate) fn is_limit(class: FailureClass) -> bool {
     class.is_rate_limit() || class == FailureClass::Ramp
 }
 
-fn is_paused(gateway: &Gateway, model: &Model) -> bool {
-    gateway
-        .hub
-        .with(|dispatcher| dispatcher.queue_view(model.queue).paused)
+/// What a call is told whose queue stands still because a person wants that: nobody knows for how
+/// long.
+pub(crate) fn paused(gateway: &Gateway, model: &Model) -> Option<Refusal> {
+    let queue = gateway.hub.with(|it| it.queue_view(model.queue));
+    queue.paused.then(|| {
+        let message = format!("`{}` was paused by whoever runs this gateway", model.name);
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "paused", message)
+    })
 }
 
 /// Whether it was for its upstreams and not for limits that nothing was sent.

@@ -325,6 +325,10 @@ async fn waits_still(
     }
     let message = format!(
         "the call of this Idempotency-Key waits still: ask again, or see /api/requests/{}",
+    if let Some(mut refusal) = call::paused(gateway, model) {
+        refusal.message = format!("{}; {message}", refusal.message);
+        return Err(refusal);
+    }
         job.id
     );
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);

@@ -245,11 +245,18 @@ async fn a_call_of_a_paused_queue_is_told_so_and_not_to_come_back_by_itself() {
     let one = Upstream::start("one", |_| Act::Answer).await;
     let world = World::new(&[&one], "", "").await;
     steer(&world, "m", "pause").await;
+    let wait = ("x-llmq-max-wait", "20ms");
     for mode in BOTH {
-        let seen = world.ask_with(mode, &[("x-llmq-max-wait", "20ms")]).await;
-        seen.failed(503, r#""code":"paused""#);
-        assert!(!seen.headers.contains_key("retry-after"), "{seen:?}");
-        assert_eq!(seen.headers["x-should-retry"], "false");
+        let key = (
+            "idempotency-key",
+            if mode == Mode::Whole { "w" } else { "s" },
+        );
+        for headers in [&[wait][..], &[wait, key]] {
+            let seen = world.ask_with(mode, headers).await;
+            seen.failed(503, r#""code":"paused""#);
+            assert!(!seen.headers.contains_key("retry-after"), "{seen:?}");
+            assert_eq!(seen.headers["x-should-retry"], "false");
+        }
     }
     assert_eq!(one.calls(), 0);
     steer(&world, "m", "resume").await;
