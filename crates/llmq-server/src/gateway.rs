@@ -207,6 +207,18 @@ impl Gateway {
         clock: SystemClock,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, GatewayError> {
+        let jobs = Arc::new(options.store.clone());
+        Self::over(jobs, settings, options, clock, tasks).await
+    }
+
+    /// The same with accepted requests, batches and files in a store of their own.
+    pub(crate) async fn over(
+        jobs: Arc<dyn llmq_store::Store>,
+        settings: &Settings,
+        options: GatewayOptions,
+        clock: SystemClock,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>, GatewayError> {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let ring = ring_options(settings);
         let ring = ring.ok_or(GatewayError::OpenToAll(settings.server.listen))?;
@@ -222,7 +234,6 @@ impl Gateway {
                 Some(Memory::new(earlier, wanted.clone()))
             }
         };
-        let jobs: Arc<dyn llmq_store::Store> = Arc::new(store.clone());
         let mut assembly = assemble(settings, memory.clone(), &shared, clock.now())?;
         let news = assembly.accounts.take_news();
         let hub = llmq_engine::run(assembly.dispatcher, clock.clone(), tasks);

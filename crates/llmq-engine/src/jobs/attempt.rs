@@ -23,6 +23,10 @@ use crate::{
     refuses_stream_options, spoken, tell_output,
 };
 
+/// Under this name a job that only one account can answer holds that account's
+/// (`Details::extra`).
+pub const ACCOUNT: &str = "account";
+
 /// What became of an attempt.
 pub(super) struct Attempted {
     /// How long it took.
@@ -98,7 +102,7 @@ impl Inner {
             drop(grant);
             return self.given_back(begun, &sent);
         };
-        let only = started.job.details.extra.get("account");
+        let only = started.job.details.extra.get(ACCOUNT);
         let only = only.and_then(serde_json::Value::as_str);
         if let Some(only) = only.filter(|only| **only != *route.account) {
             let reason = format!("what the call names is kept by {only}");

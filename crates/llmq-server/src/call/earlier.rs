@@ -7,9 +7,11 @@ use futures_util::stream;
 use http::{Method, Request, StatusCode};
 use llmq_core::Host;
 use llmq_engine::AssembledRoute;
+use llmq_engine::jobs::ACCOUNT;
 use llmq_provider::{
     Answer, CallError, Dialect, Item, Kept, Operation, Request as Sent, with_member,
 };
+use llmq_store::{NewJob, StoreError};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -19,7 +21,7 @@ use super::reply::{self, Reply};
 use super::{forward, refused};
 use crate::Gateway;
 use crate::dialect::Refusal;
-use crate::jobs::{as_refusal, unavailable};
+use crate::jobs::{as_refusal, note, unavailable};
 use crate::keys::{self, Caller, HandIn, Need as _};
 use crate::models::Model;
 use crate::openai::{background, files};
@@ -48,6 +50,35 @@ pub(super) async fn follow(
     Ok(())
 }
 
+/// Why a call has no place to go to.
+#[derive(Debug)]
+pub(crate) enum Unplaced {
+    Refused(Refusal),
+    /// What it names could not be looked up.
+    Unread(StoreError),
+}
+
+impl From<Refusal> for Unplaced {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StoreError> for Unplaced {
+    fn from(error: StoreError) -> Self {
+        Self::Unread(error)
+    }
+}
+
+impl From<Unplaced> for Refusal {
+    fn from(unplaced: Unplaced) -> Self {
+        match unplaced {
+            Unplaced::Refused(refusal) => refusal,
+            Unplaced::Unread(error) => as_refusal(&unavailable(&error)),
+        }
+    }
+}
+
 /// A call, as far as it matters for where what it names is kept.
 pub(crate) struct Naming<'a> {
     pub(crate) caller: &'a Caller,
@@ -66,6 +97,15 @@ pub(crate) struct Place {
     pub(crate) body: Bytes,
 }
 
+impl Place {
+    /// Has a job go there.
+    pub(crate) fn note(self, job: &mut NewJob) {
+        job.body = self.body;
+        let account = self.route.account.as_str();
+        note(&mut job.details, ACCOUNT, account.into());
+    }
+}
+
 impl Naming<'_> {
     /// The account that keeps what the call names; none where it may go to any. What was made in
     /// the background here is known to that account by another name, which takes the place of
@@ -74,18 +114,18 @@ impl Naming<'_> {
     /// # Errors
     ///
     /// It is not known which of several accounts that is, or the model is not served there; or it
-    /// is another tenant's; or it is a file that is kept here, where no account can read it.
-    pub(crate) async fn place(&self, gateway: &Gateway) -> Result<Option<Place>, Refusal> {
+    /// is another tenant's; or it is a file that is kept here, where no account can read it. Or the
+    /// store could not say.
+    pub(crate) async fn place(&self, gateway: &Gateway) -> Result<Option<Place>, Unplaced> {
         for name in &self.kept.files {
-            let file = files::of_caller(gateway, self.caller, name).await;
-            let file = file.map_err(|error| as_refusal(&unavailable(&error)))?;
+            let file = files::of_caller(gateway, self.caller, name).await?;
             if file.is_some() {
-                return Err(kept_here(name, self.operation));
+                return Err(kept_here(name, self.operation).into());
             }
         }
         match &self.kept.earlier {
             Some((param, name)) => self.of_earlier(gateway, param, name).await.map(Some),
-            None => self.of_files(),
+            None => Ok(self.of_files()?),
         }
     }
 
@@ -94,7 +134,7 @@ impl Naming<'_> {
         gateway: &Gateway,
         param: &'static str,
         name: &str,
-    ) -> Result<Place, Refusal> {
+    ) -> Result<Place, Unplaced> {
         let mut routes = self.model.routes.iter();
         let mut body = self.body.clone();
         let kept = background::providers_own(gateway, self.caller, name).await?;
@@ -122,7 +162,8 @@ impl Naming<'_> {
                 not_found(param),
                 unknown(name, &self.model.name),
             )
-            .about(param)),
+            .about(param)
+            .into()),
         }
     }
 

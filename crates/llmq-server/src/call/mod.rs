@@ -26,7 +26,7 @@ use llmq_engine::spoken;
 use llmq_provider::{Dialect, Operation};
 
 pub(crate) use body::{Broken, ReplyBody};
-pub(crate) use earlier::{Naming, Place, response};
+pub(crate) use earlier::{Naming, Place, Unplaced, response};
 pub(crate) use incoming::Incoming;
 pub(crate) use line::{comes_again, is_down, is_limit, paused};
 pub(crate) use outgoing::stream_of;

@@ -1,6 +1,7 @@
 //! Calls that came by a provider's API and become jobs: since they asked for that, since nobody
 //! can serve them now, or since they carry a key that makes them safe to repeat.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -165,11 +166,8 @@ pub(crate) async fn of_call(
         }
     }
     if let Some(only) = &incoming.only {
-        wanted::note(
-            &mut job.details,
-            wanted::ACCOUNT,
-            only.account.as_str().into(),
-        );
+        let (route, body) = (Arc::clone(only), incoming.body.clone());
+        call::Place { route, body }.note(&mut job);
     }
     if incoming.stream {
         let stream = json!({"include_usage": incoming.include_usage});
@@ -325,12 +323,12 @@ async fn waits_still(
     }
     let message = format!(
         "the call of this Idempotency-Key waits still: ask again, or see /api/requests/{}",
+        job.id
+    );
     if let Some(mut refusal) = call::paused(gateway, model) {
         refusal.message = format!("{}; {message}", refusal.message);
         return Err(refusal);
     }
-        job.id
-    );
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);
     Err(refusal.after(Some(call::comes_again(gateway, incoming, model))))
 }

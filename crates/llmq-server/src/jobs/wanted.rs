@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::call::Naming;
+use crate::dialect::Refusal;
 use crate::keys::Caller;
 use crate::models::Model;
 use crate::openai::background::asks_for_background;
@@ -27,8 +28,6 @@ const NOTE_NAME_MAX: usize = 64;
 const NOTE_MAX: usize = 1_024;
 const KEY_MAX: usize = 255;
 const URL_MAX: usize = 2_048;
-/// What is noted with a job that only one account can answer: that account's name.
-pub(crate) const ACCOUNT: &str = "account";
 
 /// What a body of `POST /api/requests` asks for.
 pub(super) enum Wanted<'a> {
@@ -110,10 +109,15 @@ pub(super) async fn job(
     place: &str,
 ) -> Result<NewJob, Problem> {
     let checked = check(gateway, caller, tenant, wanted).await;
-    checked.map_err(|wrong| match wrong.status {
-        Some(problem) => *problem,
-        None => Problem::invalid(format!("`{place}{}`: {}", wrong.field, wrong.why))
-            .with_details(json!({"field": format!("{place}{}", wrong.field)})),
+    checked.map_err(|wrong| {
+        let field = format!("{place}{}", wrong.field);
+        let problem = match wrong.status {
+            // No field is at fault.
+            Some(problem) if problem.status().is_server_error() => return *problem,
+            Some(problem) => *problem,
+            None => Problem::invalid(format!("`{field}`: {}", wrong.why)),
+        };
+        problem.with_details(json!({"field": field}))
     })
 }
 
@@ -125,7 +129,7 @@ async fn check(
 ) -> Result<NewJob, Wrong> {
     let hash = wanted.idempotency_key.is_some().then(|| hash(&wanted));
     let operation = operation(&wanted.endpoint)?;
-    let (model, mut body, size, kept) = body(wanted.model.as_deref(), wanted.body)?;
+    let (model, body, size, kept) = body(wanted.model.as_deref(), wanted.body)?;
     if asks_for_background(operation, &body) {
         let why = "`background` cannot be true: the request is in the background as it is; leave \
                    it out";
@@ -144,15 +148,11 @@ async fn check(
     };
     let place = match kept.is_empty() {
         true => None,
-        false => naming.place(gateway).await.map_err(|refusal| Wrong {
-            status: Some(Box::new(refusal.into())),
+        false => naming.place(gateway).await.map_err(|unplaced| Wrong {
+            status: Some(Box::new(Refusal::from(unplaced).into())),
             ..wrong("body", "")
         })?,
     };
-    let account = place.map(|place| {
-        body = place.body;
-        place.route.account.clone()
-    });
     let now = gateway.desk.wall();
     let ttl = ttl(gateway, wanted.ttl.as_deref())?;
     let not_before = not_before(wanted.not_before.as_deref(), now, ttl)?;
@@ -172,8 +172,8 @@ async fn check(
     job.details.endpoint = wanted.endpoint;
     job.details.metadata = notes(wanted.metadata)?;
     job.details.callback = callback(gateway, caller, wanted.callback_url)?;
-    if let Some(account) = account {
-        note(&mut job.details, ACCOUNT, account.into());
+    if let Some(place) = place {
+        place.note(&mut job);
     }
     charge_to(&mut job.details, caller);
     Ok(job)

@@ -4,7 +4,8 @@ use http::Request;
 use serde_json::{Value, json};
 
 use crate::answers::{END, STREAM, chunk, with_body};
-use crate::world::{Act, Seen, Upstream, World};
+use crate::files::uploaded;
+use crate::world::{Act, PATIENCE, Seen, Upstream, World};
 
 const RESPONSES: &str = "/v1/responses";
 
@@ -175,12 +176,9 @@ async fn what_is_accepted_goes_to_the_account_that_has_what_it_names() {
     }
 }
 
-/// What the answer of an accepted call is called is known too.
-#[tokio::test]
-async fn a_response_in_the_background_is_continued_under_either_name() {
-    let (one, two) = (upstream("one").await, upstream("two").await);
-    let world = world(&[&one, &two]).await;
-    let first = ask(&world, json!({"input": "x", "background": true})).await;
+/// A response that was made in the background: our name of it.
+async fn made_in_the_background(world: &World) -> String {
+    let first = ask(world, json!({"input": "x", "background": true})).await;
     let first: Value = serde_json::from_str(&first.body).unwrap();
     let ours = first["id"].as_str().unwrap();
     let wait = format!(
@@ -189,9 +187,64 @@ async fn a_response_in_the_background_is_continued_under_either_name() {
     );
     let state = world.send(Request::get(wait), &[], String::new()).await;
     assert!(state.body.contains("\"completed\""), "{state:?}");
+    ours.to_owned()
+}
+
+#[tokio::test]
+async fn a_line_of_a_batch_goes_to_the_account_that_has_what_it_names() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let world = world(&[&one, &two]).await;
+    let ours = made_in_the_background(&world).await;
     let made = if one.calls() == 1 { &one } else { &two };
     let theirs = format!("resp_{}", made.name);
-    for (turn, name) in [ours, theirs.as_str()]
+    let line = |(turn, name): (usize, &str)| {
+        let body = json!({"model": "m", "input": turn.to_string(), "previous_response_id": name});
+        let line = json!({"custom_id": turn.to_string(), "method": "POST", "url": RESPONSES,
+            "body": body});
+        format!("{line}\n")
+    };
+    let names = [ours.as_str(), theirs.as_str()];
+    let lines: String = names
+        .into_iter()
+        .cycle()
+        .take(6)
+        .enumerate()
+        .map(line)
+        .collect();
+    let file = uploaded(&world, "batch", &lines).await;
+    let batch = json!({"input_file_id": file, "endpoint": RESPONSES, "completion_window": "1h"});
+    let request = Request::post("/v1/batches");
+    let seen = world.send(request, &[], batch.to_string()).await;
+    let batch: Value = serde_json::from_str(&seen.body).unwrap();
+    let path = format!("/v1/batches/{}", batch["id"].as_str().unwrap());
+    let ended = async {
+        loop {
+            let seen = world.send(Request::get(&path), &[], String::new()).await;
+            let batch: Value = serde_json::from_str(&seen.body).unwrap();
+            if batch["completed_at"].is_i64() || batch["failed_at"].is_i64() {
+                return batch;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let batch = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert_eq!(batch["request_counts"]["completed"], 6, "{batch}");
+    assert_eq!(made.calls(), 7);
+    for turn in 1..=6 {
+        let heard: Value = serde_json::from_str(&made.heard(turn).body).unwrap();
+        assert_eq!(heard["previous_response_id"], theirs);
+    }
+}
+
+/// What the answer of an accepted call is called is known too.
+#[tokio::test]
+async fn a_response_in_the_background_is_continued_under_either_name() {
+    let (one, two) = (upstream("one").await, upstream("two").await);
+    let world = world(&[&one, &two]).await;
+    let ours = made_in_the_background(&world).await;
+    let made = if one.calls() == 1 { &one } else { &two };
+    let theirs = format!("resp_{}", made.name);
+    for (turn, name) in [ours.as_str(), theirs.as_str()]
         .into_iter()
         .cycle()
         .take(6)

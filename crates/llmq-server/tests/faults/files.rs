@@ -10,15 +10,19 @@ fn by_id(id: &str) -> Value {
     json!([{"role": "user", "content": [{"type": "input_file", "file_id": id}]}])
 }
 
-/// Uploads a file here; answers its id.
 async fn kept(world: &World) -> String {
-    let form = "--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nuser_data\r\n\
-                --b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.pdf\"\r\n\r\n\
-                %PDF\r\n--b--\r\n";
+    uploaded(world, "user_data", "%PDF").await
+}
+
+/// Uploads a file here; answers its id.
+pub(crate) async fn uploaded(world: &World, purpose: &str, content: &str) -> String {
+    let form = format!(
+        "--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\n{purpose}\r\n\
+         --b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n\
+         {content}\r\n--b--\r\n"
+    );
     let kind = [("content-type", "multipart/form-data; boundary=b")];
-    let seen = world
-        .send(Request::post("/v1/files"), &kind, form.to_owned())
-        .await;
+    let seen = world.send(Request::post("/v1/files"), &kind, form).await;
     assert_eq!(seen.status, 200, "{seen:?}");
     let file: Value = serde_json::from_str(&seen.body).unwrap();
     file["id"].as_str().unwrap().to_owned()

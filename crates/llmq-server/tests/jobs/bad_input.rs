@@ -4,6 +4,7 @@ use http::Method;
 use llmq_store::Reads as _;
 use serde_json::{Value, json};
 
+use crate::files::upload;
 use crate::world::{World, chat, request};
 
 #[tokio::test]
@@ -111,6 +112,27 @@ async fn an_unknown_model_is_told_with_those_that_are_known() {
     let got = world.post("/api/requests", &wanted).await;
     assert_eq!(got.problem(), (404, "model_not_found".to_owned()));
     assert!(got.json()["message"].as_str().unwrap().contains("gpt"));
+}
+
+/// Of ten thousand nobody was told which one names an unknown model, or a file that is kept here.
+#[tokio::test]
+async fn of_many_it_is_told_which_one_names_what_is_not_there() {
+    let world = World::start().await;
+    let kept = upload(&world, &[("purpose", "user_data"), ("file", "x")]).await;
+    let part = json!({"type": "file", "file": {"file_id": kept.json()["id"]}});
+    let message = json!({"role": "user", "content": [part]});
+    for (name, value, status, code, field) in [
+        ("model", json!("nope"), 404, "model_not_found", "model"),
+        ("messages", json!([message]), 400, "file_not_found", "body"),
+    ] {
+        let mut wanted = request();
+        wanted["body"][name] = value;
+        let many = json!({"requests": [request(), wanted]});
+        let got = world.post("/api/requests", &many).await;
+        assert_eq!(got.problem(), (status, code.to_owned()));
+        let at = format!("requests[1].{field}");
+        assert_eq!(got.json()["details"]["field"], at);
+    }
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@ use serde::Deserialize;
 use super::super::ids;
 use super::routes::is_response;
 use crate::Gateway;
+use crate::call::Unplaced;
 use crate::dialect::Refusal;
-use crate::jobs::{as_refusal, sees};
+use crate::jobs::sees;
 use crate::keys::Caller;
 
 /// A finished response, as its provider knows it.
@@ -25,12 +26,12 @@ pub(crate) struct Own {
 ///
 /// # Errors
 ///
-/// It is not finished, or has no answer that could be continued.
+/// It is not finished, or has no answer that could be continued; or the store could not say.
 pub(crate) async fn providers_own(
     gateway: &Gateway,
     caller: &Caller,
     name: &str,
-) -> Result<Option<Own>, Refusal> {
+) -> Result<Option<Own>, Unplaced> {
     #[derive(Deserialize)]
     struct Named<'a> {
         #[serde(borrow)]
@@ -39,24 +40,24 @@ pub(crate) async fn providers_own(
     let Some(id) = ids::job_of(name) else {
         return Ok(None);
     };
-    let job = gateway.desk.job(id).await;
-    let job = job.map_err(|problem| as_refusal(&problem))?;
+    let store = gateway.desk.store();
+    let job = store.job(id).await?;
     let Some(job) = job.filter(|job| is_response(job) && sees(caller, &job.tenant)) else {
         return Ok(None);
     };
     let cannot = |why: &str| {
         let message = format!("`{name}` {why}");
         let code = "previous_response_not_found";
-        Refusal::new(StatusCode::BAD_REQUEST, code, message).about("previous_response_id")
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, code, message);
+        Unplaced::from(refusal.about("previous_response_id"))
     };
     if !job.status.is_final() {
         return Err(cannot("is not finished: ask for it until it is"));
     }
     let answer = match job.status {
-        Status::Completed => gateway.desk.answer(id).await,
+        Status::Completed => store.answer(id).await?,
         _ => return Err(cannot("was not completed, so nothing can follow it")),
     };
-    let answer = answer.map_err(|problem| as_refusal(&problem))?;
     let own = answer.and_then(|answer| {
         let named: Named<'_> = serde_json::from_slice(&answer.body).ok()?;
         Some(named.id.into_owned())

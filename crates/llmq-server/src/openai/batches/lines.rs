@@ -7,15 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::Priority;
 use llmq_provider::{Kept, Operation, TokenCounter, scan_request};
-use llmq_store::{BatchId, Member, NewJob};
+use llmq_store::{BatchId, Member, NewJob, StoreError};
 use rustc_hash::FxHashSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::notes::{Fault, Notes};
-use crate::call::{Naming, Place};
-use crate::jobs::{ACCOUNT, note};
+use crate::call::{Naming, Place, Unplaced};
 use crate::keys::Caller;
 use crate::models::Model;
 use crate::openai::background::asks_for_background;
@@ -75,13 +74,14 @@ impl<'a> Checker<'a> {
         self.model.as_ref().map(|model| model.name.clone())
     }
 
-    /// The call of a line, or what is wrong with it.
-    pub(super) async fn job(&mut self, number: u32, line: &Bytes) -> Result<NewJob, Fault> {
-        let checked = self.check(number, line).await;
+    /// The call of a line and what it names, or what is wrong with it. To be asked once: a line
+    /// that comes again repeats its own name.
+    pub(super) fn job(&mut self, number: u32, line: &Bytes) -> Result<(NewJob, Kept), Fault> {
+        let checked = self.check(number, line);
         checked.map_err(|fault| fault.at(number))
     }
 
-    async fn check(&mut self, number: u32, line: &Bytes) -> Result<NewJob, Fault> {
+    fn check(&mut self, number: u32, line: &Bytes) -> Result<(NewJob, Kept), Fault> {
         let read: Line<'_> =
             serde_json::from_slice(line).map_err(|error| match error.classify() {
                 serde_json::error::Category::Data => Fault::new(
@@ -104,7 +104,7 @@ impl<'a> Checker<'a> {
             let message = "`body` is missing";
             return Err(Fault::new("missing_required_parameter", message).about("body"));
         };
-        let mut body = line.slice_ref(body.get().as_bytes());
+        let body = line.slice_ref(body.get().as_bytes());
         let scan = scan_request(&body, TokenCounter::Chars)
             .map_err(|_| Fault::new("invalid_request", "`body` is no object").about("body"))?;
         if let Some(name) = scan.doubtful {
@@ -127,13 +127,6 @@ impl<'a> Checker<'a> {
                 Fault::new("invalid_request", why.to_string()).about(why.path().unwrap_or("body"))
             })?;
         self.count_inputs(&body)?;
-        let account = match self.place(&model, &scan.kept, &body).await? {
-            Some(place) => {
-                body = place.body;
-                Some(place.route.account.clone())
-            }
-            None => None,
-        };
         let mut job = NewJob::new(model.name.clone(), self.tenant, body);
         job.size = scan.size;
         job.priority = Priority::LOW;
@@ -146,22 +139,19 @@ impl<'a> Checker<'a> {
         });
         job.details.endpoint.clone_from(&self.notes.endpoint);
         job.details.key = self.notes.key;
-        if let Some(account) = account {
-            note(&mut job.details, ACCOUNT, account.into());
-        }
-        Ok(job)
+        Ok((job, scan.kept))
     }
 
-    /// Where a line has to go that names what one account keeps.
-    async fn place(
+    /// Where a call has to go that names what one account keeps, or why it can go nowhere. May be
+    /// asked again after the store could not say.
+    pub(super) async fn place(
         &self,
-        model: &Model,
+        job: &NewJob,
         kept: &Kept,
-        body: &Bytes,
-    ) -> Result<Option<Place>, Fault> {
-        if kept.is_empty() {
-            return Ok(None);
-        }
+    ) -> Result<Result<Option<Place>, Fault>, StoreError> {
+        let Some(model) = self.model.as_ref().filter(|_| !kept.is_empty()) else {
+            return Ok(Ok(None));
+        };
         let caller = match self.notes.key {
             None => Some(Caller::anonymous()),
             Some(key) => self.gateway.keys.by_id(key),
@@ -169,7 +159,7 @@ impl<'a> Checker<'a> {
         // Without it nobody knows what may be seen.
         let Some(caller) = caller else {
             let message = "the key of this batch is not known any more";
-            return Err(Fault::new("forbidden", message));
+            return Ok(Err(Fault::new("forbidden", message)));
         };
         let naming = Naming {
             caller: &caller,
@@ -177,14 +167,21 @@ impl<'a> Checker<'a> {
             model,
             operation: self.operation,
             kept,
-            body,
+            body: &job.body,
         };
-        naming.place(self.gateway).await.map_err(|refusal| {
-            let fault = Fault::new(refusal.code, refusal.message);
-            match refusal.param {
-                Some(param) => fault.about(&format!("body.{param}")),
-                None => fault,
+        Ok(match naming.place(self.gateway).await {
+            Ok(place) => Ok(place),
+            Err(Unplaced::Refused(refusal)) => {
+                let fault = Fault::new(refusal.code, refusal.message);
+                Err(match refusal.param {
+                    Some(param) => fault.about(&format!("body.{param}")),
+                    None => fault,
+                })
             }
+            Err(Unplaced::Unread(StoreError::Damaged { what })) => {
+                Err(Fault::new("invalid_request", what).about("body"))
+            }
+            Err(Unplaced::Unread(error)) => return Err(error),
         })
     }
 

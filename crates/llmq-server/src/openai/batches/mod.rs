@@ -16,6 +16,9 @@ mod reading;
 
 mod output;
 
+#[cfg(test)]
+mod tests;
+
 pub(super) use routes::{__path_cancel, __path_create, __path_list, __path_show};
 pub(super) use routes::{cancel, create, list, show};
 pub(crate) use steward::{Touched, keep};

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use llmq_core::{Clock, Timestamp};
 use llmq_engine::Tasks;
@@ -243,8 +244,9 @@ impl Steward {
         if compared.is_some_and(|at| now.mono - *at < COMPARE) {
             return Ok(false);
         }
+        let is_all_over = self.is_all_over(batch.id).await?;
         self.compared.insert(batch.id, now.mono);
-        self.is_all_over(batch.id).await
+        Ok(is_all_over)
     }
 
     /// Whether all members of a batch that can be read have ended.
@@ -399,7 +401,7 @@ impl<'a> Reading<'a> {
                 self.faults.push(Fault::new("too_many_requests", message));
                 break;
             }
-            match checker.job(number, &line).await {
+            match Self::call(&mut checker, number, &line).await? {
                 Ok(job) => {
                     if !self.take(job).await? {
                         return Ok(Read::Left);
@@ -423,6 +425,30 @@ impl<'a> Reading<'a> {
         Read::Done {
             model,
             faults: self.faults,
+        }
+    }
+
+    /// The call of a line. Waits for the store while that cannot say where it has to go.
+    async fn call(
+        checker: &mut Checker<'_>,
+        number: u32,
+        line: &Bytes,
+    ) -> Result<Result<NewJob, Fault>, StoreError> {
+        let (mut job, kept) = match checker.job(number, line) {
+            Ok(checked) => checked,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        loop {
+            match checker.place(&job, &kept).await {
+                Ok(Ok(place)) => {
+                    if let Some(place) = place {
+                        place.note(&mut job);
+                    }
+                    return Ok(Ok(job));
+                }
+                Ok(Err(fault)) => return Ok(Err(fault.at(number))),
+                Err(error) => pause(error).await?,
+            }
         }
     }
 
