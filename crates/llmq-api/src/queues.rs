@@ -18,8 +18,7 @@ pub struct QueueState {
     pub name: String,
     /// Whether it moves.
     pub state: QueueMotion,
-    /// Calls that stand in line; of accepted requests only the first few thousand (see
-    /// `accepted`).
+    /// Calls that stand in line; of accepted requests only the first 1,024 (see `accepted`).
     pub waiting: u64,
     /// Calls that run.
     pub running: u64,

@@ -47,7 +47,7 @@ pub struct Stats {
     pub input_tokens: u64,
     /// Output tokens, as upstreams counted them.
     pub output_tokens: u64,
-    /// Calls that stand in line; of accepted requests only the first few thousand (see
+    /// Calls that stand in line; of accepted requests only the first 1,024 of each queue (see
     /// `requests`).
     pub waiting: u64,
     /// Calls that run.

@@ -43,6 +43,7 @@ const LIMIT_MAX: usize = 10_000;
         (status = 200, description = "OpenAI's file object.", body = Object),
         (status = 400, description = "What is wrong with the form, in OpenAI's form of errors.", body = Object),
         (status = 413, description = "It is larger than `server.max_file`.", body = Object),
+        (status = 503, description = "The store cannot record, or the server ends (`store_unavailable`).", body = Object),
     ),
 )]
 pub(super) async fn create(

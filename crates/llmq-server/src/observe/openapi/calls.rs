@@ -192,8 +192,8 @@ fn posted(mut described: OperationBuilder, whose: &str) -> OperationBuilder {
             "503",
             refuses(
                 "Every upstream is down (`upstream_unavailable`), the queue is full \
-                 (`queue_full`) or takes no more (`draining`), or the store cannot record \
-                 (`store_unavailable`).",
+                 (`queue_full`), takes no more (`draining`) or was paused by a person (`paused`), \
+                 or the store cannot record (`store_unavailable`).",
             )
             .build(),
         )

@@ -67,6 +67,7 @@ struct Expiry {
     responses(
         (status = 200, description = "OpenAI's batch object, `validating`.", body = Object),
         (status = 400, description = "What is wrong, and where.", body = Object),
+        (status = 503, description = "The store cannot record, or the server ends (`store_unavailable`).", body = Object),
     ),
 )]
 pub(in super::super) async fn create(
