@@ -279,6 +279,7 @@ async fn long_housekeeping_costs_nobody_its_lease(store: Arc<dyn Store>) {
     let first_slice = store.holds("tend");
     drop(idle);
     first_slice.reached().await;
+    // Nothing happens that could be waited for: a lease of which there is no sign is long enough.
     let silence = lease + Duration::from_millis(100);
     let _ = tokio::time::timeout(silence, std::future::pending::<()>()).await;
     drop(first_slice);

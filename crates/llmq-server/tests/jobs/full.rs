@@ -70,6 +70,13 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     };
     let before = keyed("k").await;
     assert_eq!(before.status, 200, "{before:?}");
+    let mut known = request();
+    known["idempotency_key"] = "many".into();
+    let many = json!({"requests": [known]});
+    let of_many = async || world.post("/api/requests", &many).await;
+    let got = of_many().await;
+    let known = got.json()["requests"][0]["queue_id"].clone();
+    world.end(known.as_str().unwrap()).await;
 
     // Until it is full, with some that run all the time.
     let mut large = request();
@@ -99,8 +106,8 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     tokio::time::timeout(PATIENCE, settled).await.unwrap();
     let (waiting, calls) = (count(&world, "queued").await, world.calls());
     assert!(waiting > 0, "something is to be started");
-    // The call with a key is one of them.
-    let ended = count(&world, "completed").await - 1;
+    // Those with a key are two of them.
+    let ended = count(&world, "completed").await - 2;
     assert_eq!(ended + waiting, accepted.len());
     // Calls that need no store are served, and so much passes that a stored one would have begun.
     for plain in 1..=5 {
@@ -114,6 +121,9 @@ async fn a_full_disk_refuses_starts_nothing_and_loses_nothing() {
     let again = keyed("k").await;
     assert_eq!((again.status, again.body), (before.status, before.body));
     assert_eq!(keyed("j").await.status, 503);
+    let again = of_many().await;
+    assert_eq!(again.status, 202, "{again:?}");
+    assert_eq!(again.json()["requests"][0]["queue_id"], known);
     // What room there is belongs to the results of what runs: an upload took it once.
     for refused in [
         upload(&world, &[("purpose", "batch"), ("file", "{}\n")]).await,

@@ -229,6 +229,30 @@ async fn a_request_whose_budget_cannot_be_recorded_for_a_moment_is_finished_late
     assert_eq!(keyed.world.calls(), 1);
 }
 
+/// No later try would find the row whole: the request would be started and given back until its
+/// time is over.
+#[tokio::test]
+async fn a_request_whose_budget_is_damaged_fails_at_once_and_is_not_sent() {
+    let (world, file) = World::in_file(&[]).await;
+    let keyed = Keyed::of(world).await;
+    let key = json!({"name": "k", "budget": {"tokens_per_day": 1_000}});
+    let key = keyed.key(key).await;
+    // One with an idempotency key is asked for its part when it starts.
+    let ask = async |word: &str| {
+        let one = json!({"endpoint": CHAT, "body": capped(), "idempotency_key": word});
+        let got = keyed.ask(&key.shown, Method::POST, "/api/requests", &one);
+        let got = got.await.json();
+        got["queue_id"].as_str().unwrap().to_owned()
+    };
+    keyed.completes(&ask("a").await).await;
+    let damage = "UPDATE key_usage SET drawn_tokens = drawn_tokens + 1";
+    assert!(file.database.execute(damage, []).unwrap() > 0);
+    let state = keyed.after(&ask("b").await, 20).await;
+    assert_eq!(state["status"], "failed", "{state}");
+    assert_eq!(state["error"]["code"], "store_unavailable", "{state}");
+    assert_eq!(keyed.world.calls(), 1);
+}
+
 /// What was answered costs nothing, whoever asks again with its key.
 #[tokio::test]
 async fn a_call_that_was_answered_is_answered_again_when_the_budget_is_spent() {
