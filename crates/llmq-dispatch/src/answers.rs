@@ -287,7 +287,7 @@ impl Dispatcher {
             self.attempt_over(id, running, now, effects);
         }
         if ended.was_silent {
-            self.bar_silent(id, running.upstream);
+            self.bar_silent(id, running.upstream, ended.is_awaited);
         }
         let rule = class.rule();
         let upstream = &self.upstreams[running.upstream.index()];

@@ -48,9 +48,9 @@ impl Dispatcher {
 
     /// An upstream took the call and said nothing. Whoever waits for the answer has no time to
     /// find it silent again, and it may bill each time; what nobody waits for can be patient.
-    pub(crate) fn bar_silent(&mut self, id: TicketId, upstream: UpstreamId) {
+    pub(crate) fn bar_silent(&mut self, id: TicketId, upstream: UpstreamId, is_awaited: bool) {
         if let Some(ticket) = self.ticket_mut(id)
-            && ticket.call.kind == CallKind::Plain
+            && (is_awaited || ticket.call.kind == CallKind::Plain)
             && !ticket.barred.contains(&upstream)
         {
             ticket.barred.push(upstream);

@@ -127,6 +127,9 @@ pub struct Ended {
     pub may_be_the_calls: bool,
     /// Whether it was the upstream's silence that ended it: a plain call is not sent there again.
     pub was_silent: bool,
+    /// Whether somebody waits for the answer though the call is kept by a store: then it is not
+    /// sent again to an upstream that was silent either.
+    pub is_awaited: bool,
 }
 
 /// With what a call ended.

@@ -25,6 +25,7 @@ pub fn completed(
         pause: None,
         may_be_the_calls: false,
         was_silent: false,
+        is_awaited: false,
     }
 }
 
@@ -48,6 +49,7 @@ pub fn failed(
         pause: Some(verdict.pause),
         may_be_the_calls: verdict.may_be_the_calls(),
         was_silent: verdict.was_silent,
+        is_awaited: false,
     }
 }
 

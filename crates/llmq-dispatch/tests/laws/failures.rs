@@ -200,7 +200,11 @@ fn a_silent_upstream_is_not_asked_again_by_the_same_call() {
     assert_eq!(starts(&mut world), [(call, upstreams[1])]);
 
     // With nobody else it has failed; what nobody waits for asks again.
-    for (kind, again) in [(CallKind::Plain, false), (CallKind::Stored, true)] {
+    for (kind, is_awaited, again) in [
+        (CallKind::Plain, false, false),
+        (CallKind::Stored, false, true),
+        (CallKind::Stored, true, false),
+    ] {
         let (mut world, queue, _) = World::simple(&[]);
         let call = world.submit(Call {
             kind,
@@ -208,9 +212,13 @@ fn a_silent_upstream_is_not_asked_again_by_the_same_call() {
         });
         assert_eq!(world.started(), [call]);
         world.tell(Event::Sent(call));
-        world.tell(Event::Ended(call, Box::new(silence())));
+        let ended = Ended {
+            is_awaited,
+            ..silence()
+        };
+        world.tell(Event::Ended(call, Box::new(ended)));
         world.advance(SECOND * 60);
-        assert_eq!(world.started() == [call], again, "{kind:?}");
+        assert_eq!(world.started() == [call], again, "{kind:?} {is_awaited}");
     }
 }
 

@@ -27,6 +27,10 @@ use crate::{
 /// (`Details::extra`).
 pub const ACCOUNT: &str = "account";
 
+/// Under this name a job is marked for whose answer a caller holds a connection open: it is not sent
+/// again to an upstream that took it and said nothing.
+pub const AWAITED: &str = "awaited";
+
 /// What became of an attempt.
 pub(super) struct Attempted {
     /// How long it took.
@@ -179,7 +183,8 @@ impl Inner {
                     .whole
                     .as_ref()
                     .map(|whole| (&whole.headers, now.mono - whole.times.sent));
-                let ended = outcome::failed(&route.provider, &bad.verdict, heard, now);
+                let mut ended = outcome::failed(&route.provider, &bad.verdict, heard, now);
+                ended.is_awaited = started.job.details.extra.get(AWAITED).is_some();
                 let after = grant.fail(ended);
                 Outcome::Failed(Box::new(told(&started.job, &route, bad)), after)
             }

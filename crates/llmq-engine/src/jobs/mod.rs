@@ -24,7 +24,7 @@ mod ends;
 mod live;
 mod tend;
 
-pub use attempt::ACCOUNT;
+pub use attempt::{ACCOUNT, AWAITED};
 pub use directory::{Directory, Hold, Holding, NotHeld, Told};
 pub use live::{Listening, Live};
 pub use runner::{Accepted, Look, Runner, RunnerOptions};

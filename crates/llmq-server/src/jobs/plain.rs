@@ -9,6 +9,7 @@ use axum::response::IntoResponse;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use llmq_core::{Priority, Status, parse_duration};
+use llmq_engine::jobs::AWAITED;
 use llmq_store::{Idempotency, Job, JobError, JobId, NewJob};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -238,11 +239,14 @@ pub(crate) fn queued_instead(incoming: &Incoming, model: &Model) -> bool {
 /// A call with a key: a job whose caller waits for it, and hears its stream while it comes. Whoever
 /// asks again with the same key gets the same bytes; a caller that goes loses its connection only.
 pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
-    let made = of_call(gateway, incoming, model).await.map(|job| NewJob {
-        priority: incoming.priority,
-        // A call waits no longer than its caller would.
-        ttl: Some(incoming.max_wait.max(Duration::from_millis(1))),
-        ..job
+    let made = of_call(gateway, incoming, model).await.map(|mut job| {
+        wanted::note(&mut job.details, AWAITED, true.into());
+        NewJob {
+            priority: incoming.priority,
+            // A call waits no longer than its caller would.
+            ttl: Some(incoming.max_wait.max(Duration::from_millis(1))),
+            ..job
+        }
     });
     let answered = async {
         let (made, runner) = (made?, &gateway.desk.runner);

@@ -127,6 +127,32 @@ async fn a_silent_upstream_that_is_the_only_one_is_asked_once() {
     }
 }
 
+/// A call with a key was sent there as often as any that nobody waits for, each time perhaps billed,
+/// and whoever repeated it meanwhile waited for all of them.
+#[tokio::test]
+async fn a_silent_upstream_is_asked_once_by_a_call_with_a_key_however_often_that_is_repeated() {
+    for mode in BOTH {
+        let one = Upstream::start("one", |_| Act::Hang(String::new())).await;
+        let two = Upstream::start("two", |_| Act::Answer).await;
+        let key = [("idempotency-key", "k")];
+        let world = World::new(&[&one], r#"first_byte = "2s""#, "").await;
+        let repeated = async {
+            while one.calls() == 0 {
+                tokio::task::yield_now().await;
+            }
+            world.ask_with(mode, &key).await
+        };
+        let (first, repeated) = tokio::join!(world.ask_with(mode, &key), repeated);
+        first.failed(502, "within 2s");
+        repeated.failed(502, "within 2s");
+        assert_eq!(one.calls(), 1, "{mode:?}");
+        // Where there is another, that is asked.
+        let world = World::new(&[&one, &two], r#"first_byte = "200ms""#, "").await;
+        world.ask_with(mode, &key).await.is_from(&two);
+        assert_eq!((one.calls(), two.calls()), (2, 1), "{mode:?}");
+    }
+}
+
 /// The deadline of the wait ran on at the upstream. At the default settings, where the first
 /// byte may take as long as the wait, the call was given up instead of handed over.
 #[tokio::test]
