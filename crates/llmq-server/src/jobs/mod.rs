@@ -30,4 +30,4 @@ pub(crate) use plain::{
     Later, accepted, as_refusal, asks_for_job, by_key, of_call, queued_instead,
 };
 pub(crate) use routes::{Routes, routes};
-pub(crate) use wanted::note;
+pub(crate) use wanted::{checked_key, note};

@@ -1,5 +1,6 @@
 //! What is handed in, read and checked.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -295,7 +296,7 @@ fn not_before(text: Option<&str>, now: WallTime, ttl: Duration) -> Result<Option
     Ok((at > now).then_some(at))
 }
 
-pub(super) fn checked_key(key: String) -> Result<String, Wrongful> {
+pub(crate) fn checked_key(key: String) -> Result<String, Wrongful> {
     let count = key.chars().count();
     if count == 0 || count > KEY_MAX {
         return Err(Wrongful(format!("it must have 1 to {KEY_MAX} characters")));
@@ -305,7 +306,13 @@ pub(super) fn checked_key(key: String) -> Result<String, Wrongful> {
 
 /// Why an idempotency key cannot be used.
 #[derive(Debug)]
-pub(super) struct Wrongful(pub(super) String);
+pub(crate) struct Wrongful(pub(super) String);
+
+impl fmt::Display for Wrongful {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl From<Wrongful> for Wrong {
     fn from(wrongful: Wrongful) -> Self {

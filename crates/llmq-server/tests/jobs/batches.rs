@@ -1,5 +1,6 @@
 //! The lives of batches.
 
+use http::Method;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -280,4 +281,48 @@ async fn a_line_that_is_damaged_in_the_store_keeps_its_batch_open_no_longer_than
     assert_eq!((done.len(), rest.len()), (2, 3));
     let lost = rest.iter().find(|line| line["custom_id"] == "4").unwrap();
     assert_eq!(lost["error"]["code"], "stored_request_damaged");
+}
+
+/// Whoever had asked once more, after an answer that was lost, had each call carried out twice.
+#[tokio::test]
+async fn for_one_file_and_key_one_batch_is_made() {
+    let world = World::start().await;
+    let file = uploaded(&world, &lines(&[line("a")])).await;
+    let wanted = |window: &str| {
+        json!({"input_file_id": file, "endpoint": "/v1/chat/completions",
+            "completion_window": window})
+    };
+    let make = async |key: &str, window: &str| {
+        let headers = [("idempotency-key", key)];
+        let body = wanted(window).to_string();
+        world.ask(Method::POST, "/v1/batches", &headers, body).await
+    };
+    let (one, two, three) = tokio::join!(make("k", "24h"), make("k", "24h"), make("k", "24h"));
+    let id = |got: &Got| got.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!([id(&one), id(&two)], [id(&three), id(&three)]);
+    comes_to(&world, &id(&one), &["completed"]).await;
+    assert_eq!(
+        id(&make("k", "24h").await),
+        id(&one),
+        "it has ended meanwhile"
+    );
+    assert_eq!(world.calls(), 1);
+    let other = make("k", "48h").await;
+    assert_eq!(other.status, 409, "{other:?}");
+    assert_ne!(id(&make("another", "24h").await), id(&one));
+    let long = make(&"k".repeat(300), "24h").await;
+    assert_eq!(long.status, 400, "{long:?}");
+
+    let bad = uploaded(&world, "no json\n").await;
+    let body = json!({"input_file_id": bad, "endpoint": "/v1/chat/completions",
+        "completion_window": "24h"});
+    let make = async || {
+        let headers = [("idempotency-key", "k")];
+        world
+            .ask(Method::POST, "/v1/batches", &headers, body.to_string())
+            .await
+    };
+    let first = id(&make().await);
+    comes_to(&world, &first, &["failed"]).await;
+    assert_ne!(id(&make().await), first, "nothing came of it");
 }

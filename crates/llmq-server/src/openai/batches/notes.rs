@@ -19,6 +19,9 @@ pub(super) struct Notes {
     /// Whose key is charged.
     #[serde(default)]
     pub(super) key: Option<Uuid>,
+    /// What its maker calls the making, so that it can be asked for again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) idempotency_key: Option<String>,
     /// The models that its maker may use; none: every one.
     #[serde(default)]
     pub(super) models: Option<Vec<String>>,
@@ -83,6 +86,26 @@ impl Fault {
 }
 
 impl Notes {
+    /// Whether a batch with these notes is what the maker of `other` wants.
+    pub(super) fn is_for(&self, other: &Self) -> bool {
+        let wanted = |notes: &Self| {
+            let Notes {
+                endpoint,
+                window_s,
+                metadata,
+                output_kept_s,
+                ..
+            } = notes;
+            (
+                endpoint.clone(),
+                *window_s,
+                metadata.clone(),
+                *output_kept_s,
+            )
+        };
+        wanted(self) == wanted(other)
+    }
+
     /// Those of a batch.
     ///
     /// # Errors

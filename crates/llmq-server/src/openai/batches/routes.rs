@@ -1,12 +1,13 @@
 //! `/v1/batches`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use llmq_core::{Clock, parse_duration};
 use llmq_provider::Operation;
 use llmq_store::{Batch, BatchStatus, StoreError, StoredFile};
@@ -22,7 +23,7 @@ use super::steward::{told, update};
 use crate::Gateway;
 use crate::call;
 use crate::dialect::Refusal;
-use crate::jobs::sees;
+use crate::jobs::{checked_key, sees};
 use crate::keys::{self, Caller, HandIn, Look, May, Spend};
 
 type Shared = State<Arc<Gateway>>;
@@ -57,16 +58,19 @@ struct Expiry {
 }
 
 /// Makes a batch of a file of calls. It is read, checked and begun on its own; `GET` tells how it
-/// stands.
+/// stands. With an `Idempotency-Key`, one that was made of the same file with the same key, and
+/// has not failed, is answered instead.
 #[utoipa::path(
     post,
     path = "/v1/batches",
     tag = "batches",
     operation_id = "create_batch",
+    params(("Idempotency-Key" = Option<String>, Header, description = "For one file and key, one batch is made.")),
     request_body(content_type = "application/json", content = Object),
     responses(
         (status = 200, description = "OpenAI's batch object, `validating`.", body = Object),
         (status = 400, description = "What is wrong, and where.", body = Object),
+        (status = 409, description = "The idempotency key was used for another batch of the file.", body = Object),
         (status = 503, description = "The store cannot record, or the server ends (`store_unavailable`).", body = Object),
     ),
 )]
@@ -88,26 +92,90 @@ pub(in super::super) async fn create(
         nano_usd: 1,
     };
     call::has_room(&gateway, &caller, least).await?;
-    let notes = notes(&caller, &file, wanted)?;
+    let key = idempotency_key(&headers)?;
+    let notes = Notes {
+        idempotency_key: key,
+        ..notes(&caller, &file, wanted)?
+    };
     let now = gateway.clock.now().wall;
     let batch = Batch::new(tenant, notes.kept(), now);
-    let made = Json(object(&batch)?);
-    let making = Arc::clone(&gateway);
-    led_on(&gateway, async move {
-        let id = batch.id;
-        making.desk.store().create_batch(batch).await?;
-        making.batches.touch(id);
-        Ok(())
+    let (making, wanted) = (Arc::clone(&gateway), notes.clone());
+    let batch = led_on(&gateway, async move {
+        let _alone = match wanted.idempotency_key {
+            Some(_) => Some(making.batches.making.lock().await),
+            None => None,
+        };
+        if let Some(earlier) = made_before(&making, &batch.tenant, &file, &wanted).await? {
+            return Ok(earlier);
+        }
+        making.desk.store().create_batch(batch.clone()).await?;
+        making.batches.touch(batch.id);
+        Ok(batch)
     })
     .await?;
-    Ok(made)
+    if !Notes::of(&batch)?.is_for(&notes) {
+        let message = "the idempotency key was used for another batch of this file";
+        return Err(Refusal::new(StatusCode::CONFLICT, "conflict", message).into());
+    }
+    Ok(Json(object(&batch)?))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    // What cannot be read is no key.
+    let key = key.to_str().unwrap_or_default().to_owned();
+    let key = checked_key(key).map_err(|wrongful| {
+        let message = format!("Idempotency-Key: {wrongful}");
+        Refusal::invalid(message).about("Idempotency-Key")
+    })?;
+    Ok(Some(key))
+}
+
+/// The batch that was made of a file with the key of these notes, unless it has failed.
+async fn made_before(
+    gateway: &Gateway,
+    tenant: &str,
+    file: &StoredFile,
+    wanted: &Notes,
+) -> Result<Option<Batch>, StoreError> {
+    /// The wall clock may have been set back a little since the file came.
+    const EARLIER: Duration = Duration::from_secs(60);
+    if wanted.idempotency_key.is_none() {
+        return Ok(None);
+    }
+    let is_it = |batch: &Batch| {
+        let notes = Notes::of(batch).ok();
+        batch.status != BatchStatus::Failed
+            && notes.is_some_and(|notes| {
+                notes.input == wanted.input && notes.idempotency_key == wanted.idempotency_key
+            })
+    };
+    let mut after = None;
+    loop {
+        // The newest come first, and none of a file is older than the file.
+        let page = gateway.desk.store().batches(Some(tenant), after, LIMIT_MAX);
+        let page = page.await?;
+        let Some(last) = page.last() else {
+            return Ok(None);
+        };
+        after = Some(last.id);
+        let is_too_old = last.created_at + EARLIER < file.created_at;
+        if let Some(found) = page.into_iter().find(is_it) {
+            return Ok(Some(found));
+        }
+        if is_too_old {
+            return Ok(None);
+        }
+    }
 }
 
 async fn input(gateway: &Gateway, caller: &Caller, name: &str) -> Result<StoredFile, Refused> {
     let bad = |message: String| Refused(Refusal::invalid(message).about("input_file_id"));
     let file = match find_file(gateway, caller, name).await {
         Ok(file) => file,
-        Err(Refused(refusal)) if refusal.status == http::StatusCode::NOT_FOUND => {
+        Err(Refused(refusal)) if refusal.status == StatusCode::NOT_FOUND => {
             return Err(bad(refusal.message));
         }
         Err(refused) => return Err(refused),
@@ -147,6 +215,7 @@ fn notes(caller: &Caller, file: &StoredFile, wanted: Create) -> Result<Notes, Re
         metadata,
         output_kept_s: kept.as_secs(),
         key: caller.key_id(),
+        idempotency_key: None,
         models: caller.models().map(<[String]>::to_vec),
         model: None,
         errors: Vec::new(),

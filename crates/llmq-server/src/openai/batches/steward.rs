@@ -45,6 +45,8 @@ const FAULTS_MAX: usize = 100;
 pub(crate) struct Touched {
     batches: Mutex<BTreeSet<BatchId>>,
     notify: Notify,
+    /// Held by who makes a batch that may be there already.
+    pub(super) making: tokio::sync::Mutex<()>,
 }
 
 impl Touched {
