@@ -10,7 +10,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::cli::{Format, Global};
-use crate::client::{ServerArgs, Upload};
+use crate::client::{Asked, ServerArgs, Upload};
 use crate::exit::{FAILED, Failure};
 use crate::output;
 
@@ -134,18 +134,19 @@ fn end(server: &ServerArgs, mut batch: Value) -> Result<Value, Failure> {
     let mut is_away = false;
     while !is_final(&batch) {
         std::thread::sleep(ASK_EVERY);
-        match server.get_if_there(&format!("/v1/batches/{id}"))? {
-            Ok(found) => {
+        match server.ask(&format!("/v1/batches/{id}"))? {
+            Asked::Found(found) => {
                 if std::mem::take(&mut is_away) {
                     say!("the server is there again");
                 }
                 batch = found;
             }
-            Err(why) => {
+            Asked::Away(away) => {
                 if !std::mem::replace(&mut is_away, true) {
-                    say!("{why}; waiting for it (batch {id})");
+                    say!("{}; waiting for it (batch {id})", away.message);
                 }
             }
+            Asked::Unknown(message) => return Err(failed(&message)),
         }
     }
     Ok(batch)
@@ -272,7 +273,7 @@ fn results(server: &ServerArgs, id: &str) -> Result<(), Failure> {
             continue;
         };
         let path = format!("/v1/files/{file}/content");
-        server.copy(&path, output::print_bytes)?;
+        server.copy(&path, output::print_bytes)?.found()?;
     }
     verdict(&batch)
 }

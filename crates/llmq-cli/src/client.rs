@@ -19,8 +19,9 @@ use llmq_provider::Secret;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
-use crate::exit::{ACCOUNT, FAILED, Failure, UNREACHABLE, with_causes};
+use crate::exit::{ACCOUNT, FAILED, Failure, INTERRUPTED, UNREACHABLE, with_causes};
 use crate::text::time;
 
 /// A longer answer is refused rather than held in memory; what may be longer is copied on
@@ -52,26 +53,44 @@ pub(crate) struct ServerArgs {
     /// How long to wait for its answer
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time, global = true)]
     timeout: Duration,
+    /// Once this is cancelled nothing is waited for: what is asked fails with [`INTERRUPTED`].
+    #[arg(skip)]
+    leave: CancellationToken,
 }
 
-/// What a server says of something that it may know no more.
+/// What a server says where it may know no such thing, or may not be there.
 pub(crate) enum Asked<T> {
     Found(T),
-    /// In its words.
+    /// There is no such thing (404), in its words.
     Unknown(String),
-    /// It is away, or cannot say it now; why.
-    Away(String),
+    /// It is away, or cannot do it now, and may come back.
+    Away(Failure),
+}
+
+impl<T> Asked<T> {
+    /// What it has, for those to whom nothing else is of use.
+    pub(crate) fn found(self) -> Result<T, Failure> {
+        match self {
+            Self::Found(found) => Ok(found),
+            Self::Unknown(message) => Err(Failure {
+                code: FAILED,
+                message,
+            }),
+            Self::Away(failure) => Err(failure),
+        }
+    }
 }
 
 impl ServerArgs {
-    /// The server at `url`, with the path of its API or without, and the key of the environment.
-    pub(crate) fn of(url: &str, timeout: Duration) -> Self {
-        let url = url.trim_end_matches('/');
+    /// The server at `url`, with the path of its API or without, and the key of the environment;
+    /// asked until `leave` is cancelled.
+    pub(crate) fn of(url: &str, timeout: Duration, leave: CancellationToken) -> Self {
         let key = std::env::var("LLMQ_API_KEY").ok();
         Self {
-            base_url: url.strip_suffix("/v1").unwrap_or(url).to_owned(),
+            base_url: root(url).to_owned(),
             api_key: key.filter(|key| !key.is_empty()).map(Secret::new),
             timeout,
+            leave,
         }
     }
 
@@ -88,51 +107,30 @@ impl ServerArgs {
         }
     }
 
-    /// What the server has at `path`; why not, where it is away and may come back.
-    pub(crate) fn get_if_there<T: DeserializeOwned>(
+    /// The same where it may know no such thing, or be away.
+    pub(crate) fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<Asked<T>, Failure> {
+        self.asked(self.raw(path))
+    }
+
+    /// What the server answers to a POST, where it may be away or have no room.
+    pub(crate) fn post<T: DeserializeOwned>(
         &self,
         path: &str,
-    ) -> Result<Result<T, String>, Failure> {
-        self.if_there(self.raw(path))
+        parcel: Parcel,
+    ) -> Result<Asked<T>, Failure> {
+        self.asked(self.answer(Method::POST, path, Some(parcel)))
     }
 
-    /// What the server answers to a POST of `body`, which is of this kind; why not, where it is away
-    /// or cannot take it now.
-    pub(crate) fn post_if_there<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        kind: &str,
-        body: Bytes,
-    ) -> Result<Result<T, String>, Failure> {
-        let body = (kind.to_owned(), Either::Left(Full::from(body)));
-        self.if_there(self.answer(Method::POST, path, Some(body)))
-    }
-
-    /// What the server has at `path`, where it is there and knows it.
-    pub(crate) fn ask_after<T: DeserializeOwned>(&self, path: &str) -> Result<Asked<T>, Failure> {
-        let answer = self.raw(path);
-        if let Ok((StatusCode::NOT_FOUND, body)) = &answer {
-            return Ok(Asked::Unknown(refusal(StatusCode::NOT_FOUND, body)));
-        }
-        Ok(match self.if_there(answer)? {
-            Ok(found) => Asked::Found(found),
-            Err(away) => Asked::Away(away),
-        })
-    }
-
-    fn if_there<T: DeserializeOwned>(
+    fn asked<T: DeserializeOwned>(
         &self,
         answer: Result<(StatusCode, Bytes), Failure>,
-    ) -> Result<Result<T, String>, Failure> {
-        let (status, body) = match answer {
-            Ok(answer) => answer,
-            Err(away) if away.code == UNREACHABLE => return Ok(Err(away.message)),
-            Err(failure) => return Err(failure),
-        };
-        if status.is_server_error() {
-            return Ok(Err(refusal(status, &body)));
+    ) -> Result<Asked<T>, Failure> {
+        match answer {
+            Ok((status, body)) if status.is_success() => self.read(status, &body).map(Asked::Found),
+            Ok((status, body)) => no_success(status, &body),
+            Err(away) if away.code == UNREACHABLE => Ok(Asked::Away(away)),
+            Err(failure) => Err(failure),
         }
-        self.read(status, &body).map(Ok)
     }
 
     /// Whatever the server answers at `path`, as it is.
@@ -149,11 +147,8 @@ impl ServerArgs {
     ) -> Result<T, Failure> {
         let body = body.map(serde_json::to_vec).transpose();
         let body = body.map_err(|error| Failure::wrong(&error))?;
-        let body = body.map(|body| {
-            let body = Full::from(Bytes::from(body));
-            ("application/json".to_owned(), Either::Left(body))
-        });
-        self.told(method, path, body)
+        let parcel = body.map(|body| Parcel::json(body.into()));
+        self.told(method, path, parcel)
     }
 
     /// What the server answers to a POST of `upload`, which is of this kind.
@@ -163,16 +158,22 @@ impl ServerArgs {
         kind: String,
         upload: Upload,
     ) -> Result<T, Failure> {
-        self.told(Method::POST, path, Some((kind, Either::Right(upload))))
+        let parcel = Parcel {
+            kind,
+            content: Either::Right(upload),
+            key: None,
+        };
+        self.told(Method::POST, path, Some(parcel))
     }
 
     /// Hands on what the server has at `path`, as it comes and however long it is, until `out` wants
-    /// no more. There is a limit to how long nothing comes, and none for the whole.
+    /// no more. There is a limit to how long nothing comes, and none for the whole. If it goes away
+    /// in the middle, something was handed on.
     pub(crate) fn copy(
         &self,
         path: &str,
         mut out: impl FnMut(&[u8]) -> Result<bool, Failure>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Asked<()>, Failure> {
         let copied = async {
             let silent = |_| self.unreachable(&format!("nothing came for {:?}", self.timeout));
             let response = tokio::time::timeout(self.timeout, self.begin(Method::GET, path, None));
@@ -180,7 +181,7 @@ impl ServerArgs {
             let status = response.status();
             if !status.is_success() {
                 let body = self.whole(response.into_body()).await?;
-                return Err(refused(status, &body));
+                return no_success(status, &body);
             }
             let mut body = response.into_body();
             while let Some(frame) = tokio::time::timeout(self.timeout, body.frame())
@@ -194,30 +195,21 @@ impl ServerArgs {
                     break;
                 }
             }
-            Ok(())
+            Ok(Asked::Found(()))
         };
-        runtime()?.block_on(copied)
-    }
-
-    /// What the server answers at `path`; its words where there is no such thing (404).
-    pub(crate) fn find<T: DeserializeOwned>(
-        &self,
-        path: &str,
-    ) -> Result<Result<T, String>, Failure> {
-        let (status, body) = self.raw(path)?;
-        if status == StatusCode::NOT_FOUND {
-            return Ok(Err(refusal(status, &body)));
+        match self.unless_left(copied) {
+            Err(away) if away.code == UNREACHABLE => Ok(Asked::Away(away)),
+            copied => copied,
         }
-        self.read(status, &body).map(Ok)
     }
 
     fn told<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
-        body: Option<(String, Sent)>,
+        parcel: Option<Parcel>,
     ) -> Result<T, Failure> {
-        let (status, body) = self.answer(method, path, body)?;
+        let (status, body) = self.answer(method, path, parcel)?;
         self.read(status, &body)
     }
 
@@ -233,24 +225,30 @@ impl ServerArgs {
         &self,
         method: Method,
         path: &str,
-        body: Option<(String, Sent)>,
+        parcel: Option<Parcel>,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let asked =
-            async { tokio::time::timeout(self.timeout, self.ask(method, path, body)).await };
-        runtime()?
-            .block_on(asked)
-            .map_err(|_| self.unreachable(&format!("no answer within {:?}", self.timeout)))?
+        self.unless_left(async {
+            let asked = tokio::time::timeout(self.timeout, async {
+                let response = self.begin(method, path, parcel).await?;
+                let status = response.status();
+                Ok((status, self.whole(response.into_body()).await?))
+            });
+            let silent = |_| self.unreachable(&format!("no answer within {:?}", self.timeout));
+            asked.await.map_err(silent)?
+        })
     }
 
-    async fn ask(
+    fn unless_left<T>(
         &self,
-        method: Method,
-        path: &str,
-        body: Option<(String, Sent)>,
-    ) -> Result<(StatusCode, Bytes), Failure> {
-        let response = self.begin(method, path, body).await?;
-        let status = response.status();
-        Ok((status, self.whole(response.into_body()).await?))
+        question: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        runtime()?.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.leave.cancelled() => Err(Failure::silent(INTERRUPTED)),
+                answer = question => answer,
+            }
+        })
     }
 
     /// The beginning of the server's answer.
@@ -258,7 +256,7 @@ impl ServerArgs {
         &self,
         method: Method,
         path: &str,
-        body: Option<(String, Sent)>,
+        parcel: Option<Parcel>,
     ) -> Result<Response<Incoming>, Failure> {
         let uri: Uri = format!("{}{path}", self.base_url.trim_end_matches('/'))
             .parse()
@@ -267,15 +265,14 @@ impl ServerArgs {
         if let Some(key) = &self.api_key {
             request = request.header("authorization", format!("Bearer {}", key.expose()));
         }
-        let nothing = || Either::Left(Full::default());
-        let body = body.map_or_else(nothing, |(kind, body)| {
-            if let Some(headers) = request.headers_mut()
-                && let Ok(kind) = kind.try_into()
-            {
-                headers.insert("content-type", kind);
+        let mut body = Either::Left(Full::default());
+        if let Some(parcel) = parcel {
+            request = request.header("content-type", parcel.kind);
+            if let Some(key) = parcel.key {
+                request = request.header("idempotency-key", key);
             }
-            body
-        });
+            body = parcel.content;
+        }
         let request = request
             .body(body)
             .map_err(|error| Failure::usage(format!("--base-url or --api-key: {error}")))?;
@@ -304,8 +301,36 @@ impl ServerArgs {
     }
 }
 
-/// What is sent: something in memory, or a file.
-type Sent = Either<Full<Bytes>, Upload>;
+/// What is sent, and of which kind it is.
+pub(crate) struct Parcel {
+    kind: String,
+    /// Something in memory, or a file.
+    content: Either<Full<Bytes>, Upload>,
+    /// However often it comes, it is meant once.
+    key: Option<String>,
+}
+
+impl Parcel {
+    pub(crate) fn new(kind: impl Into<String>, content: Bytes) -> Self {
+        Self {
+            kind: kind.into(),
+            content: Either::Left(Full::from(content)),
+            key: None,
+        }
+    }
+
+    pub(crate) fn json(content: Bytes) -> Self {
+        Self::new("application/json", content)
+    }
+
+    /// The same, with an idempotency key.
+    pub(crate) fn once(self, key: &str) -> Self {
+        Self {
+            key: Some(key.to_owned()),
+            ..self
+        }
+    }
+}
 
 /// A file as the middle of what is sent, read as it goes.
 #[derive(Debug)]
@@ -392,6 +417,22 @@ pub(crate) fn escaped(text: &str) -> String {
         .collect()
 }
 
+/// A server's address as people write it, with the path of its API or without: without.
+pub(crate) fn root(url: &str) -> &str {
+    let url = url.trim_end_matches('/');
+    url.strip_suffix("/v1").unwrap_or(url)
+}
+
+/// An answer that says no: for now, or for good.
+fn no_success<T>(status: StatusCode, body: &[u8]) -> Result<Asked<T>, Failure> {
+    let said = refused(status, body);
+    match status {
+        StatusCode::NOT_FOUND => Ok(Asked::Unknown(said.message)),
+        _ if status.is_server_error() => Ok(Asked::Away(said)),
+        _ => Err(said),
+    }
+}
+
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
     // A refused key, or a budget that is spent.
     let by_account = matches!(
@@ -428,6 +469,18 @@ mod tests {
     fn a_query_holds_its_value_whole() {
         assert_eq!(escaped("org/gpt 4&x=1"), "org%2Fgpt%204%26x%3D1");
         assert_eq!(escaped("2026-01-31T12:00:00Z"), "2026-01-31T12%3A00%3A00Z");
+    }
+
+    #[test]
+    fn an_address_is_the_same_with_the_path_of_its_api() {
+        for url in [
+            "http://h:1",
+            "http://h:1/",
+            "http://h:1/v1",
+            "http://h:1/v1/",
+        ] {
+            assert_eq!(root(url), "http://h:1", "{url}");
+        }
     }
 
     #[test]

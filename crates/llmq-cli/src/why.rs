@@ -4,7 +4,7 @@ use clap::Args;
 use llmq_api::{CallList, CallState, CallStatus, RequestState};
 
 use crate::cli::{Format, Global};
-use crate::client::ServerArgs;
+use crate::client::{Asked, ServerArgs};
 use crate::exit::{FAILED, Failure};
 use crate::{output, requests};
 
@@ -34,25 +34,25 @@ pub(crate) fn why(args: &WhyArgs, global: &Global) -> Result<(), Failure> {
         return list(args, global);
     };
     // A call that waits now, and else what was accepted.
-    let no_call = match args.server.find::<CallState>(&format!("/api/calls/{id}"))? {
-        Ok(call) => {
+    let no_call = match args.server.ask::<CallState>(&format!("/api/calls/{id}"))? {
+        Asked::Found(call) => {
             let text = match global.format {
                 Format::Table => table(&call),
                 format => output::json(&call, format)?,
             };
             return output::print(&text);
         }
-        Err(no_call) => no_call,
+        Asked::Unknown(no_call) => no_call,
+        Asked::Away(failure) => return Err(failure),
     };
-    let request = args
-        .server
-        .find::<RequestState>(&format!("/api/requests/{id}"))?;
-    match request {
-        Ok(request) => requests::print(&request, global),
-        Err(_) => Err(Failure {
+    let path = format!("/api/requests/{id}");
+    match args.server.ask::<RequestState>(&path)? {
+        Asked::Found(request) => requests::print(&request, global),
+        Asked::Unknown(_) => Err(Failure {
             code: FAILED,
             message: format!("{no_call}; nor was a request of this id accepted"),
         }),
+        Asked::Away(failure) => Err(failure),
     }
 }
 

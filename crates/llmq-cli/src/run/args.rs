@@ -83,7 +83,7 @@ pub(crate) struct RunArgs {
     /// Begin again; the old output is kept beside the new one
     #[arg(long, help_heading = "Running")]
     pub(crate) restart: bool,
-    /// Go on although the input or the settings changed
+    /// Go on although the input or the settings changed, or the server has forgotten batches
     #[arg(long, conflicts_with = "restart", help_heading = "Running")]
     pub(crate) resume_anyway: bool,
     /// Send nothing; prove that every row is in OUTPUT exactly once

@@ -47,6 +47,9 @@ pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
     if let Some(path) = &args.summary {
         summary::can_be_written(path)?;
     }
+    if args.restart && !global.quiet {
+        batch::tell_what_is_left(&paths.output);
+    }
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::wrong(&error))?;
     let ended = runtime.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());

@@ -5,6 +5,7 @@ use llmq_provider::Timeouts;
 
 use super::args::ProviderArgs;
 use super::choose::{Chosen, ChosenUpstream, Key, at};
+use crate::client::root;
 use crate::exit::Failure;
 use crate::limits::LimitArgs;
 
@@ -23,7 +24,7 @@ pub(crate) fn through(
              API the calls are made in",
         ));
     }
-    let settings = at(provider, base_url(server), args.timeout);
+    let settings = at(provider, format!("{}/v1", root(server)), args.timeout);
     let host = settings.host();
     let chosen = ChosenUpstream {
         name: match model {
@@ -57,15 +58,6 @@ fn headers(timeouts: &Timeouts) -> HeaderMap {
         headers.insert(HeaderName::from_static("x-llmq-max-wait"), wait);
     }
     headers
-}
-
-/// The server's address as people write it, with or without the path of its API.
-fn base_url(server: &str) -> String {
-    let server = server.trim_end_matches('/');
-    match server.strip_suffix("/v1") {
-        Some(_) => server.to_owned(),
-        None => format!("{server}/v1"),
-    }
 }
 
 #[cfg(test)]

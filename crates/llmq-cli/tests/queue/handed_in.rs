@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -12,55 +14,67 @@ use tokio::time::Instant;
 use crate::server::{PATIENCE, Place, Server};
 
 /// A file of rows, and where its results go.
-struct Files {
+pub(crate) struct Files {
     dir: TempDir,
     input: &'static str,
+    pub(crate) output: &'static str,
+    /// That rows of a CSV ask for.
+    pub(crate) model: &'static str,
 }
 
 impl Files {
     /// Places of a CSV.
-    fn with_rows(rows: usize) -> Self {
+    pub(crate) fn with_rows(rows: usize) -> Self {
         let names = (1..=rows).map(|row| format!("Place {row}\n"));
         let text = format!("name\n{}", names.collect::<String>());
         Self::with("in.csv", &text)
     }
 
-    fn with(input: &'static str, text: &str) -> Self {
+    pub(crate) fn with(input: &'static str, text: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(input), text).unwrap();
-        Self { dir, input }
+        Self {
+            dir,
+            input,
+            output: "out.jsonl",
+            model: "gpt",
+        }
     }
 
-    fn command(&self, server: &Server) -> Command {
+    pub(crate) fn command(&self, server: SocketAddr) -> Command {
         let mut command = self.live(server);
         command.arg("--batch");
         command
     }
 
     /// The same without `--batch`.
-    fn live(&self, server: &Server) -> Command {
+    pub(crate) fn live(&self, server: SocketAddr) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_llmq"));
         command
-            .args(["run", self.input, "-o", "out.jsonl", "--server"])
-            .arg(format!("http://{}", server.addr))
+            .args(["run", self.input, "-o", self.output, "--server"])
+            .arg(format!("http://{server}"))
             .current_dir(self.dir.path())
             .env_remove("LLMQ_API_KEY");
         if self.input.ends_with(".csv") {
-            command.args(["--model", "gpt", "--template", "Introduce {{name}}."]);
+            command.args(["--model", self.model, "--template", "Introduce {{name}}."]);
         }
         command
     }
 
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// It runs, and nobody hears what it says.
     fn begin(&self, server: &Server) -> Child {
-        let mut command = self.command(server);
+        let mut command = self.command(server.addr);
         let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
         quiet.spawn().unwrap()
     }
 
     /// The results, by row.
-    fn results(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.dir.path().join("out.jsonl")).unwrap();
+    pub(crate) fn results(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(self.output)).unwrap();
         let mut all: Vec<Value> = text
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -70,7 +84,7 @@ impl Files {
     }
 
     /// Each row has one answer, under its own name.
-    fn are_whole(&self, rows: u64) {
+    pub(crate) fn are_whole(&self, rows: u64) {
         let results = self.results();
         let found = results.iter().map(|row| {
             assert_eq!(row["response"]["status_code"], 200, "{row}");
@@ -83,19 +97,19 @@ impl Files {
     }
 }
 
-fn ends(mut command: Command) -> (i32, String) {
+pub(crate) fn ends(mut command: Command) -> (i32, String) {
     let Output { status, stderr, .. } = command.output().unwrap();
     let said = String::from_utf8(stderr).unwrap();
     (status.code().unwrap_or(-1), said)
 }
 
 /// All batches of a server.
-fn batches(server: &Server) -> Vec<Value> {
+pub(crate) fn batches(server: &Server) -> Vec<Value> {
     all_of(server, "batches?")
 }
 
 /// All that a server lists under `/v1/`.
-fn all_of(server: &Server, list: &str) -> Vec<Value> {
+pub(crate) fn all_of(server: &Server, list: &str) -> Vec<Value> {
     let (status, list) = server.get(&format!("/v1/{list}limit=100"));
     assert_eq!((status, &list["has_more"]), (200, &json!(false)), "{list}");
     list["data"].as_array().unwrap().clone()
@@ -146,14 +160,14 @@ fn rows_are_finished_while_nobody_waits_and_fetched_later() {
     let server = place.serve();
     let all = when(&server, |batches| are(batches, "completed"));
     assert_eq!(handed_in(&all), ROWS);
-    let (code, said) = ends(files.command(&server));
+    let (code, said) = ends(files.command(server.addr));
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("2,500 completed, 0 failed"), "{said}");
     files.are_whole(ROWS);
     assert_eq!(batches(&server).len(), 3, "nothing is handed in twice");
     let calls = place.calls();
     assert!(calls <= ROWS + AT_ONCE, "{calls}: those in flight at most");
-    let (code, said) = ends(files.command(&server));
+    let (code, said) = ends(files.command(server.addr));
     assert_eq!(code, 0, "{said}");
     assert_eq!(batches(&server).len(), 3, "all is done");
 }
@@ -180,7 +194,7 @@ fn a_client_that_is_killed_anywhere_hands_nothing_in_twice() {
         client.kill().unwrap();
         client.wait().unwrap();
     }
-    let (code, said) = ends(files.command(&server));
+    let (code, said) = ends(files.command(server.addr));
     assert_eq!(code, 0, "{said}");
     files.are_whole(ROWS);
     assert_eq!(handed_in(&batches(&server)), ROWS);
@@ -209,7 +223,7 @@ fn a_row_with_a_fault_fails_alone() {
     let place = Place::new(Duration::from_millis(1), "");
     let server = place.serve();
     let files = Files::with("in.jsonl", &text.concat());
-    let (code, said) = ends(files.command(&server));
+    let (code, said) = ends(files.command(server.addr));
     assert_eq!(code, 1, "{said}");
     let told: Vec<_> = files
         .results()
@@ -234,7 +248,7 @@ fn batches_are_as_small_as_the_server_wants_them() {
     place.append("[server]\nmax_batch_lines = 300\n");
     let server = place.serve();
     let files = Files::with_rows(700);
-    let (code, said) = ends(files.command(&server));
+    let (code, said) = ends(files.command(server.addr));
     assert_eq!(code, 0, "{said}");
     files.are_whole(700);
     let all = batches(&server);
@@ -252,7 +266,7 @@ fn who_leaves_is_told_that_the_work_goes_on_and_who_cancels_has_it_back() {
     let server = place.serve();
     server.post("/api/queues/gpt/pause", &json!({}));
     let files = Files::with_rows(3);
-    let mut command = files.command(&server);
+    let mut command = files.command(server.addr);
     let client = command.stdout(Stdio::null()).stderr(Stdio::piped());
     let client = client.spawn().unwrap();
     let all = when(&server, |batches| {
@@ -265,21 +279,21 @@ fn who_leaves_is_told_that_the_work_goes_on_and_who_cancels_has_it_back() {
     let left = client.wait_with_output().unwrap();
     let said = String::from_utf8(left.stderr).unwrap();
     assert_eq!(left.status.code(), Some(130), "{said}");
-    assert!(said.contains("go on at the server"), "{said}");
+    assert!(said.contains("1 batch goes on at the server"), "{said}");
     assert!(said.contains("--batch"), "how to go on: {said}");
 
-    let (code, said) = ends(files.live(&server));
+    let (code, said) = ends(files.live(server.addr));
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("go on with --batch"), "{said}");
 
     let id = all[0]["id"].as_str().unwrap();
     server.post(&format!("/v1/batches/{id}/cancel"), &json!({}));
-    let (code, said) = ends(files.command(&server));
+    let (code, said) = ends(files.command(server.addr));
     assert_eq!(code, 130, "{said}");
     assert!(said.contains("3 rows did not start"), "{said}");
     assert!(files.results().is_empty(), "they have not failed");
     server.post("/api/queues/gpt/resume", &json!({}));
-    let (code, said) = ends(files.command(&server));
+    let (code, said) = ends(files.command(server.addr));
     assert_eq!(code, 0, "{said}");
     files.are_whole(3);
     let ids: BTreeSet<String> = batches(&server)
@@ -287,4 +301,58 @@ fn who_leaves_is_told_that_the_work_goes_on_and_who_cancels_has_it_back() {
         .map(|batch| batch["status"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(ids, ["cancelled", "completed"].map(str::to_owned).into());
+}
+
+/// All files together may have so much room, and those of earlier parts kept it.
+#[test]
+fn files_give_back_their_room_as_soon_as_results_are_fetched() {
+    const ROWS: u64 = 8_000;
+    let place = Place::new(Duration::ZERO, "concurrency = 64");
+    place.append("[store]\nmax_bytes = \"3MB\"\n");
+    let server = place.serve();
+    let files = Files::with_rows(8_000);
+    let (code, said) = ends(files.command(server.addr));
+    assert_eq!(code, 0, "{said}");
+    files.are_whole(ROWS);
+    assert!(all_of(&server, "files?").is_empty());
+    assert_eq!(place.calls(), ROWS);
+}
+
+/// In both APIs that calls are made in.
+#[test]
+fn a_table_of_results_holds_tokens_as_without_batches() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    let tokens = |provider, with_batches| {
+        let mut files = Files::with_rows(3);
+        files.output = "out.csv";
+        let mut command = files.live(server.addr);
+        command.args(["--provider", provider]).args(with_batches);
+        let (code, said) = ends(command);
+        assert_eq!(code, 0, "{said}");
+        let text = fs::read_to_string(files.path("out.csv")).unwrap();
+        let mut rows: Vec<(String, String)> = text
+            .lines()
+            .skip(1)
+            .map(|row| {
+                let mut columns = row.rsplit(',');
+                let (line, error, tokens) = (columns.next(), columns.next(), columns.next());
+                assert_eq!(error, Some(""), "{row}");
+                (line.unwrap().to_owned(), tokens.unwrap().to_owned())
+            })
+            .collect();
+        rows.sort();
+        rows
+    };
+    for provider in ["openai", "anthropic"] {
+        let by_batches = tokens(provider, Some("--batch"));
+        assert_eq!(by_batches.len(), 3);
+        assert_eq!(by_batches, tokens(provider, None), "{provider}");
+    }
+    let endpoints: BTreeSet<String> = batches(&server)
+        .iter()
+        .map(|batch| batch["endpoint"].as_str().unwrap().to_owned())
+        .collect();
+    let both = ["/v1/chat/completions", "/v1/messages"].map(str::to_owned);
+    assert_eq!(endpoints, both.into());
 }

@@ -4,6 +4,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod scripted;
 mod server;
 mod witness;
 
@@ -11,6 +12,7 @@ mod evidence;
 
 mod batches;
 mod commands;
+mod given_back;
 mod handed_in;
 mod kills;
 mod stops;

@@ -20,6 +20,8 @@ const ID_MAX: usize = 490;
 pub(super) struct Part {
     pub(super) endpoint: String,
     pub(super) model: String,
+    /// The model is the rows' own.
+    pub(super) names_model: bool,
     pub(super) first: u64,
     pub(super) last: u64,
     pub(super) rows: u64,
@@ -53,15 +55,14 @@ impl Gathering {
         {
             out = Some(self.parts.remove(index));
             found = None;
-        }
-        if found.is_none() && self.parts.len() == SIDE_BY_SIDE {
-            // At most one leaves at a time: it was full, or there are too many.
+        } else if found.is_none() && self.parts.len() == SIDE_BY_SIDE {
             out = Some(self.parts.remove(0));
         }
         let index = found.unwrap_or_else(|| {
             self.parts.push(Part {
                 endpoint,
                 model,
+                names_model: row.names_model,
                 first: row.line,
                 last: row.line,
                 rows: 0,
@@ -73,10 +74,11 @@ impl Gathering {
         part.lines.extend_from_slice(&line);
         part.last = row.line;
         part.rows += 1;
-        if part.rows >= rows_max && out.is_none() {
-            out = Some(self.parts.remove(index));
+        // Where one leaves to make room, a part of a single row waits for the next.
+        match out {
+            None if part.rows >= rows_max => Some(self.parts.remove(index)),
+            out => out,
         }
-        out
     }
 
     /// What is left at the end.

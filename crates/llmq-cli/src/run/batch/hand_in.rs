@@ -4,16 +4,21 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use llmq_engine::bulk::{HandedIn, Item, RowReader, RowResult};
-use llmq_provider::Dialect;
 use serde_json::{Value, json};
 
 use super::gather::{self, Gathering, Part};
-use super::{Halt, Handing, has, output_name};
+use super::{ASK_EVERY, Halt, Handing, has, kind_of, output_name};
 use crate::batches;
-use crate::exit::Failure;
+use crate::client::{Asked, Parcel};
+use crate::exit::{FAILED, Failure};
 
 /// A row of a run waits as long as it must.
 const WINDOW: &str = "365d";
+/// So many parts are at the server at once: enough that it always has rows to send, and few enough
+/// that their files find room, that `OUTPUT.llmq` stays short, and that they are cancelled soon.
+const AT_SERVER_MAX: usize = 64;
+/// How soon it is first looked whether a batch was read.
+const LOOK_FIRST: Duration = Duration::from_millis(20);
 
 impl Handing {
     /// Hands in every row that has no result and is not at the server. Whether there was one.
@@ -24,7 +29,6 @@ impl Handing {
             self.options.read.clone(),
         );
         let reader = reader.map_err(|error| Failure::wrong(&error))?;
-        let dialect = self.dialect();
         let maker = self.options.calls.clone();
         let model = maker.model.clone().unwrap_or_default();
         let mut gathering = Gathering::default();
@@ -32,11 +36,12 @@ impl Handing {
         for item in reader {
             let item = item.map_err(|error| Failure::wrong(&error))?;
             count += 1;
-            if self.done.contains(item.line()) {
+            // Where rows were given back, no more are handed in.
+            if self.done.contains(item.line()) || self.left_out.is_some() {
                 continue;
             }
             let prepared = match item {
-                Item::Row(row) => maker.prepare(row, &model, dialect),
+                Item::Row(row) => maker.prepare(row, &model, self.source.dialect),
                 Item::Bad(bad) => Err(Box::new(bad)),
             };
             let prepared = prepared.and_then(|row| gather::check(&row).map(|()| row));
@@ -65,20 +70,30 @@ impl Handing {
         Ok(found)
     }
 
-    fn dialect(&self) -> Dialect {
-        let route = self.options.routes.first();
-        route.map_or(Dialect::OpenAi, |route| route.provider.dialect())
-    }
-
     fn hand_in(&mut self, part: Part) -> Result<(), Halt> {
         // Whoever wants to leave leaves between two parts.
         self.pause(Duration::ZERO)?;
+        while self.side.handed_in.len() >= AT_SERVER_MAX {
+            self.collect_or_wait()?;
+        }
         let name = format!("rows-{}-{}.jsonl", part.first, part.last);
         let (before, behind, kind) = batches::form(&name);
         let form = [before.as_bytes(), &part.lines, behind.as_bytes()].concat();
         let form = Bytes::from(form);
-        let file: Value =
-            self.until_there(|server| server.post_if_there("/v1/files", &kind, form.clone()))?;
+        let file: Value = loop {
+            if self.left_out.is_some() {
+                return Ok(());
+            }
+            let parcel = Parcel::new(kind.clone(), form.clone());
+            match self.server.post("/v1/files", parcel)? {
+                // What has ended may hold the room that is wanted.
+                Asked::Away(away) if !self.collect_ended()? => {
+                    self.wait_for_server(&away.message)?;
+                }
+                Asked::Away(_) => {}
+                there => break there.found()?,
+            }
+        };
         self.side.handed_in.push(HandedIn {
             file: batches::text(&file, "id").to_owned(),
             batch: None,
@@ -87,9 +102,39 @@ impl Handing {
             first: part.first,
             last: part.last,
             rows: part.rows,
+            names_model: part.names_model,
         });
         self.save()?;
-        self.make(self.side.handed_in.len() - 1)
+        let index = self.side.handed_in.len() - 1;
+        self.make(index)?;
+        self.prove(index)
+    }
+
+    /// Waits until the first batch of its kind is read: where its model may not be used, no other
+    /// is to be handed in.
+    fn prove(&mut self, index: usize) -> Result<(), Halt> {
+        let part = self.side.handed_in[index].clone();
+        let (Some(id), false) = (&part.batch, self.proven.contains(&kind_of(&part))) else {
+            return Ok(());
+        };
+        let path = format!("/v1/batches/{id}");
+        let mut wait = LOOK_FIRST;
+        loop {
+            match self.server.ask::<Value>(&path)? {
+                Asked::Found(batch) if batches::text(&batch, "status") == "failed" => {
+                    return self.collect(index, &part, &batch);
+                }
+                Asked::Found(batch) if batches::text(&batch, "status") == "validating" => {}
+                Asked::Found(_) => break,
+                Asked::Away(away) => self.wait_for_server(&away.message)?,
+                // Whoever asks after it next deals with that.
+                Asked::Unknown(_) => return Ok(()),
+            }
+            self.pause(wait)?;
+            wait = (wait * 2).min(ASK_EVERY);
+        }
+        self.proven.insert(kind_of(&part));
+        Ok(())
     }
 
     /// Makes the batches that an earlier process did not live to make, or to hear of.
@@ -102,16 +147,20 @@ impl Handing {
         Ok(())
     }
 
-    /// Makes a batch of a file that may have one.
+    /// Makes a batch of a file that has none yet, as far as is known here.
     pub(super) fn begin(&mut self, index: usize) -> Result<(), Halt> {
         let file = self.side.handed_in[index].file.clone();
-        match self.batch_of(&file)? {
-            Some(id) => self.is_batch(index, id),
-            None => self.make(index),
+        let path = format!("/v1/files/{file}");
+        match self.until_there(|server| server.ask::<Value>(&path))? {
+            Ok(_) => self.make(index),
+            Err(_unknown) => {
+                self.lost.insert(file);
+                Ok(())
+            }
         }
     }
 
-    /// Makes a batch of a file that has none.
+    /// Makes a batch of a file. However often it is asked for, for this key there is one.
     fn make(&mut self, index: usize) -> Result<(), Halt> {
         let part = self.side.handed_in[index].clone();
         let body = json!({
@@ -124,51 +173,15 @@ impl Handing {
             },
         });
         let body = Bytes::from(body.to_string());
-        loop {
-            let made = self.server.post_if_there::<Value>(
-                "/v1/batches",
-                "application/json",
-                body.clone(),
-            )?;
-            match made {
-                Ok(batch) => return self.is_batch(index, batches::text(&batch, "id").to_owned()),
-                Err(why) => self.wait_for_server(&why)?,
-            }
-            // It may have been made before the server went away.
-            if let Some(id) = self.batch_of(&part.file)? {
-                return self.is_batch(index, id);
-            }
-        }
-    }
-
-    fn is_batch(&mut self, index: usize, id: String) -> Result<(), Halt> {
-        self.side.handed_in[index].batch = Some(id);
+        let made = self.until_there(|server| {
+            let parcel = Parcel::json(body.clone()).once(&part.file);
+            server.post::<Value>("/v1/batches", parcel)
+        })?;
+        let batch = made.map_err(|message| Failure {
+            code: FAILED,
+            message,
+        })?;
+        self.side.handed_in[index].batch = Some(batches::text(&batch, "id").to_owned());
         Ok(self.save()?)
-    }
-
-    /// The batch whose input a file is and that may still bring results.
-    fn batch_of(&mut self, file: &str) -> Result<Option<String>, Halt> {
-        let mut after = String::new();
-        loop {
-            let path = format!("/v1/batches?limit=100{after}");
-            let page: Value = self.until_there(|server| server.get_if_there(&path))?;
-            let batches = page["data"]
-                .as_array()
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            let is_its = |batch: &&Value| {
-                batches::text(batch, "input_file_id") == file
-                    && batches::text(batch, "status") != "failed"
-            };
-            if let Some(batch) = batches.iter().find(is_its) {
-                return Ok(Some(batches::text(batch, "id").to_owned()));
-            }
-            match batches.last() {
-                Some(last) if page["has_more"] == true => {
-                    after = format!("&after={}", batches::text(last, "id"));
-                }
-                _ => return Ok(None),
-            }
-        }
     }
 }

@@ -3,16 +3,19 @@
 //!
 //! OUTPUT is the journal here too. Beside it `OUTPUT.llmq` names the batches whose results are not
 //! in it yet. Each step is recorded before the next one begins, so that a run that is killed
-//! anywhere hands nothing in twice: a file is named there before a batch is made of it, and a batch
-//! is known by its file.
+//! anywhere hands nothing in twice: a file is named there before a batch is made of it, and for one
+//! file the server makes one batch.
 
 mod gather;
 mod hand_in;
+
+mod waiting;
+
+mod answers;
 mod results;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use llmq_core::Clock;
@@ -20,17 +23,18 @@ use llmq_engine::SystemClock;
 use llmq_engine::bulk::{
     Bitmap, Ended, HandedIn, Opened, Output, OutputLock, RunOptions, RunReport, Side, Summary,
 };
+use llmq_provider::Source;
 use serde_json::Value;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::args::{ProgressForm, RunArgs};
 use super::execute;
-use crate::batches;
 use crate::cli::Global;
-use crate::client::{Asked, ServerArgs};
+use crate::client::ServerArgs;
 use crate::exit::{FAILED, Failure, INTERRUPTED};
 use crate::signals::Signals;
-use crate::text::{grouped, rows};
+use crate::text::rows;
 use gather::ROWS_MAX;
 
 /// How often the batches are asked after.
@@ -54,10 +58,11 @@ pub(super) async fn finish(
             "--batch: the rows are looked through again when it goes on, so INPUT must be a file",
         ));
     }
-    let server = ServerArgs::of(url, ANSWER_WITHIN);
+    let leave = CancellationToken::new();
+    let server = ServerArgs::of(url, ANSWER_WITHIN, leave.clone());
     let says = !global.quiet && args.progress != ProgressForm::None;
     let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
-    let (leave, wish) = mpsc::channel();
+    let wish = leave.clone();
     let mut working =
         tokio::task::spawn_blocking(move || Handing::open(options, server, wish, says)?.finish());
     let mut is_leaving = false;
@@ -68,8 +73,7 @@ pub(super) async fn finish(
                 if std::mem::replace(&mut is_leaving, true) {
                     return Err(Failure::silent(INTERRUPTED));
                 }
-                // It may be at its end already.
-                let _ = leave.send(());
+                leave.cancel();
             }
         }
     };
@@ -84,12 +88,17 @@ pub(super) async fn finish(
 enum Halt {
     /// It was told to leave: what is at the server goes on there.
     Left,
+    /// The account does not let rows be sent: its words.
+    Account(String),
     Failed(Failure),
 }
 
 impl From<Failure> for Halt {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+        match failure.code {
+            INTERRUPTED => Self::Left,
+            _ => Self::Failed(failure),
+        }
     }
 }
 
@@ -97,14 +106,20 @@ impl From<Failure> for Halt {
 struct Handing {
     options: RunOptions,
     server: ServerArgs,
-    wish: mpsc::Receiver<()>,
+    /// Whose API is spoken there.
+    source: Source,
+    /// Cancelled when it is to leave.
+    leave: CancellationToken,
     clock: SystemClock,
     output: Output,
     side: Side,
     /// Rows that have a result.
     done: Bitmap,
-    /// Rows that were cancelled at the server, or did not start in their time.
-    not_started: Bitmap,
+    left_out: LeftOut,
+    /// Kinds of batches of which the server has taken one.
+    proven: HashSet<Kind>,
+    /// The files of batches that the server knows no more.
+    lost: HashSet<String>,
     /// A batch of this server has no more rows.
     rows_max: u64,
     figures: Figures,
@@ -113,6 +128,31 @@ struct Handing {
     said_at: Instant,
     /// Dropped last.
     _locks: Vec<OutputLock>,
+}
+
+/// Where the calls of a batch go, and for which model: such batches end in their order.
+type Kind = (String, String);
+
+/// Rows of batches that ended without a result for them. Nothing more is handed in then; the next
+/// call of the command does.
+#[derive(Default)]
+struct LeftOut {
+    /// Cancelled at the server, too late to start, or refused by the account.
+    rows: Bitmap,
+    /// How many were in batches that were cancelled before they were read.
+    unread: u64,
+    /// What the account said.
+    refused: Option<String>,
+}
+
+impl LeftOut {
+    fn count(&self) -> u64 {
+        self.rows.len() + self.unread
+    }
+
+    fn is_some(&self) -> bool {
+        self.count() > 0
+    }
 }
 
 /// What was done.
@@ -133,30 +173,24 @@ impl Handing {
     fn open(
         options: RunOptions,
         server: ServerArgs,
-        wish: mpsc::Receiver<()>,
+        leave: CancellationToken,
         says: bool,
     ) -> Result<Self, Failure> {
+        let route = options.routes.first();
+        let route = route.ok_or_else(|| Failure::usage("--batch: there is no server"))?;
+        let source = Source {
+            host: route.provider.host(),
+            dialect: route.provider.dialect(),
+        };
         let clock = SystemClock::new();
-        let opened =
-            Opened::open(&options, clock.now()).map_err(|error| execute::failed(&error))?;
+        let opened = Opened::open_to_hand_in(&options, clock.now());
         let Opened {
             locks,
             output,
             resumed,
             side,
-            let_go,
             ..
-        } = opened;
-        if !let_go.is_empty() && says {
-            let ids: Vec<&str> = let_go
-                .iter()
-                .filter_map(|one| one.batch.as_deref())
-                .collect();
-            say!(
-                "batches of the run before go on at the server; `llmq batches cancel` ends them: {}",
-                ids.join(" ")
-            );
-        }
+        } = opened.map_err(|error| execute::failed(&error))?;
         // A server that cannot be reached, or has no batches, is told at once.
         let _: Value = server.get("/v1/batches?limit=1")?;
         let figures = Figures {
@@ -168,12 +202,15 @@ impl Handing {
         Ok(Self {
             options,
             server,
-            wish,
+            source,
+            leave,
             clock,
             output,
             side,
             done: resumed.done,
-            not_started: Bitmap::default(),
+            left_out: LeftOut::default(),
+            proven: HashSet::new(),
+            lost: HashSet::new(),
             rows_max: ROWS_MAX,
             figures,
             says,
@@ -185,21 +222,20 @@ impl Handing {
     fn finish(mut self) -> Result<RunReport, Failure> {
         let begun = Instant::now();
         let ended = match self.pass_until_done() {
-            Ok(()) if !self.not_started.is_empty() => {
-                let count = rows(self.not_started.len());
+            Ok(()) if self.left_out.is_some() => {
+                let count = rows(self.left_out.count());
                 say!("{count} did not start: cancelled at the server, or too late");
                 Ended::Interrupted
             }
             Ok(()) if self.figures.failed > 0 => Ended::SomeFailed,
             Ok(()) => Ended::Done,
             Err(Halt::Left) => {
-                let count = self.side.handed_in.len();
-                if self.says && count > 0 {
-                    say!(
-                        "\n{count} batches go on at the server; `llmq batches` lists and cancels them"
-                    );
-                }
+                self.tell_what_goes_on();
                 Ended::Interrupted
+            }
+            Err(Halt::Account(reason)) => {
+                self.tell_what_goes_on();
+                Ended::StoppedByAccount { reason }
             }
             Err(Halt::Failed(failure)) => {
                 // What was fetched is worth keeping whatever else is wrong.
@@ -208,28 +244,49 @@ impl Handing {
             }
         };
         self.output.sync().map_err(|error| Failure::wrong(&error))?;
+        let stopped = ended.reason().map(str::to_owned);
         Ok(RunReport {
-            summary: self.summary(begun.elapsed()),
+            summary: Summary {
+                stopped,
+                ..self.summary(begun.elapsed())
+            },
             ended,
         })
+    }
+
+    fn tell_what_goes_on(&self) {
+        let at_server = match self.side.handed_in.len() {
+            0 => return,
+            1 => "1 batch goes on at the server; `llmq batches` lists and cancels it".to_owned(),
+            count => {
+                format!(
+                    "{count} batches go on at the server; `llmq batches` lists and cancels them"
+                )
+            }
+        };
+        if self.says {
+            say!("\n{at_server}");
+        }
     }
 
     /// Rows that fell out of a batch, such as one with a faulty line among them, are found by
     /// looking through all rows again.
     fn pass_until_done(&mut self) -> Result<(), Halt> {
         self.begin_again()?;
+        // What has ended meanwhile gives room, and another server is known by what it does not know.
+        while self.collect_ended()? {}
         loop {
             let before = (self.done.len(), self.rows_max);
+            let some_are_there = !self.side.handed_in.is_empty();
             let found = self.hand_in_rows()?;
             while !self.side.handed_in.is_empty() {
-                if !self.collect_ended()? {
-                    self.pause(ASK_EVERY)?;
-                }
+                self.collect_or_wait()?;
             }
-            if !found || !self.not_started.is_empty() {
+            self.stop_if_refused()?;
+            if self.left_out.is_some() || !found && !some_are_there {
                 return Ok(());
             }
-            if (self.done.len(), self.rows_max) == before {
+            if found && (self.done.len(), self.rows_max) == before {
                 return Err(Halt::Failed(Failure {
                     code: FAILED,
                     message: "the server ends batches without a result of any row".to_owned(),
@@ -238,93 +295,10 @@ impl Handing {
         }
     }
 
-    /// Asks after the first batch of each kind: they end in their order. Whether one had ended.
-    fn collect_ended(&mut self) -> Result<bool, Halt> {
-        let mut asked = HashSet::new();
-        let mut index = 0;
-        while let Some(part) = self.side.handed_in.get(index).cloned() {
-            if asked.insert((part.endpoint.clone(), part.model.clone())) {
-                let ended = match &part.batch {
-                    Some(id) => self.ended(id)?,
-                    None => {
-                        self.begin(index)?;
-                        None
-                    }
-                };
-                if let Some(batch) = ended {
-                    self.collect(index, &part, &batch)?;
-                    return Ok(true);
-                }
-            }
-            index += 1;
-        }
-        self.tell();
-        Ok(false)
-    }
-
-    /// A batch that has ended.
-    fn ended(&mut self, id: &str) -> Result<Option<Value>, Halt> {
-        let path = format!("/v1/batches/{id}");
-        let batch: Value = match self.server.ask_after(&path)? {
-            Asked::Found(batch) => batch,
-            Asked::Away(why) => {
-                self.wait_for_server(&why)?;
-                return Ok(None);
-            }
-            Asked::Unknown(why) => {
-                let message = format!(
-                    "{why}: was it another server? With --restart all rows are handed in again"
-                );
-                return Err(Halt::Failed(Failure::usage(message)));
-            }
-        };
-        Ok(batches::is_final(&batch).then_some(batch))
-    }
-
     /// What is recorded is on the disk when this returns.
     fn save(&self) -> Result<(), Failure> {
         let saved = self.side.save(&self.options.paths.output);
         saved.map_err(|error| Failure::wrong(&error))
-    }
-
-    /// What the server answers once it is there and has room.
-    fn until_there<T>(
-        &mut self,
-        ask: impl Fn(&ServerArgs) -> Result<Result<T, String>, Failure>,
-    ) -> Result<T, Halt> {
-        loop {
-            match ask(&self.server)? {
-                Ok(answer) => return Ok(answer),
-                Err(why) => self.wait_for_server(&why)?,
-            }
-        }
-    }
-
-    fn wait_for_server(&mut self, why: &str) -> Result<(), Halt> {
-        if self.says && self.said_at.elapsed() >= SAY_EVERY {
-            self.said_at = Instant::now();
-            say!("{why}; waiting for it");
-        }
-        self.pause(ASK_EVERY)
-    }
-
-    fn pause(&self, time: Duration) -> Result<(), Halt> {
-        match self.wish.recv_timeout(time) {
-            Err(mpsc::RecvTimeoutError::Timeout) => Ok(()),
-            Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => Err(Halt::Left),
-        }
-    }
-
-    fn tell(&mut self) {
-        if self.says && self.said_at.elapsed() >= SAY_EVERY {
-            self.said_at = Instant::now();
-            say!(
-                "{} of {} rows have a result; {} batches are at the server",
-                grouped(self.done.len()),
-                grouped(self.figures.rows),
-                self.side.handed_in.len()
-            );
-        }
     }
 
     fn summary(&self, elapsed: Duration) -> Summary {
@@ -356,6 +330,29 @@ impl Handing {
 /// Whether a batch that is at the server has this row.
 fn has(part: &HandedIn, line: u64, endpoint: &str, model: &str) -> bool {
     (part.first..=part.last).contains(&line) && part.endpoint == endpoint && part.model == model
+}
+
+fn kind_of(part: &HandedIn) -> Kind {
+    (part.endpoint.clone(), part.model.clone())
+}
+
+/// Says which batches of an earlier run go on at its server although it is begun again.
+pub(super) fn tell_what_is_left(output: &Path) {
+    let Ok(Some(side)) = Side::load(output) else {
+        // Whoever opens it tells what is wrong with it.
+        return;
+    };
+    let batches = side
+        .handed_in
+        .iter()
+        .filter_map(|part| part.batch.as_deref());
+    let ids: Vec<&str> = batches.collect();
+    if !ids.is_empty() {
+        say!(
+            "batches of the run before go on at the server; `llmq batches cancel` ends them: {}",
+            ids.join(" ")
+        );
+    }
 }
 
 /// Where the output lies, as it is told to the server.

@@ -3,61 +3,19 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use hyper::Method;
 use llmq_core::Clock;
 use llmq_engine::bulk::{Answer, HandedIn, OutputFormat, RowError, RowResult};
 use llmq_provider::answer_text;
 use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
+use super::answers::{Line, is_the_accounts};
 use super::gather::row_of;
 use super::{FULL, Halt, Handing};
 use crate::batches::text;
+use crate::client::Asked;
 use crate::exit::{FAILED, Failure, UNREACHABLE};
-
-/// A line of a batch's output (OpenAI's API reference, "The request output object", 2026).
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(borrow)]
-    custom_id: Cow<'a, str>,
-    #[serde(borrow)]
-    response: Option<Response<'a>>,
-    error: Option<Said>,
-}
-
-#[derive(Deserialize)]
-struct Response<'a> {
-    status_code: u16,
-    request_id: Option<String>,
-    #[serde(borrow)]
-    body: &'a RawValue,
-}
-
-/// An error as it is told, by the server or by a provider.
-#[derive(Deserialize, Default)]
-struct Said {
-    code: Option<Value>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    message: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-struct Body {
-    #[serde(default)]
-    usage: Option<Usage>,
-    #[serde(default)]
-    error: Option<Said>,
-}
-
-/// In OpenAI's words, old and new, and Anthropic's.
-#[derive(Deserialize, Default)]
-struct Usage {
-    #[serde(default, alias = "prompt_tokens")]
-    input_tokens: u64,
-    #[serde(default, alias = "completion_tokens")]
-    output_tokens: u64,
-}
 
 impl Handing {
     /// Takes what a batch that has ended brought.
@@ -70,20 +28,40 @@ impl Handing {
         if text(batch, "status") == "failed" {
             return self.refused(index, part, batch);
         }
-        for name in ["output_file_id", "error_file_id"] {
-            if let Some(file) = batch[name].as_str() {
-                self.fetch(file, |handing, _, line| handing.take(line))?;
-            }
+        let has_answers = batch["request_counts"]["completed"].as_u64() > Some(0);
+        let files = results_of(batch);
+        for file in &files {
+            self.fetch(file, |handing, _, line| {
+                handing.take(part, has_answers, line)
+            })?;
         }
-        self.let_go(index)
+        if files.is_empty() {
+            // It was cancelled before it was read.
+            self.left_out.unread += part.rows;
+        }
+        self.let_go(index, batch)
     }
 
-    /// What is written is on the disk before its batch is forgotten.
-    fn let_go(&mut self, index: usize) -> Result<(), Halt> {
+    /// What is written is on the disk before its batch is forgotten, and its files are removed at
+    /// the server: they take the room of those to come.
+    fn let_go(&mut self, index: usize, batch: &Value) -> Result<(), Halt> {
         let synced = self.output.sync();
         synced.map_err(|error| Failure::wrong(&error))?;
-        self.side.handed_in.remove(index);
-        Ok(self.save()?)
+        let part = self.side.handed_in.remove(index);
+        self.save()?;
+        self.remove_file(&part.file);
+        for file in results_of(batch) {
+            self.remove_file(file);
+        }
+        Ok(())
+    }
+
+    /// Removes a file at the server. One that cannot be removed now goes when its time is over.
+    pub(super) fn remove_file(&self, file: &str) {
+        let path = format!("/v1/files/{file}");
+        let _ = self
+            .server
+            .send::<Value>(Method::DELETE, &path, None::<&()>);
     }
 
     /// A batch of which nothing was begun. Rows with faults have failed; the others are handed in
@@ -91,40 +69,46 @@ impl Handing {
     fn refused(&mut self, index: usize, part: &HandedIn, batch: &Value) -> Result<(), Halt> {
         let errors = batch["errors"]["data"].as_array();
         let errors = errors.map(Vec::as_slice).unwrap_or_default();
-        let has = |code: &str| errors.iter().any(|error| text(error, "code") == code);
-        if has("queue_full") || has("queue_draining") {
+        let told = |code: &str| errors.iter().find(|error| text(error, "code") == code);
+        if told("queue_full").or(told("queue_draining")).is_some() {
             // Its file is there: a batch is made of it anew.
             self.side.handed_in[index].batch = None;
             self.save()?;
             return self.pause(FULL);
         }
-        if has("too_many_requests") && part.rows > 1 {
+        if told("too_many_requests").is_some() && part.rows > 1 {
             self.rows_max = (part.rows / 2).max(1);
-            return self.let_go(index);
+            return self.let_go(index, batch);
+        }
+        let model = told("model_not_found");
+        // A model that rows ask for themselves is their fault; whatever else may not be used, the
+        // rows after it would not be taken either.
+        if let Some(error) = told("forbidden").or(model.filter(|_| !part.names_model)) {
+            let reason = text(error, "message").to_owned();
+            self.let_go(index, batch)?;
+            return Err(Halt::Account(reason));
         }
         let by_line = errors
             .iter()
             .filter_map(|error| Some((error["line"].as_u64()?, error)));
         let by_line: BTreeMap<u64, &Value> = by_line.collect();
         if by_line.is_empty() {
-            let first = errors
-                .first()
-                .map_or("no reason", |error| text(error, "message"));
-            return Err(Halt::Failed(Failure {
-                code: FAILED,
-                message: format!(
-                    "the server refuses the batch {}: {first}",
-                    text(batch, "id")
-                ),
-            }));
+            let first = errors.first();
+            let why = first.map_or("no reason", |error| text(error, "message"));
+            let id = text(batch, "id");
+            let message = format!("the server refuses the batch {id}: {why}");
+            self.let_go(index, batch)?;
+            let code = FAILED;
+            return Err(Halt::Failed(Failure { code, message }));
         }
         self.fetch(&part.file, |handing, number, line| {
-            match by_line.get(&number) {
+            // All rows of a batch ask for one model, and the first faults alone are told.
+            match by_line.get(&number).copied().or(model) {
                 Some(error) => handing.fault(line, error),
                 None => Ok(()),
             }
         })?;
-        self.let_go(index)
+        self.let_go(index, batch)
     }
 
     /// A row that its batch could not be made with.
@@ -147,7 +131,7 @@ impl Handing {
     }
 
     /// A line of an output or error file.
-    fn take(&mut self, line: &[u8]) -> Result<(), Halt> {
+    fn take(&mut self, part: &HandedIn, has_answers: bool, line: &[u8]) -> Result<(), Halt> {
         let unreadable = |why: &str| {
             Halt::Failed(Failure {
                 code: UNREACHABLE,
@@ -157,55 +141,57 @@ impl Handing {
         let line: Line<'_> =
             serde_json::from_slice(line).map_err(|error| unreadable(&error.to_string()))?;
         let (row, id) = row_of(&line.custom_id).ok_or_else(|| unreadable("it names no row"))?;
+        if self.done.contains(row) {
+            // A batch that is fetched a second time brings the same.
+            return Ok(());
+        }
         let Some(response) = &line.response else {
-            let said = line.error.unwrap_or_default().told("server_error");
-            if matches!(said.0.as_str(), "batch_expired" | "batch_cancelled") {
-                self.not_started.insert(row);
+            let said = line.error.unwrap_or_default();
+            if matches!(said.code.as_str(), "batch_expired" | "batch_cancelled") {
+                self.left_out.rows.insert(row);
                 return Ok(());
             }
             let error = RowError {
-                code: &said.0,
-                message: &said.1,
+                code: &said.code,
+                message: &said.message,
             };
             return self.write(&result(row, id, None, Some(error)));
         };
-        let raw = response.body.get().as_bytes();
-        let body: Body = serde_json::from_slice(raw).unwrap_or_default();
-        let usage = body.usage.unwrap_or_default();
-        let is_csv = OutputFormat::of(&self.options.paths.output)
-            .is_ok_and(|format| format == OutputFormat::Csv);
-        let generated = match is_csv {
-            true => answer_text(raw).unwrap_or_default(),
-            false => String::new(),
+        let judged = response.judged(self.source, self.clock.now());
+        let judged = judged.ok_or_else(|| unreadable("its status is none"))?;
+        if let Err(verdict) = &judged.verdict
+            && is_the_accounts(verdict, part, has_answers)
+        {
+            self.left_out.rows.insert(row);
+            self.left_out.refused = Some(verdict.to_string());
+            return Ok(());
+        }
+        let usage = judged.verdict.as_ref().ok().and_then(|facts| facts.usage);
+        let format = OutputFormat::of(&self.options.paths.output);
+        let generated = match format {
+            Ok(OutputFormat::Csv) => answer_text(&judged.answer.body).unwrap_or_default(),
+            _ => String::new(),
         };
         let answer = Answer {
-            status_code: response.status_code,
+            status_code: judged.answer.status.as_u16(),
             request_id: response.request_id.as_deref(),
-            body: raw,
+            body: &judged.answer.body,
             text: &generated,
-            tokens: Some(usage.input_tokens + usage.output_tokens),
+            tokens: usage.map(|usage| usage.total()),
         };
-        let is_new = !self.done.contains(row);
-        let status = response.status_code;
-        let said = body
-            .error
-            .unwrap_or_default()
-            .told(&format!("http_{status}"));
-        let error = (!(200..300).contains(&status)).then_some(RowError {
-            code: &said.0,
-            message: &said.1,
+        let error = judged.verdict.as_ref().err().map(|verdict| RowError {
+            code: verdict.code.as_deref().unwrap_or(verdict.class.as_str()),
+            message: &verdict.message,
         });
         self.write(&result(row, id, Some(answer), error))?;
-        if is_new {
-            self.figures.answers += 1;
-            self.figures.input_tokens += usage.input_tokens;
-            self.figures.output_tokens += usage.output_tokens;
-        }
+        let usage = usage.unwrap_or_default();
+        self.figures.answers += 1;
+        self.figures.input_tokens += usage.input_tokens;
+        self.figures.output_tokens += usage.output_tokens;
         Ok(())
     }
 
-    /// Writes a row's result, unless it has one: a batch that is fetched a second time brings the
-    /// same.
+    /// Writes a row's result, unless it has one.
     pub(super) fn write(&mut self, row: &RowResult<'_>) -> Result<(), Halt> {
         if !self.done.insert(row.line) {
             return Ok(());
@@ -250,30 +236,18 @@ impl Handing {
             if let Some(halt) = halt {
                 return Err(halt);
             }
-            match copied {
-                Ok(()) => return Ok(()),
-                Err(away) if away.code == UNREACHABLE => self.wait_for_server(&away.message)?,
-                Err(failure) => return Err(failure.into()),
+            match copied? {
+                Asked::Away(away) => self.wait_for_server(&away.message)?,
+                there => return Ok(there.found()?),
             }
         }
     }
 }
 
-impl Said {
-    /// Its code and its message.
-    fn told(self, unless: &str) -> (String, String) {
-        let code = match self.code {
-            Some(Value::String(code)) => Some(code),
-            Some(Value::Number(code)) => Some(code.to_string()),
-            _ => None,
-        };
-        let code = code.or(self.kind).unwrap_or_else(|| unless.to_owned());
-        (
-            code,
-            self.message
-                .unwrap_or_else(|| "no reason was told".to_owned()),
-        )
-    }
+/// The files of what came of a batch.
+fn results_of(batch: &Value) -> Vec<&str> {
+    let files = ["output_file_id", "error_file_id"].map(|name| batch[name].as_str());
+    files.into_iter().flatten().collect()
 }
 
 /// What is written of a row. How often it was tried, and how long it waited, is the server's to

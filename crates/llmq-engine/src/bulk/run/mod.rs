@@ -112,11 +112,6 @@ pub async fn run_by(
         let (options, now) = (Arc::clone(&options), clock.now());
         blocking(move || Opened::open(&options, now)).await??
     };
-    if !opened.side.handed_in.is_empty() {
-        return Err(RunError::AtServer {
-            output: options.paths.output.display().to_string(),
-        });
-    }
     let tasks = Tasks::new();
     let outcome = finish(&options, opened, &clock, &tasks, &control).await;
     tasks.cancel();
@@ -139,7 +134,6 @@ async fn finish(
         side,
         earlier,
         reader,
-        let_go: _,
     } = opened;
     // Held by whoever writes, too: it may still do so when nobody waits for it any more.
     let locks: Locks = Arc::new(locks);

@@ -3,8 +3,8 @@ use llmq_core::Now;
 use super::error::RunError;
 use super::options::RunOptions;
 use crate::bulk::{
-    HandedIn, Holder, InputPrint, Output, OutputLock, PromptSettings, Resumed, RowReader, Side,
-    compare, forget_failed, refuse_bad_rows, set_aside,
+    Holder, InputPrint, Output, OutputLock, PromptSettings, Resumed, RowReader, Side, compare,
+    forget_failed, refuse_bad_rows, set_aside,
 };
 
 /// Kept free on the disk for the results of calls in flight.
@@ -24,8 +24,6 @@ pub struct Opened {
     pub earlier: Option<Side>,
     /// The rows.
     pub reader: RowReader,
-    /// Batches at a server that a run begun again has no use for.
-    pub let_go: Vec<HandedIn>,
 }
 
 impl Opened {
@@ -34,9 +32,31 @@ impl Opened {
     ///
     /// # Errors
     ///
-    /// [`RunError`]: a file cannot be used, somebody else holds the output, or it belongs to another
-    /// run.
+    /// [`RunError`]: a file cannot be used, somebody else holds the output, it belongs to another
+    /// run, or a server finishes rows of it. Nothing was changed then, unless a file failed.
     pub fn open(options: &RunOptions, now: Now) -> Result<Self, RunError> {
+        Self::open_where(options, now, |side| match side.handed_in.is_empty() {
+            true => Ok(()),
+            false => Err(RunError::AtServer {
+                output: options.paths.output.display().to_string(),
+            }),
+        })
+    }
+
+    /// The same for who goes on with what is at a server.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`], as [`open`](Self::open).
+    pub fn open_to_hand_in(options: &RunOptions, now: Now) -> Result<Self, RunError> {
+        Self::open_where(options, now, |_| Ok(()))
+    }
+
+    fn open_where(
+        options: &RunOptions,
+        now: Now,
+        may_go_on: impl Fn(&Side) -> Result<(), RunError>,
+    ) -> Result<Self, RunError> {
         let paths = &options.paths;
         // The input is looked at first: a mistyped name must not leave an empty output behind.
         let reader = RowReader::open(&options.source, options.kind, options.read.clone())?;
@@ -66,6 +86,7 @@ impl Opened {
                     changes: changes.to_string(),
                 });
             }
+            may_go_on(earlier)?;
         }
         if options.retry_failed {
             forget_failed(paths)?;
@@ -76,10 +97,9 @@ impl Opened {
             Some(earlier) => earlier.clone().restarted(print, settings),
             None => Side::new(print, settings),
         };
-        let let_go = match options.restart {
-            true => std::mem::take(&mut side.handed_in),
-            false => Vec::new(),
-        };
+        if options.restart {
+            side.handed_in.clear();
+        }
         Ok(Self {
             locks,
             output,
@@ -87,7 +107,6 @@ impl Opened {
             side,
             earlier,
             reader,
-            let_go,
         })
     }
 }

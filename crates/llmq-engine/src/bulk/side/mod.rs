@@ -49,7 +49,8 @@ pub struct Side {
 /// Rows that a server finishes as a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandedIn {
-    /// The server's file of their calls: no two batches are made of one.
+    /// The server's file of their calls. It is also the idempotency key of the batch, so that one
+    /// is made of it however often it is asked for.
     pub file: String,
     /// The batch, once it is known.
     pub batch: Option<String>,
@@ -60,10 +61,13 @@ pub struct HandedIn {
     /// The number of its first row in the input, from 1.
     pub first: u64,
     /// The number of its last row. Between the two are all rows of this endpoint and model that
-    /// had no result then, and rows of others.
+    /// had no result then, and rows of others, or of a part that was there already.
     pub last: u64,
     /// How many rows it has.
     pub rows: u64,
+    /// The model is the rows' own, and not the run's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub names_model: bool,
 }
 
 /// Why the side file cannot be used.
