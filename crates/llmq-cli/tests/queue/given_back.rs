@@ -244,6 +244,45 @@ fn a_batch_that_found_no_room_is_made_again_of_the_same_file() {
     }
 }
 
+/// More would keep their room at the server, and take long to cancel.
+#[test]
+fn so_many_batches_are_at_the_server_at_once() {
+    const AT_ONCE: u64 = 64;
+    const ROWS: u64 = AT_ONCE * 1_000 + 1;
+    let mut made = 0;
+    let server = Scripted::start(move |question| {
+        let what = question.what.as_str();
+        if what == "POST /v1/batches" {
+            made += 1;
+        } else if let Some(batch_number) = what.strip_prefix("GET /v1/batches/batch-") {
+            let output = format!("out-{batch_number}");
+            return Some(match made < AT_ONCE {
+                true => batch("in_progress", 0, &[]),
+                false => batch("completed", 1, &[("output_file_id", &output)]),
+            });
+        } else if let Some(output) = what.strip_prefix("GET /v1/files/out-") {
+            let number: u64 = output.strip_suffix("/content")?.parse().ok()?;
+            let rows = (number - 1) * 1_000 + 1..=(number * 1_000).min(ROWS);
+            return Some(Reply::Lines(rows.map(answered).collect()));
+        }
+        None
+    });
+    let files = Files::with_rows(ROWS.try_into().unwrap());
+    let (code, said) = ends(files.command(server.addr));
+    assert_eq!(code, 0, "{said}");
+    files.are_whole(ROWS);
+    let (mut there, mut most) = (0_u64, 0);
+    for question in server.asked() {
+        match question.what.as_str() {
+            "POST /v1/files" => there += 1,
+            what if what.starts_with("DELETE /v1/files/file-") => there -= 1,
+            _ => {}
+        }
+        most = most.max(there);
+    }
+    assert_eq!(most, AT_ONCE);
+}
+
 /// It waited for an answer for two minutes.
 #[test]
 fn who_leaves_while_a_server_is_silent_leaves_at_once() {

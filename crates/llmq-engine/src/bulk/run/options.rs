@@ -38,7 +38,8 @@ pub struct RunOptions {
     pub retry_failed: bool,
     /// Whether to begin again; the old output is kept beside the new one.
     pub restart: bool,
-    /// Whether to go on although the input or the settings changed.
+    /// Whether to go on although the input or the settings changed, or a server has forgotten rows
+    /// that were handed in.
     pub resume_anyway: bool,
     /// What tokens cost, if that is known.
     pub price: Option<Price>,
