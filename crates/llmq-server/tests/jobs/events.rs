@@ -6,7 +6,8 @@ use tokio::net::TcpStream;
 
 use crate::world::World;
 
-struct Ear {
+/// Who listens to what a gateway tells.
+pub(crate) struct Ear {
     stream: TcpStream,
     text: String,
 }
@@ -21,7 +22,7 @@ impl Ear {
     }
 
     /// With these headers.
-    async fn with(world: &World, headers: &str) -> Self {
+    pub(crate) async fn with(world: &World, headers: &str) -> Self {
         let mut stream = TcpStream::connect(world.addr).await.unwrap();
         let request = format!("GET /api/events HTTP/1.0\r\nhost: x\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -33,7 +34,8 @@ impl Ear {
         ear
     }
 
-    async fn until(&mut self, part: &str) -> String {
+    /// What is told up to and with this text.
+    pub(crate) async fn until(&mut self, part: &str) -> String {
         let read = async {
             loop {
                 if let Some(at) = self.text.find(part) {

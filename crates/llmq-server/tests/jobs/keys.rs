@@ -1,11 +1,10 @@
 //! What a key may do and spend holds for its accepted requests too.
 
-use std::time::Duration;
-
 use http::Method;
 use llmq_testkit::PATIENCE;
 use serde_json::{Value, json};
 
+use crate::events::Ear;
 use crate::world::{Got, World, chat, request};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -364,6 +363,8 @@ async fn a_batch_is_refused_when_nothing_is_left() {
         .ask(Method::POST, "/v1/files", &headers, form)
         .await
         .json();
+    let listens = format!("authorization: {}\r\n", keyed.admin);
+    let mut ear = Ear::with(&keyed.world, &listens).await;
     let batch = json!({"input_file_id": file["id"], "endpoint": CHAT,
         "completion_window": "24h"});
     let got = keyed
@@ -371,22 +372,12 @@ async fn a_batch_is_refused_when_nothing_is_left() {
         .await;
     assert_eq!(got.status, 200, "{got:?}");
     let id = got.json()["id"].as_str().unwrap().to_owned();
-    let ended = async {
-        loop {
-            let path = format!("/v1/batches/{id}");
-            let batch = keyed
-                .ask(&key.shown, Method::GET, &path, &Value::Null)
-                .await
-                .json();
-            if batch["status"] == "completed" {
-                return batch;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let ended = tokio::time::timeout(llmq_testkit::PATIENCE, ended)
+    ear.until("event: batch.completed\n").await;
+    let path = format!("/v1/batches/{id}");
+    let ended = keyed
+        .ask(&key.shown, Method::GET, &path, &Value::Null)
         .await
-        .unwrap();
+        .json();
     assert_eq!(ended["request_counts"]["failed"], 1, "{ended}");
     assert_eq!(keyed.world.calls(), 0);
 }
