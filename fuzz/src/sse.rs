@@ -10,7 +10,7 @@ const SMALL: usize = 64;
 type Events = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Any bytes give the events that the standard says, however they are cut; a bound is kept; and
-/// what a stream's reader says of usage and of the end does not depend on the cuts either.
+/// what a stream's reader says of it and of its end does not depend on the cuts either.
 pub fn check(stream: &[u8]) {
     let whole = split(&[stream], usize::MAX).expect("there is no bound");
     assert_eq!(whole, plain(stream));
@@ -28,11 +28,11 @@ pub fn check(stream: &[u8]) {
         (Dialect::Anthropic, Operation::Messages),
     ] {
         let read = |pieces: &[&[u8]]| {
-            let mut reader = StreamReader::new(dialect, operation);
+            let mut reader = StreamReader::new(dialect, operation).telling();
             for piece in pieces {
                 reader.push(piece).expect("inputs are small");
             }
-            (reader.finish(), reader.events(), reader.usage())
+            (reader.finish(), reader.events(), reader.facts())
         };
         let whole = read(&[stream]);
         assert!(cuts(stream).all(|pieces| read(&pieces) == whole));

@@ -18,8 +18,9 @@ use common::World;
 use llmq_testkit::PATIENCE;
 use running::Running;
 
-/// A server that gives one answer to all, and hands over what it was sent: head and body.
-fn server(answer: &'static str) -> (SocketAddr, Receiver<(String, Vec<u8>)>) {
+/// A server that gives one answer of this type to all, and hands over what it was sent: head and
+/// body.
+fn server(kind: &'static str, answer: &'static str) -> (SocketAddr, Receiver<(String, Vec<u8>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let (heard, hears) = channel();
@@ -29,7 +30,7 @@ fn server(answer: &'static str) -> (SocketAddr, Receiver<(String, Vec<u8>)>) {
             thread::spawn(move || {
                 while let Some(request) = request(&mut guest) {
                     let head = format!(
-                        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
+                        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n\
                          content-length: {}\r\n\r\n",
                         answer.len()
                     );
@@ -72,7 +73,34 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-const ANSWER: &str = r#"{"id":"a","object":"chat.completion","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Yes."},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}"#;
+/// An attribute of a span (opentelemetry-proto, "common.proto"): its key, and its value by the
+/// tag of its kind.
+fn attribute(key: &str, value: &[u8]) -> Vec<u8> {
+    let mut bytes = field(0x0a, key.as_bytes());
+    bytes.extend(field(0x12, value));
+    bytes
+}
+
+fn text(key: &str, value: &str) -> Vec<u8> {
+    attribute(key, &field(0x0a, value.as_bytes()))
+}
+
+fn texts(key: &str, value: &str) -> Vec<u8> {
+    let item = field(0x0a, value.as_bytes());
+    attribute(key, &field(0x2a, &field(0x0a, &item)))
+}
+
+fn number(key: &str, value: u8) -> Vec<u8> {
+    assert!(value < 128, "one byte");
+    attribute(key, &[0x18, value])
+}
+
+fn field(tag: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(bytes.len()).unwrap();
+    [&[tag, length], bytes].concat()
+}
+
+const ANSWER: &str = r#"{"id":"a-1","object":"chat.completion","model":"m-2026","choices":[{"index":0,"message":{"role":"assistant","content":"Yes."},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}"#;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
@@ -91,60 +119,157 @@ fn call(addr: SocketAddr, path: &str, body: &str) -> String {
     answer
 }
 
+const STREAM: &str = "data: {\"id\":\"a-1\",\"model\":\"m-2026\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes.\"},\"finish_reason\":null}]}\n\ndata: {\"id\":\"a-1\",\"model\":\"m-2026\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+
+/// A gateway before a provider, and the collector that it tells of its calls.
+struct Traced {
+    running: Running,
+    gateway: SocketAddr,
+    asked: Receiver<(String, Vec<u8>)>,
+    told: Receiver<(String, Vec<u8>)>,
+}
+
+impl Traced {
+    fn before(world: &World, kind: &'static str, answer: &'static str) -> Self {
+        let (provider, asked) = server(kind, answer);
+        let (collector, told) = server("application/json", "{}");
+        let (url, endpoint) = (
+            format!("http://{provider}/v1"),
+            format!("http://{collector}"),
+        );
+        let mut running = Running::start_with(
+            world,
+            "serve --listen 127.0.0.1:0 --store memory:",
+            &[
+                ("OPENAI_API_KEY", "sk-x"),
+                ("OPENAI_BASE_URL", &url),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ],
+        );
+        let said = running.wait_for("listening: ");
+        let addr = said.split("://").nth(1).unwrap().split('/').next().unwrap();
+        let gateway = addr.parse().unwrap();
+        Self {
+            running,
+            gateway,
+            asked,
+            told,
+        }
+    }
+
+    /// Ends the gateway; what its collector has got then.
+    fn spans(self) -> Vec<u8> {
+        self.running.signal("-TERM");
+        assert_eq!(self.running.end().0, 0);
+        let mut spans = Vec::new();
+        while let Ok((head, body)) = self.told.try_recv() {
+            assert!(head.starts_with("post /v1/traces "), "{head}");
+            spans.extend(body);
+        }
+        spans
+    }
+}
+
+#[track_caller]
+fn assert_holds(spans: &[u8], parts: &[Vec<u8>]) {
+    for part in parts {
+        assert!(holds(spans, part), "{:?}", String::from_utf8_lossy(part));
+    }
+}
+
 #[test]
 fn a_call_and_an_accepted_request_are_spans_below_those_of_their_callers() {
-    let (provider, asked) = server(ANSWER);
-    let (collector, told) = server("{}");
     let world = World::new();
-    let (url, endpoint) = (
-        format!("http://{provider}/v1"),
-        format!("http://{collector}"),
-    );
-    let mut running = Running::start_with(
-        &world,
-        "serve --listen 127.0.0.1:0 --store memory:",
-        &[
-            ("OPENAI_API_KEY", "sk-x"),
-            ("OPENAI_BASE_URL", &url),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
-        ],
-    );
-    let said = running.wait_for("listening: ");
-    let addr = said.split("://").nth(1).unwrap().split('/').next().unwrap();
-    let addr = addr.parse().unwrap();
-    let chat = r#"{"model":"m","messages":[{"role":"user","content":"a secret"}]}"#;
-    let answer = call(addr, "/v1/chat/completions", chat);
+    let traced = Traced::before(&world, "application/json", ANSWER);
+    let chat = r#"{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"a secret"}]}"#;
+    let answer = call(traced.gateway, "/v1/chat/completions", chat);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let job = format!(
         r#"{{"model":"m","endpoint":"/v1/chat/completions","body":{chat},"wait_for_completion":true}}"#
     );
-    let answer = call(addr, "/api/requests", &job);
+    let answer = call(traced.gateway, "/api/requests", &job);
     assert!(answer.contains("\"completed\""), "{answer}");
-    running.signal("-TERM");
-    assert_eq!(running.end().0, 0);
+    let (head, _) = traced.asked.recv_timeout(PATIENCE).unwrap();
+    let spans = traced.spans();
 
-    let (head, _) = asked.recv_timeout(PATIENCE).unwrap();
     let parent = head.split("traceparent: ").nth(1).unwrap();
     let parent = parent.split("\r\n").next().unwrap();
     let ours = parent.strip_prefix(&format!("00-{TRACE}-")).unwrap();
     let ours = ours.strip_suffix("-01").unwrap();
     assert_ne!(ours, PARENT, "the provider works for our span");
-    let mut spans = Vec::new();
-    while let Ok((head, body)) = told.try_recv() {
-        assert!(head.starts_with("post /v1/traces "), "{head}");
-        spans.extend(body);
-    }
-    for part in [
-        bytes(TRACE),
-        bytes(PARENT),
-        bytes(ours),
-        b"chat m".to_vec(),
-        b"gen_ai.usage.input_tokens".to_vec(),
-        b"llmq.request_id".to_vec(),
-        b"llmq.queue_id".to_vec(),
-        b"llmq.upstream".to_vec(),
-    ] {
-        assert!(holds(&spans, &part), "{part:?}");
-    }
+    assert_holds(
+        &spans,
+        &[
+            bytes(TRACE),
+            bytes(PARENT),
+            bytes(ours),
+            b"chat m".to_vec(),
+            b"llmq.request_id".to_vec(),
+            b"llmq.queue_id".to_vec(),
+            b"llmq.upstream".to_vec(),
+        ],
+    );
     assert!(!holds(&spans, b"a secret"));
+}
+
+/// The attributes that OpenTelemetry's conventions ask for ("Generative AI spans", 2026).
+#[test]
+fn a_span_says_who_was_asked_for_what_and_who_answered() {
+    let world = World::new();
+    for (kind, answer, stream) in [
+        ("application/json", ANSWER, "false"),
+        ("text/event-stream", STREAM, "true"),
+    ] {
+        let traced = Traced::before(&world, kind, answer);
+        let chat = format!(
+            r#"{{"model":"m","max_tokens":5,"stream":{stream},"messages":[{{"role":"user","content":"x"}}]}}"#
+        );
+        let answer = call(traced.gateway, "/v1/chat/completions", &chat);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let spans = traced.spans();
+        assert_holds(
+            &spans,
+            &[
+                text("gen_ai.operation.name", "chat"),
+                text("gen_ai.provider.name", "openai"),
+                text("gen_ai.request.model", "m"),
+                number("gen_ai.request.max_tokens", 5),
+                text("gen_ai.response.model", "m-2026"),
+                text("gen_ai.response.id", "a-1"),
+                texts("gen_ai.response.finish_reasons", "stop"),
+                text("server.address", "127.0.0.1"),
+                b"server.port".to_vec(),
+            ],
+        );
+        if stream == "true" {
+            assert_holds(&spans, &[attribute("gen_ai.request.stream", &[0x10, 1])]);
+        } else {
+            assert_holds(
+                &spans,
+                &[
+                    number("gen_ai.usage.input_tokens", 7),
+                    number("gen_ai.usage.output_tokens", 2),
+                ],
+            );
+        }
+    }
+}
+
+#[test]
+fn the_span_of_an_accepted_request_says_who_was_asked_for_what() {
+    let world = World::new();
+    let traced = Traced::before(&world, "application/json", ANSWER);
+    let job = r#"{"model":"m","endpoint":"/v1/chat/completions","body":{"model":"m","max_tokens":5,"messages":[]},"wait_for_completion":true}"#;
+    let answer = call(traced.gateway, "/api/requests", job);
+    assert!(answer.contains("\"completed\""), "{answer}");
+    let spans = traced.spans();
+    assert_holds(
+        &spans,
+        &[
+            text("gen_ai.provider.name", "openai"),
+            number("gen_ai.request.max_tokens", 5),
+            text("server.address", "127.0.0.1"),
+            number("gen_ai.usage.output_tokens", 2),
+        ],
+    );
 }

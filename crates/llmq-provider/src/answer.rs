@@ -7,7 +7,7 @@ use crate::lenient::{First, FromAny, Lenient, Object, Present};
 use crate::plain::{Once, Plain};
 use crate::usage::RawUsage;
 
-type Text = Lenient<Option<String>>;
+pub(crate) type Text = Lenient<Option<String>>;
 
 /// What a whole answer says about itself, read in one pass without its text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,29 +33,29 @@ pub(crate) enum NoAnswer {
 
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Body {
-    id: Text,
-    model: Text,
+pub(crate) struct Body {
+    pub(crate) id: Text,
+    pub(crate) model: Text,
     usage: Lenient<Object<RawUsage>>,
     choices: Lenient<First<Choice>>,
-    stop_reason: Text,
-    status: Text,
+    pub(crate) stop_reason: Text,
+    pub(crate) status: Text,
     #[serde(rename = "type")]
     kind: Text,
-    incomplete_details: Lenient<Object<Incomplete>>,
+    pub(crate) incomplete_details: Lenient<Object<Incomplete>>,
     error: Lenient<Present>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Choice {
-    finish_reason: Text,
+pub(crate) struct Choice {
+    pub(crate) finish_reason: Text,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Incomplete {
-    reason: Text,
+pub(crate) struct Incomplete {
+    pub(crate) reason: Text,
 }
 
 impl AnswerFacts {

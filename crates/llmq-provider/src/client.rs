@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Uri;
 use http::header::{HOST, HeaderMap, HeaderValue};
 use llmq_core::{Clock, Host, Timestamp};
 use tokio::time::Instant;
@@ -154,6 +155,12 @@ impl Provider {
     #[must_use]
     pub fn host(&self) -> Host {
         self.inner.config.host
+    }
+
+    /// Its scheme, host and port.
+    #[must_use]
+    pub fn server(&self) -> &Uri {
+        &self.inner.addresses.server
     }
 
     /// Host and port, for messages.

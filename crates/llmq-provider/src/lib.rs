@@ -53,6 +53,7 @@ mod usage;
 mod event_ends;
 mod sse;
 mod stream;
+mod stream_facts;
 mod usage_chunk;
 mod whole_events;
 

@@ -6,8 +6,9 @@ use serde_json::value::RawValue;
 use crate::event_shape::is_object;
 use crate::lenient::{Lenient, Object, Present};
 use crate::opening::{is_opening, is_piece};
+use crate::stream_facts::StreamFacts;
 use crate::usage::RawUsage;
-use crate::{Dialect, EventTooLarge, Operation, SseEvent, SseSplitter};
+use crate::{AnswerFacts, Dialect, EventTooLarge, Operation, SseEvent, SseSplitter};
 
 /// The types that end a stream, as they stand in the data.
 const TERMINAL_TYPES: [&str; 4] = [
@@ -66,6 +67,8 @@ struct State {
     answers: u32,
     /// Those that have given their reasons to end.
     finished: u32,
+    /// None where nobody asks.
+    facts: Option<Box<StreamFacts>>,
 }
 
 impl StreamReader {
@@ -84,6 +87,7 @@ impl StreamReader {
                 pieces: None,
                 answers: 1,
                 finished: 0,
+                facts: None,
             },
         }
     }
@@ -100,6 +104,13 @@ impl StreamReader {
     #[must_use]
     pub fn counting(mut self) -> Self {
         self.state.pieces = Some(0);
+        self
+    }
+
+    /// The same for a stream that somebody asks what it [says of itself](StreamReader::facts).
+    #[must_use]
+    pub fn telling(mut self) -> Self {
+        self.state.facts = Some(Box::default());
         self
     }
 
@@ -174,6 +185,16 @@ impl StreamReader {
     pub fn usage(&self) -> Option<Usage> {
         self.state.usage?.usage(self.state.dialect)
     }
+
+    /// What it has said of itself so far. None unless it is [telling](StreamReader::telling).
+    #[must_use]
+    pub fn facts(&self) -> Option<AnswerFacts> {
+        let facts = self.state.facts.as_ref()?.facts().clone();
+        Some(AnswerFacts {
+            usage: self.usage(),
+            ..facts
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -213,8 +234,13 @@ impl State {
             self.end = StreamEnd::Malformed;
             return;
         }
+        let mut ended = 0;
         if self.ends_with_done() {
-            self.finished = self.finished.saturating_add(reasons_to_end(event.data));
+            ended = reasons_to_end(event.data);
+            self.finished = self.finished.saturating_add(ended);
+        }
+        if let Some(facts) = &mut self.facts {
+            facts.take(event, !self.has_begun, ended > 0);
         }
         // Most events are pieces of text; only the few that can matter are parsed.
         if self.may_matter(event) {

@@ -344,6 +344,17 @@ impl Models {
         self.read().routes.get(&upstream).cloned()
     }
 
+    /// Who is behind an upstream, whose name begins with that of its account and a slash.
+    pub(crate) fn provider(&self, upstream: &str) -> Option<Provider> {
+        let account = upstream
+            .split_once('/')
+            .map_or(upstream, |(first, _)| first);
+        let inner = self.read();
+        let mut providers = inner.accounts.providers();
+        let found = providers.find(|(name, _)| *name == account);
+        found.map(|(_, provider)| provider.clone())
+    }
+
     /// The only account there is, if there is one only.
     pub(crate) fn only_provider(&self) -> Option<Provider> {
         let inner = self.read();

@@ -95,7 +95,7 @@ pub(crate) async fn attempt(
         }
     };
     let mut headers = outgoing::headers(incoming, &route);
-    progress.mark(&mut headers);
+    progress.mark(&route.provider, &mut headers);
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
     let serving = gateway.models.serving(model, route.upstream);
     progress.begins(Arc::clone(&route.name), serving, gateway.clock.now().mono);
@@ -199,6 +199,7 @@ impl Trial<'_> {
                 let counts = self.incoming.operation == Operation::CountTokens;
                 let usage = facts.usage.or_else(|| counts.then(Usage::default));
                 progress.used(usage);
+                progress.answered(facts);
                 progress.ends(whole.status.as_u16(), None);
                 let WholeAnswer {
                     status,

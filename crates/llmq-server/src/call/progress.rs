@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use llmq_core::{Clock, FailureClass, Timestamp, Usage};
+use llmq_provider::{AnswerFacts, Provider};
 use uuid::Uuid;
 
 use super::incoming::Incoming;
@@ -77,6 +78,7 @@ impl Progress {
                 let begun = Begun {
                     operation: incoming.operation,
                     model: &model.name,
+                    size: incoming.size,
                     stream: incoming.stream,
                     at: incoming.arrived.wall,
                 };
@@ -85,10 +87,22 @@ impl Progress {
         }
     }
 
+    /// Whether somebody is told what its answer says of itself.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.span.is_some()
+    }
+
     /// Has the provider know below which span its work belongs.
-    pub(crate) fn mark(&self, headers: &mut HeaderMap) {
-        if let Some(span) = &self.span {
-            span.mark(headers);
+    pub(crate) fn mark(&mut self, provider: &Provider, headers: &mut HeaderMap) {
+        if let Some(span) = &mut self.span {
+            span.asks(provider, headers);
+        }
+    }
+
+    /// What its answer says of itself.
+    pub(crate) fn answered(&mut self, facts: AnswerFacts) {
+        if let Some(span) = &mut self.span {
+            span.answered(facts);
         }
     }
 

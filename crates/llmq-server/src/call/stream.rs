@@ -46,6 +46,9 @@ enum Opened {
 /// Takes over a stream whose head has come.
 pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer) -> Attempted {
     let mut reader = trial.asked.reader(&trial.grant);
+    if trial.progress.is_traced() {
+        reader = reader.telling();
+    }
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
         Opened::Bad(verdict, may_be_billed) => {
@@ -332,6 +335,9 @@ impl Passing {
         let status = self.answer.status().as_u16();
         self.progress.asked(None, now.mono);
         self.progress.used(self.reader.usage());
+        if let Some(facts) = self.reader.facts() {
+            self.progress.answered(facts);
+        }
         self.progress.ends(status, None);
     }
 

@@ -193,7 +193,9 @@ impl Catalog {
             self.batches.touch(member.batch);
         }
         if let Some(traces) = &self.traces {
-            traces.job(job);
+            let upstream = job.upstream.as_deref();
+            let provider = upstream.and_then(|name| self.models.provider(name));
+            traces.job(job, provider);
         }
         let operation = Operation::from_path(&job.details.endpoint);
         let took = took.unwrap_or_default();

@@ -19,7 +19,7 @@ pub(crate) use otlp::CallSpan;
 #[cfg(feature = "otel")]
 pub use otlp::{Traces, TracesError};
 
-use llmq_core::WallTime;
+use llmq_core::{CallSize, WallTime};
 use llmq_provider::Operation;
 
 /// What a span of a call begins with.
@@ -31,6 +31,7 @@ use llmq_provider::Operation;
 pub(crate) struct Begun<'a> {
     pub(crate) operation: Operation,
     pub(crate) model: &'a str,
+    pub(crate) size: CallSize,
     pub(crate) stream: bool,
     pub(crate) at: WallTime,
 }

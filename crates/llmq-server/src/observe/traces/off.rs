@@ -1,5 +1,6 @@
 use http::HeaderMap;
 use llmq_core::WallTime;
+use llmq_provider::{AnswerFacts, Provider};
 use llmq_store::Job;
 
 use super::Begun;
@@ -18,7 +19,7 @@ impl Traces {
         match *self {}
     }
 
-    pub(crate) fn job(&self, _: &Job) {
+    pub(crate) fn job(&self, _: &Job, _: Option<Provider>) {
         match *self {}
     }
 
@@ -29,7 +30,11 @@ impl Traces {
 }
 
 impl CallSpan {
-    pub(crate) fn mark(&self, _: &mut HeaderMap) {
+    pub(crate) fn asks(&mut self, _: &Provider, _: &mut HeaderMap) {
+        match *self {}
+    }
+
+    pub(crate) fn answered(&mut self, _: AnswerFacts) {
         match *self {}
     }
 

@@ -1,14 +1,14 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
-use llmq_core::{Status as JobStatus, Usage, WallTime};
-use llmq_provider::Operation;
+use llmq_core::{Host, Status as JobStatus, Usage, WallTime};
+use llmq_provider::{AnswerFacts, Dialect, Operation, Provider};
 use llmq_store::Job;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{
     SpanBuilder, SpanKind, Status, TraceContextExt, Tracer, TracerProvider,
 };
-use opentelemetry::{Context, KeyValue};
+use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::Resource;
@@ -56,6 +56,11 @@ pub enum TracesError {
 pub(crate) struct CallSpan {
     context: Context,
     propagator: TraceContextPropagator,
+    /// How many answers it asks for.
+    choices: u32,
+    /// Who was asked last.
+    provider: Option<Provider>,
+    answer: Option<AnswerFacts>,
 }
 
 impl Traces {
@@ -96,23 +101,37 @@ impl Traces {
             .propagator
             .extract_with_context(&Context::new(), &HeaderExtractor(headers));
         let name = operation_name(begun.operation);
+        let mut attributes = vec![
+            KeyValue::new("gen_ai.operation.name", name),
+            KeyValue::new("gen_ai.request.model", begun.model.to_owned()),
+        ];
+        if begun.stream {
+            attributes.push(KeyValue::new("gen_ai.request.stream", true));
+        }
+        if let Some(most) = begun.size.max_output_tokens {
+            attributes.push(KeyValue::new("gen_ai.request.max_tokens", i64::from(most)));
+        }
+        let choices = begun.size.choices.max(1);
+        if choices > 1 {
+            let count = i64::from(choices);
+            attributes.push(KeyValue::new("gen_ai.request.choice.count", count));
+        }
         let span = SpanBuilder::from_name(format!("{name} {}", begun.model))
             .with_kind(SpanKind::Server)
             .with_start_time(instant(begun.at))
-            .with_attributes([
-                KeyValue::new("gen_ai.operation.name", name),
-                KeyValue::new("gen_ai.request.model", begun.model.to_owned()),
-                KeyValue::new("llmq.stream", begun.stream),
-            ]);
+            .with_attributes(attributes);
         let span = self.tracer.build_with_context(span, &parent);
         CallSpan {
             context: parent.with_span(span),
             propagator: self.propagator.clone(),
+            choices,
+            provider: None,
+            answer: None,
         }
     }
 
-    /// Tells of an accepted request that has ended.
-    pub(crate) fn job(&self, job: &Job) {
+    /// Tells of an accepted request that has ended, with who was asked last.
+    pub(crate) fn job(&self, job: &Job, provider: Option<Provider>) {
         let mut headers = HeaderMap::new();
         if let Some(Ok(parent)) = job.details.traceparent.as_deref().map(str::parse) {
             headers.insert("traceparent", parent);
@@ -121,6 +140,7 @@ impl Traces {
         let begun = Begun {
             operation: operation.unwrap_or(Operation::ChatCompletions),
             model: &job.queue,
+            size: job.size,
             stream: false,
             at: job.created_at,
         };
@@ -135,6 +155,9 @@ impl Traces {
         span.set_attribute(KeyValue::new("llmq.attempts", i64::from(job.attempts)));
         if let Some(upstream) = &job.upstream {
             span.set_attribute(KeyValue::new("llmq.upstream", upstream.clone()));
+        }
+        if let Some(provider) = &provider {
+            asked(&context, provider);
         }
         if let Some(usage) = &job.usage {
             used(&context, usage);
@@ -157,10 +180,16 @@ impl Traces {
 }
 
 impl CallSpan {
-    /// Names this span in the headers of what is sent for it.
-    pub(crate) fn mark(&self, headers: &mut HeaderMap) {
+    /// A provider is asked: this span is named in the headers of what is sent to it.
+    pub(crate) fn asks(&mut self, provider: &Provider, headers: &mut HeaderMap) {
+        self.provider = Some(provider.clone());
         self.propagator
             .inject_context(&self.context, &mut HeaderInjector(headers));
+    }
+
+    /// The provider has answered, and says this of its answer.
+    pub(crate) fn answered(&mut self, answer: AnswerFacts) {
+        self.answer = Some(answer);
     }
 
     pub(crate) fn end(self, call: &CallRecord<'_>, at: WallTime) {
@@ -179,10 +208,17 @@ impl CallSpan {
         span.set_attribute(KeyValue::new("llmq.attempts", i64::from(call.attempts)));
         span.set_attribute(KeyValue::new("llmq.queued_ms", milliseconds(call.queued)));
         if let Some(first) = call.first_token {
-            span.set_attribute(KeyValue::new("llmq.first_token_ms", milliseconds(first)));
+            let first = first.as_secs_f64();
+            span.set_attribute(KeyValue::new("gen_ai.response.time_to_first_chunk", first));
         }
         if let Some(upstream) = call.upstream {
             span.set_attribute(KeyValue::new("llmq.upstream", upstream.to_owned()));
+        }
+        if let Some(provider) = &self.provider {
+            asked(&self.context, provider);
+        }
+        if let Some(answer) = self.answer {
+            answered(&self.context, answer, self.choices);
         }
         if let Some(usage) = &call.usage {
             used(&self.context, usage);
@@ -196,13 +232,84 @@ impl CallSpan {
     }
 }
 
-fn used(context: &Context, usage: &Usage) {
-    let count = |tokens| i64::try_from(tokens).unwrap_or(i64::MAX);
+/// Who was asked.
+fn asked(context: &Context, provider: &Provider) {
     let span = context.span();
-    let input = count(usage.input_tokens);
-    span.set_attribute(KeyValue::new("gen_ai.usage.input_tokens", input));
-    let output = count(usage.output_tokens);
-    span.set_attribute(KeyValue::new("gen_ai.usage.output_tokens", output));
+    span.set_attribute(KeyValue::new("gen_ai.provider.name", name_of(provider)));
+    let server = provider.server();
+    if let Some(host) = server.host() {
+        span.set_attribute(KeyValue::new("server.address", host.to_owned()));
+        let is_https = server.scheme_str() == Some("https");
+        let port = server.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+        span.set_attribute(KeyValue::new("server.port", i64::from(port)));
+    }
+}
+
+/// A provider as the conventions name it, where they do. One that nobody knows has the name of
+/// those whose API it speaks.
+fn name_of(provider: &Provider) -> &'static str {
+    match provider.host() {
+        Host::OpenAi => "openai",
+        Host::Anthropic => "anthropic",
+        Host::Azure => "azure.ai.openai",
+        Host::Groq => "groq",
+        Host::Mistral => "mistral_ai",
+        Host::Gemini => "gcp.gemini",
+        Host::OpenRouter => "openrouter",
+        Host::Cerebras => "cerebras",
+        Host::DeepSeek => "deepseek",
+        _ => match provider.dialect() {
+            Dialect::OpenAi => "openai",
+            Dialect::Anthropic => "anthropic",
+        },
+    }
+}
+
+/// What an answer says of itself. Of several only the first one's reason to end is known, which
+/// would be told as if it were all of them.
+fn answered(context: &Context, answer: AnswerFacts, choices: u32) {
+    let span = context.span();
+    let texts = [
+        ("gen_ai.response.id", answer.id),
+        ("gen_ai.response.model", answer.model),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            span.set_attribute(KeyValue::new(name, text));
+        }
+    }
+    if let Some(reason) = answer.finish_reason.filter(|_| choices == 1) {
+        let reasons = Array::String(vec![StringValue::from(reason)]);
+        let reasons = Value::Array(reasons);
+        span.set_attribute(KeyValue::new("gen_ai.response.finish_reasons", reasons));
+    }
+}
+
+fn used(context: &Context, usage: &Usage) {
+    let span = context.span();
+    let counts = [
+        ("gen_ai.usage.input_tokens", Some(usage.input_tokens)),
+        ("gen_ai.usage.output_tokens", Some(usage.output_tokens)),
+        (
+            "gen_ai.usage.cache_read.input_tokens",
+            cached(usage.cache_read_tokens),
+        ),
+        (
+            "gen_ai.usage.cache_creation.input_tokens",
+            cached(usage.cache_write_tokens),
+        ),
+    ];
+    for (name, tokens) in counts {
+        if let Some(tokens) = tokens {
+            let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+            span.set_attribute(KeyValue::new(name, tokens));
+        }
+    }
+}
+
+/// Most providers do not say that nothing was.
+fn cached(tokens: u64) -> Option<u64> {
+    (tokens > 0).then_some(tokens)
 }
 
 fn instant(at: WallTime) -> SystemTime {
