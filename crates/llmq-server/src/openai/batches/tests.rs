@@ -42,6 +42,7 @@ async fn with_batch(lines: &str, tasks: &Tasks) -> (Arc<FaultyStore>, Arc<Gatewa
         .unwrap();
     store.publish_file(input).await.unwrap();
     let notes = Notes {
+        idempotency_key: None,
         input,
         endpoint: "/v1/responses".to_owned(),
         window: "1h".to_owned(),
