@@ -20,6 +20,7 @@ mod entry;
 mod asking;
 mod hearing;
 mod life;
+mod others;
 mod quiet;
 mod saved;
 
@@ -129,6 +130,8 @@ struct Heard {
     residue: i64,
     /// By how much the order of arrival and rounding may have changed it.
     unsure: f64,
+    /// What others may have used before it, for all that it says.
+    unseen: u64,
     any: bool,
 }
 

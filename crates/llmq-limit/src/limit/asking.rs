@@ -9,12 +9,6 @@ use crate::Denied;
 use crate::charge::{InputCharge, OutputCharge};
 use crate::margin::within;
 
-/// So many standard deviations of what others use are left alone beside its mean: more is used
-/// once in 160 times …
-const OTHERS: f64 = 2.5;
-/// … and so many for a period after a refusal: once in four thousand.
-const OTHERS_REFUSED: f64 = 3.5;
-
 /// So many standard deviations of what calls without a word may stray are held back; refusals
 /// add to it.
 const DEVIATIONS: f64 = 1.0;
@@ -88,28 +82,6 @@ impl Limit {
             Meter::Places if beside + cost.later <= self.spec.count => Ok(()),
             Meter::Places => Err(Denied::OnRelease),
         }
-    }
-
-    /// What others on the account may have used since the provider last spoke. More is left alone
-    /// for a period after a refusal: a first one may happen, a second one should not.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an amount that is not negative"
-    )]
-    pub(super) fn others(&self, now: Timestamp) -> u64 {
-        if !self.heard.any {
-            return 0;
-        }
-        let period = self.spec.period;
-        let mut silent = (now - self.heard.sent_at).min(period);
-        if let Meter::Fixed(window) = &self.meter {
-            // What was used before the window began is no part of it.
-            silent = silent.min(period.saturating_sub(window.ends(now) - now));
-        }
-        let refused = self.refused_at.is_some_and(|at| now - at < period);
-        let deviations = if refused { OTHERS_REFUSED } else { OTHERS };
-        self.foreign.most(silent.as_secs_f64(), deviations).ceil() as u64
     }
 
     /// How far the calls of which the provider has not spoken yet, this one among them, may be

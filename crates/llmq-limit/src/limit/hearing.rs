@@ -45,17 +45,20 @@ impl Limit {
         let slack = -below;
         // From the least to the most that would have been as expected.
         let unsure = float_signed((-below - above).max(0));
+        let hidden = u64::try_from(-above - below.max(0)).unwrap_or(0);
         let below = u64::try_from(below).unwrap_or(0);
         let above = u64::try_from(above).unwrap_or(0);
         if below > 0 {
             self.advance(now);
             self.correct_as_of(&expect, below, margin);
         }
+        let unseen = self.unseen_after(&expect, below, hidden);
         if newer {
             self.note_lesson(&expect, seen, below, unsure);
             let returned = self.give_returned(&expect, above, now, margin);
             self.heed(&expect, seen, slack.max(0), above - returned, unsure);
         }
+        self.heard.unseen = unseen;
         self.tail.heard(expect.tail, seen - rounding);
         if self.learns_from_words() {
             self.survey.heard(Word {
@@ -273,6 +276,7 @@ impl Limit {
             slack,
             residue: self.residue(expect, seen),
             unsure,
+            unseen: 0,
             any: true,
         };
     }

@@ -28,6 +28,7 @@ impl Limit {
             Meter::Sliding(_) | Meter::Fixed(_) => left,
             Meter::Places => return,
         };
+        self.heard.unseen = 0;
         self.advance(now);
         let Ok(above) = u64::try_from(left - since - self.books(now, margin)) else {
             return;
