@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::world::{World, request};
+use crate::world::{World, chat, request};
 
 /// A receiver, and what it took.
 pub(crate) struct Ear {
@@ -293,6 +293,90 @@ async fn an_endpoint_that_is_gone_is_disabled_and_a_redirect_is_not_followed() {
         (Some(false), Some(302))
     );
     assert!(ear.heard.lock().unwrap().is_empty());
+}
+
+/// What messages are about.
+fn told(heard: &[(String, Value)]) -> Vec<(&str, &str)> {
+    let about = heard.iter().map(|(_, body)| {
+        let upstream = body["data"]["upstream"].as_str();
+        (body["type"].as_str().unwrap(), upstream.unwrap_or_default())
+    });
+    about.collect()
+}
+
+#[tokio::test]
+async fn who_asked_for_it_is_told_that_an_upstream_is_down_and_that_it_is_back() {
+    let provider = llmq_testkit::ScriptedServer::start().await;
+    let world = World::before(provider.addr(), "").await;
+    let broken = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 2\r\n\r\n{}";
+    let good = json!({"id": "c", "object": "chat.completion", "model": "gpt", "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}]})
+    .to_string();
+    let good = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{good}",
+        good.len()
+    );
+    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut serving = JoinSet::new();
+    serving.spawn(provider.serve_each(move |mut guest| {
+        // All attempts of one request fail, which is as many as open the breaker.
+        let call = calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let answer = if call < 5 {
+            broken.to_owned()
+        } else {
+            good.clone()
+        };
+        async move {
+            guest.read_call().await;
+            guest.say(&answer).await;
+        }
+    }));
+    let (ear, other) = (Ear::start(0).await, Ear::start(0).await);
+    add(&world, &ear, json!(["breaker.*"])).await;
+    add(&world, &other, json!(["quota.*"])).await;
+    let down = world.submit().await;
+    assert_eq!(told(&ear.hears(1).await), [("breaker.opened", "one/gpt")]);
+    assert_eq!(world.end(&down).await["status"], "failed");
+    let back = world.submit().await;
+    assert_eq!(world.end(&back).await["status"], "completed");
+    let heard = ear.hears(2).await;
+    assert_eq!(
+        told(&heard),
+        [("breaker.opened", "one/gpt"), ("breaker.closed", "one/gpt")]
+    );
+    assert!(other.heard.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn who_asked_for_it_is_told_how_far_the_day_of_an_upstream_is_used_up() {
+    let world = World::with_quota("daily_request_limit = 20").await;
+    let (ear, other) = (Ear::start(0).await, Ear::start(0).await);
+    add(&world, &ear, json!(["quota.*"])).await;
+    add(&world, &other, json!(["breaker.*", "quota.emergency"])).await;
+    // Below `high` nothing is sent beyond four fifths of the day.
+    let high = [("x-llmq-priority", "high")];
+    let ask = async || {
+        let body = chat().to_string();
+        let got = world.ask(Method::POST, "/v1/chat/completions", &high, body);
+        assert_eq!(got.await.status, 200);
+    };
+    for _ in 0..19 {
+        ask().await;
+    }
+    let heard = ear.hears(3).await;
+    let wanted = ["quota.warning", "quota.critical", "quota.emergency"];
+    assert_eq!(told(&heard), wanted.map(|kind| (kind, "one/gpt")));
+    let used = heard
+        .iter()
+        .map(|(_, body)| body["data"]["used_percent"].as_f64());
+    let used: Vec<f64> = used.map(Option::unwrap).collect();
+    assert_eq!(used, [60.0, 80.0, 95.0]);
+    let heard = other.hears(1).await;
+    assert_eq!(told(&heard), [("quota.emergency", "one/gpt")]);
+    // Each once a day, and whoever asked for one of them is told of that alone.
+    ask().await;
+    assert_eq!(ear.heard.lock().unwrap().len(), 3);
+    assert_eq!(other.heard.lock().unwrap().len(), 1);
 }
 
 /// A server that says the same to everybody.

@@ -130,6 +130,13 @@ impl World {
         Self::over(&Place::Memory, small(), mock, limits, settings).await
     }
 
+    /// With these lines of `[quota]`.
+    pub(crate) async fn with_quota(quota: &str) -> Self {
+        let mock = MockServer::start(mock_with(&[])).await.unwrap();
+        let provider = (mock.addr(), Some(mock));
+        Self::opened(&Place::Memory, small(), provider, &[], ("", quota)).await
+    }
+
     /// Over a store in a file, which a test may reach into beside the server.
     pub(crate) async fn in_file(limits: &[&str]) -> (Self, InFile) {
         let directory = tempfile::tempdir().unwrap();
@@ -154,7 +161,7 @@ impl World {
     /// In front of a provider of the test's own.
     pub(crate) async fn before(provider: SocketAddr, settings: &str) -> Self {
         let (place, options) = (&Place::Memory, small());
-        Self::opened(place, options, (provider, None), &[], settings).await
+        Self::opened(place, options, (provider, None), &[], (settings, "")).await
     }
 
     /// Over a store at `place`, which is opened as `options` say but with the settings of the
@@ -167,7 +174,7 @@ impl World {
         settings: &str,
     ) -> Self {
         let provider = (mock.addr(), Some(mock));
-        Self::opened(place, options, provider, limits, settings).await
+        Self::opened(place, options, provider, limits, (settings, "")).await
     }
 
     async fn opened(
@@ -175,11 +182,11 @@ impl World {
         options: Options,
         (provider, mock): (SocketAddr, Option<MockServer>),
         limits: &[&str],
-        settings: &str,
+        (settings, quota): (&str, &str),
     ) -> Self {
         let custom: Vec<String> = limits.iter().map(|limit| format!("\"{limit}\"")).collect();
         let text = format!(
-            "{settings}\n[quota]\ntime_zone = \"{}\"\n[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
+            "{settings}\n[quota]\n{quota}\ntime_zone = \"{}\"\n[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
              [retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
              [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{provider}/v1\"\n\
              [models.gpt]\non_unavailable = \"queue\"\nprice = {{ input = 1.0, output = 2.0 }}\n\
