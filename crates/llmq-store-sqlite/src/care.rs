@@ -53,10 +53,14 @@ pub fn check(path: &Path, history: bool) -> Result<Checked, OpenError> {
     // One state for all that follows.
     connection.execute_batch("BEGIN").map_err(failed)?;
     structure(&connection, &mut checked).map_err(failed)?;
-    // A structure that is broken can send every query astray.
-    if checked.findings.is_empty() {
-        audit::check(&connection, &mut checked).map_err(failed)?;
-    }
+    // A structure that is broken can send every query astray: of such a file it is only said which
+    // jobs cannot be read.
+    let look = if checked.findings.is_empty() {
+        audit::check
+    } else {
+        audit::name_unreadable
+    };
+    look(&connection, &mut checked).map_err(failed)?;
     let can_be_read = checked.findings.is_empty();
     // What a power cut tore off the log says nothing against what can be read.
     checked.findings.splice(0..0, before);

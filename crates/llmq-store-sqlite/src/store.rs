@@ -151,6 +151,7 @@ impl Store {
             ballast,
             bulks: std::collections::VecDeque::new(),
             must_reload: false,
+            must_look: false,
             must_renew_log: false,
             // Until it was said, it is not known.
             is_full_sync: false,

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::StoreError;
 use crate::ballast::Ballast;
-use crate::error::{failed, is_full, is_of_all, is_of_disk};
-use crate::jobs::{Bulk, Desk, Index, Slice};
+use crate::error::{failed, is_damage, is_full, is_of_all, is_of_disk};
+use crate::jobs::{Bulk, Desk, Index, Slice, Unreadable};
 
 mod work;
 
@@ -99,6 +99,8 @@ pub(crate) struct Writer {
     pub(crate) bulks: VecDeque<Bulk>,
     /// A transaction failed, and what is known of the file may be more than is in it.
     pub(crate) must_reload: bool,
+    /// Somebody met a damaged page: what is on those of the jobs is to be known.
+    pub(crate) must_look: bool,
     /// The disk failed while the log was written or synced.
     pub(crate) must_renew_log: bool,
     /// A commit is synced. Nobody is told of one that is not.
@@ -145,10 +147,14 @@ impl Writer {
                         .extend(begun.filter_map(|work| work.finish(None)));
                 }
                 Err(failure) => {
-                    let goes_on = tries > 0 && !failure.is_of_all();
-                    tries = tries.saturating_sub(1);
+                    // Known to be stuck, a row is met by nobody again.
+                    let is_avoided = self.index.unreadable.take_news();
+                    let goes_on = is_avoided || tries > 0 && !failure.is_of_all();
+                    tries = tries.saturating_sub(u32::from(!is_avoided));
                     let error = self.fall_back(failure.error, goes_on);
-                    if goes_on {
+                    if is_avoided {
+                        groups.push(group);
+                    } else if goes_on {
                         self.part(group, &failure.of, error, &mut groups);
                     } else {
                         self.fail(group, error);
@@ -313,6 +319,7 @@ impl Writer {
         let _ = self.sync_fully();
         self.must_reload = true;
         self.must_renew_log |= is_of_disk(&error);
+        self.must_look |= is_damage(&error);
         self.bulks.iter_mut().for_each(Bulk::fell_back);
         let is_full = is_full(&error);
         let error = failed(error);
@@ -356,12 +363,18 @@ impl Writer {
             self.must_renew_log = false;
         }
         let settings = self.index.settings.clone();
+        let unreadable = if self.must_look {
+            Unreadable::look(&self.connection)?.and_stuck(&self.index.unreadable)
+        } else {
+            self.index.unreadable.clone()
+        };
         let mut before = std::mem::take(&mut self.index);
         let under_way: Vec<i64> = self.bulks.iter().map(Bulk::stage).collect();
         let loaded = Index::load(
             &self.connection,
             settings,
             Some(&under_way),
+            unreadable,
             before.now.wall,
         );
         match loaded {
@@ -371,7 +384,7 @@ impl Writer {
                 for (jobs, bytes) in self.bulks.iter().map(Bulk::rest) {
                     self.index.capacity.holds(jobs, bytes);
                 }
-                self.must_reload = false;
+                (self.must_reload, self.must_look) = (false, false);
                 Ok(())
             }
             Err(error) => {
@@ -423,7 +436,7 @@ pub(crate) fn load_at_open(
     settings: llmq_store::Settings,
     now: WallTime,
 ) -> rusqlite::Result<(Index, crate::Opened)> {
-    Index::load(connection, settings, None, now)
+    Index::load(connection, settings, None, Unreadable::default(), now)
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use rusqlite::Connection;
 use super::index::of_status;
 use super::names::Names;
 use super::outbox::parsed;
-use super::row::{JobRow, called, select_jobs};
-use super::{blobs, events, outbox};
+use super::row::{self, Damage, JobRow, called, select_jobs};
+use super::{blobs, events, outbox, unreadable};
 use crate::Checked;
+use crate::error::is_damage;
 use crate::sums::SUMMED;
 
 /// How many findings of one kind are told word for word.
@@ -60,6 +61,44 @@ pub(crate) fn check(connection: &Connection, checked: &mut Checked) -> rusqlite:
                 "events up to {last}: they are not what was written"
             )),
         }
+    }
+    checked.findings.append(&mut found.into_words());
+    Ok(())
+}
+
+/// Says which jobs cannot be read in a file whose structure is broken, and counts the others.
+pub(crate) fn name_unreadable(
+    connection: &Connection,
+    checked: &mut Checked,
+) -> rusqlite::Result<()> {
+    let mut found = Findings::default();
+    let seen = unreadable::each_id(connection, |id, number| {
+        match row::by_number(connection, number) {
+            Ok(Some(Ok(_))) => checked.jobs += 1,
+            Ok(Some(Err(damage))) => {
+                let id = damage.id.or(id);
+                let damage = Damage { id, ..damage };
+                found.add(format!("{}: {}", damage.of(), damage.what));
+            }
+            Ok(None) => {
+                let damage = Damage::unreadable(number, id);
+                found.add(format!("{} is not there", damage.of()));
+            }
+            Err(error) if is_damage(&error) => {
+                let damage = Damage::unreadable(number, id);
+                found.add(format!("{}: {}", damage.of(), damage.what));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    });
+    match seen {
+        Err(error) if is_damage(&error) => {
+            found.add(format!(
+                "which other jobs there are cannot be read: {error}"
+            ));
+        }
+        seen => seen?,
     }
     checked.findings.append(&mut found.into_words());
     Ok(())

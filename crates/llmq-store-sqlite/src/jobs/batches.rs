@@ -15,7 +15,7 @@ use super::blobs;
 use super::desk::{Desk, Done, Fault};
 use super::index::{BatchEntry, Index, NEVER, Stage, Staged, second_of};
 use super::outbox::{parsed, written};
-use super::row::{JobRow, select_jobs};
+use super::row::{Checked, JobRow, select_jobs};
 use crate::sums::{expect_whole, whole_ones};
 
 /// How many batches are kept in memory before those that ended are dropped from it.
@@ -324,16 +324,33 @@ impl Desk<'_> {
         after_line: u32,
         mut more: impl FnMut(JobRow) -> bool,
     ) -> Done<()> {
+        let mut take = |row: Checked| match row {
+            Ok(mut row) => !self.index.settle(&mut row) || more(row),
+            // A damaged one is no reason to lose the others.
+            Err(_) => true,
+        };
+        let id = id.as_uuid();
+        let which = params![id.as_bytes(), after_line];
+        if !self.index.unreadable.is_empty() {
+            let mut query = self.connection.prepare_cached(
+                "SELECT number FROM jobs INDEXED BY jobs_of_batch
+                 WHERE batch = (SELECT number FROM batches WHERE id = ?1) AND line > ?2
+                 ORDER BY line",
+            )?;
+            let mut numbers = query.query(which)?;
+            while let Some(number) = numbers.next()? {
+                if self.row(number.get(0)?)?.is_some_and(|row| !take(row)) {
+                    break;
+                }
+            }
+            return Ok(());
+        }
         let mut query = self.connection.prepare_cached(select_jobs!(
             "WHERE batch = (SELECT number FROM batches WHERE id = ?1) AND line > ?2 ORDER BY line"
         ))?;
-        let mut rows = query.query(params![id.as_uuid().as_bytes(), after_line])?;
+        let mut rows = query.query(which)?;
         while let Some(row) = rows.next()? {
-            // A damaged one is no reason to lose the others.
-            let Ok(mut row) = JobRow::read(row)? else {
-                continue;
-            };
-            if self.index.settle(&mut row) && !more(row) {
+            if !take(JobRow::read(row)?) {
                 break;
             }
         }

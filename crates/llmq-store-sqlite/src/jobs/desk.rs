@@ -6,8 +6,9 @@ use rusqlite::Connection;
 
 use super::events::{JobEvent, kind_of};
 use super::index::{Index, of_end, of_status};
-use super::outbox;
-use super::row::{self, Damage, HAS_KEY, JobRow};
+use super::row::{self, Checked, Damage, HAS_KEY, JobRow};
+use super::{outbox, unreadable};
+use crate::error::is_damage;
 
 /// The file, and what the writer knows of it.
 pub(crate) struct Desk<'a> {
@@ -50,11 +51,37 @@ impl<E> From<Damage> for Fault<E> {
 impl Desk<'_> {
     /// A job that may be seen.
     pub(crate) fn find<E>(&self, id: JobId) -> Done<Option<JobRow>, E> {
+        if !self.index.unreadable.is_empty()
+            && let Some(number) = unreadable::number_of(self.connection, id)?
+            && self.index.unreadable.holds(number)
+        {
+            return Err(Damage::unreadable(number, Some(id)).into());
+        }
         let Some(found) = row::by_id(self.connection, id)? else {
             return Ok(None);
         };
         let mut found = found?;
         Ok(self.index.settle(&mut found).then_some(found))
+    }
+
+    /// The row of that number.
+    pub(crate) fn row(&self, number: i64) -> rusqlite::Result<Option<Checked>> {
+        if self.index.unreadable.holds(number) {
+            return Ok(Some(Err(Damage::unreadable(number, None))));
+        }
+        row::by_number(self.connection, number)
+    }
+
+    /// A row that cannot be changed, for it lies beside a damaged page, is left as it is from then on.
+    pub(crate) fn unless_stuck<T>(
+        &mut self,
+        number: i64,
+        changed: rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        if changed.as_ref().is_err_and(is_damage) {
+            self.index.unreadable.is_stuck(number);
+        }
+        changed
     }
 
     /// A row as the job that is shown.
@@ -85,7 +112,8 @@ impl Desk<'_> {
         if let Some(stage) = row.stage.take() {
             self.leave_stage(stage)?;
         }
-        row.update(self.connection)?;
+        let updated = row.update(self.connection);
+        self.unless_stuck(row.number, updated)?;
         if to == Status::Queued {
             self.index.wait(row);
         }

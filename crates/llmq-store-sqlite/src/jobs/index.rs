@@ -13,8 +13,10 @@ use llmq_store::{
 };
 
 use super::backlog::Backlog;
+use super::load::NOT_STARTED;
 use super::names::Names;
-use super::row::{Instants, JobRow};
+use super::row::{Instants, JobRow, UNREADABLE};
+use super::unreadable::{Lost, Unreadable};
 
 /// How long a lease lasts that was out when the store was opened, unless its node takes it back.
 const LEASE_AFTER_OPEN: Duration = Duration::from_secs(60);
@@ -143,6 +145,10 @@ pub(crate) struct Index {
     pub(crate) queues: HashMap<i64, QueueEntry>,
     pub(crate) capacity: Capacity,
     pub(crate) leases: HashMap<JobId, Held>,
+    /// Rows that nobody can read.
+    pub(crate) unreadable: Unreadable,
+    /// Those of them that have not ended.
+    pub(crate) lost: Lost,
     /// Leases that end with the transaction that is being made.
     pub(crate) given_up: HashMap<LeaseToken, Held>,
     pub(crate) stages: HashMap<i64, Stage>,
@@ -190,6 +196,9 @@ impl Index {
         self.settings = before.settings.clone();
         self.health = before.health.take();
         self.backlog.survive(&mut before.backlog);
+        for job in self.lost.since(&before.lost) {
+            tracing::error!(job, "{UNREADABLE}: {NOT_STARTED}");
+        }
         for (job, held) in &mut self.leases {
             let known = before.leases.remove(job);
             let known = known.filter(|known| known.token == held.token);

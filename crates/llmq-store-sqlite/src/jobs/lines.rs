@@ -1,5 +1,7 @@
 //! Looking at jobs: the lines of those that wait, lists, and single ones.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 use llmq_core::{Now, Status, WallTime};
 use llmq_store::{
@@ -7,10 +9,29 @@ use llmq_store::{
     StoredAnswer, Waiting, Window,
 };
 use rusqlite::params;
+use uuid::Uuid;
 
 use super::blobs;
 use super::desk::{Desk, Done};
-use super::row::{self, Damage, JobRow, select_jobs};
+use super::row::{Checked, Damage, JobRow, select_jobs};
+
+/// A page of a list that is being made.
+struct Listing<'a> {
+    filter: &'a Filter,
+    limit: usize,
+    items: Vec<Job>,
+    examined: usize,
+    last: Option<JobId>,
+    has_more: bool,
+}
+
+impl Listing<'_> {
+    /// Whether another row is too many for it.
+    fn is_full(&mut self) -> bool {
+        self.has_more = self.items.len() == self.limit || self.examined == EXAMINED_MAX;
+        self.has_more
+    }
+}
 
 impl Desk<'_> {
     pub(crate) fn next(
@@ -28,7 +49,7 @@ impl Desk<'_> {
             let is_end = first.len() < wanted;
             after = first.last().map(|(place, _)| *place).or(after);
             for (place, entry) in first {
-                match row::by_number(self.connection, entry.number)? {
+                match self.row(entry.number)? {
                     Some(Ok(mut row)) => {
                         self.index.settle(&mut row);
                         jobs.push(self.waiting(&row, now));
@@ -116,8 +137,30 @@ impl Desk<'_> {
         after: Option<JobId>,
         limit: usize,
     ) -> Done<Page<Job>> {
-        let limit = limit.min(PAGE_MAX);
-        let mut query = match filter.batch {
+        let mut listing = Listing {
+            filter,
+            limit: limit.min(PAGE_MAX),
+            items: Vec::new(),
+            examined: 0,
+            last: None,
+            has_more: false,
+        };
+        // No id is above this one; version 7 has fewer bits set.
+        let after = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
+        if self.index.unreadable.is_empty() {
+            self.list_rows(&mut listing, after)?;
+        } else {
+            self.list_numbers(&mut listing, after)?;
+        }
+        Ok(Page {
+            next: listing.last.filter(|_| listing.has_more),
+            items: listing.items,
+        })
+    }
+
+    fn list_rows(&self, listing: &mut Listing<'_>, after: [u8; 16]) -> rusqlite::Result<()> {
+        let batch = listing.filter.batch;
+        let mut query = match batch {
             None => self
                 .connection
                 .prepare_cached(select_jobs!("WHERE id < ?1 ORDER BY id DESC LIMIT ?2"))?,
@@ -126,44 +169,90 @@ impl Desk<'_> {
                  ORDER BY id DESC LIMIT ?2"
             ))?,
         };
-        // No id is above this one; version 7 has fewer bits set.
-        let after = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
         let examined_max = EXAMINED_MAX as i64 + 1;
-        let mut rows = match filter.batch {
+        let mut rows = match batch {
             None => query.query(params![after, examined_max])?,
             Some(batch) => query.query(params![after, examined_max, batch.as_uuid().as_bytes()])?,
         };
-        let mut items = Vec::new();
-        let mut examined = 0;
-        let mut last = None;
         while let Some(row) = rows.next()? {
-            if items.len() == limit || examined == EXAMINED_MAX {
-                return Ok(Page { items, next: last });
+            if listing.is_full() {
+                break;
             }
-            examined += 1;
-            // A damaged one keeps nobody from the others; whoever asks for it by its id is told.
-            let left_out = |damage: Damage| {
-                let error = StoreError::from(damage);
-                tracing::error!(%error, "a list leaves a row out");
-            };
-            let mut row = match JobRow::read(row)? {
-                Ok(row) => row,
-                Err(damage) => {
-                    left_out(damage);
-                    continue;
-                }
-            };
-            last = Some(row.id);
-            if !self.index.settle(&mut row) || !self.may_pass(filter, &row) {
-                continue;
-            }
-            match self.job(&row) {
-                Ok(job) if filter.passes(&job) => items.push(job),
-                Ok(_) => {}
-                Err(damage) => left_out(damage),
-            }
+            let row = JobRow::read(row)?;
+            self.consider(listing, row);
         }
-        Ok(Page { items, next: None })
+        Ok(())
+    }
+
+    /// The same by the indexes alone: some rows cannot be read.
+    fn list_numbers(&self, listing: &mut Listing<'_>, after: [u8; 16]) -> rusqlite::Result<()> {
+        let Some(batch) = listing.filter.batch else {
+            let mut query = self.connection.prepare_cached(
+                "SELECT number, id FROM jobs INDEXED BY sqlite_autoindex_jobs_1 WHERE id < ?1
+                 ORDER BY id DESC LIMIT ?2",
+            )?;
+            let mut numbers = query.query(params![after, EXAMINED_MAX as i64 + 1])?;
+            while let Some(row) = numbers.next()? {
+                if listing.is_full() {
+                    break;
+                }
+                let id = JobId::from_uuid(Uuid::from_bytes(row.get(1)?));
+                listing.last = Some(id);
+                match self.row(row.get(0)?)? {
+                    Some(Err(damage)) => {
+                        let id = damage.id.or(Some(id));
+                        self.consider(listing, Err(Damage { id, ..damage }));
+                    }
+                    Some(row) => self.consider(listing, row),
+                    None => {}
+                }
+            }
+            return Ok(());
+        };
+        let mut query = self.connection.prepare_cached(
+            "SELECT number FROM jobs INDEXED BY jobs_of_batch
+             WHERE batch = (SELECT number FROM batches WHERE id = ?1)",
+        )?;
+        let mut numbers = query.query([batch.as_uuid().as_bytes()])?;
+        let mut rows = Vec::new();
+        while let Some(number) = numbers.next()? {
+            rows.extend(self.row(number.get(0)?)?);
+        }
+        rows.sort_by_key(|row| row.as_ref().ok().map(|row| Reverse(row.id)));
+        let is_behind = |row: &Checked| match row {
+            Ok(row) => *row.id.as_uuid().as_bytes() < after,
+            Err(_) => true,
+        };
+        for row in rows.into_iter().filter(is_behind) {
+            if listing.is_full() {
+                break;
+            }
+            self.consider(listing, row);
+        }
+        Ok(())
+    }
+
+    /// Takes a row into a list that is to be in it. A damaged one keeps nobody from the others;
+    /// whoever asks for it by its id is told.
+    fn consider(&self, listing: &mut Listing<'_>, row: Checked) {
+        listing.examined += 1;
+        let left_out = |damage: Damage| {
+            let error = StoreError::from(damage);
+            tracing::error!(%error, "a list leaves a row out");
+        };
+        let mut row = match row {
+            Ok(row) => row,
+            Err(damage) => return left_out(damage),
+        };
+        listing.last = Some(row.id);
+        if !self.index.settle(&mut row) || !self.may_pass(listing.filter, &row) {
+            return;
+        }
+        match self.job(&row) {
+            Ok(job) if listing.filter.passes(&job) => listing.items.push(job),
+            Ok(_) => {}
+            Err(damage) => left_out(damage),
+        }
     }
 
     /// Whether a row is worth turning into a job for this filter.

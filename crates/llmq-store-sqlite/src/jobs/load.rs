@@ -10,8 +10,10 @@ use uuid::Uuid;
 use super::backlog::Backlog;
 use super::index::{Index, NEVER, Stage, Staged, of_status, second_of};
 use super::names::Names;
-use super::row::{JobRow, select_jobs};
-use super::{blobs, outbox, queues};
+use super::row::{self, Checked, JobRow, UNREADABLE, select_jobs};
+use super::unreadable::{Lost, Unreadable};
+use super::{blobs, outbox, queues, unreadable};
+use crate::error::is_damage;
 use crate::sums::expect_whole;
 
 /// What was found when a store was opened.
@@ -30,6 +32,9 @@ pub struct Opened {
 /// How many findings are kept word for word.
 const FINDINGS_MAX: usize = 20;
 
+/// What follows for a job that waits or runs and cannot be read.
+pub(crate) const NOT_STARTED: &str = "it is not started, and whoever asks for it is told";
+
 impl Opened {
     pub(crate) fn find(&mut self, finding: String) {
         if self.findings.len() < FINDINGS_MAX {
@@ -44,8 +49,18 @@ impl Opened {
 /// What a row says of its lane.
 type LaneOf = (i64, i64, Priority, Option<Uuid>);
 
+/// What comes of the jobs that are read.
+struct Reading<'a> {
+    counts: &'a mut HashMap<i64, Counts>,
+    opened: &'a mut Opened,
+    unpublished: Vec<JobRow>,
+    /// Neighbours are mostly of one lane, and a name is not looked up a million times.
+    lane: Option<(LaneOf, Lane)>,
+}
+
 impl Index {
     /// Reads all that has not ended, checks each row of it, and removes what was never published.
+    /// A damaged page costs the rows on it alone; `unreadable` are those that are known already.
     ///
     /// `under_way` are the stages of large inserts that go on though a transaction failed; `None`
     /// when the store is opened. Their rows are kept, and the staged members of batches as long as
@@ -54,23 +69,49 @@ impl Index {
         connection: &Connection,
         settings: Settings,
         under_way: Option<&[i64]>,
+        unreadable: Unreadable,
         now: WallTime,
     ) -> rusqlite::Result<(Self, Opened)> {
+        // In no transaction: one in which damage was met cannot be written to any more.
+        let loaded = match Self::read_all(connection, settings.clone(), unreadable.clone(), now) {
+            Err(error) if is_damage(&error) => {
+                let found = Unreadable::look(connection)?;
+                if found.is_empty() {
+                    return Err(error);
+                }
+                let unreadable = found.and_stuck(&unreadable);
+                Self::read_all(connection, settings, unreadable, now)
+            }
+            read => read,
+        };
+        let (mut index, mut opened, unpublished) = loaded?;
         let transaction = connection.unchecked_transaction()?;
-        let loaded = Self::load_within(connection, settings, under_way, now)?;
+        let unpublished = index.keep_staged(connection, unpublished, under_way)?;
+        index.remove_unpublished(connection, &unpublished, under_way.unwrap_or_default())?;
+        if under_way.is_none() {
+            // Parts of files that nobody finished; batches write theirs again.
+            connection.execute(
+                "UPDATE files SET state = 2, sum = checksum(id, tenant, 2, expires_at, data)
+                 WHERE state = 0 AND sum IS checksum(id, tenant, state, expires_at, data)",
+                [],
+            )?;
+        }
         transaction.commit()?;
-        Ok(loaded)
+        opened.unpublished = unpublished.len() as u64;
+        Ok((index, opened))
     }
 
-    fn load_within(
+    /// Reads what has not ended; also answers the rows that were never published.
+    fn read_all(
         connection: &Connection,
         settings: Settings,
-        under_way: Option<&[i64]>,
+        unreadable: Unreadable,
         now: WallTime,
-    ) -> rusqlite::Result<(Self, Opened)> {
+    ) -> rusqlite::Result<(Self, Opened, Vec<JobRow>)> {
         let mut index = Self {
             settings,
             names: Names::load(connection)?,
+            unreadable,
             ..Self::default()
         };
         let mut opened = Opened::default();
@@ -105,18 +146,7 @@ impl Index {
         let mut counts = HashMap::new();
         let unpublished = index.load_jobs(connection, &mut counts, &mut opened)?;
         index.compare(counts, &mut opened);
-        let unpublished = index.keep_staged(connection, unpublished, under_way)?;
-        index.remove_unpublished(connection, &unpublished, under_way.unwrap_or_default())?;
-        if under_way.is_none() {
-            // Parts of files that nobody finished; batches write theirs again.
-            connection.execute(
-                "UPDATE files SET state = 2, sum = checksum(id, tenant, 2, expires_at, data)
-                 WHERE state = 0 AND sum IS checksum(id, tenant, state, expires_at, data)",
-                [],
-            )?;
-        }
-        opened.unpublished = unpublished.len() as u64;
-        Ok((index, opened))
+        Ok((index, opened, unpublished))
     }
 
     fn load_stages(
@@ -155,7 +185,7 @@ impl Index {
     /// The numbers that were given last.
     fn load_numbers(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let last = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0));
-        self.last_number = last("SELECT coalesce(max(number), 0) FROM jobs")?;
+        self.last_number = unreadable::last_number(connection)?;
         self.last_blob = last("SELECT coalesce(max(number), 0) FROM blobs")?;
         self.last_event = last("SELECT coalesce(max(last), 0) FROM event_log")?.cast_unsigned();
         self.last_batch = last("SELECT coalesce(max(number), 0) FROM batches")?;
@@ -180,52 +210,81 @@ impl Index {
         counts: &mut HashMap<i64, Counts>,
         opened: &mut Opened,
     ) -> rusqlite::Result<Vec<JobRow>> {
-        let mut unpublished = Vec::new();
-        // Neighbours are mostly of one lane, and a name is not looked up a million times.
-        let mut lane: Option<(LaneOf, Lane)> = None;
-        let mut query = connection.prepare(select_jobs!("WHERE status < 2 ORDER BY place"))?;
-        let mut rows = query.query([])?;
-        while let Some(row) = rows.next()? {
-            let mut row = match JobRow::read(row)? {
-                Ok(row) => row,
-                Err(damage) => {
-                    opened.find(format!(
-                        "{} is damaged ({}): it is not started, and whoever asks for it is told",
-                        damage.of(),
-                        damage.what
-                    ));
-                    continue;
-                }
-            };
-            self.last_place = self.last_place.max(row.place.0);
-            self.last_token = self.last_token.max(row.token.cast_unsigned());
-            if let Some(stage) = row.stage.and_then(|stage| self.stages.get_mut(&stage)) {
-                stage.rows += 1;
+        let mut reading = Reading {
+            counts,
+            opened,
+            unpublished: Vec::new(),
+            lane: None,
+        };
+        if self.unreadable.is_empty() {
+            let mut query = connection.prepare(select_jobs!("WHERE status < 2 ORDER BY place"))?;
+            let mut rows = query.query([])?;
+            while let Some(row) = rows.next()? {
+                self.take(JobRow::read(row)?, &mut reading);
             }
-            if !self.settle(&mut row) {
-                unpublished.push(row);
-                continue;
-            }
-            self.capacity.holds(1, row.bytes.cast_unsigned());
-            let counts: &mut Counts = counts.entry(row.queue).or_default();
-            *of_status(counts, row.status) += 1;
-            counts.bytes += row.bytes.cast_unsigned();
-            if row.status == Status::Processing {
-                opened.processing += 1;
-                self.found_leased(row);
-                continue;
-            }
-            opened.queued += 1;
-            let of = (row.queue, row.tenant, row.priority, row.key());
-            if lane.as_ref().is_none_or(|(found, _)| *found != of) {
-                lane = Some((of, self.lane(&row)));
-            }
-            if let Some((_, lane)) = &lane {
-                let ends = row.deadline.map_or(NEVER, second_of);
-                self.wait_in(lane, row.queue, row.place, row.number, ends, row.due());
+            return Ok(reading.unpublished);
+        }
+        // Which they are, and in which order, is in their index as well.
+        let mut query = connection.prepare(
+            "SELECT number, place FROM jobs INDEXED BY jobs_open WHERE status < 2 ORDER BY place",
+        )?;
+        let mut numbers = query.query([])?;
+        while let Some(row) = numbers.next()? {
+            let number = row.get(0)?;
+            if self.unreadable.holds(number) {
+                self.lost.add(number);
+                let place = row.get::<_, i64>(1)?.cast_unsigned();
+                self.last_place = self.last_place.max(place);
+            } else if let Some(row) = row::by_number(connection, number)? {
+                self.take(row, &mut reading);
             }
         }
-        Ok(unpublished)
+        self.lost.identify(connection)?;
+        for job in self.lost.since(&Lost::default()) {
+            let finding = format!("{job}: {UNREADABLE}; {NOT_STARTED}");
+            reading.opened.findings.push(finding);
+        }
+        Ok(reading.unpublished)
+    }
+
+    fn take(&mut self, row: Checked, reading: &mut Reading<'_>) {
+        let mut row = match row {
+            Ok(row) => row,
+            Err(damage) => {
+                return reading.opened.find(format!(
+                    "{} is damaged ({}): {NOT_STARTED}",
+                    damage.of(),
+                    damage.what
+                ));
+            }
+        };
+        self.last_place = self.last_place.max(row.place.0);
+        self.last_token = self.last_token.max(row.token.cast_unsigned());
+        if let Some(stage) = row.stage.and_then(|stage| self.stages.get_mut(&stage)) {
+            stage.rows += 1;
+        }
+        if !self.settle(&mut row) {
+            reading.unpublished.push(row);
+            return;
+        }
+        self.capacity.holds(1, row.bytes.cast_unsigned());
+        let counts = reading.counts.entry(row.queue).or_default();
+        *of_status(counts, row.status) += 1;
+        counts.bytes += row.bytes.cast_unsigned();
+        if row.status == Status::Processing {
+            reading.opened.processing += 1;
+            self.found_leased(row);
+            return;
+        }
+        reading.opened.queued += 1;
+        let of = (row.queue, row.tenant, row.priority, row.key());
+        if reading.lane.as_ref().is_none_or(|(found, _)| *found != of) {
+            reading.lane = Some((of, self.lane(&row)));
+        }
+        if let Some((_, lane)) = &reading.lane {
+            let ends = row.deadline.map_or(NEVER, second_of);
+            self.wait_in(lane, row.queue, row.place, row.number, ends, row.due());
+        }
     }
 
     fn remove_unpublished(

@@ -5,8 +5,9 @@
 //! checked before anything is written; `bulk` and `batches` are inserts of several transactions,
 //! `given_up` is what becomes of one that is not published; `lines` looks; `row`, `blobs`, `names`,
 //! `queues`, `events` and `outbox` are the tables, `backlog` is who waits in which line of the
-//! outbox, and `load` reads them when the store is opened. `audit` reads all of them to say what is
-//! wrong. `api` is the [`Store`](llmq_store::Store) of it.
+//! outbox, and `load` reads them when the store is opened, but for what `unreadable` knows of
+//! damaged pages. `audit` reads all of them to say what is wrong. `api` is the
+//! [`Store`](llmq_store::Store) of it.
 
 mod accept;
 mod api;
@@ -27,6 +28,7 @@ mod outbox;
 mod queues;
 mod row;
 mod tend;
+mod unreadable;
 
 pub(crate) use blobs::sum as blob_sum;
 pub(crate) use bulk::{Begun, Bulk, Slice};
@@ -35,3 +37,4 @@ pub(crate) use index::Index;
 pub use load::Opened;
 pub(crate) use load::id;
 pub(crate) use outbox::{addressee_of, is_of_value};
+pub(crate) use unreadable::Unreadable;

@@ -8,6 +8,10 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::names::Names;
+use crate::error::is_damage;
+
+/// What is wrong with a row on a page that is not what was written.
+pub(crate) const UNREADABLE: &str = "its page of the file, or one beside it, is damaged";
 
 /// Flags of a row.
 pub(crate) const MAY_HAVE_BEEN_SENT: i64 = 1;
@@ -101,6 +105,12 @@ pub(crate) struct Damage {
 }
 
 impl Damage {
+    /// A row on a page that is not what was written.
+    pub(crate) fn unreadable(number: i64, id: Option<JobId>) -> Self {
+        let what = UNREADABLE;
+        Self { number, id, what }
+    }
+
     /// Which row it is, for people.
     pub(crate) fn of(&self) -> String {
         match self.id {
@@ -129,11 +139,16 @@ fn id_of(row: &Row<'_>) -> rusqlite::Result<Option<JobId>> {
 
 pub(crate) fn by_id(connection: &Connection, id: JobId) -> rusqlite::Result<Option<Checked>> {
     let mut query = connection.prepare_cached(select_jobs!("WHERE id = ?1"))?;
-    query
-        .query_row([id.as_uuid().as_bytes().as_slice()], |row| {
-            JobRow::read(row)
-        })
-        .optional()
+    let uuid = id.as_uuid();
+    let found = query.query_row([uuid.as_bytes()], JobRow::read).optional();
+    found.map_err(|error| match error {
+        // Whoever met it first is told whose row it is, too.
+        rusqlite::Error::SqliteFailure(code, _) if is_damage(&error) => {
+            let what = format!("job {id}: {UNREADABLE}");
+            rusqlite::Error::SqliteFailure(code, Some(what))
+        }
+        other => other,
+    })
 }
 
 pub(crate) fn by_number(connection: &Connection, number: i64) -> rusqlite::Result<Option<Checked>> {

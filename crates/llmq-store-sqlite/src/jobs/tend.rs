@@ -7,11 +7,14 @@ use rusqlite::params;
 
 use super::desk::{Desk, Done};
 use super::index::{of_status, second_of};
-use super::row::{self, HAS_KEY, JobRow, select_jobs};
+use super::row::{HAS_KEY, JobRow, select_jobs};
 use super::{batches, blobs, events};
 
 /// How many jobs one slice moves or removes.
 const SLICE: usize = 500;
+
+/// How many numbers one slice of the purge looks for where pages are damaged.
+const NUMBERS: i64 = 4_000;
 
 /// How many parts of removed files one slice removes: they have up to 1 MiB each.
 const FILE_PARTS: i64 = 16;
@@ -69,7 +72,7 @@ impl Desk<'_> {
                 && deadline <= time
             {
                 self.index.queue(queue).late.jobs.pop_first();
-                let Some(Ok(mut row)) = row::by_number(self.connection, number)? else {
+                let Some(Ok(mut row)) = self.row(number)? else {
                     continue;
                 };
                 // It may have been started since, or stand in another second again.
@@ -106,7 +109,7 @@ impl Desk<'_> {
             let deadline = if entry.ends < second {
                 i64::from(entry.ends) * 1_000_000
             } else {
-                match row::by_number(self.connection, entry.number)? {
+                match self.row(entry.number)? {
                     Some(Ok(mut row)) => {
                         self.index.settle(&mut row);
                         row.deadline.unwrap_or(i64::MAX)
@@ -129,14 +132,15 @@ impl Desk<'_> {
         let here = self.index.steady(now).min(now.wall);
         let before = here.before(results);
         let before_keys = here.before(results.max(keys));
-        let (rows, is_end) = self.next_old_rows(before, now)?;
+        let (rows, to) = self.next_old_rows(before, now)?;
         let mut purged = 0;
         for row in rows {
             let has_key = row.flags & HAS_KEY != 0;
             let before = if has_key { before_keys } else { before };
             let is_old = row.finished_at.is_some_and(|at| at <= before.as_micros());
             if is_old && !self.is_awaited(&row) {
-                self.delete(row.number, row.body, row.answer)?;
+                let deleted = self.delete(row.number, row.body, row.answer);
+                self.unless_stuck(row.number, deleted)?;
                 let status = row.status;
                 self.index.count(row.queue, |counts| {
                     let count = of_status(counts, status);
@@ -144,37 +148,55 @@ impl Desk<'_> {
                 });
                 purged += 1;
             }
-            self.index.purged_to = row.number;
         }
-        if is_end {
-            self.index.purged_to = 0;
-        }
+        self.index.purged_to = to.unwrap_or(0);
         Ok(purged)
     }
 
-    /// The next rows that may be old enough, and whether there are no more.
-    fn next_old_rows(&self, before: WallTime, now: Now) -> rusqlite::Result<(Vec<JobRow>, bool)> {
+    /// The next rows that may be old enough, and the number behind which the next slice begins;
+    /// none if there are no more.
+    fn next_old_rows(
+        &self,
+        before: WallTime,
+        now: Now,
+    ) -> rusqlite::Result<(Vec<JobRow>, Option<i64>)> {
         // Accepted by a clock that ran ahead: it says nothing of those behind.
         let is_possible = |at: i64| at <= now.wall.as_micros();
-
+        let is_young =
+            |row: &JobRow| row.created_at > before.as_micros() && is_possible(row.created_at);
+        let (mut rows, mut to) = (Vec::new(), self.index.purged_to);
+        if !self.index.unreadable.is_empty() {
+            // No step leads from a row to one on a damaged page.
+            let last = self.index.last_number;
+            let end = last.min(to + NUMBERS);
+            while to < end && rows.len() < SLICE {
+                to += 1;
+                match self.row(to)? {
+                    Some(Ok(row)) if is_young(&row) => return Ok((rows, None)),
+                    Some(Ok(row)) => rows.push(row),
+                    _ => {}
+                }
+            }
+            return Ok((rows, (to < last).then_some(to)));
+        }
         let mut query = self
             .connection
             .prepare_cached(select_jobs!("WHERE number > ?1 ORDER BY number LIMIT ?2"))?;
-        let mut found = query.query(params![self.index.purged_to, SLICE as i64])?;
-        let mut rows = Vec::new();
+        let mut found = query.query(params![to, SLICE as i64])?;
         let mut seen = 0;
         while let Some(row) = found.next()? {
             seen += 1;
+            to = row.get(0)?;
             // A damaged row stays for whoever looks into it.
             let Ok(row) = JobRow::read(row)? else {
                 continue;
             };
-            if row.created_at > before.as_micros() && is_possible(row.created_at) {
-                return Ok((rows, true));
+            if is_young(&row) {
+                return Ok((rows, None));
             }
             rows.push(row);
         }
-        Ok((rows, seen < SLICE))
+        Ok((rows, (seen == SLICE).then_some(to)))
     }
 
     fn forget_old_keys(&self, before: WallTime) -> rusqlite::Result<usize> {

@@ -394,6 +394,148 @@ fn who_meets_a_page_that_cannot_be_read_fails_alone() {
     });
 }
 
+/// Jobs with rows of a tenth of a page, in a store that is closed and opened again.
+fn with_rows(runtime: &tokio::runtime::Runtime, count: usize) -> (World, Vec<JobId>) {
+    let world = World::new();
+    let noted = || {
+        let mut noted = job();
+        let notes = "n".repeat(300).into();
+        noted.details.metadata.insert("notes".to_owned(), notes);
+        noted
+    };
+    let ids = runtime.block_on(async {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            ids.push(world.accept(noted()).await);
+        }
+        ids
+    });
+    (world, ids)
+}
+
+fn file_of(store: &Store) -> std::path::PathBuf {
+    match store.place() {
+        Place::File(path) => path.clone(),
+        Place::Memory => unreachable!("it is in a file"),
+    }
+}
+
+/// Overwrites the page that holds the row of a job, under whoever has the file open.
+fn damages(path: &std::path::Path, job: JobId) {
+    use std::io::{Seek, SeekFrom, Write};
+    let bytes = std::fs::read(path).expect("it is there");
+    let leaves = "SELECT pageno FROM dbstat WHERE name = 'jobs' AND pagetype = 'leaf'";
+    let looking = rusqlite::Connection::open(path).expect("it is a database");
+    let mut leaves = looking
+        .prepare(leaves)
+        .expect("it says where its pages are");
+    let leaves = leaves.query_map([], |row| row.get::<_, u32>(0));
+    let mut leaves = leaves
+        .expect("they are read")
+        .map(|page| page.expect("a number"));
+    let id = job.as_uuid();
+    let at = |page: u32| (page as usize - 1) * 4096;
+    let has_id = |page: &u32| {
+        let mut parts = bytes[at(*page)..][..4096].windows(16);
+        parts.any(|bytes| bytes == id.as_bytes())
+    };
+    let at = at(leaves.find(has_id).expect("its row is on one of them"));
+    let mut file = std::fs::File::options().write(true).open(path);
+    let file = file.as_mut().expect("it can be written");
+    file.seek(SeekFrom::Start(at as u64)).expect("it is there");
+    file.write_all(&[0xff; 4096]).expect("it is written");
+}
+
+/// Whoever only looked at such a page had others of its turn told that theirs had met damage.
+#[test]
+fn who_looks_at_a_page_that_cannot_be_read_fails_alone_and_but_once() {
+    let runtime = threads();
+    let (mut world, ids) = with_rows(&runtime, 40);
+    runtime.block_on(async {
+        for id in &ids[..20] {
+            world.store.cancel(*id, world.now).await.expect("it ends");
+        }
+    });
+    let path = file_of(&world.store);
+    world.store.clone().close();
+    damages(&path, ids[5]);
+    // What has ended is not read when a store is opened.
+    world.store = Store::open(&Place::File(path), world.now.wall).expect("a store");
+    assert_eq!(world.store.opened().findings, [] as [String; 0]);
+    let (store, now, lost) = (world.store.clone(), world.now, ids[5]);
+    runtime.block_on(async {
+        let ask = |at: usize| {
+            let store = store.clone();
+            async move {
+                if at.is_multiple_of(7) {
+                    return store.job(lost).await.map(|_| false);
+                }
+                let accepted = store.enqueue(vec![job()], now).await;
+                Ok(accepted.is_ok_and(|accepted| accepted[0].is_new))
+            }
+        };
+        let answers = in_one_turn(&store, (0..30).map(ask).collect()).await;
+        for (at, answer) in answers.into_iter().enumerate() {
+            if at.is_multiple_of(7) {
+                let told = matches!(answer, Err(StoreError::Damaged { .. }));
+                assert!(told, "{at}: {answer:?}");
+            } else {
+                assert!(answer.is_ok_and(|done| done), "{at}");
+            }
+        }
+        assert_eq!(store.health(), Health::Ready);
+        // Nobody goes there again, and it is said whose row it is.
+        let again = store.desk(Access::Write, move |desk| desk.read_job(lost));
+        let again = again.await.expect_err("it cannot be read").to_string();
+        assert!(again.contains(&lost.to_string()), "{again}");
+        let whole = store.job(ids[39]).await.expect("it is read");
+        assert_eq!(whole.map(|job| job.id), Some(ids[39]));
+        store
+            .tend(now.after(400 * LEASE))
+            .await
+            .expect("it is tended");
+    });
+}
+
+/// Once every turn failed from then on, since what waits could not be read.
+#[test]
+fn a_page_that_comes_to_be_damaged_costs_the_waiting_jobs_on_it() {
+    let runtime = threads();
+    let (mut world, ids) = with_rows(&runtime, 40);
+    let path = file_of(&world.store);
+    world.store.clone().close();
+    world.store = Store::open(&Place::File(path.clone()), world.now.wall).expect("a store");
+    let (store, now) = (world.store.clone(), world.now);
+    runtime.block_on(async {
+        world.sql("PRAGMA shrink_memory").await;
+        damages(&path, ids[20]);
+        world.breaks().await;
+        assert!(store.enqueue(vec![job()], now).await.is_err());
+        world.mends().await;
+        let new = world.accept(job()).await;
+        let window = store.next(&job().lane(), None, 100, now).await;
+        let waits: Vec<JobId> = window
+            .expect("it is read")
+            .jobs
+            .iter()
+            .map(|it| it.job)
+            .collect();
+        let mut kept = Vec::new();
+        for id in &ids {
+            match store.job(*id).await {
+                Ok(_) => kept.push(*id),
+                Err(error) => assert!(error.to_string().contains(&id.to_string()), "{error}"),
+            }
+        }
+        assert!((20..39).contains(&kept.len()), "{}", kept.len());
+        kept.push(new);
+        assert_eq!(waits, kept);
+        assert_eq!(store.health(), Health::Ready);
+        let counts = store.counts().await.expect("they are read");
+        assert_eq!(counts.queued, waits.len() as u64);
+    });
+}
+
 /// What only the end of a transaction says is nobody's; it is found half by half.
 #[test]
 fn who_makes_the_commit_fail_is_found_among_the_others() {

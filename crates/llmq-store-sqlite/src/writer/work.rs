@@ -70,10 +70,15 @@ where
 
     fn run(&mut self, desk: &mut Desk<'_>) -> rusqlite::Result<()> {
         let connection = desk.connection;
-        self.result = Some(match self.access {
+        let asked = match self.access {
             Access::Read => (self.ask)(connection),
             Access::Write => in_savepoint(connection, &self.ask),
-        });
+        };
+        if asked.as_ref().is_err_and(is_damage) {
+            // The transaction takes no change any more, and its end fails.
+            return asked.map(|_| ());
+        }
+        self.result = Some(asked);
         Ok(())
     }
 
@@ -158,10 +163,8 @@ where
                     let has_written = desk.connection.total_changes() != before;
                     (Err(damaged), has_written.then_some(error))
                 }
-                // Who only looks has changed nothing.
-                None if self.access == Access::Read && is_damage(&error) => {
-                    (Err(failed(error)), None)
-                }
+                // A transaction in which a damaged page was met, even by who only looks, takes no
+                // change any more, and its end fails: what others want is done in another.
                 None => {
                     self.result = None;
                     return Err(error);

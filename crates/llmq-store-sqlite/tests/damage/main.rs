@@ -5,4 +5,5 @@
 mod filled;
 
 mod found;
+mod pages;
 mod sectors;

@@ -1,0 +1,310 @@
+//! Whole pages of the table of jobs that are not what was written: each costs the rows on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use llmq_core::Now;
+use llmq_store::{
+    Batch, BatchStatus, BatchUpdate, Batches as _, EnqueueError, Filter, JobId, Jobs as _,
+    Lines as _, Member, NewJob, Reads as _, Report, Start, StoreError, StoredAnswer, Worker,
+};
+use llmq_store_sqlite::{Store, check};
+
+use crate::filled::open;
+
+/// The page size of SQLite.
+const PAGE: usize = 4096;
+/// Members of the batch, ended, running and waiting jobs: in this order in the table.
+const MEMBERS: usize = 20;
+const ENDED: usize = 30;
+const RUNNING: usize = 20;
+const WAITING: usize = 80;
+
+/// On a page and the two beside it are no more rows than these.
+const BESIDE: usize = 24;
+
+/// A job with a row of a tenth of a page, so that all on a page are told word for word.
+fn job() -> NewJob {
+    let mut job = NewJob::new("m", "t", "{}");
+    let notes = "n".repeat(300).into();
+    job.details.metadata.insert("notes".to_owned(), notes);
+    job
+}
+
+/// A closed store, the jobs that are in it, and its batch.
+struct Whole {
+    file: Vec<u8>,
+    jobs: Vec<JobId>,
+    batch: Batch,
+}
+
+impl Whole {
+    async fn new(path: &Path) -> Self {
+        let (store, now) = (open(path).unwrap(), Now::default());
+        let batch = Batch::new("t", serde_json::Value::Null, now.wall);
+        store.create_batch(batch.clone()).await.unwrap();
+        let member = |line: usize| NewJob {
+            member: Some(Member {
+                batch: batch.id,
+                line: line as u32 + 1,
+                custom_id: line.to_string(),
+            }),
+            ..job()
+        };
+        let members: Vec<NewJob> = (0..MEMBERS).map(member).collect();
+        let mut jobs: Vec<JobId> = members.iter().map(|job| job.id).collect();
+        store.stage(members, now).await.unwrap();
+        let update = BatchUpdate {
+            from: BatchStatus::Validating,
+            to: BatchStatus::InProgress,
+            details: serde_json::Value::Null,
+            files: Vec::new(),
+            event: None,
+        };
+        store.publish_batch(batch.id, update, now).await.unwrap();
+        for n in 0..ENDED + RUNNING + WAITING {
+            let job = job();
+            jobs.push(job.id);
+            store.enqueue(vec![job.clone()], now).await.unwrap();
+            if n < ENDED {
+                store.cancel(job.id, now).await.unwrap();
+            } else if n < ENDED + RUNNING {
+                start(&store, job.id).await.unwrap();
+            }
+        }
+        store.close();
+        let file = std::fs::read(path).unwrap();
+        Self { file, jobs, batch }
+    }
+
+    /// A copy in which this page is not what was written.
+    fn damaged(&self, page: usize, to: &Path) {
+        let mut copy = self.file.clone();
+        copy[(page - 1) * PAGE..][..PAGE].fill(0xff);
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(PathBuf::from(format!("{}{end}", to.display())));
+        }
+        std::fs::write(to, copy).unwrap();
+    }
+}
+
+/// The pages of a kind that the table of jobs has, in the order of their rows.
+fn pages(path: &Path, kind: &str) -> Vec<usize> {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let mut query = connection
+        .prepare("SELECT pageno FROM dbstat WHERE name = 'jobs' AND pagetype = ?1 ORDER BY path")
+        .unwrap();
+    let pages = query.query_map([kind], |row| row.get::<_, u32>(0));
+    pages.unwrap().map(|page| page.unwrap() as usize).collect()
+}
+
+async fn start(store: &Store, job: JobId) -> Option<llmq_store::Lease> {
+    let start = Start {
+        job,
+        worker: Worker::new("here"),
+        lease: Duration::from_secs(30),
+        upstream: None,
+    };
+    let started = store.start(vec![start], Now::default()).await.unwrap();
+    started.into_iter().next().unwrap().ok().map(|it| it.lease)
+}
+
+fn completed() -> Report {
+    Report::Completed {
+        answer: StoredAnswer {
+            status: 200,
+            headers: Vec::new(),
+            body: "{}".into(),
+        },
+        usage: None,
+        cost_nano_usd: None,
+    }
+}
+
+/// Which jobs cannot be read; the others are there.
+async fn lost(store: &Store, jobs: &[JobId]) -> BTreeSet<JobId> {
+    let mut lost = BTreeSet::new();
+    for job in jobs {
+        match store.job(*job).await {
+            Ok(found) => assert_eq!(found.map(|found| found.id), Some(*job)),
+            Err(StoreError::Damaged { what }) => {
+                assert!(what.contains(&job.to_string()), "{what}");
+                lost.insert(*job);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    lost
+}
+
+/// What waits, in its order.
+async fn waits(store: &Store) -> Vec<JobId> {
+    let lane = job().lane();
+    let window = store.next(&lane, None, 1_000, Now::default()).await;
+    window.unwrap().jobs.iter().map(|it| it.job).collect()
+}
+
+/// Once a store with such a page could not be opened, and a running one failed every turn.
+#[tokio::test]
+async fn a_damaged_page_of_jobs_costs_the_rows_on_it_and_each_is_named() {
+    let directory = llmq_testkit::scratch();
+    let path = directory.path().join("whole.db");
+    let whole = Whole::new(&path).await;
+    let leaves = pages(&path, "leaf");
+    assert!(leaves.len() > 10, "{leaves:?}");
+    let mut seen: BTreeMap<JobId, usize> = BTreeMap::new();
+    let copy = directory.path().join("damaged.db");
+    for page in &leaves {
+        whole.damaged(*page, &copy);
+        let checked = check(&copy, true).unwrap();
+        let store = open(&copy).unwrap();
+        let lost = lost(&store, &whole.jobs).await;
+        assert!((1..=20).contains(&lost.len()), "page {page}: {lost:?}");
+        for job in &whole.jobs {
+            let id = job.to_string();
+            let is_named = |words: &[String]| words.iter().any(|word| word.contains(&id));
+            assert_eq!(
+                is_named(&checked.findings),
+                lost.contains(job),
+                "{checked:?}"
+            );
+            let ended = &whole.jobs[MEMBERS..][..ENDED];
+            let is_open = lost.contains(job) && !ended.contains(job);
+            let opened = &store.opened().findings;
+            assert_eq!(is_named(opened), is_open, "{opened:?}");
+        }
+        for job in &lost {
+            assert_eq!(seen.insert(*job, *page), None, "it is on one page");
+        }
+        goes_on(&store, &whole, &lost).await;
+        // Whoever hands one in whose row would lie on that page is told.
+        let taken = store.enqueue(vec![job()], Now::default()).await;
+        if page == leaves.last().unwrap() {
+            let refused = taken.unwrap_err();
+            assert!(
+                matches!(refused, EnqueueError::Store(StoreError::Damaged { .. })),
+                "{refused}"
+            );
+            assert_eq!(
+                waits(&store).await,
+                [],
+                "nor does that cost the others anything"
+            );
+        } else {
+            assert_eq!(waits(&store).await, [taken.unwrap()[0].job]);
+        }
+        store.close();
+    }
+    assert_eq!(seen.len(), whole.jobs.len(), "each page had its turn");
+}
+
+/// All that is on whole pages is listed, told of as a member, taken back, started in its order and
+/// completed, and removed when its time is over.
+async fn goes_on(store: &Store, whole: &Whole, lost: &BTreeSet<JobId>) {
+    let now = Now::default();
+    let kept = |jobs: &[JobId]| -> Vec<JobId> {
+        jobs.iter()
+            .filter(|job| !lost.contains(job))
+            .copied()
+            .collect()
+    };
+    let mut listed = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let page = store.list(&Filter::default(), after, 17).await.unwrap();
+        listed.extend(page.items.iter().map(|job| job.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, kept(&whole.jobs).into_iter().collect());
+    let members = store.members(whole.batch.id, 0, 100).await.unwrap();
+    let members: Vec<JobId> = members.iter().map(|job| job.id).collect();
+    assert_eq!(members, kept(&whole.jobs[..MEMBERS]));
+    // What does not fit any more on its page, which lies beside the damaged one, stays as it is.
+    let at = |job: &JobId| whole.jobs.iter().position(|other| other == job).unwrap();
+    let (first, last) = (at(lost.first().unwrap()), at(lost.last().unwrap()));
+    let is_beside = |job: &JobId| at(job) + BESIDE > first && at(job) < last + BESIDE;
+    let mut stuck = kept(&whole.jobs[MEMBERS + ENDED..][..RUNNING]);
+    let moved = store.recover(&Worker::new("anywhere"), now).await.unwrap();
+    stuck.retain(|job| moved.iter().all(|moved| moved.job != *job));
+    let mut wanted = kept(&whole.jobs[..MEMBERS]);
+    wanted.extend(kept(&whole.jobs[MEMBERS + ENDED..]));
+    wanted.retain(|job| !stuck.contains(job));
+    let waiting = waits(store).await;
+    assert_eq!(waiting, wanted);
+    for job in waiting {
+        let done = match start(store, job).await {
+            Some(lease) => store.report(lease, completed(), now).await.is_ok(),
+            None => false,
+        };
+        stuck.extend((!done).then_some(job));
+    }
+    assert!(
+        stuck.iter().all(is_beside),
+        "{:?} are not beside {first}..={last}",
+        stuck.iter().map(at).collect::<Vec<_>>()
+    );
+    let counts = store.counts().await.unwrap();
+    assert_eq!((counts.queued, counts.processing), (0, 0));
+    let later = now.after(Duration::from_secs(400 * 24 * 3600));
+    let mut purged = 0;
+    for _ in 0..10 {
+        purged += store.tend(later).await.unwrap().purged;
+    }
+    // Members are kept while their batch is not at its end. Of the others the last ones come to lie
+    // beside the damaged page.
+    let own = kept(&whole.jobs[MEMBERS..]);
+    assert!(
+        (own.len() - 2 * BESIDE..=own.len()).contains(&purged),
+        "{purged}"
+    );
+}
+
+/// An inner page costs all that lies behind it, and no more.
+#[tokio::test]
+async fn a_damaged_inner_page_of_jobs_costs_what_is_behind_it() {
+    let directory = llmq_testkit::scratch();
+    let path = directory.path().join("whole.db");
+    let (store, now) = (open(&path).unwrap(), Now::default());
+    let new: Vec<NewJob> = (0..6_000).map(|_| job()).collect();
+    let jobs: Vec<JobId> = new.iter().map(|job| job.id).collect();
+    store.enqueue(new, now).await.unwrap();
+    store.close();
+    let whole = Whole {
+        file: std::fs::read(&path).unwrap(),
+        jobs,
+        batch: Batch::new("t", serde_json::Value::Null, now.wall),
+    };
+    let inner = pages(&path, "internal");
+    assert!(inner.len() > 2, "the root and some below it: {inner:?}");
+    let copy = directory.path().join("damaged.db");
+    whole.damaged(inner[1], &copy);
+    let store = open(&copy).unwrap();
+    let lost = lost(&store, &whole.jobs).await;
+    assert!(lost.len() > 1_000 && lost.len() < 5_000, "{}", lost.len());
+    let kept = whole.jobs.iter().filter(|job| !lost.contains(job));
+    let wanted: Vec<JobId> = kept.copied().collect();
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let window = store.next(&job().lane(), after, 1_000, now).await.unwrap();
+        found.extend(window.jobs.iter().map(|it| it.job));
+        match window.jobs.last() {
+            Some(last) => after = Some(last.place),
+            None => break,
+        }
+    }
+    assert_eq!(found, wanted);
+    let findings = &store.opened().findings;
+    assert!(
+        findings.iter().any(|it| it.contains("more")),
+        "{findings:?}"
+    );
+    store.close();
+    let checked = check(&copy, false).unwrap();
+    assert_eq!(checked.jobs, wanted.len() as u64);
+    assert!(!checked.is_sound());
+}
