@@ -44,15 +44,15 @@ impl Whole {
         let (store, now) = (open(path).unwrap(), Now::default());
         let batch = Batch::new("t", serde_json::Value::Null, now.wall);
         store.create_batch(batch.clone()).await.unwrap();
-        let member = |line: usize| NewJob {
+        let member = |line: u32| NewJob {
             member: Some(Member {
                 batch: batch.id,
-                line: line as u32 + 1,
+                line,
                 custom_id: line.to_string(),
             }),
             ..job()
         };
-        let members: Vec<NewJob> = (0..MEMBERS).map(member).collect();
+        let members: Vec<NewJob> = (1..).take(MEMBERS).map(member).collect();
         let mut jobs: Vec<JobId> = members.iter().map(|job| job.id).collect();
         store.stage(members, now).await.unwrap();
         let update = BatchUpdate {
