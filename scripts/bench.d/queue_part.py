@@ -18,6 +18,7 @@ import time
 
 from figures import figure
 from gateway import Server, Site, finished, free_address, mean, need
+from starts import starts
 from world import others
 
 LUA = "scripts/bench.d/jobs.lua"
@@ -44,6 +45,8 @@ adaptive = {{ max = 0 }}
 [models.bench]
 upstreams = [ {{ upstream = "bench", model = "bench", limits = {{ {limits} }} }} ]
 """
+# What a burst needed goes back to the system within so many seconds.
+SETTLED_S = 3
 # Nothing starts, so that what is measured is accepting.
 SHUT = 'custom = ["requests=1/30d"]'
 
@@ -305,37 +308,13 @@ def inner_lives(yard):
     return found
 
 
-def starts(yard):
-    """From the 202 to the start, with room."""
-    delays = []
-    for _ in range(yard.rounds):
-        server = yard.queue(yard.upstream.address)
-        yard.jobs(server, 1, seconds=1 if yard.quick else 3)
-        listed = server.get("/api/requests?status=completed&limit=1000")["requests"]
-        took = sorted(milliseconds(job["started_at"]) - milliseconds(job["created_at"])
-                      for job in listed)
-        delays.append(took[int(len(took) * 0.99)])
-        yard.ended(server)
-    return [
-        figure("start", "from accepted to started, p99, a lone caller and room", delays, "ms",
-               f"llmq serve; wrk -t1 -c1 -d3s -s {LUA} http://ADDRESS", ("<", 3)),
-    ]
-
-
-def milliseconds(instant):
-    """Of an RFC 3339 instant; since some midnight is enough for differences."""
-    date, _, clock = instant.rstrip("Z").partition("T")
-    hours, minutes, seconds = clock.split(":")
-    days = int(date[-2:])
-    return ((days * 24 + int(hours)) * 60 + int(minutes)) * 60_000 + float(seconds) * 1000
-
-
 def backlog(yard):
     """Memory and restart with jobs that wait."""
     measured = []
     for count, most in ((10_000, 30), (100_000 if yard.quick else 1_000_000, 150)):
         server = yard.queue(yard.upstream.address, SHUT)
         hand_in(server, count)
+        time.sleep(SETTLED_S)
         size = server.memory_mb()
         server.process.kill()
         server.process.wait()
@@ -344,7 +323,7 @@ def backlog(yard):
             sys.exit("scripts/bench: a kill changed how many jobs there are")
         command = f"llmq serve; POST /api/requests with {BULK} of 1 KB, {count // BULK} times; kill -9"
         measured += [
-            figure(f"memory {count}", f"resident memory, {count:,} jobs queued", [size], "MB",
+            figure(f"memory {count}", f"resident memory, {count:,} jobs queued {SETTLED_S} s ago", [size], "MB",
                    command, ("<", most)),
             figure(f"memory after {count}", "the same after a kill and a restart",
                    [again.memory_mb()], "MB", command, ("<", most)),

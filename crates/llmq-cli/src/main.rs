@@ -52,7 +52,8 @@ use exit::Failure;
 
 /// A call costs what it does with glibc's, and 10,000 callers in line a quarter less memory: the
 /// books are kept beside the pieces, so that a buffer nobody has written to takes none, and each
-/// connection has two of 8 kB.
+/// connection has two of 8 kB. Its settings stand in `.cargo/config.toml`; threads of its own give
+/// back what a burst left.
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static MEMORY: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
