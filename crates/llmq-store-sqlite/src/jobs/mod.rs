@@ -3,7 +3,8 @@
 //! Read `desk` first: work on jobs happens at a desk, which is the file and what the writer knows
 //! of it (`index`), in one transaction. `accept`, `attempts` and `tend` are the transitions, each
 //! checked before anything is written; `bulk` and `batches` are inserts of several transactions,
-//! `given_up` is what becomes of one that is not published; `lines` looks; `row`, `blobs`, `names`,
+//! `given_up` is what becomes of one that is not published; `files` are what batches read and write;
+//! `lines` looks; `row`, `blobs`, `names`,
 //! `queues`, `events` and `outbox` are the tables, `backlog` is who waits in which line of the
 //! outbox, and `load` reads them when the store is opened, but for what `unreadable` knows of
 //! damaged pages. `audit` reads all of them to say what is wrong. `api` is the
@@ -19,6 +20,7 @@ mod blobs;
 mod bulk;
 mod desk;
 mod events;
+mod files;
 mod given_up;
 mod index;
 mod lines;
