@@ -196,7 +196,7 @@ impl Bench {
         let running = std::mem::take(&mut self.in_flight);
         let sent = nanos_each(running.len(), || {
             for ticket in &running {
-                self.tell(Event::Sent(*ticket));
+                self.tell(Event::Sent(*ticket, self.now.mono));
             }
         });
         let grant = nanos_each(running.len(), || {
@@ -239,7 +239,7 @@ impl Bench {
             let just = std::mem::take(&mut self.in_flight);
             sending += timed(|| {
                 for ticket in &just {
-                    self.tell(Event::Sent(*ticket));
+                    self.tell(Event::Sent(*ticket, self.now.mono));
                 }
             });
             started.extend(just);
@@ -266,7 +266,7 @@ impl Bench {
 
     fn finish(&mut self, tickets: &[TicketId]) {
         for ticket in tickets {
-            self.tell(Event::Sent(*ticket));
+            self.tell(Event::Sent(*ticket, self.now.mono));
             self.end(*ticket);
             self.submit();
         }

@@ -38,18 +38,20 @@ impl Dispatcher {
         }
     }
 
-    /// The call's bytes were written: its charges get their dates.
-    pub(crate) fn sent(&mut self, id: TicketId, now: Now) {
+    /// The call's bytes were written, the last of them at `at` or soon after: its charges get
+    /// their dates.
+    pub(crate) fn sent(&mut self, id: TicketId, at: Timestamp, now: Now) {
         let Some(mut running) = self.take_running(id) else {
             return;
         };
         if running.sent_at.is_none() {
-            running.sent_at = Some(now.mono);
+            let at = at.min(now.mono);
+            running.sent_at = Some(at);
             let margin = self.upstreams[running.upstream.index()].margin.at(now.mono);
             for (limit, entry) in &mut running.entries {
                 self.limits[limit.index()]
                     .limit
-                    .sent(entry, now.mono, margin);
+                    .sent(entry, at, now.mono, margin);
                 // What was held has a date now, so those who wait for it can have one too.
                 self.touch(Spot::Limit(*limit));
             }

@@ -213,7 +213,7 @@ impl Dispatcher {
     pub fn handle(&mut self, event: Event, now: Now, effects: &mut Vec<Effect>) {
         self.due(now, effects);
         match event {
-            Event::Sent(ticket) => self.sent(ticket, now),
+            Event::Sent(ticket, at) => self.sent(ticket, at, now),
             Event::FirstByte(ticket, processing) => self.first_byte(ticket, processing, now),
             Event::Produced(ticket, tokens) => self.produced(ticket, tokens, now),
             Event::Ended(ticket, ended) => self.ended(ticket, &ended, now, effects),

@@ -83,8 +83,9 @@ pub enum CallKind {
 /// What happened to a call that was started.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// Its bytes were written.
-    Sent(TicketId),
+    /// Its bytes were written, the last of them at this instant or soon after: an instant that was
+    /// read before the write, not after it, when the answer may be there already.
+    Sent(TicketId, Timestamp),
     /// The first byte of its answer came, after this much processing by the provider's word.
     FirstByte(TicketId, Option<Duration>),
     /// Its answer has this many output tokens so far.

@@ -272,8 +272,11 @@ mod tests {
             });
             let starts: Vec<_> = starts.collect();
             for ticket in &starts {
-                self.dispatcher
-                    .handle(Event::Sent(*ticket), self.now, &mut self.effects);
+                self.dispatcher.handle(
+                    Event::Sent(*ticket, self.now.mono),
+                    self.now,
+                    &mut self.effects,
+                );
             }
             starts.len()
         }

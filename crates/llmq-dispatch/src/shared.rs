@@ -423,9 +423,10 @@ impl<S: Surroundings> Grant<S> {
         self.start
     }
 
-    /// The call's bytes were written.
+    /// The call's bytes are being written: to be told just before the last of them is.
     pub fn sent(&self) {
-        self.shared.handle(Event::Sent(self.start.ticket));
+        let at = self.shared.surroundings().now().mono;
+        self.shared.handle(Event::Sent(self.start.ticket, at));
     }
 
     /// The first byte of the answer came, after this much processing by the provider's word.

@@ -104,7 +104,7 @@ impl World {
             |effect: &Effect| matches!(effect, Effect::Start(start) if start.ticket == ticket);
         assert!(self.effects.iter().any(granted), "there is room");
         for event in [
-            Event::Sent(ticket),
+            Event::Sent(ticket, self.now.mono),
             Event::Ended(ticket, headers(kind, stated, used)),
         ] {
             self.dispatcher.handle(event, self.now, &mut self.effects);
@@ -356,9 +356,11 @@ fn another_count_says_nothing_of_what_is_used() {
                 .dispatcher
                 .submit(call, world.now, &mut world.effects)
                 .expect("accepted");
-            world
-                .dispatcher
-                .handle(Event::Sent(ticket), world.now, &mut world.effects);
+            world.dispatcher.handle(
+                Event::Sent(ticket, world.now.mono),
+                world.now,
+                &mut world.effects,
+            );
             ticket
         };
         let early = submit(&mut world);

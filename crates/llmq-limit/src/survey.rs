@@ -93,12 +93,19 @@ impl Survey {
         }
     }
 
-    /// A call is sent; returns the number of its group.
-    pub(crate) fn sent(&mut self, stated: u64, now: Timestamp, margin: Duration) -> u64 {
+    /// A call was sent between `at` and `now`; returns the number of its group.
+    pub(crate) fn sent(
+        &mut self,
+        stated: u64,
+        at: Timestamp,
+        now: Timestamp,
+        margin: Duration,
+    ) -> u64 {
         self.stated.add(stated, now);
         self.squares += float(stated) * float(stated);
         let number = match self.groups.back_mut() {
-            Some(group) if now - group.last <= margin && now - group.first <= margin * LONGEST => {
+            Some(group) if at - group.last <= margin && at - group.first <= margin * LONGEST => {
+                group.first = group.first.min(at);
                 group.last = group.last.max(now);
                 group.sent = group.sent.saturating_add(1);
                 group.total = self.stated.total();
@@ -112,7 +119,7 @@ impl Survey {
         }
         self.groups.push_back(Group {
             number,
-            first: now,
+            first: at,
             last: now,
             sent: 1,
             answered: 0,
@@ -315,7 +322,7 @@ mod tests {
     fn calls_far_apart_say_exactly_what_was_charged() {
         let mut survey = Survey::new(PERIOD * 2);
         for (number, at) in [(1, 0), (2, 100), (3, 200)] {
-            let group = survey.sent(100, ms(at), MARGIN);
+            let group = survey.sent(100, ms(at), ms(at), MARGIN);
             survey.heard(word(group, at, 10_000 - number * 115));
             let (sample, share) = counted(&mut survey).expect("a sample");
             assert_eq!(
@@ -334,7 +341,7 @@ mod tests {
     fn a_burst_is_unsure_until_all_of_it_was_answered() {
         let mut survey = Survey::new(PERIOD * 2);
         for _ in 0..10 {
-            survey.sent(100, ms(0), MARGIN);
+            survey.sent(100, ms(0), ms(0), MARGIN);
         }
         // Answered in another order than that of arrival.
         for (number, left) in [
@@ -359,13 +366,13 @@ mod tests {
     #[test]
     fn a_refused_call_is_left_out_and_a_doubtful_one_makes_unsure() {
         let mut survey = Survey::new(PERIOD * 2);
-        let refused = survey.sent(100, ms(0), MARGIN);
+        let refused = survey.sent(100, ms(0), ms(0), MARGIN);
         survey.heard(word(refused, 0, 10_000));
         survey.refused(100, ms(0), PERIOD);
         assert!(counted(&mut survey).is_none(), "nothing was used");
-        survey.sent(100, ms(50), MARGIN);
+        survey.sent(100, ms(50), ms(50), MARGIN);
         survey.doubt(100, ms(50), PERIOD);
-        let group = survey.sent(100, ms(100), MARGIN);
+        let group = survey.sent(100, ms(100), ms(100), MARGIN);
         survey.heard(word(group, 100, 9_885));
         let (sample, _) = counted(&mut survey).expect("a sample");
         assert_eq!(
@@ -379,7 +386,7 @@ mod tests {
         let refill = |span: Duration| i64::try_from(span.as_millis()).unwrap();
         let mut survey = Survey::new(PERIOD * 20);
         let mut say = |at: u64, left: i64| {
-            let group = survey.sent(10_000, ms(at), MARGIN);
+            let group = survey.sent(10_000, ms(at), ms(at), MARGIN);
             survey.heard(Word {
                 stated: 10_000,
                 ..word(group, at, left)
@@ -396,7 +403,7 @@ mod tests {
     fn what_waits_for_answers_is_bounded() {
         let mut survey = Survey::new(PERIOD);
         for at in 0..10_000 {
-            survey.sent(1, ms(at * 10), MARGIN);
+            survey.sent(1, ms(at * 10), ms(at * 10), MARGIN);
         }
         assert!(survey.groups.len() <= GROUPS);
         survey.heard(word(0, 0, 10));

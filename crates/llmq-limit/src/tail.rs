@@ -14,6 +14,8 @@ pub(crate) struct Tail {
     last: Timestamp,
     /// Calls of it of which no word has come.
     silent: u64,
+    /// When the last word on one of them counted.
+    heard_at: Timestamp,
     lowest: i64,
     /// The word on a call that has not ended yet, and the tail it belongs to.
     pending: Option<(u64, i64)>,
@@ -22,17 +24,22 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// A call is sent; returns the number of the tail it belongs to.
-    pub(crate) fn sent(&mut self, now: Timestamp, margin: Duration) -> u64 {
-        if self.silent == 0 || now - self.last > margin {
+    /// A call was sent between `at` and `now`; returns the number of the tail it belongs to.
+    pub(crate) fn sent(&mut self, at: Timestamp, now: Timestamp, margin: Duration) -> u64 {
+        // We may be told of it only after words on calls that arrived after it.
+        let after_words = at >= self.heard_at;
+        if (self.silent == 0 && after_words) || at - self.last > margin {
             self.number += 1;
-            self.first = now;
+            self.first = at;
             self.silent = 0;
             self.lowest = i64::MAX;
         }
+        if after_words {
+            self.since = 0;
+        }
+        self.first = self.first.min(at);
         self.last = self.last.max(now);
         self.silent += 1;
-        self.since = 0;
         self.number
     }
 
@@ -42,10 +49,11 @@ impl Tail {
     }
 
     /// A call has ended; a word that came with it counts now, once.
-    pub(crate) fn ended(&mut self) {
+    pub(crate) fn ended(&mut self, now: Timestamp) {
         let Some((number, left)) = self.pending.take() else {
             return;
         };
+        self.heard_at = self.heard_at.max(now);
         if number == self.number {
             self.silent = self.silent.saturating_sub(1);
             self.lowest = self.lowest.min(left);
@@ -83,16 +91,16 @@ mod tests {
     fn calls_close_together_count_once_each_has_been_answered() {
         let mut tail = Tail::default();
         assert_eq!(tail.left(), None);
-        let number = tail.sent(ms(100), MARGIN);
-        assert_eq!(tail.sent(ms(101), MARGIN), number);
+        let number = tail.sent(ms(100), ms(100), MARGIN);
+        assert_eq!(tail.sent(ms(101), ms(101), MARGIN), number);
         tail.heard(number, 50);
         // Its head and its end may both tell.
         tail.heard(number, 50);
-        tail.ended();
-        tail.ended();
+        tail.ended(ms(104));
+        tail.ended(ms(104));
         assert_eq!(tail.left(), None, "one of two");
         tail.heard(number, 70);
-        tail.ended();
+        tail.ended(ms(104));
         assert_eq!(tail.left(), Some((50, 0)));
         tail.charged(20);
         tail.charged(-30);
@@ -102,16 +110,29 @@ mod tests {
     #[test]
     fn what_came_before_a_margin_matters_no_more() {
         let mut tail = Tail::default();
-        let lost = tail.sent(ms(100), MARGIN);
-        let last = tail.sent(ms(103), MARGIN);
+        let lost = tail.sent(ms(100), ms(100), MARGIN);
+        let last = tail.sent(ms(103), ms(103), MARGIN);
         tail.heard(lost, 1);
-        tail.ended();
+        tail.ended(ms(104));
         assert_eq!(tail.left(), None);
         tail.heard(last, 9);
-        tail.ended();
+        tail.ended(ms(104));
         assert_eq!(
             (tail.left(), tail.span()),
             (Some((9, 0)), (ms(103), ms(103)))
         );
+    }
+
+    #[test]
+    fn a_call_that_is_told_of_late_does_not_come_after_words() {
+        let mut tail = Tail::default();
+        let number = tail.sent(ms(100), ms(100), MARGIN);
+        tail.heard(number, 3);
+        tail.ended(ms(110));
+        tail.charged(2);
+        assert_eq!(tail.sent(ms(99), ms(111), MARGIN), number);
+        tail.heard(number, 8);
+        tail.ended(ms(112));
+        assert_eq!(tail.left(), Some((3, 2)));
     }
 }

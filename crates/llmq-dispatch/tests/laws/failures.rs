@@ -192,7 +192,7 @@ fn a_silent_upstream_is_not_asked_again_by_the_same_call() {
         starts(&mut world),
         [(busy, upstreams[1]), (call, upstreams[0])]
     );
-    world.tell(Event::Sent(call));
+    world.sent(call);
     world.tell(Event::Ended(call, Box::new(silence())));
     world.advance(SECOND * 60);
     assert_eq!(starts(&mut world), [], "the other one is full");
@@ -211,7 +211,7 @@ fn a_silent_upstream_is_not_asked_again_by_the_same_call() {
             ..world.call(queue)
         });
         assert_eq!(world.started(), [call]);
-        world.tell(Event::Sent(call));
+        world.sent(call);
         let ended = Ended {
             is_awaited,
             ..silence()

@@ -59,7 +59,7 @@ fn headers_that_cannot_be_read_are_told_of_once_a_minute() {
     let mut answered = |after| {
         world.advance(after);
         let call = world.submit(world.call(queue));
-        world.tell(Event::Sent(call));
+        world.sent(call);
         let headers = RateLimitHeaders {
             garbled: Some("x-ratelimit-limit-requests: many".to_owned()),
             ..RateLimitHeaders::default()
@@ -111,7 +111,7 @@ fn what_a_dropped_call_held_is_free_if_it_was_never_sent_and_kept_if_it_was() {
     assert_eq!(world.started(), [unsent]);
     world.tell(Event::Dropped(unsent));
     assert_eq!(world.started(), [next]);
-    world.tell(Event::Sent(next));
+    world.sent(next);
     world.submit(world.call(queue));
     world.tell(Event::Dropped(next));
     assert_eq!(world.started(), []);
@@ -152,7 +152,7 @@ fn a_head_waits_for_what_is_produced_and_not_for_the_answers_end() {
     let queue = world.queue(upstream);
     let [streams, waits] = [(); 2].map(|()| world.submit(world.call(queue)));
     assert_eq!(world.started(), [streams]);
-    world.tell(Event::Sent(streams));
+    world.sent(streams);
     world.tell(Event::Produced(streams, 256));
     world.advance(MINUTE);
     assert_eq!(world.started(), [waits]);

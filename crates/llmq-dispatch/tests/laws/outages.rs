@@ -47,7 +47,7 @@ fn failures_of_calls_from_before_an_outage_do_not_shut_the_upstream_again() {
     let calls: Vec<TicketId> = (0..40).map(|_| world.submit(world.call(queue))).collect();
     world.started();
     for call in &calls {
-        world.tell(Event::Sent(*call));
+        world.sent(*call);
     }
     let lost = |ticket| Event::Ended(ticket, Box::new(failure(FailureClass::Ambiguous, None)));
     for call in &calls[..10] {
@@ -177,7 +177,7 @@ fn a_refused_model_leaves_the_others_of_its_credential_alone() {
     let (mut world, queues, upstreams) = two_of_one_credential();
     let call = world.submit(world.call(queues[0]));
     assert_eq!(world.started(), [call]);
-    world.tell(Event::Sent(call));
+    world.sent(call);
     let ended = Ended {
         pause: Some(Pause::Upstream),
         ..failure(FailureClass::NoAccess, None)
@@ -208,7 +208,7 @@ fn what_one_call_misses_closes_nothing_that_has_answered_another() {
     let first = world.submit(world.call(queue));
     world.complete(first);
     let strange = world.submit(world.call(queue));
-    world.tell(Event::Sent(strange));
+    world.sent(strange);
     world.tell(Event::Ended(strange, Box::new(perhaps_its_own())));
     let failed =
         |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == strange);
@@ -226,7 +226,7 @@ fn what_was_refused_and_is_no_key_is_tried_again_by_one_call() {
     let (mut world, queue, _) = World::simple(&[]);
     let first = world.submit(world.call(queue));
     world.started();
-    world.tell(Event::Sent(first));
+    world.sent(first);
     world.tell(Event::Ended(first, Box::new(perhaps_its_own())));
     let waiting: Vec<TicketId> = (0..3).map(|_| world.submit(world.call(queue))).collect();
     for refused in &waiting[..2] {
@@ -234,7 +234,7 @@ fn what_was_refused_and_is_no_key_is_tried_again_by_one_call() {
         assert_eq!(world.started(), []);
         world.advance(MINUTE + SECOND);
         assert_eq!(world.started(), [*refused], "one call");
-        world.tell(Event::Sent(*refused));
+        world.sent(*refused);
         let still = Event::Ended(*refused, Box::new(perhaps_its_own()));
         world.tell(still);
     }

@@ -109,13 +109,17 @@ impl World {
         self.dispatcher.handle(event, self.now, &mut self.effects);
     }
 
+    pub(crate) fn sent(&mut self, ticket: TicketId) {
+        self.tell(Event::Sent(ticket, self.now.mono));
+    }
+
     pub(crate) fn complete(&mut self, ticket: TicketId) {
-        self.tell(Event::Sent(ticket));
+        self.sent(ticket);
         self.tell(Event::Ended(ticket, Box::default()));
     }
 
     pub(crate) fn fail(&mut self, ticket: TicketId, class: FailureClass, told: Option<Duration>) {
-        self.tell(Event::Sent(ticket));
+        self.sent(ticket);
         self.tell(Event::Ended(ticket, Box::new(failure(class, told))));
     }
 

@@ -234,9 +234,9 @@ impl Inner {
         let asked = Asked::new(&outgoing, route, spoken(operation), job.size.choices);
         let request = Request {
             headers: headers_of(job, route),
-            ..Request::new(outgoing.operation, outgoing.body).on_sent(move |_| {
+            ..Request::new(outgoing.operation, outgoing.body).on_sent(move |at| {
                 marks.store(true, Ordering::Release);
-                hub.handle(Event::Sent(ticket));
+                hub.handle(Event::Sent(ticket, at));
             })
         };
         let answer = route.provider.call(request).await;

@@ -40,7 +40,10 @@ pub(super) enum EntryState {
 /// What we expected the provider to have left when it saw a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Expect {
+    /// No byte of it was written before …
     pub(super) sent_at: Timestamp,
+    /// … and all were by then: when we were told.
+    pub(super) told_at: Timestamp,
     /// The latest instant at which the call can have arrived.
     pub(super) dated: Timestamp,
     /// What our books had left, this call charged.

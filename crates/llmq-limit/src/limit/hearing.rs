@@ -67,7 +67,7 @@ impl Limit {
                 stated: entry.cost.stated,
                 left: seen,
                 rounding,
-                margin,
+                margin: margin + (expect.told_at - expect.sent_at),
             });
         }
         if below > 0 {
@@ -285,7 +285,7 @@ impl Limit {
     pub(super) fn low(&self, expect: &Expect, margin: Duration) -> i64 {
         let later = self
             .log
-            .at_most_until(expect.sent_at + margin)
+            .at_most_until(expect.told_at + margin)
             .saturating_sub(expect.total);
         let taken_since = self.corrected - expect.corrected;
         expect.remaining

@@ -29,8 +29,11 @@ impl Limit {
         }
     }
 
-    /// The call's bytes were written at `now`: its charge on arrival gets its date.
-    pub fn sent(&mut self, entry: &mut Entry, now: Timestamp, margin: Duration) {
+    /// The call's bytes were written between `at` and `now`: its charge on arrival gets its date.
+    ///
+    /// `at` may lie before calls that were told of earlier: on a busy machine a thread may be held
+    /// up between writing and telling, even until the answer is there.
+    pub fn sent(&mut self, entry: &mut Entry, at: Timestamp, now: Timestamp, margin: Duration) {
         if entry.state != EntryState::Granted {
             return;
         }
@@ -43,11 +46,12 @@ impl Limit {
         self.stated += stated;
         self.squares += stated * stated;
         self.advance(now);
+        let at = at.min(now);
         let dated = now + margin;
-        self.charge(signed(own), now.before(margin), dated);
+        self.charge(signed(own), at.before(margin), dated);
         self.charged += signed(own);
         if let Meter::Fixed(window) = &self.meter
-            && window.spans_edge(now.before(margin), dated)
+            && window.spans_edge(at.before(margin), dated)
         {
             // Counted in both windows, and by the provider in one.
             self.doubted = self.doubted.saturating_add(own);
@@ -59,14 +63,15 @@ impl Limit {
             0
         };
         let group = if self.learns_from_words() {
-            self.survey.sent(entry.cost.stated, now, margin)
+            self.survey.sent(entry.cost.stated, at, now, margin)
         } else {
             0
         };
         let expect = Expect {
             group,
-            tail: self.tail.sent(now, margin),
-            sent_at: now,
+            tail: self.tail.sent(at, now, margin),
+            sent_at: at,
+            told_at: now,
             dated,
             remaining: self.books(now, margin),
             own,

@@ -30,7 +30,7 @@ pub(super) fn send(limit: &mut Limit, size: &CallSize, now: Timestamp) -> Entry 
     let cost = limit.cost(size, 100);
     assert_eq!(limit.check(cost, 0, now, MARGIN), Ok(()));
     let mut entry = limit.take(cost);
-    limit.sent(&mut entry, now, MARGIN);
+    limit.sent(&mut entry, now, now, MARGIN);
     entry
 }
 
@@ -108,7 +108,7 @@ fn an_answer_before_the_margin_ends_proves_that_the_call_came_no_later() {
     let cost = limit.cost(&CallSize::default(), 0);
     let margin = Duration::from_millis(300);
     let mut entry = limit.take(cost);
-    limit.sent(&mut entry, at(0), margin);
+    limit.sent(&mut entry, at(0), at(0), margin);
     limit.arrived(&mut entry, at(100), false);
     assert_eq!(
         limit.check(cost, 0, at(200), margin),
@@ -439,7 +439,7 @@ fn a_full_bucket_is_not_spent_by_grants_of_one_instant() {
     assert_eq!(granted.len(), 10);
     assert_eq!(limit.check(cost, 0, at(0), MARGIN), Err(Denied::OnRelease));
     for entry in &mut granted {
-        limit.sent(entry, at(0), MARGIN);
+        limit.sent(entry, at(0), at(0), MARGIN);
     }
     assert!(matches!(
         limit.check(cost, 0, at(0), MARGIN),

@@ -110,7 +110,7 @@ pub(crate) async fn attempt(
     let request = Request {
         headers,
         ..Request::new(outgoing.operation, outgoing.body)
-            .on_sent(move |_| hub.handle(Event::Sent(ticket)))
+            .on_sent(move |at| hub.handle(Event::Sent(ticket, at)))
     };
     let answer = match route.provider.call(request).await {
         Ok(answer) => answer,

@@ -169,7 +169,7 @@ impl<'a> Play<'a> {
         };
         let now = now_at(self.now);
         self.dispatcher
-            .handle(Event::Sent(ticket), now, &mut self.effects);
+            .handle(Event::Sent(ticket, now.mono), now, &mut self.effects);
         let ends = self.now + self.setup.latency;
         self.running.push_back((ends, ticket, row));
         let in_flight = u64::try_from(self.running.len()).unwrap_or(u64::MAX);

@@ -77,7 +77,7 @@ impl World<'_> {
         let told = self.told[self.calls[index].upstream];
         self.calls[index].knew = Knew::as_of(told);
         if let Some(ticket) = self.calls[index].ticket {
-            self.tell(Event::Sent(ticket));
+            self.tell(Event::Sent(ticket, self.now));
         }
         let at = self.now + self.delay();
         self.agenda.add(at, Next::Arrive(index, attempt));

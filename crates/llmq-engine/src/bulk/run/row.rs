@@ -161,8 +161,8 @@ impl Lane {
             None => row.body.clone(),
         };
         let (hub, ticket) = (Arc::clone(&self.hub), grant.start().ticket);
-        let mut request =
-            Request::new(row.operation, body).on_sent(move |_| hub.handle(Event::Sent(ticket)));
+        let mut request = Request::new(row.operation, body)
+            .on_sent(move |at| hub.handle(Event::Sent(ticket, at)));
         request.headers.clone_from(&way.headers);
         let answer = match provider.call(request).await {
             Ok(answer) => answer,
