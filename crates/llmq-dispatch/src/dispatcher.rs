@@ -63,8 +63,6 @@ pub(crate) struct LimitSlot {
     pub(crate) configured: Option<u64>,
     /// Set where headers told of it and nobody configured it.
     pub(crate) learned: Option<Learned>,
-    /// When the count changed last, and what it was before.
-    pub(crate) changed: Option<(Timestamp, u64)>,
 }
 
 #[derive(Debug)]
@@ -130,7 +128,6 @@ impl Dispatcher {
             fair: Fair::default(),
             configured: Some(setup.spec.count),
             learned: None,
-            changed: None,
         });
         id
     }

@@ -36,10 +36,10 @@ impl Dispatcher {
                 continue;
             }
             ours |= limit.should_have_foreseen(entry, margin);
-            if let Some((limit_count, used)) = text.and_then(|text| text.limit.zip(text.used)) {
-                let left = limit_count.saturating_sub(used);
-                let spare = signed(limit_count) - signed(limit.spec().count);
-                let left = signed(left) - spare;
+            let told = text.and_then(|text| text.limit.zip(text.used));
+            if let (Some((limit_count, used)), Some(count)) = (told, entry.sent_by()) {
+                // Use is what compares, whatever the count is now.
+                let left = signed(count) - signed(used.min(limit_count));
                 explained |= matches!(
                     limit.observe(entry, left, 1, now.mono, margin),
                     Verdict::Below(_)
@@ -165,11 +165,12 @@ impl Dispatcher {
             };
             self.heed_count(running.upstream, own.unwrap_or(id), seen, now, effects);
             let slot = &mut self.limits[id.index()];
-            if let (Some(remaining), Some(met)) = (seen.remaining, slot.count_met(running.sent_at))
-            {
+            if let (Some(remaining), Some(count)) = (seen.remaining, entry.sent_by()) {
                 // Where a lower limit is kept than the provider's, or was until now, use is what
                 // compares.
-                let spare = seen.limit.map_or(0, |stated| signed(stated) - signed(met));
+                let spare = seen
+                    .limit
+                    .map_or(0, |stated| signed(stated) - signed(count));
                 slot.limit.observe(
                     &entry,
                     signed(remaining) - spare,

@@ -3,10 +3,10 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use llmq_core::{Algorithm, LimitSpec, Now, Timestamp};
+use llmq_core::{LimitSpec, Now, Timestamp};
 use llmq_limit::{HeaderSource, Observation, RateLimitHeaders, charge_rule, default_algorithm};
 
-use crate::dispatcher::{Dispatcher, LimitSlot};
+use crate::dispatcher::Dispatcher;
 use crate::events::{Effect, Notice};
 use crate::hearing::is_seen;
 use crate::ids::{LimitId, UpstreamId};
@@ -49,34 +49,6 @@ impl Learned {
     fn is_refuted(&self, period: Duration, now: Timestamp) -> bool {
         self.doubts
             .is_some_and(|(since, count)| count >= DOUBTS && now - since >= period.min(DOUBTED_MAX))
-    }
-}
-
-impl LimitSlot {
-    /// The provider states another count.
-    pub(crate) fn set_count(&mut self, count: u64, now: Timestamp) {
-        self.changed = Some((now, self.limit.spec().count));
-        self.limit.set_count(count, now);
-    }
-
-    /// A single answer states a lower count.
-    fn lower_for_now(&mut self, count: u64, now: Timestamp) {
-        self.changed = Some((now, self.limit.spec().count));
-        self.limit.set_count_for_now(count, now);
-    }
-
-    /// The count by which it was expected what a call sent then would meet; none where that can
-    /// no longer be told: a bucket that is shallower than its window shows another part of it.
-    pub(crate) fn count_met(&self, sent_at: Option<Timestamp>) -> Option<u64> {
-        let spec = self.limit.spec();
-        let before = self
-            .changed
-            .filter(|(changed, _)| sent_at.is_none_or(|sent| sent <= *changed));
-        match (before, spec.algorithm) {
-            (None, _) => Some(spec.count),
-            (Some(_), Algorithm::Bucket { depth }) if depth != spec.period => None,
-            (Some((_, count)), _) => Some(count),
-        }
     }
 }
 
@@ -142,9 +114,9 @@ impl Dispatcher {
         }
         let agreed = self.upstreams[upstream.index()].hears_of(spec.kind, stated, spec.period);
         match count.cmp(&spec.count) {
-            Ordering::Less if !agreed => slot.lower_for_now(count, now.mono),
+            Ordering::Less if !agreed => slot.limit.set_count_for_now(count, now.mono),
             Ordering::Equal if agreed => return slot.limit.believe(),
-            Ordering::Less | Ordering::Greater if agreed => slot.set_count(count, now.mono),
+            Ordering::Less | Ordering::Greater if agreed => slot.limit.set_count(count, now.mono),
             _ => return,
         }
         self.touch(Spot::Limit(id));

@@ -25,7 +25,7 @@ impl Dispatcher {
         slot.configured = Some(new.count);
         slot.scope = setup.scope;
         if old.count != new.count {
-            slot.set_count(new.count, now.mono);
+            slot.limit.set_count(new.count, now.mono);
         }
         true
     }
@@ -55,7 +55,9 @@ impl Dispatcher {
             }
             Some((_, limit)) => {
                 let adaptive = Adaptive::new(config);
-                self.limits[limit.index()].set_count(adaptive.limit(), now.mono);
+                self.limits[limit.index()]
+                    .limit
+                    .set_count(adaptive.limit(), now.mono);
                 (adaptive, limit)
             }
             None => {
@@ -109,7 +111,7 @@ impl Dispatcher {
                 Some((_, limit)) => {
                     let slot = &mut self.limits[limit.index()];
                     slot.name = places.name;
-                    slot.set_count(places.spec.count, now.mono);
+                    slot.limit.set_count(places.spec.count, now.mono);
                     limit
                 }
                 None => self.add_limit(places, now),

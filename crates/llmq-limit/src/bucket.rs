@@ -72,10 +72,14 @@ impl Bucket {
     /// The depth in level units; `margin` worth of refill is left out of it, because calls
     /// that arrive closer together than they were sent would overdraw the provider's bucket.
     fn capacity(&self, margin: Duration) -> i128 {
+        self.capacity_of(self.count, margin)
+    }
+
+    fn capacity_of(&self, count: u64, margin: Duration) -> i128 {
         let margin = i128::try_from(margin.as_nanos()).unwrap_or(i128::MAX / 4);
         let ns = (i128::from(self.depth_ns) - margin).max(i128::from(self.depth_ns) / 2);
         // Never less than one unit, else a limit of a few an hour could never be used.
-        (ns * i128::from(self.count)).max(i128::from(self.period_ns))
+        (ns * i128::from(count)).max(i128::from(self.period_ns))
     }
 
     /// What the pace regains in a nanosecond, in level units.
@@ -118,9 +122,10 @@ impl Bucket {
             .unwrap_or(u64::MAX)
     }
 
-    /// The same rounded up: against it, use that a provider rounds up is never overstated.
-    pub(crate) fn depth_rounded_up(&self) -> u64 {
-        let units = self.capacity(Duration::ZERO) + i128::from(self.period_ns) - 1;
+    /// The same for a bucket of another count, rounded up: against it, use that a provider rounds
+    /// up is never overstated.
+    pub(crate) fn depth_of(&self, count: u64) -> u64 {
+        let units = self.capacity_of(count, Duration::ZERO) + i128::from(self.period_ns) - 1;
         u64::try_from(units / i128::from(self.period_ns)).unwrap_or(u64::MAX)
     }
 

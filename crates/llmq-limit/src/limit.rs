@@ -255,6 +255,9 @@ impl Limit {
     /// The same on the word of a single answer, which may mislead: a call that was not too large
     /// before still is not, and goes alone.
     pub fn set_count_for_now(&mut self, count: u64, now: Timestamp) {
+        if count != self.spec.count {
+            self.survey.begin_anew(now);
+        }
         self.spec.count = count.max(1);
         match &mut self.meter {
             Meter::Sliding(window) => window.set_count(count.max(1)),

@@ -14,7 +14,7 @@ use crate::sliding::signed;
 /// A window holds many calls, so their errors even out, and only the calls near its two ends are
 /// unsure: those within a margin of the call that the provider answered, and those about to
 /// leave. Calls that were sent within a margin of each other are a *group*: they may have
-/// arrived in any order, but once all of them were answered, the lowest word is what was left
+/// arrived in any order, but once all of them were answered, the highest word is what was used
 /// after all of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Survey {
@@ -30,6 +30,8 @@ pub(crate) struct Survey {
     sampled: u64,
     /// The word that a bucket's next sample begins at.
     base: Option<Level>,
+    /// Since when its rate is what it is.
+    began: Timestamp,
 }
 
 /// Calls sent within a margin of each other.
@@ -40,7 +42,7 @@ struct Group {
     last: Timestamp,
     sent: u32,
     answered: u32,
-    lowest: i64,
+    highest: i64,
     /// What had been stated when the last of it was sent.
     total: u64,
     is_taken: bool,
@@ -52,19 +54,19 @@ pub(crate) struct Word {
     pub(crate) group: u64,
     pub(crate) sent_at: Timestamp,
     pub(crate) stated: u64,
-    pub(crate) left: i64,
+    pub(crate) used: i64,
     pub(crate) rounding: i64,
     pub(crate) margin: Duration,
 }
 
-/// A word made as exact as can be: what was left when, and what had been stated by then.
+/// A word made as exact as can be: what was used when, and what had been stated by then.
 #[derive(Debug, Clone, Copy)]
 struct Level {
     rounding: i64,
     margin: Duration,
     first: Timestamp,
     last: Timestamp,
-    left: i64,
+    used: i64,
     least: u64,
     most: u64,
 }
@@ -90,6 +92,7 @@ impl Survey {
             pending: None,
             sampled: 0,
             base: None,
+            began: Timestamp::ZERO,
         }
     }
 
@@ -123,7 +126,7 @@ impl Survey {
             last: now,
             sent: 1,
             answered: 0,
-            lowest: i64::MAX,
+            highest: i64::MIN,
             total: self.stated.total(),
             is_taken: false,
         });
@@ -155,7 +158,7 @@ impl Survey {
             margin,
             first: word.sent_at,
             last: word.sent_at,
-            left: word.left,
+            used: word.used,
             least: self
                 .stated
                 .at_least_before(word.sent_at.before(margin))
@@ -167,13 +170,13 @@ impl Survey {
         let follower = self.groups.get(index + 1).map(|next| next.first);
         let group = self.groups.get_mut(index)?;
         group.answered = group.answered.saturating_add(1);
-        group.lowest = group.lowest.min(word.left);
+        group.highest = group.highest.max(word.used);
         let apart = follower.is_none_or(|next| next - group.last > margin);
         if group.answered < group.sent || group.is_taken || !apart {
             return Some(alone);
         }
         group.is_taken = true;
-        let (first, last, left, total) = (group.first, group.last, group.lowest, group.total);
+        let (first, last, used, total) = (group.first, group.last, group.highest, group.total);
         // Its predecessor may have been cut off for its length only.
         let before = index
             .checked_sub(1)
@@ -184,7 +187,7 @@ impl Survey {
         Some(Level {
             first,
             last,
-            left,
+            used,
             least: total,
             most: total,
             ..alone
@@ -193,10 +196,9 @@ impl Survey {
 
     /// The call of the last word has ended. `since` tells for the sending times of the first and
     /// the last call and the margin: what was sent before the first of its instants has left the
-    /// window, and what was sent after the second has not. `count` is the whole of the limit.
+    /// window, and what was sent after the second has not.
     pub(crate) fn counted(
         &mut self,
-        count: u64,
         since: impl Fn(Timestamp, Timestamp, Duration) -> Option<(Timestamp, Timestamp)>,
     ) -> Option<Fresh> {
         let level = self.level()?;
@@ -208,17 +210,18 @@ impl Survey {
         let doubted = self.doubted.sum(out, level.last + margin);
         let least = level.least.saturating_sub(gone_most + uncounted + doubted);
         let most = level.most.saturating_sub(gone_least + uncounted);
-        let used = signed(count) - level.left;
-        self.sample(used, level.rounding, least, most, level.most)
+        self.sample(level.used, level.rounding, least, most, level.most)
     }
 
-    /// The same for a bucket; `full` is what it holds, and `refill_in` what comes in over a time.
-    pub(crate) fn drawn(
-        &mut self,
-        full: i64,
-        refill_in: impl Fn(Duration) -> i64,
-    ) -> Option<Fresh> {
-        let level = self.level()?;
+    /// A bucket fills at another rate from now on: no sample begins before.
+    pub(crate) fn begin_anew(&mut self, now: Timestamp) {
+        self.base = None;
+        self.began = now;
+    }
+
+    /// The same for a bucket; `refill_in` is what comes in over a time.
+    pub(crate) fn drawn(&mut self, refill_in: impl Fn(Duration) -> i64) -> Option<Fresh> {
+        let level = self.level().filter(|level| level.first >= self.began)?;
         let margin = level.margin;
         let Some(base) = self.base.filter(|base| base.last < level.first) else {
             if self.base.is_none() {
@@ -229,7 +232,7 @@ impl Survey {
         let span = level.last - base.first;
         let refilled = refill_in(span);
         // It may have been full in between, and then some of that was lost.
-        if base.left.saturating_add(refilled) >= full {
+        if base.used <= refilled {
             self.base = Some(level);
             return None;
         }
@@ -249,7 +252,7 @@ impl Survey {
             return None;
         }
         self.base = Some(level);
-        let used = base.left - level.left + refilled;
+        let used = level.used - base.used + refilled;
         self.sample(used, slack, least, most, level.most)
     }
 
@@ -299,20 +302,20 @@ mod tests {
         Timestamp::ZERO + PERIOD * 10 + Duration::from_millis(ms)
     }
 
-    fn word(group: u64, sent: u64, left: i64) -> Word {
+    fn word(group: u64, sent: u64, used: i64) -> Word {
         Word {
             group,
             sent_at: ms(sent),
             stated: 100,
-            left,
+            used,
             rounding: 0,
             margin: MARGIN,
         }
     }
 
-    /// A sliding window of 10,000 in which nothing is about to leave.
+    /// A sliding window in which nothing is about to leave.
     fn counted(survey: &mut Survey) -> Option<Fresh> {
-        survey.counted(10_000, |first, last, margin| {
+        survey.counted(|first, last, margin| {
             let out = first.before(margin).before(PERIOD);
             Some((out, (last + margin).before(PERIOD)))
         })
@@ -323,7 +326,7 @@ mod tests {
         let mut survey = Survey::new(PERIOD * 2);
         for (number, at) in [(1, 0), (2, 100), (3, 200)] {
             let group = survey.sent(100, ms(at), ms(at), MARGIN);
-            survey.heard(word(group, at, 10_000 - number * 115));
+            survey.heard(word(group, at, number * 115));
             let (sample, share) = counted(&mut survey).expect("a sample");
             assert_eq!(
                 (sample.stated, sample.used),
@@ -350,12 +353,12 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            survey.heard(word(0, 0, left));
+            survey.heard(word(0, 0, 10_000 - left));
             if let Some((sample, _)) = counted(&mut survey) {
                 assert!(sample.unsure >= 100.0, "answer {number}: {sample:?}");
             }
         }
-        survey.heard(word(0, 0, 8_965));
+        survey.heard(word(0, 0, 1_035));
         let (sample, _) = counted(&mut survey).expect("a sample");
         assert_eq!(
             (sample.stated, sample.used, sample.unsure),
@@ -367,13 +370,13 @@ mod tests {
     fn a_refused_call_is_left_out_and_a_doubtful_one_makes_unsure() {
         let mut survey = Survey::new(PERIOD * 2);
         let refused = survey.sent(100, ms(0), ms(0), MARGIN);
-        survey.heard(word(refused, 0, 10_000));
+        survey.heard(word(refused, 0, 0));
         survey.refused(100, ms(0), PERIOD);
         assert!(counted(&mut survey).is_none(), "nothing was used");
         survey.sent(100, ms(50), ms(50), MARGIN);
         survey.doubt(100, ms(50), PERIOD);
         let group = survey.sent(100, ms(100), ms(100), MARGIN);
-        survey.heard(word(group, 100, 9_885));
+        survey.heard(word(group, 100, 115));
         let (sample, _) = counted(&mut survey).expect("a sample");
         assert_eq!(
             (sample.stated, sample.used, sample.unsure),
@@ -385,18 +388,18 @@ mod tests {
     fn a_buckets_refill_is_counted_unless_it_may_have_been_full() {
         let refill = |span: Duration| i64::try_from(span.as_millis()).unwrap();
         let mut survey = Survey::new(PERIOD * 20);
-        let mut say = |at: u64, left: i64| {
+        let mut say = |at: u64, used: i64| {
             let group = survey.sent(10_000, ms(at), ms(at), MARGIN);
             survey.heard(Word {
                 stated: 10_000,
-                ..word(group, at, left)
+                ..word(group, at, used)
             });
-            survey.drawn(100_000, refill)
+            survey.drawn(refill)
         };
         assert!(say(0, 50_000).is_none(), "a beginning");
-        let (sample, _) = say(1_000, 50_000 - 11_500 + 1_000).expect("a sample");
+        let (sample, _) = say(1_000, 50_000 + 11_500 - 1_000).expect("a sample");
         assert_eq!((sample.stated, sample.used), (10_000.0, 11_500.0));
-        assert!(say(90_000, 70_000).is_none(), "full in between");
+        assert!(say(90_000, 30_000).is_none(), "full in between");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use llmq_core::Timestamp;
 /// The calls sent last, each within a margin of the one before it.
 ///
 /// They may have arrived in any order; but once each of them was answered with a word of what was
-/// left, at least the lowest of those words was left after all of them. Nothing was sent since, so
-/// it still is, but for what their answers and others on the account have used.
+/// used, no more than the highest of those words was used after all of them. Nothing was sent
+/// since, so it still is so, but for what their answers and others on the account have used.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tail {
     number: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Tail {
     silent: u64,
     /// When the last word on one of them counted.
     heard_at: Timestamp,
-    lowest: i64,
+    highest: i64,
     /// The word on a call that has not ended yet, and the tail it belongs to.
     pending: Option<(u64, i64)>,
     /// What calls have been charged since, for their answers.
@@ -32,7 +32,7 @@ impl Tail {
             self.number += 1;
             self.first = at;
             self.silent = 0;
-            self.lowest = i64::MAX;
+            self.highest = i64::MIN;
         }
         if after_words {
             self.since = 0;
@@ -43,20 +43,20 @@ impl Tail {
         self.number
     }
 
-    /// The provider has said with the answer to a call what was left at least.
-    pub(crate) fn heard(&mut self, number: u64, left: i64) {
-        self.pending = Some((number, left));
+    /// The provider has said with the answer to a call what was used at most.
+    pub(crate) fn heard(&mut self, number: u64, used: i64) {
+        self.pending = Some((number, used));
     }
 
     /// A call has ended; a word that came with it counts now, once.
     pub(crate) fn ended(&mut self, now: Timestamp) {
-        let Some((number, left)) = self.pending.take() else {
+        let Some((number, used)) = self.pending.take() else {
             return;
         };
         self.heard_at = self.heard_at.max(now);
         if number == self.number {
             self.silent = self.silent.saturating_sub(1);
-            self.lowest = self.lowest.min(left);
+            self.highest = self.highest.max(used);
         }
     }
 
@@ -65,10 +65,10 @@ impl Tail {
         self.since = self.since.saturating_add(amount.max(0));
     }
 
-    /// What was left at least after all of them, and what has been charged since; none where a
+    /// What was used at most after all of them, and what has been charged since; none where a
     /// word is missing.
-    pub(crate) fn left(&self) -> Option<(i64, i64)> {
-        (self.number > 0 && self.silent == 0).then_some((self.lowest, self.since))
+    pub(crate) fn used(&self) -> Option<(i64, i64)> {
+        (self.number > 0 && self.silent == 0).then_some((self.highest, self.since))
     }
 
     /// When the first and the last call of it were sent.
@@ -90,21 +90,21 @@ mod tests {
     #[test]
     fn calls_close_together_count_once_each_has_been_answered() {
         let mut tail = Tail::default();
-        assert_eq!(tail.left(), None);
+        assert_eq!(tail.used(), None);
         let number = tail.sent(ms(100), ms(100), MARGIN);
         assert_eq!(tail.sent(ms(101), ms(101), MARGIN), number);
-        tail.heard(number, 50);
+        tail.heard(number, 70);
         // Its head and its end may both tell.
-        tail.heard(number, 50);
-        tail.ended(ms(104));
-        tail.ended(ms(104));
-        assert_eq!(tail.left(), None, "one of two");
         tail.heard(number, 70);
         tail.ended(ms(104));
-        assert_eq!(tail.left(), Some((50, 0)));
+        tail.ended(ms(104));
+        assert_eq!(tail.used(), None, "one of two");
+        tail.heard(number, 50);
+        tail.ended(ms(104));
+        assert_eq!(tail.used(), Some((70, 0)));
         tail.charged(20);
         tail.charged(-30);
-        assert_eq!(tail.left(), Some((50, 20)));
+        assert_eq!(tail.used(), Some((70, 20)));
     }
 
     #[test]
@@ -114,11 +114,11 @@ mod tests {
         let last = tail.sent(ms(103), ms(103), MARGIN);
         tail.heard(lost, 1);
         tail.ended(ms(104));
-        assert_eq!(tail.left(), None);
+        assert_eq!(tail.used(), None);
         tail.heard(last, 9);
         tail.ended(ms(104));
         assert_eq!(
-            (tail.left(), tail.span()),
+            (tail.used(), tail.span()),
             (Some((9, 0)), (ms(103), ms(103)))
         );
     }
@@ -127,12 +127,12 @@ mod tests {
     fn a_call_that_is_told_of_late_does_not_come_after_words() {
         let mut tail = Tail::default();
         let number = tail.sent(ms(100), ms(100), MARGIN);
-        tail.heard(number, 3);
+        tail.heard(number, 8);
         tail.ended(ms(110));
         tail.charged(2);
         assert_eq!(tail.sent(ms(99), ms(111), MARGIN), number);
-        tail.heard(number, 8);
+        tail.heard(number, 3);
         tail.ended(ms(112));
-        assert_eq!(tail.left(), Some((3, 2)));
+        assert_eq!(tail.used(), Some((8, 2)));
     }
 }

@@ -31,6 +31,19 @@ pub struct Entry {
     pub(super) state: EntryState,
 }
 
+impl Entry {
+    /// The count that the limit had when the call was sent; none before it is. What a provider has
+    /// left is compared with the books of that moment: by another count, it is to be brought to
+    /// this one first ([`Limit::observe`](crate::Limit::observe)).
+    #[must_use]
+    pub fn sent_by(&self) -> Option<u64> {
+        match self.state {
+            EntryState::Granted => None,
+            EntryState::Sent { expect, .. } => Some(expect.count),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum EntryState {
     Granted,
@@ -46,6 +59,8 @@ pub(super) struct Expect {
     pub(super) told_at: Timestamp,
     /// The latest instant at which the call can have arrived.
     pub(super) dated: Timestamp,
+    /// The count that the limit had then: by another one, as much use leaves another rest.
+    pub(super) count: u64,
     /// What our books had left, this call charged.
     pub(super) remaining: i64,
     pub(super) own: u64,

@@ -15,8 +15,9 @@ use crate::survey::Word;
 
 impl Limit {
     /// The provider's `remaining`, told with the answer to `entry`'s call and rounded to
-    /// `rounding`: compared with what that call must have met. It may be negative, where the
-    /// limit that is kept is lower than the provider's.
+    /// `rounding`: compared with what that call must have met. It is what would be left of the
+    /// count that the call was sent by ([`Entry::sent_by`]), and so may be negative where that is
+    /// lower than the provider's.
     ///
     /// What is missing is taken now. What is more than expected gives nothing back at once;
     /// it moves the charge factor, slowly.
@@ -32,7 +33,7 @@ impl Limit {
             return Verdict::Stale;
         };
         let margin = within(margin, self.spec.period);
-        let seen = remaining.saturating_sub(self.shown_beyond_depth());
+        let seen = remaining.saturating_sub(self.shown_beyond_depth(expect.count));
         let rounding = signed(rounding.saturating_sub(1));
         let newer = !self.heard.any || expect.sent_at >= self.heard.sent_at;
         let returned = if newer {
@@ -59,13 +60,15 @@ impl Limit {
             self.heed(&expect, seen, slack.max(0), above - returned, unsure);
         }
         self.heard.unseen = unseen;
-        self.tail.heard(expect.tail, seen - rounding);
+        // What is used stays so by any count, and others may be kept by the time it matters.
+        let used = signed(expect.count).saturating_sub(remaining);
+        self.tail.heard(expect.tail, used.saturating_add(rounding));
         if self.learns_from_words() {
             self.survey.heard(Word {
                 group: expect.group,
                 sent_at: expect.sent_at,
                 stated: entry.cost.stated,
-                left: seen,
+                used,
                 rounding,
                 margin: margin + (expect.told_at - expect.sent_at),
             });
@@ -95,20 +98,18 @@ impl Limit {
         let period = self.spec.period;
         let fresh = match &self.meter {
             Meter::Places => None,
-            Meter::Sliding(_) => self.survey.counted(self.spec.count, |first, last, margin| {
+            Meter::Sliding(_) => self.survey.counted(|first, last, margin| {
                 let out = first.before(margin).before(period);
                 Some((out, (last + margin).before(period)))
             }),
-            Meter::Fixed(window) => self.survey.counted(self.spec.count, |first, last, margin| {
+            Meter::Fixed(window) => self.survey.counted(|first, last, margin| {
                 let end = window.ends(first.before(margin));
                 let start = end.before(period);
                 (window.ends(last + margin) == end).then(|| (start.before(margin), start))
             }),
-            Meter::Bucket(bucket) => {
-                let (count, period) = (self.spec.count, period);
-                let full = signed(bucket.depth_rounded_up());
-                self.survey
-                    .drawn(full, |span| refilled(count, period, span))
+            Meter::Bucket(_) => {
+                let count = self.spec.count;
+                self.survey.drawn(|span| refilled(count, period, span))
             }
         };
         if let Some((sample, share)) = fresh {
@@ -259,9 +260,9 @@ impl Limit {
 
     /// A provider shows the count less what is used, also where its bucket is shallower than
     /// the period and holds less than that.
-    pub(super) fn shown_beyond_depth(&self) -> i64 {
+    pub(super) fn shown_beyond_depth(&self, count: u64) -> i64 {
         match &self.meter {
-            Meter::Bucket(bucket) => signed(self.spec.count) - signed(bucket.depth_rounded_up()),
+            Meter::Bucket(bucket) => signed(count) - signed(bucket.depth_of(count)),
             Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => 0,
         }
     }
@@ -292,13 +293,13 @@ impl Limit {
             - signed(later)
             - signed(expect.unknown)
             - signed(taken_since)
-            - self.refill_lost(margin)
+            - self.refill_lost(expect.count, margin)
     }
 
     /// A full bucket takes no refill until a call arrives, and ours refills from the send on.
-    pub(super) fn refill_lost(&self, margin: Duration) -> i64 {
+    pub(super) fn refill_lost(&self, count: u64, margin: Duration) -> i64 {
         match &self.meter {
-            Meter::Bucket(_) => self.refill_in(margin) + 1,
+            Meter::Bucket(_) => refilled(count, self.spec.period, margin) + 1,
             Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => 0,
         }
     }
@@ -344,7 +345,7 @@ impl Limit {
 }
 
 /// What a bucket of this rate takes in within `span`.
-fn refilled(count: u64, period: Duration, span: Duration) -> i64 {
+pub(super) fn refilled(count: u64, period: Duration, span: Duration) -> i64 {
     let refill = u128::from(count) * span.as_nanos() / period.as_nanos().max(1);
     i64::try_from(refill).unwrap_or(i64::MAX / 4)
 }

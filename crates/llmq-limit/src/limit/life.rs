@@ -73,6 +73,7 @@ impl Limit {
             sent_at: at,
             told_at: now,
             dated,
+            count: self.spec.count,
             remaining: self.books(now, margin),
             own,
             total: self.log.total(),

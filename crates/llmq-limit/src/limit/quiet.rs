@@ -2,6 +2,7 @@
 
 use llmq_core::Timestamp;
 
+use super::hearing::refilled;
 use super::{Limit, Meter, float};
 use crate::sliding::signed;
 
@@ -11,16 +12,20 @@ impl Limit {
     /// other word would come before the room that is missing does.
     pub(super) fn reconcile(&mut self, now: Timestamp) {
         self.tail.ended(now);
-        let (0, Some(last), Some((left, since))) = (self.unanswered, self.last, self.tail.left())
+        let (0, Some(last), Some((used, since))) = (self.unanswered, self.last, self.tail.used())
         else {
             return;
         };
         let margin = last.dated - last.sent_at;
         let (from, to) = self.tail.span();
+        let whole = signed(self.spec.count) - self.shown_beyond_depth(self.spec.count);
+        let left = whole.saturating_sub(used);
         let left = match &self.meter {
             Meter::Bucket(bucket) => {
                 // What would have come into a full bucket is lost.
-                let refilled = self.refill_in((now - to).saturating_sub(margin)) - 1;
+                let count = last.count.min(self.spec.count);
+                let span = (now - to).saturating_sub(margin);
+                let refilled = refilled(count, self.spec.period, span) - 1;
                 (left + refilled).min(signed(bucket.depth()))
             }
             // Nobody knows which window it was that so much was left of.

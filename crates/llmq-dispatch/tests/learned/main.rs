@@ -1,5 +1,7 @@
 //! Limits that headers told of: kept from one process to the next, and corrected.
 
+mod counts;
+
 use std::time::Duration;
 
 use llmq_core::{CallSize, Host, LimitKind, LimitSpec, Now};
