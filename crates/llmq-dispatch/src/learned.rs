@@ -46,6 +46,11 @@ impl Learned {
         }
     }
 
+    /// Whether an answer of this process has stated it.
+    pub(crate) fn is_stated(&self) -> bool {
+        self.stated
+    }
+
     fn is_refuted(&self, period: Duration, now: Timestamp) -> bool {
         self.doubts
             .is_some_and(|(since, count)| count >= DOUBTS && now - since >= period.min(DOUBTED_MAX))

@@ -13,19 +13,24 @@ use crate::setup::{LimitSetup, QueueSetup, Rules, UpstreamSetup};
 use crate::upstream::{Upstream, each_once};
 
 impl Dispatcher {
-    /// States a limit anew, one that was learned too: what is used of it stays used. False when
-    /// it is another one, which counts something else or otherwise, or in another period.
+    /// States a limit anew, one that was learned too: what is used of it stays used, and so does
+    /// what the provider says of its count as long as the person says the same. False when it is
+    /// another one, which counts something else or otherwise, or in another period.
     pub fn restate_limit(&mut self, id: LimitId, setup: &LimitSetup, now: Now) -> bool {
         let slot = &mut self.limits[id.index()];
         let (old, new) = (*slot.limit.spec(), setup.spec);
         if (old.kind, old.period, old.algorithm) != (new.kind, new.period, new.algorithm) {
             return false;
         }
-        slot.learned = None;
-        slot.configured = Some(new.count);
+        let learned = slot.learned.take();
+        let count = match slot.configured.replace(new.count) {
+            Some(before) if before == new.count => old.count,
+            None if learned.is_some_and(|learned| learned.is_stated()) => old.count.min(new.count),
+            _ => new.count,
+        };
         slot.scope = setup.scope;
-        if old.count != new.count {
-            slot.limit.set_count(new.count, now.mono);
+        if count != old.count {
+            slot.limit.set_count(count, now.mono);
         }
         true
     }
@@ -210,6 +215,7 @@ mod tests {
     use crate::Refusal;
     use crate::events::{Call, Event};
     use crate::ids::TenantId;
+    use crate::learned::Learned;
     use crate::setup::{Route, Scope};
 
     fn stated(text: &str) -> LimitSetup {
@@ -312,6 +318,39 @@ mod tests {
                 !world.dispatcher.restate_limit(limit, &stated(other), now),
                 "{other}"
             );
+        }
+    }
+
+    /// The provider had lowered a limit, somebody changed a setting that had nothing to do with
+    /// it, and the file's count was in force again: all that was above the provider's was refused.
+    #[test]
+    fn a_limit_that_is_stated_as_before_stays_as_the_provider_lowered_it() {
+        let mut world = world("requests=10/60s");
+        world.submit(20);
+        assert_eq!(world.starts(), 10);
+        let slot = &mut world.dispatcher.limits[world.limit.index()];
+        slot.limit.set_count(5, world.now.mono);
+        for (again, starts) in [("requests=10/60s", 0), ("requests=12/60s", 2)] {
+            let (limit, now) = (world.limit, world.now);
+            let is_same = world.dispatcher.restate_limit(limit, &stated(again), now);
+            assert!(is_same);
+            assert_eq!(world.reconsider(), starts, "{again}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_was_learned_is_stated_no_higher_than_answers_say() {
+        for (is_stated, count) in [(true, 5), (false, 10)] {
+            let mut world = world("requests=9/1s");
+            let (upstream, now) = (world.upstream, world.now);
+            let learned = stated("requests=5/60s");
+            let id = world.dispatcher.add_learned_limit(upstream, learned, now);
+            if is_stated {
+                world.dispatcher.limits[id.index()].learned = Some(Learned::stated());
+            }
+            let again = stated("requests=10/60s");
+            assert!(world.dispatcher.restate_limit(id, &again, now));
+            assert_eq!(world.dispatcher.limit_view(id, now).spec.count, count);
         }
     }
 
