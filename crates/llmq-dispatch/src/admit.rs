@@ -457,7 +457,7 @@ impl Dispatcher {
             credential,
             entries,
             granted_at: now.mono,
-            sent_at: None,
+            sent: None,
             counted_at: now.wall,
             probe,
         }));

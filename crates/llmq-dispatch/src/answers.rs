@@ -9,7 +9,7 @@ use crate::dispatcher::Dispatcher;
 use crate::events::{CallKind, Effect, Ended, Notice, Outcome};
 use crate::ids::TicketId;
 use crate::order::Spot;
-use crate::ticket::{Running, State};
+use crate::ticket::{Running, Sent, State};
 use crate::upstream::Upstream;
 
 /// A stated working time may be rounded up to a whole millisecond, and may begin a little
@@ -44,9 +44,12 @@ impl Dispatcher {
         let Some(mut running) = self.take_running(id) else {
             return;
         };
-        if running.sent_at.is_none() {
+        if running.sent.is_none() {
             let at = at.min(now.mono);
-            running.sent_at = Some(at);
+            running.sent = Some(Sent {
+                at,
+                told_at: now.mono,
+            });
             let margin = self.upstreams[running.upstream.index()].margin.at(now.mono);
             for (limit, entry) in &mut running.entries {
                 self.limits[limit.index()]
@@ -65,9 +68,10 @@ impl Dispatcher {
         let Some(mut running) = self.take_running(id) else {
             return;
         };
-        if let (Some(_), Some(sent)) = (processing, running.sent_at) {
+        if let (Some(_), Some(sent)) = (processing, running.sent) {
             let upstream = &mut self.upstreams[running.upstream.index()];
-            upstream.margin.seen(arrived - sent, now.mono);
+            // Charges are dated from the telling on: only what comes after it is to be added.
+            upstream.margin.seen(arrived - sent.told_at, now.mono);
         }
         for (limit, entry) in &mut running.entries {
             let limit_of = &mut self.limits[limit.index()].limit;
@@ -155,11 +159,11 @@ impl Dispatcher {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        if running.sent_at.is_none() {
+        if running.sent.is_none() {
             self.uncount_request(running, now, effects);
         }
         let upstream = &mut self.upstreams[running.upstream.index()];
-        if running.sent_at.is_none() {
+        if running.sent.is_none() {
             upstream.has_not_sent(running.granted_at);
         }
         upstream.in_flight = upstream.in_flight.saturating_sub(1);
@@ -268,7 +272,7 @@ impl Dispatcher {
             self.upstreams[running.upstream.index()].was_unforeseen = true;
         }
         if class == FailureClass::Ramp {
-            let sent = running.sent_at.unwrap_or(now.mono);
+            let sent = running.sent.map_or(now.mono, |sent| sent.at);
             self.upstreams[running.upstream.index()]
                 .ramp
                 .slow_down(sent, now);

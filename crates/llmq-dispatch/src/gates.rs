@@ -24,8 +24,8 @@ impl Dispatcher {
         let role = Upstream::role(running.probe);
         // A call from before an outage tells nothing of what came after it.
         let stale = running
-            .sent_at
-            .is_some_and(|sent| !upstream.breaker.is_current(sent));
+            .sent
+            .is_some_and(|sent| !upstream.breaker.is_current(sent.at));
         if role == CallRole::Normal && stale {
             return;
         }

@@ -156,14 +156,14 @@ impl Dispatcher {
             let exact =
                 |id: &LimitId| seen.limit == Some(self.limits[id.index()].limit.spec().count);
             let Some((id, entry)) = spoken_of.min_by_key(|(id, _)| !exact(id)).copied() else {
-                self.learn_limit(running.upstream, seen, now, effects);
+                self.learn_limit(running, seen, now, effects);
                 continue;
             };
             let own = match self.limits[id.index()].scope {
                 Scope::Account => self.own_beside(running.upstream, id),
                 _ => None,
             };
-            self.heed_count(running.upstream, own.unwrap_or(id), seen, now, effects);
+            self.heed_count(running, own.unwrap_or(id), seen, now, effects);
             let slot = &mut self.limits[id.index()];
             if let (Some(remaining), Some(count)) = (seen.remaining, entry.sent_by()) {
                 // Where a lower limit is kept than the provider's, or was until now, use is what

@@ -8,10 +8,12 @@ use llmq_limit::{HeaderSource, Observation, RateLimitHeaders, charge_rule, defau
 
 use crate::dispatcher::Dispatcher;
 use crate::events::{Effect, Notice};
+use crate::heard_of::Worth;
 use crate::hearing::is_seen;
 use crate::ids::{LimitId, UpstreamId};
 use crate::order::Spot;
 use crate::setup::{LimitSetup, Scope};
+use crate::ticket::Running;
 use crate::upstream::LEARNED_MAX;
 
 /// So many answers must speak of other limits of the kind, and of this one never …
@@ -98,10 +100,11 @@ impl Dispatcher {
     }
 
     /// The provider states the count of a limit. A lower one is heeded at once, a higher one when
-    /// three answers agree, and none above what a person stated.
+    /// three answers agree, and none above what a person stated; nor one that the answer to a
+    /// later call has contradicted.
     pub(crate) fn heed_count(
         &mut self,
-        upstream: UpstreamId,
+        running: &Running,
         id: LimitId,
         seen: &Observation,
         now: Now,
@@ -115,10 +118,14 @@ impl Dispatcher {
         let count = slot.configured.map_or(stated, |most| stated.min(most));
         if count < spec.count && slot.scope == Scope::Account {
             // Other upstreams of the account may have more: this one has a limit of its own.
-            return self.learn_limit(upstream, seen, now, effects);
+            return self.learn_limit(running, seen, now, effects);
         }
-        let agreed = self.upstreams[upstream.index()].hears_of(spec.kind, stated, spec.period);
+        let upstream = running.upstream;
+        let heard_of = &mut self.upstreams[upstream.index()].heard_of;
+        let worth = heard_of.states(spec.kind, stated, spec.period, running.as_of());
+        let agreed = worth == Worth::Agreed;
         match count.cmp(&spec.count) {
+            _ if worth == Worth::Outdated => return,
             Ordering::Less if !agreed => slot.limit.set_count_for_now(count, now.mono),
             Ordering::Equal if agreed => return slot.limit.believe(),
             Ordering::Less | Ordering::Greater if agreed => slot.limit.set_count(count, now.mono),
@@ -140,7 +147,7 @@ impl Dispatcher {
     /// A header told of a limit that nobody stated.
     pub(crate) fn learn_limit(
         &mut self,
-        id: UpstreamId,
+        running: &Running,
         seen: &Observation,
         now: Now,
         effects: &mut Vec<Effect>,
@@ -149,6 +156,7 @@ impl Dispatcher {
         let (Some(count), Some(window)) = (seen.limit, seen.window) else {
             return;
         };
+        let id = running.upstream;
         let known = self.upstreams[id.index()]
             .limits
             .iter()
@@ -157,7 +165,11 @@ impl Dispatcher {
         let Some(host) = upstream.learn_as else {
             return;
         };
-        if known || !upstream.hears_of(seen.kind, count, window) {
+        if known {
+            return;
+        }
+        let heard_of = &mut upstream.heard_of;
+        if heard_of.states(seen.kind, count, window, running.as_of()) != Worth::Agreed {
             return;
         }
         if self.learned_limits(id).len() >= LEARNED_MAX {

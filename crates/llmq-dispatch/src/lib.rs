@@ -31,6 +31,7 @@ mod answers;
 mod choice;
 mod elsewhere;
 mod gates;
+mod heard_of;
 mod hearing;
 mod learned;
 mod pump;

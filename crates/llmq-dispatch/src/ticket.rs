@@ -50,10 +50,26 @@ pub(crate) struct Running {
     pub(crate) entries: SmallVec<[(LimitId, Entry); 4]>,
     /// When it had leave to be sent.
     pub(crate) granted_at: Timestamp,
-    pub(crate) sent_at: Option<Timestamp>,
+    pub(crate) sent: Option<Sent>,
     /// When it was counted against the day's quota.
     pub(crate) counted_at: WallTime,
     pub(crate) probe: bool,
+}
+
+/// When a call's bytes were written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent {
+    /// Not before …
+    pub(crate) at: Timestamp,
+    /// … and all of them by then: when it was told.
+    pub(crate) told_at: Timestamp,
+}
+
+impl Running {
+    /// Not before then was it written, as far as that is known.
+    pub(crate) fn as_of(&self) -> Timestamp {
+        self.sent.map_or(self.granted_at, |sent| sent.at)
+    }
 }
 
 impl Ticket {

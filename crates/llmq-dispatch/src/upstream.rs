@@ -1,12 +1,13 @@
 use std::time::Duration;
 
+use llmq_core::Host;
 use llmq_core::{FailureClass, Now, Timestamp};
-use llmq_core::{Host, LimitKind};
 use llmq_limit::{
     Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin, MinuteGate, PauseReason,
     PauseScope, QuotaEvent, QuotaMonitor, QuotaState, RampGuard, SlowStart,
 };
 
+use crate::heard_of::HeardOf;
 use crate::ids::LimitId;
 use crate::order::{Fair, WaitList};
 use crate::setup::UpstreamSetup;
@@ -53,8 +54,8 @@ pub(crate) struct Upstream {
     /// By what it adapts.
     pub(crate) adaptive_by: Option<AdaptiveConfig>,
     pub(crate) learn_as: Option<Host>,
-    /// Limits that headers told of, with how often in a row; the newest come last.
-    heard_of: Vec<(LimitKind, u64, Duration, u32)>,
+    /// What headers told of its limits.
+    pub(crate) heard_of: HeardOf,
     /// Holds the rate back after the provider found that it rose too fast.
     pub(crate) ramp: RampGuard,
     pub(crate) ask_before_betting: bool,
@@ -92,8 +93,6 @@ pub(crate) struct GateState {
 /// So many limits are learned of an upstream: each is asked at every decision, and a server may
 /// state new ones without end.
 pub(crate) const LEARNED_MAX: usize = 16;
-/// So many are heard of and not believed yet.
-const HEARD_MAX: usize = 64;
 /// Answers that calibrate an upstream's charges …
 const CALIBRATED: u32 = 50;
 /// … and how many calls may be unanswered until then.
@@ -115,7 +114,7 @@ impl Upstream {
             adaptive_by: adaptive.as_ref().map(|(_, config)| *config),
             adaptive: adaptive.map(|(limit, config)| (Adaptive::new(config), limit)),
             learn_as: setup.learn_as,
-            heard_of: Vec::new(),
+            heard_of: HeardOf::default(),
             credential: setup.credential,
             breaker: Breaker::new(setup.breaker),
             margin: Margin::new(now.mono),
@@ -304,31 +303,6 @@ impl Upstream {
 
     pub(crate) fn answered(&mut self) {
         self.answers = self.answers.saturating_add(1);
-    }
-
-    /// A header told of a limit that nobody stated. One answer can mislead; three that agree
-    /// are believed.
-    pub(crate) fn hears_of(&mut self, kind: LimitKind, count: u64, window: Duration) -> bool {
-        const AGREE: u32 = 3;
-        match self
-            .heard_of
-            .iter_mut()
-            .find(|heard| (heard.0, heard.1, heard.2) == (kind, count, window))
-        {
-            Some(heard) => {
-                heard.3 += 1;
-                heard.3 >= AGREE
-            }
-            None => {
-                self.heard_of
-                    .retain(|heard| heard.0 != kind || heard.2 != window);
-                if self.heard_of.len() >= HEARD_MAX {
-                    self.heard_of.remove(0);
-                }
-                self.heard_of.push((kind, count, window, 1));
-                false
-            }
-        }
     }
 
     pub(crate) fn learn_output(&mut self, tokens: u64) {

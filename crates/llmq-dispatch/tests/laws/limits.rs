@@ -1,5 +1,7 @@
 //! What a call takes of its limits, and what it gives back.
 
+use std::time::Duration;
+
 use llmq_core::{CallSize, FailureClass, Host, LimitSpec, Priority};
 use llmq_dispatch::{
     Call, Effect, Ended, Event, LimitSetup, Notice, QueueSetup, Reserve, Scope, UpstreamSetup,
@@ -181,4 +183,25 @@ fn the_answer_that_ends_the_betting_frees_those_who_waited_for_it() {
         more += world.started().len();
     }
     assert_eq!(more, 100, "calibrated, with nothing else in the way");
+}
+
+/// Whatever a busy machine was late with passed for a slow network, and for minutes every call was
+/// dated as much later.
+#[test]
+fn a_call_that_is_told_of_late_proves_no_slow_network() {
+    let (mut world, queue, _) = World::simple(&["requests=1/1m"]);
+    let [first, _second, third] = [(); 3].map(|()| world.submit(world.call(queue)));
+    let written_at = world.now.mono;
+    world.advance(Duration::from_millis(300));
+    world.tell(Event::Sent(first, written_at));
+    world.advance(Duration::from_millis(1));
+    world.tell(Event::FirstByte(first, Some(Duration::from_millis(2))));
+    world.tell(Event::Ended(first, Box::default()));
+    world.started();
+    world.advance(MINUTE + Duration::from_millis(5));
+    let second = world.started()[0];
+    world.sent(second);
+    let until = world.dispatcher.why(third).and_then(|why| why.until);
+    let waits = until.expect("it waits") - world.now.mono;
+    assert!(waits <= MINUTE + Duration::from_millis(5), "{waits:?}");
 }

@@ -168,3 +168,25 @@ fn a_refusal_of_calls_that_were_sent_by_a_higher_count_makes_no_debt() {
         assert_eq!(world.used(id), 6 * each, "headers: {with_headers}");
     }
 }
+
+/// Long streams state at their end what was so when they began, and three of them in a row put the
+/// old count back in force.
+#[test]
+fn what_calls_of_before_a_change_state_changes_nothing() {
+    for (before, after, calls) in [(1_000, 500, 1), (500, 1_000, 3)] {
+        let mut world = World::new();
+        let id = world.configure("requests=1000/1m", Scope::Upstream);
+        world.add_upstream(id);
+        world.answer(&[(before, Some(MINUTE))]);
+        let streams = world.send(5, 0);
+        world.pass(SECOND);
+        for ticket in world.send(calls, 0) {
+            world.states(ticket, after, 1);
+        }
+        assert_eq!(world.dispatcher.limit_view(id, world.now).spec.count, after);
+        for ticket in streams {
+            world.states(ticket, before, 1);
+            assert_eq!(world.dispatcher.limit_view(id, world.now).spec.count, after);
+        }
+    }
+}
