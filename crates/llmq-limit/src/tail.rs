@@ -19,8 +19,10 @@ pub(crate) struct Tail {
     highest: i64,
     /// The word on a call that has not ended yet, and the tail it belongs to.
     pending: Option<(u64, i64)>,
-    /// What calls have been charged since, for their answers.
+    /// What calls have been charged since, for their answers …
     since: i64,
+    /// … and when the last of it was.
+    charged_at: Timestamp,
 }
 
 impl Tail {
@@ -34,7 +36,7 @@ impl Tail {
             self.silent = 0;
             self.highest = i64::MIN;
         }
-        if after_words {
+        if after_words && at >= self.charged_at {
             self.since = 0;
         }
         self.first = self.first.min(at);
@@ -61,8 +63,11 @@ impl Tail {
     }
 
     /// Calls were charged `amount` more.
-    pub(crate) fn charged(&mut self, amount: i64) {
-        self.since = self.since.saturating_add(amount.max(0));
+    pub(crate) fn charged(&mut self, amount: i64, now: Timestamp) {
+        if amount > 0 {
+            self.since = self.since.saturating_add(amount);
+            self.charged_at = self.charged_at.max(now);
+        }
     }
 
     /// What was used at most after all of them, and what has been charged since; none where a
@@ -102,8 +107,8 @@ mod tests {
         tail.heard(number, 50);
         tail.ended(ms(104));
         assert_eq!(tail.used(), Some((70, 0)));
-        tail.charged(20);
-        tail.charged(-30);
+        tail.charged(20, ms(105));
+        tail.charged(-30, ms(105));
         assert_eq!(tail.used(), Some((70, 20)));
     }
 
@@ -129,10 +134,22 @@ mod tests {
         let number = tail.sent(ms(100), ms(100), MARGIN);
         tail.heard(number, 8);
         tail.ended(ms(110));
-        tail.charged(2);
+        tail.charged(2, ms(110));
         assert_eq!(tail.sent(ms(99), ms(111), MARGIN), number);
         tail.heard(number, 3);
         tail.ended(ms(112));
         assert_eq!(tail.used(), Some((8, 2)));
+    }
+
+    /// What another call streamed while the telling was on its way was forgotten, and given back
+    /// when nothing was under way any more.
+    #[test]
+    fn what_was_charged_before_the_telling_is_not_in_the_word() {
+        let mut tail = Tail::default();
+        tail.charged(100, ms(55));
+        let number = tail.sent(ms(50), ms(60), MARGIN);
+        tail.heard(number, 3);
+        tail.ended(ms(70));
+        assert_eq!(tail.used(), Some((3, 100)));
     }
 }

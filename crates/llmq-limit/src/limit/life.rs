@@ -116,7 +116,11 @@ impl Limit {
             true => self.spec.period / 10,
             false => (self.spec.period / 100).min(HELD_UP),
         };
-        let latest = expect.sent_at + most;
+        // How late we were told that it was sent is no part of that.
+        let latest = match proven {
+            true => expect.told_at + most,
+            false => expect.sent_at + most,
+        };
         let at = match proven || at <= latest {
             true => at.min(latest),
             false => at.min(expect.dated),
@@ -160,7 +164,7 @@ impl Limit {
         self.advance(now);
         self.charge(signed(new), now, now);
         self.charged += signed(new);
-        self.tail.charged(signed(new));
+        self.tail.charged(signed(new), now);
         match &self.meter {
             Meter::Fixed(window) => window.spans_edge(now.before(self.spec.period / 100), now),
             Meter::Sliding(_) | Meter::Bucket(_) | Meter::Places => false,
@@ -197,7 +201,7 @@ impl Limit {
             let correction = signed(real) - signed(expect.own);
             self.charge(correction, expect.dated, expect.dated);
             self.charged += correction;
-            self.tail.charged(correction);
+            self.tail.charged(correction, now);
         }
         self.reconcile(now);
     }
@@ -231,7 +235,7 @@ impl Limit {
             _ => self.charge(amount, sent_at, sent_at),
         }
         self.charged += amount;
-        self.tail.charged(amount);
+        self.tail.charged(amount, now);
     }
 
     fn close(&mut self, entry: &Entry) {

@@ -87,6 +87,20 @@ fn a_stated_processing_time_proves_a_late_arrival_too() {
     );
 }
 
+/// It was given up by when the call was written, and so was dated long before it had arrived.
+#[test]
+fn a_late_telling_takes_nothing_from_a_proven_arrival() {
+    let mut limit = limit("requests=1/1s", Host::Unknown);
+    let cost = limit.cost(&CallSize::default(), 0);
+    let mut entry = limit.take(cost);
+    limit.sent(&mut entry, at(0), at(500), MARGIN);
+    limit.arrived(&mut entry, at(507), true);
+    assert_eq!(
+        limit.check(cost, 0, at(600), MARGIN),
+        Err(Denied::Until(at(1_507)))
+    );
+}
+
 /// Two calls were held up for some milliseconds on a busy machine; the two that waited for them
 /// reached the provider a moment before the first had left its window.
 #[test]
