@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use llmq_core::{LimitKind, Timestamp};
+use llmq_limit::FirstWord;
 
 /// The counts that an upstream's headers state, each until another one is stated.
 ///
@@ -20,6 +21,8 @@ struct Heard {
     times: u32,
     /// When the last call was sent whose answer stated it.
     as_of: Timestamp,
+    /// What was used by then.
+    word: Option<FirstWord>,
 }
 
 /// What a statement is worth.
@@ -38,13 +41,14 @@ const AGREE: u32 = 3;
 const HEARD_MAX: usize = 64;
 
 impl HeardOf {
-    /// The answer to a call that was sent at `sent_at` states a count.
+    /// The answer to a call that was sent at `sent_at` states a count, and perhaps what is used.
     pub(crate) fn states(
         &mut self,
         kind: LimitKind,
         count: u64,
         window: Duration,
         sent_at: Timestamp,
+        word: Option<FirstWord>,
     ) -> Worth {
         let is_same = |heard: &Heard| (heard.kind, heard.window) == (kind, window);
         if let Some(index) = self.counts.iter().position(is_same) {
@@ -52,6 +56,7 @@ impl HeardOf {
             if heard.count == count {
                 heard.times = heard.times.saturating_add(1);
                 heard.as_of = heard.as_of.max(sent_at);
+                heard.word = later(heard.word, word, window);
                 return match heard.times {
                     AGREE.. => Worth::Agreed,
                     _ => Worth::Single,
@@ -70,9 +75,39 @@ impl HeardOf {
             count,
             times: 1,
             as_of: sent_at,
+            word,
         });
         Worth::Single
     }
+
+    /// What was used by the last call whose answer stated a limit that is in force still.
+    pub(crate) fn word(&self, kind: LimitKind, window: Duration) -> Option<FirstWord> {
+        let is_same = |heard: &&Heard| (heard.kind, heard.window) == (kind, window);
+        self.counts
+            .iter()
+            .find(is_same)
+            .and_then(|heard| heard.word)
+    }
+}
+
+/// The word on the later call. Calls that were sent close together may have arrived in any order,
+/// so of two such words it is the one by which more is used.
+fn later(a: Option<FirstWord>, b: Option<FirstWord>, window: Duration) -> Option<FirstWord> {
+    let (Some(a), Some(b)) = (a, b) else {
+        return a.or(b);
+    };
+    let (first, last) = if a.sent_at <= b.sent_at {
+        (a, b)
+    } else {
+        (b, a)
+    };
+    if last.sent_at - first.told_at > window / 100 {
+        return Some(last);
+    }
+    Some(FirstWord {
+        used: first.used.max(last.used),
+        ..last
+    })
 }
 
 #[cfg(test)]
@@ -84,7 +119,13 @@ mod tests {
         let mut heard = HeardOf::default();
         let mut states = |count, secs| {
             let at = Timestamp::ZERO + Duration::from_secs(secs);
-            heard.states(LimitKind::Requests, count, Duration::from_secs(60), at)
+            heard.states(
+                LimitKind::Requests,
+                count,
+                Duration::from_secs(60),
+                at,
+                None,
+            )
         };
         assert_eq!(states(500, 10), Worth::Single);
         for _ in 0..5 {
@@ -101,7 +142,7 @@ mod tests {
         let mut heard = HeardOf::default();
         for secs in 0..1_000 {
             let window = Duration::from_secs(secs);
-            let _ = heard.states(LimitKind::Requests, 1, window, Timestamp::ZERO);
+            let _ = heard.states(LimitKind::Requests, 1, window, Timestamp::ZERO, None);
         }
         assert_eq!(heard.counts.len(), HEARD_MAX);
     }

@@ -122,7 +122,8 @@ impl Dispatcher {
         }
         let upstream = running.upstream;
         let heard_of = &mut self.upstreams[upstream.index()].heard_of;
-        let worth = heard_of.states(spec.kind, stated, spec.period, running.as_of());
+        let (as_of, word) = (running.as_of(), running.word(seen, now));
+        let worth = heard_of.states(spec.kind, stated, spec.period, as_of, word);
         let agreed = worth == Worth::Agreed;
         match count.cmp(&spec.count) {
             _ if worth == Worth::Outdated => return,
@@ -169,9 +170,11 @@ impl Dispatcher {
             return;
         }
         let heard_of = &mut upstream.heard_of;
-        if heard_of.states(seen.kind, count, window, running.as_of()) != Worth::Agreed {
+        let (as_of, word) = (running.as_of(), running.word(seen, now));
+        if heard_of.states(seen.kind, count, window, as_of, word) != Worth::Agreed {
             return;
         }
+        let word = heard_of.word(seen.kind, window);
         if self.learned_limits(id).len() >= LEARNED_MAX {
             return;
         }
@@ -184,12 +187,13 @@ impl Dispatcher {
             rule,
             scope: Scope::Upstream,
         };
-        let limit = self.add_learned(id, setup, Learned::stated(), now);
-        if let Some(remaining) = seen.remaining {
-            self.limits[limit.index()]
-                .limit
-                .start_with(remaining, now.mono);
-        }
+        let begins = word.map_or(now.mono, |word| word.told_at);
+        let as_of = Now {
+            mono: begins,
+            wall: now.wall_at(begins),
+        };
+        let limit = self.add_learned(id, setup, Learned::stated(), as_of);
+        self.join(id, limit, word.as_ref(), now);
         effects.push(Effect::Notice(Notice::LimitLearned(id, limit)));
     }
 

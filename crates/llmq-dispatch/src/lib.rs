@@ -33,6 +33,7 @@ mod elsewhere;
 mod gates;
 mod heard_of;
 mod hearing;
+mod joining;
 mod learned;
 mod pump;
 mod renew;

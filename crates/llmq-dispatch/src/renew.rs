@@ -38,7 +38,7 @@ impl Dispatcher {
     /// Changes an upstream's limits, credential, breaker, concurrency and quota. It is opened if
     /// it waited for a person. What it learned stays unless a limit of the same kind and period
     /// is stated; a breaker that is to open as before stays as it stands; calls under way settle
-    /// what they hold. Answers what it ended, to be told. To be followed by
+    /// what they hold, and hold what a limit that joins them counts. Answers what it ended, to be told. To be followed by
     /// [`Dispatcher::reconsider`].
     #[must_use = "what it ended is to be told"]
     pub fn change_upstream(
@@ -73,11 +73,17 @@ impl Dispatcher {
             }
         });
         let upstream = &mut self.upstreams[id.index()];
-        upstream.limits = each_once(setup.limits);
-        upstream.limits.extend(learned);
-        upstream
-            .limits
-            .extend(adaptive.as_ref().map(|(_, limit)| *limit));
+        let mut limits = each_once(setup.limits);
+        limits.extend(learned);
+        limits.extend(adaptive.as_ref().map(|(_, limit)| *limit));
+        let joined = limits.iter().copied();
+        let joined = joined.filter(|limit| !upstream.limits.contains(limit));
+        let joined: Vec<LimitId> = joined.collect();
+        upstream.limits = limits;
+        for limit in joined {
+            self.join(id, limit, None, now);
+        }
+        let upstream = &mut self.upstreams[id.index()];
         upstream.adaptive = adaptive;
         upstream.adaptive_by = setup.adaptive;
         upstream.credential = setup.credential;

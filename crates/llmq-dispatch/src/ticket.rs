@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use llmq_core::{Timestamp, WallTime};
-use llmq_limit::Entry;
+use llmq_core::{Now, Timestamp, WallTime};
+use llmq_limit::{Entry, FirstWord, Observation};
 use smallvec::SmallVec;
 
 use crate::events::{Bounded, Call};
@@ -66,6 +66,16 @@ pub(crate) struct Sent {
 }
 
 impl Running {
+    /// What its answer states to be used of a limit.
+    pub(crate) fn word(&self, seen: &Observation, now: Now) -> Option<FirstWord> {
+        Some(FirstWord {
+            used: seen.limit?.saturating_sub(seen.remaining?),
+            rounding: seen.rounding,
+            sent_at: self.as_of(),
+            told_at: self.sent.map_or(now.mono, |sent| sent.told_at),
+        })
+    }
+
     /// Not before then was it written, as far as that is known.
     pub(crate) fn as_of(&self) -> Timestamp {
         self.sent.map_or(self.granted_at, |sent| sent.at)

@@ -19,12 +19,14 @@ mod entry;
 
 mod asking;
 mod hearing;
+mod joining;
 mod life;
 mod others;
 mod quiet;
 mod saved;
 
 pub use entry::{Cost, Entry, Verdict};
+pub use joining::{FirstWord, UnderWay};
 
 use entry::{EntryState, Expect};
 
@@ -340,7 +342,7 @@ impl Limit {
         self.held
     }
 
-    /// Begins with `remaining` left: for a limit that an answer's headers told of.
+    /// Begins with `remaining` left: for a limit of which nothing else is known.
     pub fn start_with(&mut self, remaining: u64, now: Timestamp) {
         let used = self.spec.count.saturating_sub(remaining);
         self.charge(signed(used), now, now);

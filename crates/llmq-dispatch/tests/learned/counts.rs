@@ -190,3 +190,42 @@ fn what_calls_of_before_a_change_state_changes_nothing() {
         }
     }
 }
+
+/// What was sent before a limit was known was in no book of it, and what those calls' answers
+/// said of it was not heard: as many again were started.
+#[test]
+fn calls_that_are_under_way_count_when_their_limit_is_learned() {
+    let mut world = World::new();
+    let quick = world.send(3, 0);
+    world.pass(SECOND);
+    let slow = world.send(10, 0);
+    world.pass(SECOND);
+    for (ticket, used) in quick.into_iter().zip(1..) {
+        world.states(ticket, 20, used);
+    }
+    assert_eq!(world.kept(), ["requests=20/1m"]);
+    let id = world.dispatcher.learned_limits(world.upstream)[0];
+    assert_eq!(world.used(id), 13);
+    assert_eq!(world.start(20, 0).len(), 7);
+    // Another client was there before them.
+    world.states(slow[9], 20, 15);
+    assert_eq!(world.used(id), 22, "seven are under way");
+}
+
+#[test]
+fn calls_that_are_under_way_count_at_a_limit_that_is_configured_anew() {
+    let mut world = World::new();
+    let _ = world.send(3, 0);
+    world.pass(SECOND);
+    let granted = world.start(1, 0)[0];
+    let id = world.configure("requests=6/1m", Scope::Upstream);
+    let setup = UpstreamSetup {
+        limits: vec![id],
+        ..UpstreamSetup::default()
+    };
+    let (upstream, now) = (world.upstream, world.now);
+    let _ = world.dispatcher.change_upstream(upstream, setup, now);
+    assert_eq!(world.used(id), 4);
+    world.tell(Event::Sent(granted, world.now.mono));
+    assert_eq!(world.start(9, 0).len(), 2);
+}

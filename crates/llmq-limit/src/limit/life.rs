@@ -238,7 +238,7 @@ impl Limit {
         self.tail.charged(amount, now);
     }
 
-    fn close(&mut self, entry: &Entry) {
+    pub(super) fn close(&mut self, entry: &Entry) {
         self.unanswered = self.unanswered.saturating_sub(entry.granted);
         self.squares_open = (self.squares_open - float(entry.cost.stated).powi(2)).max(0.0);
     }
