@@ -50,8 +50,12 @@ impl Inner {
             // for long and goes on still holds what it held, if nobody else took it.
             let now = self.now();
             if now.mono >= sign_at {
-                sign_at = now.mono + self.lease / SIGNS_A_LEASE;
-                self.give_sign(now).await;
+                if self.give_sign(now).await {
+                    sign_at = now.mono + self.lease / SIGNS_A_LEASE;
+                } else if !self.store.health().takes_work() {
+                    // It may record again at any moment: the first that it hears then is the sign.
+                    continue;
+                }
             }
             if let Err(error) = self.tend(now).await {
                 tracing::warn!(%error, "the store could not be tended");
@@ -80,10 +84,11 @@ impl Inner {
         }
     }
 
-    async fn give_sign(&self, now: Now) {
+    /// Whether it was given.
+    async fn give_sign(&self, now: Now) -> bool {
         let leases = self.table().leases();
         if leases.is_empty() {
-            return;
+            return true;
         }
         match self.store.extend(leases, now).await {
             Ok(lost) => {
@@ -95,8 +100,12 @@ impl Inner {
                         self.leave(lease.job);
                     }
                 }
+                true
             }
-            Err(error) => tracing::warn!(%error, "leases could not be extended"),
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be extended");
+                false
+            }
         }
     }
 
@@ -109,7 +118,9 @@ impl Inner {
             }
             // All that took its time, and the next slice looks at the leases again.
             now = self.now();
-            self.give_sign(now).await;
+            if !self.give_sign(now).await {
+                break;
+            }
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ over_each_store! {
     what_is_cancelled_as_it_starts_is_not_sent,
     a_job_whose_budget_cannot_be_recorded_waits_until_it_can,
     long_housekeeping_costs_nobody_its_lease,
+    an_outage_of_the_store_costs_nobody_its_lease,
     what_is_cancelled_as_it_is_accepted_and_started_is_not_sent,
     a_job_whose_line_is_anothers_for_a_moment_is_not_lost_sight_of,
 }
@@ -284,6 +285,34 @@ async fn long_housekeeping_costs_nobody_its_lease(store: Arc<dyn Store>) {
     let _ = tokio::time::timeout(silence, std::future::pending::<()>()).await;
     drop(first_slice);
     assert_eq!(world.end(last).await.status, Status::Expired);
+    upstream.go(1);
+    let job = world.end(runs).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 1));
+    assert!(!job.may_have_been_sent);
+    assert_eq!(upstream.count(), 1);
+}
+
+/// A sign of life that could not be given was given again a third of a lease later: housekeeping,
+/// which came sooner, found the leases silent, and calls that ran were sent and billed again.
+async fn an_outage_of_the_store_costs_nobody_its_lease(store: Arc<dyn Store>) {
+    let (upstream, store) = (busy_at_first().await, FaultyStore::new(store));
+    let lease = Duration::from_secs(1);
+    let world = World::leasing(store.clone(), &upstream, "", lease).await;
+    let runs = world.accept().await;
+    upstream.got(1).await;
+    let outage = store.holds("tend");
+    outage.reached().await;
+    // Nothing happens that could be waited for: longer than a lease the store takes nothing.
+    let silence = lease + Duration::from_millis(100);
+    let _ = tokio::time::timeout(silence, std::future::pending::<()>()).await;
+    store.fails("extend", 1);
+    store.fails("tend", 1);
+    drop(outage);
+    // Housekeeping that the store carries out, twice over.
+    for _ in 0..2 {
+        store.holds("tend").reached().await;
+    }
+    assert_eq!(store.fails_left("extend"), 0);
     upstream.go(1);
     let job = world.end(runs).await;
     assert_eq!((job.status, job.attempts), (Status::Completed, 1));
