@@ -104,7 +104,7 @@ impl Inner {
         let Some(route) = self.directory.route(grant.start().upstream) else {
             // The configuration changed since the grant.
             drop(grant);
-            return self.given_back(begun, &sent);
+            return self.given_back(started, begun, &sent);
         };
         let only = started.job.details.extra.get(ACCOUNT);
         let only = only.and_then(serde_json::Value::as_str);
@@ -139,7 +139,7 @@ impl Inner {
                 if let Some(held) = held && !sent.load(Ordering::Acquire) {
                     held.was_free();
                 }
-                return self.given_back(begun, &sent);
+                return self.given_back(started, begun, &sent);
             }
         };
         let now = self.clock.now();
@@ -195,24 +195,32 @@ impl Inner {
         }
     }
 
-    /// This process ends: another attempt follows in the next one.
-    fn given_back(&self, begun: Timestamp, sent: &AtomicBool) -> Attempted {
+    /// This process ends: another attempt follows in the next one, unless what was sent may not be
+    /// sent again. That is decided as for a process that died.
+    fn given_back(&self, started: &Started, begun: Timestamp, sent: &AtomicBool) -> Attempted {
         let after = Duration::ZERO;
-        let report = if sent.load(Ordering::Acquire) {
-            Report::Retry {
-                error: JobError {
-                    class: Some(FailureClass::Ambiguous),
-                    ..JobError::new("stopped", "the server was stopped before the answer came")
-                },
-                after,
-                may_have_been_sent: true,
-            }
-        } else {
-            Report::GivenBack {
+        let is_last = started.job.attempts >= started.job.max_attempts
+            || self.lost_attempt == llmq_core::Verdict::GiveUp;
+        let error = JobError {
+            class: Some(FailureClass::Ambiguous),
+            ..JobError::new("stopped", "the server was stopped before the answer came")
+        };
+        let report = match sent.load(Ordering::Acquire) {
+            false => Report::GivenBack {
                 why: GiveBack::NotSent,
                 error: None,
                 after,
-            }
+            },
+            true if is_last => Report::Failed {
+                error,
+                answer: None,
+                cost_nano_usd: None,
+            },
+            true => Report::Retry {
+                error,
+                after,
+                may_have_been_sent: true,
+            },
         };
         Attempted {
             took: self.clock.now().mono - begun,

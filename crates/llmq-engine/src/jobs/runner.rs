@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use llmq_core::{Clock, Status, Timestamp};
+use llmq_core::{Clock, Status, Timestamp, Verdict};
 use llmq_dispatch::{Call, CallKind, Why};
 use llmq_store::{
     Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, Place, Position, Start,
@@ -35,6 +35,10 @@ pub struct RunnerOptions {
     pub node: String,
     /// How long an attempt may run without a sign of life of its process.
     pub lease: Duration,
+    /// What becomes of a job whose attempt was sent and is not waited for any longer, since this
+    /// process ends. As in [`Settings::lost_attempt`](llmq_store::Settings), which is for those
+    /// that died.
+    pub lost_attempt: Verdict,
 }
 
 /// An attempt's process may be silent for so long.
@@ -55,6 +59,7 @@ impl RunnerOptions {
             directory,
             node: "local".to_owned(),
             lease: LEASE,
+            lost_attempt: Verdict::Retry,
         }
     }
 }
@@ -76,6 +81,7 @@ pub(super) struct Inner {
     pub(super) directory: Arc<dyn Directory>,
     pub(super) worker: Worker,
     pub(super) lease: Duration,
+    pub(super) lost_attempt: Verdict,
     pub(super) tasks: Tasks,
     table: Mutex<Table>,
     dirty: Mutex<FxHashSet<Arc<Lane>>>,
@@ -148,6 +154,7 @@ impl Runner {
                 clock: options.clock,
                 directory: options.directory,
                 lease: options.lease,
+                lost_attempt: options.lost_attempt,
                 tasks: tasks.clone(),
                 table: Mutex::default(),
                 dirty: Mutex::default(),

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use llmq_core::{Clock as _, Status};
+use llmq_core::{Clock as _, FailureClass, Status};
 use llmq_dispatch::{Event, QueueSetup};
 use llmq_engine::SystemClock;
-use llmq_store::{QueueState, Store};
+use llmq_store::{NewJob, QueueState, Store};
 
-use crate::world::{Act, Upstream, World};
+use crate::world::{Act, Upstream, World, job};
 
 over_each_store! {
     what_a_dead_process_held_is_sent_again_and_marked,
     a_stop_lets_what_runs_end_and_starts_nothing_more,
     what_does_not_end_in_time_is_given_back_marked,
+    what_a_stop_cuts_off_fails_where_it_may_not_be_sent_again,
     a_pause_outlives_a_restart,
     a_model_that_is_not_offered_for_a_while_is_not_drained_for_good,
     a_pause_of_a_model_that_comes_back_later_is_kept,
@@ -74,6 +75,30 @@ async fn what_does_not_end_in_time_is_given_back_marked(store: Arc<dyn Store>) {
     let job = store.job(id).await.unwrap().unwrap();
     assert_eq!((job.status, job.attempts), (Status::Queued, 1));
     assert!(job.may_have_been_sent);
+}
+
+/// A stop had them sent and billed again, as often as the server was stopped.
+async fn what_a_stop_cuts_off_fails_where_it_may_not_be_sent_again(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(|_| Act::Wait).await;
+    let last = NewJob {
+        max_attempts: 1,
+        ..job()
+    };
+    for (is_once, job) in [(true, job()), (false, last)] {
+        let before = upstream.count();
+        let world = match is_once {
+            true => World::sending_once(Arc::clone(&store), &upstream).await,
+            false => World::over(Arc::clone(&store), &upstream, "").await,
+        };
+        let id = world.runner.accept(job).await.unwrap().id;
+        upstream.got(before + 1).await;
+        world.stops(Duration::from_millis(50)).await;
+        let job = store.job(id).await.unwrap().unwrap();
+        assert_eq!((job.status, job.attempts), (Status::Failed, 1));
+        let error = job.error.unwrap();
+        assert_eq!(error.class, Some(FailureClass::Ambiguous));
+        assert_eq!(error.code, "stopped");
+    }
 }
 
 async fn a_pause_outlives_a_restart(store: Arc<dyn Store>) {

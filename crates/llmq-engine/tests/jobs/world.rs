@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use llmq_core::{Clock, Status, Usage};
+use llmq_core::{Clock, Status, Usage, Verdict};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
 use llmq_engine::config::{Config, ModelSettings};
 use llmq_engine::jobs::{Directory, Holding, NotHeld, Runner, RunnerOptions, Told};
@@ -300,6 +300,23 @@ impl World {
         limits: &str,
         lease: Duration,
     ) -> Self {
+        let lives = (lease, Verdict::Retry);
+        Self::opened(clock, store, upstream, limits, lives).await
+    }
+
+    /// A process that sends nothing again that may have been billed.
+    pub(crate) async fn sending_once(store: Arc<dyn Store>, upstream: &Upstream) -> Self {
+        let lives = (Duration::from_secs(30), Verdict::GiveUp);
+        Self::opened(SystemClock::new(), store, upstream, "", lives).await
+    }
+
+    async fn opened(
+        clock: SystemClock,
+        store: Arc<dyn Store>,
+        upstream: &Upstream,
+        limits: &str,
+        (lease, lost_attempt): (Duration, Verdict),
+    ) -> Self {
         let text = format!(
             "[retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
              [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}/v1\"\n\
@@ -338,7 +355,11 @@ impl World {
             clock,
             Arc::clone(&models) as Arc<dyn Directory>,
         );
-        let options = RunnerOptions { lease, ..options };
+        let options = RunnerOptions {
+            lease,
+            lost_attempt,
+            ..options
+        };
         let runner = Runner::open(options, &tasks).await.unwrap();
         Self {
             runner,

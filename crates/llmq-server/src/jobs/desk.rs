@@ -49,6 +49,10 @@ impl Desk {
         ));
         let hub = Arc::clone(&catalog.hub);
         let options = RunnerOptions::new(store, hub, clock.clone(), Arc::new(catalog));
+        let options = RunnerOptions {
+            lost_attempt: crate::store_settings(settings).lost_attempt,
+            ..options
+        };
         let runner = Runner::open(options, tasks).await?;
         tasks.spawn(Arc::clone(&outbox).keep_sending(tasks.clone()));
         Ok(Self {
