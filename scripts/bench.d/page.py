@@ -8,7 +8,7 @@ HEAD = """# Benchmarks
 
 How good llmq is, measured by `scripts/bench` and written by it too: no figure here was typed by hand. `scripts/bench --compare` measures again and prints each fresh figure beside the one below; [`benchmarks.json`](https://github.com/llmq/llmq/blob/main/docs/benchmarks.json) holds them for programs, each round by itself. Figures are medians of the rounds that a part says it had, with the smallest and the largest; `(once)` is one round.
 
-Times depend on the machine, so what counts are ratios: against a limit, or against a rival in the same run. The machine was shared with other builds while this was measured, which shows in the ranges.
+Times depend on the machine, so what counts are ratios: against a limit, or against a rival in the same run. What other programs took of the processors meanwhile is said with each part that watched it, and shows in the ranges.
 """
 
 ABOUT = {
@@ -139,9 +139,11 @@ def section(name, title, about, part):
             f"| {entry['what']} | {number(entry['median'], entry['unit'])} | {spread(entry)} "
             f"| {goal(entry)} | {met} |"
         )
-    rounds = "round" if part["rounds"] == 1 else "rounds"
+    # No more than its figures have: what is the same in every round is measured once.
+    count = min(part["rounds"], max(len(entry["values"]) for entry in part["figures"]))
+    rounds = "round" if count == 1 else "rounds"
     lines.append(
-        f"\n`scripts/bench {name}`: {part['rounds']} {rounds} on {part['date']}, "
+        f"\n`scripts/bench {name}`: {count} {rounds} on {part['date']}, "
         f"commit {part['commit']}, {part['machine']}.{contention(part)} The commands:\n"
     )
     lines.append("```sh")
