@@ -19,7 +19,7 @@ const JITTER: f64 = 0.2;
 const ASKED_WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// How long to wait after `tries` that failed; none: nobody tries any more. `random` is 0 to 1.
-/// What the endpoint asked for (`Retry-After`) is never shortened.
+/// What the endpoint asked for (`Retry-After`) is not shortened below 24 h.
 pub(super) fn wait(tries: u32, asked: Option<Duration>, random: f64) -> Option<Duration> {
     let wait = WAITS.get(usize::try_from(tries).unwrap_or(usize::MAX))?;
     let wait = wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * random.clamp(0.0, 1.0));
