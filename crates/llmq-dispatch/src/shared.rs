@@ -35,6 +35,8 @@ pub struct Shared<S: Surroundings> {
 
 struct Core {
     dispatcher: Dispatcher,
+    /// The latest moment at which it was told anything.
+    now: Now,
     places: FxHashMap<TicketId, Place>,
     /// For when the alarm is set.
     alarm: Timestamp,
@@ -114,6 +116,7 @@ impl<S: Surroundings> Shared<S> {
     pub fn new(dispatcher: Dispatcher, surroundings: S) -> Arc<Self> {
         let core = Core {
             dispatcher,
+            now: Now::default(),
             places: FxHashMap::default(),
             alarm: Timestamp::FAR_FUTURE,
             scratch: Vec::new(),
@@ -139,6 +142,7 @@ impl<S: Surroundings> Shared<S> {
         let mut aftermath = Aftermath::default();
         let submitted = {
             let mut core = self.lock();
+            let now = core.no_earlier(now);
             let mut effects = std::mem::take(&mut core.scratch);
             let submitted = core.dispatcher.submit(call, now, &mut effects);
             core.carry_out(effects, submitted.as_ref().ok().copied(), &mut aftermath);
@@ -177,6 +181,7 @@ impl<S: Surroundings> Shared<S> {
         let mut aftermath = Aftermath::default();
         let changed = {
             let mut core = self.lock();
+            let now = core.no_earlier(now);
             let mut effects = std::mem::take(&mut core.scratch);
             let changed = change(&mut core.dispatcher, now, &mut effects);
             core.carry_out(effects, None, &mut aftermath);
@@ -197,6 +202,7 @@ impl<S: Surroundings> Shared<S> {
         let mut aftermath = Aftermath::default();
         {
             let mut core = self.lock();
+            let now = core.no_earlier(now);
             let mut effects = std::mem::take(&mut core.scratch);
             core.dispatcher.handle(event, now, &mut effects);
             core.carry_out(effects, mine, &mut aftermath);
@@ -236,6 +242,7 @@ impl<S: Surroundings> Shared<S> {
         let mut aftermath = Aftermath::default();
         let place = {
             let mut core = self.lock();
+            let now = core.no_earlier(now);
             let mut effects = std::mem::take(&mut core.scratch);
             // It may expire in this very event: the word of that is for nobody, and a place that
             // went before it would come back for ever.
@@ -250,6 +257,15 @@ impl<S: Surroundings> Shared<S> {
 }
 
 impl Core {
+    /// The present moment as a thread read it, which may have waited for the lock since: to the
+    /// dispatcher time never goes back.
+    fn no_earlier(&mut self, now: Now) -> Now {
+        if now.mono >= self.now.mono {
+            self.now = now;
+        }
+        self.now
+    }
+
     fn carry_out(
         &mut self,
         mut effects: Vec<Effect>,

@@ -62,3 +62,50 @@ fn a_ticket_that_is_dropped_as_it_expires_leaves_nothing_behind() {
     drop(grant);
     assert_eq!(shared.places(), 0);
 }
+
+/// A thread that had waited for the lock asked a fixed window that was over, and sent what belongs
+/// into the next one, which was full.
+#[test]
+fn time_never_goes_back_for_those_who_waited_for_the_lock() {
+    let mut dispatcher = Dispatcher::new(Rules::default(), 1);
+    let spec: llmq_core::LimitSpec = "requests=2/1m:fixed".parse().expect("a limit");
+    let setup = LimitSetup {
+        spec,
+        rule: llmq_limit::charge_rule(llmq_core::Host::Unknown, spec.kind),
+        ..LimitSetup::places("rpm".to_owned(), 2)
+    };
+    let limit = dispatcher.add_limit(setup, Now::default());
+    let setup = UpstreamSetup {
+        limits: vec![limit],
+        ..UpstreamSetup::default()
+    };
+    let upstream = dispatcher.add_upstream(setup, Now::default());
+    let queue = dispatcher.add_queue(QueueSetup::to("m", upstream));
+    let tenant = dispatcher.add_tenant(1.0, Vec::new());
+    let shared = Shared::new(dispatcher, Moved::default());
+    let early = Now::default().after(Duration::from_millis(59_990));
+    shared.surroundings().advance(Duration::from_millis(60_100));
+
+    let context = &mut Context::from_waker(Waker::noop());
+    let call = Call::new(queue, tenant);
+    let mut grants = Vec::new();
+    for _ in 0..2 {
+        let mut ticket = shared.submit(call).expect("room");
+        let Poll::Ready(Ok(grant)) = ticket.poll_granted(context) else {
+            panic!("there is room in this window");
+        };
+        grant.sent();
+        grants.push(grant);
+    }
+    *shared
+        .surroundings()
+        .0
+        .lock()
+        .expect("nobody panics under it") = early;
+    let urgent = Call {
+        priority: llmq_core::Priority::HIGH,
+        ..call
+    };
+    let mut ticket = shared.submit(urgent).expect("room to wait");
+    assert!(ticket.poll_granted(context).is_pending());
+}
