@@ -187,8 +187,7 @@ impl Dispatcher {
             return;
         };
         let upstream = &mut self.upstreams[running.upstream.index()];
-        upstream.answered();
-        upstream.on_trial = false;
+        upstream.answered(running.granted_at);
         if let Some(headers) = &ended.headers {
             self.hear(&running, headers, now, effects);
         }

@@ -26,8 +26,8 @@ pub(crate) struct Upstream {
     pub(crate) was_unforeseen: bool,
     /// It is open again after such a 429, and takes calls little by little.
     slow_start: Option<SlowStart>,
-    /// It was closed by a refusal that a person need not mend, and is tried by one call.
-    pub(crate) on_trial: bool,
+    /// Since when, after a refusal that a person need not mend, it has been tried by one call.
+    pub(crate) on_trial: Option<Timestamp>,
     /// It has answered a call.
     pub(crate) has_completed: bool,
     /// It takes nothing below `high` until then, to spare the day's quota.
@@ -121,7 +121,7 @@ impl Upstream {
             closed: None,
             was_unforeseen: false,
             slow_start: None,
-            on_trial: false,
+            on_trial: None,
             has_completed: false,
             low_closed: None,
             quota_closed: None,
@@ -158,7 +158,7 @@ impl Upstream {
             let down = matches!(closed.class, FailureClass::NoAccess | FailureClass::Money);
             return shut(closed.until, down, false);
         }
-        if self.on_trial && self.in_flight > 0 {
+        if self.on_trial.is_some() && self.in_flight > 0 {
             return shut(None, true, false);
         }
         if let Some(until) = self.breaker.opens_at(now) {
@@ -301,8 +301,10 @@ impl Upstream {
         }
     }
 
-    pub(crate) fn answered(&mut self) {
+    /// A call that was granted then has ended. One from before a trial decides nothing there.
+    pub(crate) fn answered(&mut self, granted_at: Timestamp) {
         self.answers = self.answers.saturating_add(1);
+        self.on_trial = self.on_trial.filter(|since| granted_at < *since);
     }
 
     pub(crate) fn learn_output(&mut self, tokens: u64) {
@@ -348,7 +350,7 @@ impl Upstream {
                 until,
                 since,
             });
-            self.on_trial = false;
+            self.on_trial = None;
         }
         longer
     }
