@@ -105,6 +105,24 @@ fn rows(path: &Path, table: &str) -> i64 {
     file.query_row(&count, [], |row| row.get(0)).unwrap()
 }
 
+/// A wall clock that was set forward for a moment took files away for good.
+#[tokio::test]
+async fn a_wall_that_is_ahead_for_a_moment_removes_nothing() {
+    let now = beginning();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = Store::open(&Place::File(path.clone()), now.wall).unwrap();
+    filled(&store, now).await;
+    let ahead = Now {
+        wall: now.wall + 40 * DAY,
+        ..now
+    };
+    tended(&store, ahead).await;
+    for table in ["files", "jobs", "batches", "deliveries", "idempotency"] {
+        assert_eq!(rows(&path, table), 1, "{table}");
+    }
+}
+
 /// A bit that made an instant older removed what was to be kept, and nobody was told.
 #[tokio::test]
 async fn a_row_whose_time_is_damaged_is_not_removed() {
