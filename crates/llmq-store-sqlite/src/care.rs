@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use llmq_core::WallTime;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::jobs::audit;
+use crate::jobs::{self, audit};
 use crate::owner::OwnerLock;
 use crate::store::unusable;
 use crate::{OpenError, Owner, header, sums};
@@ -105,6 +105,9 @@ fn structure(connection: &Connection, checked: &mut Checked) -> rusqlite::Result
 /// Copies the store at `path` to a new file, which holds its state at one moment. The store may be
 /// in use. Answers the copy's length.
 ///
+/// The copy has an id of its own: what it tells from then on is not what the original tells, and
+/// whoever knows the original's messages by their ids must not take one for another.
+///
 /// # Errors
 ///
 /// [`OpenError`]; nothing is left at `to` then, unless there was something before.
@@ -122,7 +125,14 @@ pub fn backup(path: &Path, to: &Path) -> Result<u64, OpenError> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(to).map_err(file(to))?;
     let copied = copy(&connection, to).map_err(|source| unusable(path, source));
-    let synced = copied.and_then(|()| {
+    let named = copied.and_then(|()| {
+        let copy = open(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let named = jobs::new_id(&copy).map_err(|source| unusable(to, source));
+        // Its log goes with it.
+        let closed = copy.close().map_err(|(_, source)| unusable(to, source));
+        named.and(closed)
+    });
+    let synced = named.and_then(|()| {
         let copy = std::fs::File::open(to).map_err(file(to))?;
         copy.sync_all().map_err(file(to))?;
         Ok(copy.metadata().map_err(file(to))?.len())

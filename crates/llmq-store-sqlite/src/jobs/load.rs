@@ -402,6 +402,13 @@ impl Index {
     }
 }
 
+/// The store is another from now on.
+pub(crate) fn new_id(connection: &Connection) -> rusqlite::Result<()> {
+    let update = "UPDATE store_facts SET value = ?1, sum = checksum('id', ?1) WHERE name = 'id'";
+    connection.execute(update, params![Uuid::new_v4().as_bytes()])?;
+    Ok(())
+}
+
 /// The store's own id, drawn the first time.
 pub(crate) fn id(connection: &Connection) -> rusqlite::Result<Uuid> {
     let fresh = Uuid::new_v4();

@@ -37,6 +37,6 @@ pub(crate) use bulk::{Begun, Bulk, Slice};
 pub(crate) use desk::{Desk, Done, Fault};
 pub(crate) use index::Index;
 pub use load::Opened;
-pub(crate) use load::id;
+pub(crate) use load::{id, new_id};
 pub(crate) use outbox::{addressee_of, is_of_value};
 pub(crate) use unreadable::Unreadable;

@@ -5,7 +5,7 @@ use llmq_store::{
     Batches as _, EventId, EventPage, Events as _, Files as _, Filter, JobId, Jobs as _,
     Lines as _, NewJob, Reads as _, Worker,
 };
-use llmq_store_sqlite::{OpenError, backup, check, compact};
+use llmq_store_sqlite::{OpenError, Store, backup, check, compact};
 
 use crate::filled::{fill, killed, open, said, whole};
 
@@ -188,6 +188,9 @@ async fn a_backup_is_the_store_at_one_moment_and_a_compact_store_is_the_same() {
     let restored = open(&copy).unwrap();
     assert_eq!(said(&restored, &ids).await.unwrap(), all);
     assert_eq!(restored.counts().await.unwrap().queued, 9);
+    // What is told from here on has other ids than what the original tells.
+    let id = |store: &Store| llmq_store::Store::id(store);
+    assert_ne!(id(&restored), id(&store));
     restored.close();
     store.close();
     let (before, after) = compact(&path, now.wall).unwrap();
