@@ -14,7 +14,7 @@ use crate::connect::Connector;
 use crate::headers::merged;
 use crate::pool::IDLE_MAX;
 use crate::response::BodySource;
-use crate::sent::{SentBody, SentMark};
+use crate::sent::{SentBody, SentMark, Waiter};
 use crate::wire::AnswerHead;
 use crate::{Answer, CallError, Cause, ProviderConfig, Request};
 
@@ -56,13 +56,9 @@ impl Http2 {
         request: Request,
         started: Instant,
     ) -> Result<Answer, CallError> {
-        let mark = Arc::new(SentMark::new());
-        let body = SentBody::new(
-            request.body,
-            Arc::clone(&mark),
-            request.on_sent,
-            Arc::clone(&inner.clock),
-        );
+        let mark = Arc::new(SentMark::with_hook(request.on_sent));
+        let body = SentBody::new(request.body, Arc::clone(&mark), Arc::clone(&inner.clock));
+        let _waiter = Waiter(&mark);
         let mut outgoing = http::Request::new(body);
         let (addresses, operation) = (&inner.addresses, request.operation);
         (*outgoing.method_mut(), *outgoing.uri_mut()) = match request.item {
@@ -79,6 +75,8 @@ impl Http2 {
             started,
         );
         let response = sent.await?.map_err(|error| unsent(inner, &error, &mark))?;
+        // It may have answered before it has read the call.
+        mark.ended(inner.clock.now().mono);
         let (parts, body) = response.into_parts();
         let head = AnswerHead {
             status: parts.status,

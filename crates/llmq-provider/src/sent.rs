@@ -1,8 +1,8 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -17,8 +17,9 @@ const PIECE_BYTES: usize = 64 << 10;
 ///
 /// It runs while the connection is driven, so it must be short: take a lock, note the time. Over
 /// HTTP/2 it is called before the bytes are on the wire, by microseconds for small bodies; at most
-/// about 400 KiB of a large one are still on their way then, and a call without a body does not
-/// call it. A server that answers before it has read the call ends its sending too.
+/// about 400 KiB of a large one are still on their way then, and of a call without a body it is
+/// called when the answer is there. A server that answers before it has read the call ends its
+/// sending too.
 pub type SentHook = Box<dyn FnOnce(Timestamp) + Send>;
 
 /// A request body that knows how far it got, for HTTP/2.
@@ -28,16 +29,17 @@ pub type SentHook = Box<dyn FnOnce(Timestamp) + Send>;
 pub(crate) struct SentBody {
     rest: Bytes,
     mark: Arc<SentMark>,
-    hook: Option<SentHook>,
     clock: Arc<dyn Clock>,
 }
 
 /// What is known of a request's way out; shared by its body and the call that waits for it.
-#[derive(Debug)]
 pub(crate) struct SentMark {
     touched: AtomicBool,
     /// Nanoseconds of the moment the last byte was handed over; `u64::MAX` before it.
     sent: AtomicU64,
+    /// Over HTTP/2 the body and the answer's head come in either order, and only the first of them
+    /// calls it: the body may go on long after its call is over.
+    hook: Mutex<Option<SentHook>>,
 }
 
 impl SentMark {
@@ -45,7 +47,34 @@ impl SentMark {
         Self {
             touched: AtomicBool::new(false),
             sent: AtomicU64::new(u64::MAX),
+            hook: Mutex::new(None),
         }
+    }
+
+    /// Whoever is first to know calls the hook.
+    pub(crate) fn with_hook(hook: Option<SentHook>) -> Self {
+        Self {
+            hook: Mutex::new(hook),
+            ..Self::new()
+        }
+    }
+
+    /// The last byte is handed over, or nobody waits for the rest: of two times the first counts.
+    pub(crate) fn ended(&self, at: Timestamp) {
+        let (unset, at_nanos) = (u64::MAX, at.as_nanos());
+        let set = self
+            .sent
+            .compare_exchange(unset, at_nanos, Ordering::AcqRel, Ordering::Acquire);
+        if set.is_ok()
+            && let Some(hook) = self.take_hook()
+        {
+            hook(at);
+        }
+    }
+
+    fn take_hook(&self) -> Option<SentHook> {
+        let mut hook = self.hook.lock().unwrap_or_else(PoisonError::into_inner);
+        hook.take()
     }
 
     /// Whether any byte of the call may have left. Over HTTP/2 calls without a body are never
@@ -60,6 +89,16 @@ impl SentMark {
             u64::MAX => None,
             nanos => Some(Timestamp::from_nanos(nanos)),
         }
+    }
+}
+
+/// Waits for a call's answer. When nobody does any more, the connection may send on, but tells
+/// nobody: by then the hook's owner may have begun another call.
+pub(crate) struct Waiter<'a>(pub(crate) &'a SentMark);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        drop(self.0.take_hook());
     }
 }
 
@@ -99,26 +138,21 @@ impl<'a> Leaving<'a> {
 }
 
 impl SentBody {
-    pub(crate) fn new(
-        body: Bytes,
-        mark: Arc<SentMark>,
-        hook: Option<SentHook>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub(crate) fn new(body: Bytes, mark: Arc<SentMark>, clock: Arc<dyn Clock>) -> Self {
         Self {
             rest: body,
             mark,
-            hook,
             clock,
         }
     }
+}
 
-    fn handed_over(&mut self) {
-        let now = self.clock.now().mono;
-        self.mark.sent.store(now.as_nanos(), Ordering::Release);
-        if let Some(hook) = self.hook.take() {
-            hook(now);
-        }
+impl fmt::Debug for SentMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SentMark")
+            .field("touched", &self.touched())
+            .field("sent", &self.sent())
+            .finish_non_exhaustive()
     }
 }
 
@@ -145,7 +179,7 @@ impl Body for SentBody {
         let size = self.rest.len().min(PIECE_BYTES);
         let piece = self.rest.split_to(size);
         if self.rest.is_empty() {
-            self.handed_over();
+            self.mark.ended(self.clock.now().mono);
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }

@@ -1,5 +1,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -79,4 +81,40 @@ async fn a_connection_that_closes_without_an_answer_is_no_answer() {
         ),
         "{error:?}"
     );
+}
+
+/// Answers every HTTP/2 call with a refusal, at its head.
+async fn refuse(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(|_: http::Request<Incoming>| async move {
+            let answer = http::Response::builder().status(429);
+            Ok::<_, Infallible>(answer.body(Full::new(Bytes::new())).unwrap())
+        });
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service);
+        connections.spawn(connection);
+    }
+}
+
+/// It passed for a call that had never been sent, so that no limit counted it; and what was still
+/// sent of it was told as if it were the next attempt's.
+#[tokio::test]
+async fn a_call_that_is_answered_before_it_is_read_has_been_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(refuse(listener));
+    let provider = http2(format!("http://{address}/v1"));
+    let body: &'static str = "x".repeat(8 << 20).leak();
+    let told = Arc::new(AtomicU32::new(0));
+    let hook = Arc::clone(&told);
+    let call = chat(body).on_sent(move |_| {
+        hook.fetch_add(1, Ordering::SeqCst);
+    });
+    let answer = provider.call(call).await.unwrap();
+    assert_eq!(answer.status(), 429);
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+    assert_eq!(Arc::strong_count(&told), 1, "nobody can tell it again");
 }
