@@ -387,7 +387,9 @@ impl Dispatcher {
         let again = may_go && rule.retry && self.has_any_way(id);
         let spent = match tally {
             Tally::Attempt => attempts >= setup.max_attempts,
-            Tally::Throttle | Tally::Nothing => self.is_throttled_out(call.kind, throttles),
+            Tally::Throttle | Tally::Nothing => {
+                !probes && self.is_throttled_out(call.kind, throttles)
+            }
         };
         // What an upstream could not do, another may: a call has one try at each that is left.
         let last_chance = spent && may_go && rule.other_upstream && self.has_untried_way(id);

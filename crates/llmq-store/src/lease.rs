@@ -154,9 +154,12 @@ pub enum Report {
 /// Why an attempt is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GiveBack {
-    /// The provider had no room, or was known to be down. Counted apart
-    /// ([`Job::throttles`](crate::Job::throttles)), until an attempt ends in another way.
+    /// The provider had no room. Counted apart ([`Job::throttles`](crate::Job::throttles)), until
+    /// an attempt ends in another way.
     Throttled,
+    /// The provider was known to be down, and still is. Not counted: an outage of any length ends
+    /// no job.
+    FoundDown,
     /// It was not sent: its process stops, or what it was to be sent through is gone.
     NotSent,
 }

@@ -101,6 +101,28 @@ fn an_outage_of_any_length_ends_no_stored_call() {
 }
 
 #[test]
+fn a_probe_ends_no_stored_call_however_often_it_was_throttled_before() {
+    let (mut world, queue, _) = World::simple(&[]);
+    let calls: Vec<TicketId> = (0..5).map(|_| world.submit(world.call(queue))).collect();
+    for call in calls {
+        world.fail(call, FailureClass::Transient, None);
+    }
+    let kept = world.submit(Call {
+        kind: CallKind::Stored,
+        throttles: 43,
+        priority: Priority::CRITICAL,
+        ..world.call(queue)
+    });
+    world.started();
+    world.advance(SECOND * 2);
+    assert_eq!(world.started(), [kept], "it is the probe");
+    world.fail(kept, FailureClass::Overload, None);
+    let ended =
+        |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == kept);
+    assert!(!world.effects.iter().any(ended));
+}
+
+#[test]
 fn a_refused_key_stops_everything_that_uses_it() {
     let (mut world, queues, upstreams) = two_of_one_credential();
     let call = world.submit(world.call(queues[0]));

@@ -388,8 +388,14 @@ impl Inner {
                 may_have_been_sent: ended.may_have_been_sent,
             }
         } else {
+            let throttles = standing.as_ref().map_or(0, |standing| standing.throttles);
+            let why = if throttles > started.job.throttles {
+                GiveBack::Throttled
+            } else {
+                GiveBack::FoundDown
+            };
             Report::GivenBack {
-                why: GiveBack::Throttled,
+                why,
                 error: Some(ended.error.clone()),
                 after: Duration::ZERO,
             }

@@ -12,6 +12,7 @@ over_each_store! {
     a_job_whose_attempts_are_used_up_fails_with_the_providers_words,
     what_the_provider_cannot_take_is_sent_once,
     a_refusal_for_a_limit_is_no_attempt,
+    the_probes_of_an_outage_are_not_counted_as_throttles,
     a_call_above_a_whole_limit_fails_without_being_sent,
     a_prompt_that_is_too_long_goes_to_larger_contexts_one_after_the_other,
     a_prompt_that_is_too_long_for_all_fails_with_the_first_ones_words,
@@ -64,6 +65,24 @@ async fn a_refusal_for_a_limit_is_no_attempt(store: Arc<dyn Store>) {
     let job = world.end(id).await;
     assert_eq!((job.status, job.attempts), (Status::Completed, 1));
     assert_eq!(upstream.count(), 4);
+}
+
+/// The store counted each probe of an upstream that was down, and the next process failed the job
+/// for its throttles.
+async fn the_probes_of_an_outage_are_not_counted_as_throttles(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(|call| match call {
+        // The first five open the breaker.
+        0..6 => Act::Refuse(503, "overloaded"),
+        _ => Act::Wait,
+    })
+    .await;
+    let world = World::over(Arc::clone(&store), &upstream, "").await;
+    let id = world.accept().await;
+    upstream.got(7).await;
+    let job = store.job(id).await.unwrap().unwrap();
+    assert_eq!((job.attempts, job.throttles), (1, 5));
+    upstream.go(1);
+    assert_eq!(world.end(id).await.status, Status::Completed);
 }
 
 async fn a_call_above_a_whole_limit_fails_without_being_sent(store: Arc<dyn Store>) {

@@ -239,7 +239,7 @@ impl Case {
         let lease = self.leases[self.chance.below(self.leases.len())];
         let wait = self.chance.of(&[0, 5]);
         let after = Duration::from_secs(wait);
-        let (which, error) = (self.chance.below(5), JobError::new("x", "y"));
+        let (which, error) = (self.chance.below(6), JobError::new("x", "y"));
         let report = match which {
             0 => completed(),
             1 => Report::Failed {
@@ -254,6 +254,11 @@ impl Case {
             },
             3 => Report::GivenBack {
                 why: GiveBack::Throttled,
+                error: Some(error),
+                after,
+            },
+            4 => Report::GivenBack {
+                why: GiveBack::FoundDown,
                 error: Some(error),
                 after,
             },
@@ -280,7 +285,7 @@ impl Case {
         match which {
             2 => job.throttles = 0,
             3 => (job.attempts, job.throttles) = (job.attempts - 1, job.throttles + 1),
-            4 => job.attempts -= 1,
+            4 | 5 => job.attempts -= 1,
             _ => {}
         }
     }

@@ -219,12 +219,17 @@ pub async fn what_is_given_back_does_not_count(world: World) {
         assert_eq!(world.show(first).await.error, Some(busy));
         assert_eq!(world.waiting(&here).await, [first, second]);
     }
-    let lease = world.start(first).await;
-    let report = given_back(GiveBack::NotSent, None);
-    let job = world.report(lease, report).await.unwrap();
-    assert_eq!((job.attempts, job.throttles), (0, 3));
-    assert_eq!(job.error, Some(JobError::new("busy", "3")));
-    assert_eq!(world.waiting(&here).await, [first, second]);
+    let down = JobError::new("down", "still");
+    for (why, error) in [
+        (GiveBack::FoundDown, Some(down.clone())),
+        (GiveBack::NotSent, None),
+    ] {
+        let lease = world.start(first).await;
+        let job = world.report(lease, given_back(why, error)).await.unwrap();
+        assert_eq!((job.attempts, job.throttles), (0, 3));
+        assert_eq!(job.error.as_ref(), Some(&down));
+        assert_eq!(world.waiting(&here).await, [first, second]);
+    }
     let lease = world.start(first).await;
     let job = world.report(lease, retry()).await.unwrap();
     assert_eq!((job.attempts, job.throttles), (1, 0));
