@@ -108,16 +108,12 @@ pub(crate) fn is_of_disk(error: &rusqlite::Error) -> bool {
 /// Whether it would meet any other transaction too: the disk, the memory or somebody else's lock,
 /// and no page or value that others do without.
 pub(crate) fn is_of_all(error: &rusqlite::Error) -> bool {
-    use rusqlite::ffi::{SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
     let rusqlite::Error::SqliteFailure(found, _) = error else {
         return false;
     };
     match found.code {
         // A place of the disk that cannot be read is no reason to leave the others.
-        ErrorCode::SystemIoFailure => !matches!(
-            found.extended_code,
-            SQLITE_IOERR_READ | SQLITE_IOERR_SHORT_READ
-        ),
+        ErrorCode::SystemIoFailure => !is_of_reading(error),
         ErrorCode::DiskFull
         | ErrorCode::OutOfMemory
         | ErrorCode::DatabaseBusy
@@ -129,6 +125,13 @@ pub(crate) fn is_of_all(error: &rusqlite::Error) -> bool {
         | ErrorCode::NotADatabase => true,
         _ => false,
     }
+}
+
+/// Whether a place of the disk could not be read.
+pub(crate) fn is_of_reading(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+    let code = error.sqlite_error().map(|found| found.extended_code);
+    matches!(code, Some(SQLITE_IOERR_READ | SQLITE_IOERR_SHORT_READ))
 }
 
 /// Whether SQLite says that the file is not what was written.

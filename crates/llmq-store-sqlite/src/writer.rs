@@ -147,7 +147,7 @@ impl Writer {
                         .extend(begun.filter_map(|work| work.finish(None)));
                 }
                 Err(failure) => {
-                    // Known to be stuck, a row is met by nobody again.
+                    // What is known to be damaged is met by nobody again.
                     let is_avoided = self.index.unreadable.take_news();
                     let goes_on = is_avoided || tries > 0 && !failure.is_of_all();
                     tries = tries.saturating_sub(u32::from(!is_avoided));
@@ -364,7 +364,7 @@ impl Writer {
         }
         let settings = self.index.settings.clone();
         let unreadable = if self.must_look {
-            Unreadable::look(&self.connection)?.and_stuck(&self.index.unreadable)
+            Unreadable::look(&self.connection)?.and_met(&self.index.unreadable)
         } else {
             self.index.unreadable.clone()
         };

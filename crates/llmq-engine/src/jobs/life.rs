@@ -156,6 +156,11 @@ impl Inner {
         let job = start.job;
         let started = match self.store.start(vec![start], self.now()).await {
             Ok(mut started) => started.pop(),
+            // Of this job alone; whoever looks for it again does so later.
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(%job, %error, "a job cannot be started");
+                return Err(NotStarted::Gone);
+            }
             Err(error) => {
                 tracing::warn!(%job, %error, "a job could not be started");
                 self.shut();

@@ -33,7 +33,7 @@ impl Desk<'_> {
         if due_at > now.mono {
             return Err(Fault::Refused(StartError::NotDue { job, due_at }));
         }
-        let body = blobs::get(self.connection, row.body)?;
+        let body = self.blob(row.body)?;
         self.index.last_token += 1;
         let token = LeaseToken(self.index.last_token);
         row.attempts += 1;

@@ -1,5 +1,6 @@
 //! Where the writer works: the file and what it knows of it, in one transaction.
 
+use bytes::Bytes;
 use llmq_core::{Event, Now, Status, transition};
 use llmq_store::{DueAt, EventId, Job, JobId, NewEvent, StoreError, StoredEvent, targets};
 use rusqlite::Connection;
@@ -7,7 +8,8 @@ use rusqlite::Connection;
 use super::events::{JobEvent, kind_of};
 use super::index::{Index, of_end, of_status};
 use super::row::{self, Checked, Damage, HAS_KEY, JobRow};
-use super::{outbox, unreadable};
+use super::unreadable::Spot;
+use super::{blobs, outbox, unreadable};
 use crate::error::is_damage;
 
 /// The file, and what the writer knows of it.
@@ -82,6 +84,21 @@ impl Desk<'_> {
             self.index.unreadable.is_stuck(number);
         }
         changed
+    }
+
+    /// The large value with this number, or what is wrong with it. One on a damaged page has the
+    /// transaction fail once, and costs nobody but those who want it from then on.
+    pub(crate) fn blob(&mut self, number: i64) -> rusqlite::Result<Result<Bytes, StoreError>> {
+        let spot = Spot::Blob(number);
+        if self.index.unreadable.avoids(spot) {
+            let what = format!("blob {number}: its page cannot be read");
+            return Ok(Err(StoreError::damaged(what)));
+        }
+        let found = blobs::get(self.connection, number);
+        if let Err(error) = &found {
+            self.index.unreadable.met(spot, error);
+        }
+        found
     }
 
     /// A row as the job that is shown.

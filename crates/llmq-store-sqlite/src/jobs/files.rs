@@ -108,7 +108,7 @@ impl Desk<'_> {
         update.execute(params![id.as_uuid().as_bytes(), from, to])
     }
 
-    pub(crate) fn read_file(&self, id: FileId, chunk: u32) -> Done<Option<Bytes>> {
+    pub(crate) fn read_file(&mut self, id: FileId, chunk: u32) -> Done<Option<Bytes>> {
         let mut query = self.connection.prepare_cached(
             "SELECT blob, file_chunks.sum IS checksum(file, chunk, blob)
              FROM file_chunks JOIN files ON files.id = file
@@ -119,7 +119,7 @@ impl Desk<'_> {
             row.get(0)
         });
         match blob.optional()? {
-            Some(blob) => Ok(Some(blobs::get(self.connection, blob)??)),
+            Some(blob) => Ok(Some(self.blob(blob)??)),
             None => Ok(None),
         }
     }

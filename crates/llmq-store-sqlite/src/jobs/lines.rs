@@ -113,19 +113,19 @@ impl Desk<'_> {
         }
     }
 
-    pub(crate) fn read_body(&self, job: JobId) -> Done<Option<Bytes>> {
+    pub(crate) fn read_body(&mut self, job: JobId) -> Done<Option<Bytes>> {
         match self.find(job)? {
-            Some(row) => Ok(Some(blobs::get(self.connection, row.body)??)),
+            Some(row) => Ok(Some(self.blob(row.body)??)),
             None => Ok(None),
         }
     }
 
-    pub(crate) fn read_answer(&self, job: JobId) -> Done<Option<StoredAnswer>> {
+    pub(crate) fn read_answer(&mut self, job: JobId) -> Done<Option<StoredAnswer>> {
         let row = self.find(job)?;
         let Some(number) = row.and_then(|row| row.answer) else {
             return Ok(None);
         };
-        let packed = blobs::get(self.connection, number)??;
+        let packed = self.blob(number)??;
         let answer = blobs::unpack(&packed);
         let damaged = || StoreError::damaged(format!("blob {number} holds no answer"));
         Ok(Some(answer.ok_or_else(damaged)?))

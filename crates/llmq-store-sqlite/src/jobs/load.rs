@@ -79,7 +79,7 @@ impl Index {
                 if found.is_empty() {
                     return Err(error);
                 }
-                let unreadable = found.and_stuck(&unreadable);
+                let unreadable = found.and_met(&unreadable);
                 Self::read_all(connection, settings, unreadable, now)
             }
             read => read,

@@ -5,9 +5,10 @@ use llmq_core::{Event, Now, WallTime};
 use llmq_store::{Moved, Tended};
 use rusqlite::params;
 
-use super::desk::{Desk, Done};
+use super::desk::{Desk, Done, Fault};
 use super::index::{of_status, second_of};
 use super::row::{HAS_KEY, JobRow, select_jobs};
+use super::unreadable::Spot;
 use super::{batches, blobs, events};
 
 /// How many jobs one slice moves or removes.
@@ -29,13 +30,22 @@ impl Desk<'_> {
         let purged = self.purge(now)?;
         let steady = self.index.steady(now);
         let before = steady.before(self.index.settings.keep_results);
-        let keys = self.forget_old_keys(steady.before(self.index.settings.keep_idempotency))?;
+        let keys = steady.before(self.index.settings.keep_idempotency);
+        let keys = self.part("idempotency", |desk| Ok(desk.forget_old_keys(keys)?))?;
         let oldest = steady.before(self.index.settings.keep_events);
-        let events = events::let_go(self.connection, self.index, oldest, SLICE)?;
-        let deliveries = self.let_go_of_deliveries(before, SLICE, now)?;
-        batches::let_go(self.connection, self.index, before, SLICE)?;
-        let parts = self.remove_files(now)?;
-        let staged = self.tend_given_up()?;
+        let events = self.part("event_log", |desk| {
+            let let_go = events::let_go(desk.connection, desk.index, oldest, SLICE);
+            Ok(let_go?)
+        })?;
+        let deliveries = self.part("deliveries", |desk| {
+            desk.let_go_of_deliveries(before, SLICE, now)
+        })?;
+        self.part("batches", |desk| {
+            batches::let_go(desk.connection, desk.index, before, SLICE)?;
+            Ok(())
+        })?;
+        let parts = self.part("files", |desk| desk.remove_files(now))?;
+        let staged = self.part("stages", Self::tend_given_up)?;
         let is_full = |count: usize| count >= SLICE;
         // Some of a slice may have to stay; if most of it can go, those behind do not wait.
         let purges_on = purged >= SLICE / 2;
@@ -48,6 +58,30 @@ impl Desk<'_> {
             moved,
             purged,
         })
+    }
+
+    /// One part of housekeeping, by the table that it goes through. One that met a damaged page is
+    /// left out from then on, and keeps no other from being done.
+    fn part<T: Default>(
+        &mut self,
+        table: &'static str,
+        tend: impl FnOnce(&mut Self) -> Done<T>,
+    ) -> Done<T> {
+        let spot = Spot::Tended(table);
+        if self.index.unreadable.avoids(spot) {
+            return Ok(T::default());
+        }
+        let done = tend(self);
+        if let Err(Fault::Broken(error)) = &done {
+            self.index.unreadable.met(spot, error);
+            if self.index.unreadable.avoids(spot) {
+                tracing::error!(
+                    table,
+                    "a page is damaged: nothing old is removed from there"
+                );
+            }
+        }
+        done
     }
 
     /// Leases without a sign of life for their length, as many as a slice takes.

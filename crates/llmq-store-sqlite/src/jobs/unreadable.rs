@@ -11,18 +11,32 @@ use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use super::row::called;
-use crate::error::is_damage;
+use crate::error::{is_damage, is_of_reading};
 
 /// How many rows that cannot be read are told word for word.
 const WORDS_MAX: usize = 20;
 
-/// The numbers of the rows that cannot be read.
+/// So often a place of the disk is tried that cannot be read: it may be for a moment.
+const READS_MAX: u8 = 3;
+
+/// What is not gone to again once it met damage, beside the rows of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Spot {
+    /// The large value with this number.
+    Blob(i64),
+    /// A part of housekeeping, by the table that it goes through.
+    Tended(&'static str),
+}
+
+/// What cannot be read: rows of jobs by their numbers, and other places.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unreadable {
     /// From the first to the last, page by page.
     ranges: Vec<(i64, i64)>,
     /// Rows beside such a page, whose change would move it.
     stuck: BTreeSet<i64>,
+    /// How often each could not be read.
+    met: BTreeMap<Spot, u8>,
     has_news: bool,
 }
 
@@ -49,10 +63,13 @@ impl Unreadable {
         })
     }
 
-    /// The same, with the rows that were stuck before.
-    pub(crate) fn and_stuck(self, before: &Self) -> Self {
-        let stuck = before.stuck.clone();
-        Self { stuck, ..self }
+    /// The same, with what was found since the start by those who met it.
+    pub(crate) fn and_met(self, before: &Self) -> Self {
+        Self {
+            stuck: before.stuck.clone(),
+            met: before.met.clone(),
+            ..self
+        }
     }
 
     /// A row met damage when it was to be changed: it stays as it is.
@@ -60,7 +77,24 @@ impl Unreadable {
         self.has_news |= self.stuck.insert(number);
     }
 
-    /// Whether what met damage would not meet it again, since a row is known to be stuck.
+    /// Somebody went there and met `error`.
+    pub(super) fn met(&mut self, spot: Spot, error: &rusqlite::Error) {
+        let more = match () {
+            () if is_damage(error) => READS_MAX,
+            () if is_of_reading(error) => 1,
+            () => return,
+        };
+        let times = self.met.entry(spot).or_default();
+        *times = times.saturating_add(more);
+        self.has_news |= *times >= READS_MAX;
+    }
+
+    /// Whether nobody is to go there any more.
+    pub(super) fn avoids(&self, spot: Spot) -> bool {
+        self.met.get(&spot).is_some_and(|times| *times >= READS_MAX)
+    }
+
+    /// Whether what met damage would not meet it again, since it is known where.
     pub(crate) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.has_news)
     }

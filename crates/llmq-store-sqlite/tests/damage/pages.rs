@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use llmq_core::Now;
+use llmq_core::{Now, Status};
 use llmq_store::{
-    Batch, BatchStatus, BatchUpdate, Batches as _, EnqueueError, Filter, JobId, Jobs as _,
-    Lines as _, Member, NewJob, Reads as _, Report, Start, StoreError, StoredAnswer, Worker,
+    Batch, BatchStatus, BatchUpdate, Batches as _, EnqueueError, Filter, Idempotency, JobError,
+    JobId, Jobs as _, Lines as _, Member, NewJob, Reads as _, Report, Start, StoreError,
+    StoredAnswer, Worker,
 };
 use llmq_store_sqlite::{Store, check};
 
@@ -24,11 +25,14 @@ const WAITING: usize = 80;
 /// On a page and the two beside it are no more rows than these.
 const BESIDE: usize = 24;
 
-/// A job with a row of a tenth of a page, so that all on a page are told word for word.
+/// A job with a row and a body of a tenth of a page each, so that all on a page are told word for
+/// word.
 fn job() -> NewJob {
-    let mut job = NewJob::new("m", "t", "{}");
-    let notes = "n".repeat(300).into();
-    job.details.metadata.insert("notes".to_owned(), notes);
+    let notes = "n".repeat(300);
+    let mut job = NewJob::new("m", "t", format!("{{\"notes\":\"{notes}\"}}"));
+    job.details
+        .metadata
+        .insert("notes".to_owned(), notes.into());
     job
 }
 
@@ -64,7 +68,13 @@ impl Whole {
         };
         store.publish_batch(batch.id, update, now).await.unwrap();
         for n in 0..ENDED + RUNNING + WAITING {
-            let job = job();
+            let job = NewJob {
+                idempotency: Some(Idempotency {
+                    key: n.to_string(),
+                    request_hash: [0; 32],
+                }),
+                ..job()
+            };
             jobs.push(job.id);
             store.enqueue(vec![job.clone()], now).await.unwrap();
             if n < ENDED {
@@ -89,14 +99,18 @@ impl Whole {
     }
 }
 
-/// The pages of a kind that the table of jobs has, in the order of their rows.
-fn pages(path: &Path, kind: &str) -> Vec<usize> {
+/// The pages of a kind that a table has, in the order of their rows.
+fn pages_of(table: &str, path: &Path, kind: &str) -> Vec<usize> {
     let connection = rusqlite::Connection::open(path).unwrap();
     let mut query = connection
-        .prepare("SELECT pageno FROM dbstat WHERE name = 'jobs' AND pagetype = ?1 ORDER BY path")
+        .prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = ?2 ORDER BY path")
         .unwrap();
-    let pages = query.query_map([kind], |row| row.get::<_, u32>(0));
+    let pages = query.query_map([table, kind], |row| row.get::<_, u32>(0));
     pages.unwrap().map(|page| page.unwrap() as usize).collect()
+}
+
+fn pages(path: &Path, kind: &str) -> Vec<usize> {
+    pages_of("jobs", path, kind)
 }
 
 async fn start(store: &Store, job: JobId) -> Option<llmq_store::Lease> {
@@ -197,6 +211,67 @@ async fn a_damaged_page_of_jobs_costs_the_rows_on_it_and_each_is_named() {
         store.close();
     }
     assert_eq!(seen.len(), whole.jobs.len(), "each page had its turn");
+}
+
+/// A request whose body lay there was tried for ever, each time at the cost of everybody.
+#[tokio::test]
+async fn a_damaged_page_of_bodies_costs_the_requests_on_it() {
+    let directory = llmq_testkit::scratch();
+    let path = directory.path().join("whole.db");
+    let whole = Whole::new(&path).await;
+    let mut leaves = pages_of("blobs", &path, "leaf");
+    assert!(leaves.len() > 10, "{leaves:?}");
+    // A store is not opened that could not be written to.
+    leaves.pop();
+    let copy = directory.path().join("damaged.db");
+    let waiting = &whole.jobs[MEMBERS + ENDED + RUNNING..];
+    let mut failed = 0;
+    for page in leaves {
+        whole.damaged(page, &copy);
+        let store = open(&copy).unwrap();
+        for job in waiting {
+            if start(&store, *job).await.is_some() {
+                continue;
+            }
+            failed += 1;
+            let job = store.job(*job).await.unwrap().unwrap();
+            assert_eq!(job.status, Status::Failed);
+            assert_eq!(job.error.unwrap().code, JobError::DAMAGED);
+            let body = store.body(job.id).await;
+            assert!(matches!(body, Err(StoreError::Damaged { .. })), "{body:?}");
+        }
+        store.close();
+    }
+    let on_the_last = waiting.len() - failed;
+    assert!(on_the_last <= BESIDE, "each other page had its turn");
+}
+
+/// All of housekeeping was taken back, each time: no time to live passed any more.
+#[tokio::test]
+async fn a_damaged_page_of_another_table_keeps_no_housekeeping_from_being_done() {
+    let directory = llmq_testkit::scratch();
+    let path = directory.path().join("whole.db");
+    let whole = Whole::new(&path).await;
+    let copy = directory.path().join("damaged.db");
+    let later = Now::default().after(Duration::from_secs(400 * 24 * 3600));
+    for table in ["event_log", "idempotency"] {
+        let mut opened = 0;
+        for page in pages_of(table, &path, "leaf") {
+            whole.damaged(page, &copy);
+            // The ends of the log of events are read before anything else.
+            let Ok(store) = open(&copy) else {
+                continue;
+            };
+            opened += 1;
+            let mut purged = 0;
+            for _ in 0..3 {
+                purged += store.tend(later).await.expect(table).purged;
+            }
+            assert!(purged >= ENDED, "{table}: {purged}");
+            store.close();
+        }
+        assert!(opened > 0, "{table}");
+    }
 }
 
 /// All that is on whole pages is listed, told of as a member, taken back, started in its order and
