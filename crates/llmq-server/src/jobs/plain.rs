@@ -8,7 +8,7 @@ use axum::Json;
 use axum::response::IntoResponse;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use llmq_core::{Priority, Status, parse_duration};
+use llmq_core::{FailureClass, Priority, Status, parse_duration};
 use llmq_engine::jobs::AWAITED;
 use llmq_store::{Idempotency, Job, JobError, JobId, NewJob};
 use serde_json::json;
@@ -103,9 +103,10 @@ impl Later {
         (self.respond_async || self.key.is_some() || !stream).then_some(self)
     }
 
-    /// Whether it is a call with a key, whose bytes are kept for those who ask again.
+    /// Whether it is a call with a key whose caller waits: its bytes are kept for those who ask
+    /// again.
     pub(crate) fn is_keyed(&self) -> bool {
-        self.key.is_some() && !self.respond_async
+        self.key.is_some() && (self.waits_first || !self.respond_async)
     }
 }
 
@@ -218,11 +219,7 @@ fn told_of(gateway: &Gateway, incoming: &Incoming, accepted: &Standing) -> Reply
     if let Ok(location) = HeaderValue::try_from(location) {
         headers.insert(LOCATION, location);
     }
-    if incoming
-        .later
-        .as_ref()
-        .is_some_and(|later| later.respond_async)
-    {
+    if goes_on(incoming) {
         let applied = HeaderValue::from_static("respond-async");
         headers.insert("preference-applied", applied);
     }
@@ -240,13 +237,13 @@ pub(crate) fn queued_instead(incoming: &Incoming, model: &Model) -> bool {
 /// asks again with the same key gets the same bytes; a caller that goes loses its connection only.
 pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
     let made = of_call(gateway, incoming, model).await.map(|mut job| {
-        wanted::note(&mut job.details, AWAITED, true.into());
-        NewJob {
-            priority: incoming.priority,
+        job.priority = incoming.priority;
+        if !goes_on(incoming) {
+            wanted::note(&mut job.details, AWAITED, true.into());
             // A call waits no longer than its caller would.
-            ttl: Some(incoming.max_wait.max(Duration::from_millis(1))),
-            ..job
+            job.ttl = Some(incoming.max_wait.max(Duration::from_millis(1)));
         }
+        job
     });
     let answered = async {
         let (made, runner) = (made?, &gateway.desk.runner);
@@ -274,7 +271,9 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
         if job.status == Status::Queued && !gateway.observed.is_draining() {
             return waits_still(gateway, incoming, model, job).await;
         }
-        if queued_instead(incoming, model) && unserved(gateway, model, &job) {
+        if goes_on(incoming) && may_be_cured(gateway, &job)
+            || queued_instead(incoming, model) && unserved(gateway, model, &job)
+        {
             // Its key is free again, and is that of the one that is kept.
             return Ok(accepted(gateway, incoming, model).await);
         }
@@ -284,6 +283,22 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
         Ok(reply) => reply,
         Err(refusal) => call::refused(&refusal, incoming.dialect),
     }
+}
+
+/// Whether a call is a request that is answered as a call if it ends in time.
+fn goes_on(incoming: &Incoming) -> bool {
+    let later = incoming.later.as_ref();
+    later.is_some_and(|later| later.respond_async)
+}
+
+/// Whether a job failed in a way that time may cure.
+fn may_be_cured(gateway: &Gateway, job: &Job) -> bool {
+    let class = job.error.as_ref().and_then(|error| error.class);
+    let may_help = |class| match class {
+        FailureClass::RowFault | FailureClass::TooLarge => false,
+        class => gateway.live.load().retry.may_repeat(class),
+    };
+    job.status == Status::Failed && class.is_some_and(may_help)
 }
 
 /// Whether it was for its upstreams that a job found no answer, in its time or its attempts.
@@ -302,7 +317,10 @@ fn unserved(gateway: &Gateway, model: &Model, job: &Job) -> bool {
 /// would: the time of jobs stands still while their queue does, that of callers does not, and an
 /// earlier call of the same key may have been told to wait longer. One that runs takes its time.
 async fn after_its_wait(gateway: &Gateway, incoming: &Incoming, id: JobId) -> Result<Job, Refusal> {
-    let mut wait = incoming.max_wait + ENDED_WITHIN;
+    let mut wait = incoming.max_wait;
+    if !goes_on(incoming) {
+        wait += ENDED_WITHIN;
+    }
     loop {
         let job = gateway.desk.ended(id, wait).await;
         let job = job.map_err(|problem| as_refusal(&problem))?;
@@ -321,7 +339,7 @@ async fn waits_still(
     model: &Model,
     job: Job,
 ) -> Result<Reply, Refusal> {
-    if queued_instead(incoming, model) && call::is_down(gateway, model) {
+    if goes_on(incoming) || queued_instead(incoming, model) && call::is_down(gateway, model) {
         let standing = gateway.desk.placed(vec![job]).await.remove(0);
         return Ok(told_of(gateway, incoming, &standing));
     }

@@ -42,6 +42,32 @@ async fn with_a_wait_it_becomes_a_job_only_when_that_is_over() {
     assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
 }
 
+/// The key was passed over: whoever asked again had the call sent and billed again.
+#[tokio::test]
+async fn a_key_holds_for_a_call_that_becomes_a_job_only_when_its_wait_is_over() {
+    let world = World::with(&["requests=1/1h"], "").await;
+    let with_key = |key| {
+        let prefer = ("prefer", "respond-async, wait=1");
+        [prefer, ("idempotency-key", key)]
+    };
+    let first = call(&world, &with_key("k"), &chat()).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    let again = call(&world, &with_key("k"), &chat()).await;
+    assert_eq!((again.status, &again.body), (first.status, &first.body));
+    assert_eq!(world.calls(), 1);
+    let mut other = chat();
+    other["temperature"] = json!(1);
+    assert_eq!(call(&world, &with_key("k"), &other).await.status, 409);
+    // Without room it goes on as a request, and the key finds it.
+    let late = call(&world, &with_key("late"), &chat()).await;
+    assert_eq!(late.status, 202, "{late:?}");
+    assert_eq!(late.header("preference-applied"), "respond-async");
+    let again = call(&world, &with_key("late"), &chat()).await;
+    assert_eq!(again.status, 202, "{again:?}");
+    assert_eq!(again.json()["queue_id"], late.json()["queue_id"]);
+    assert_eq!(again.json()["status"], "queued");
+}
+
 #[tokio::test]
 async fn the_same_key_gets_the_same_bytes_streams_included_and_is_sent_once() {
     let world = World::start().await;
