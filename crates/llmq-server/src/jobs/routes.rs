@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use llmq_api::{
     AcceptedRequests, CreateRequest, CreateRequests, ProblemBody, RequestList, RequestState,
 };
+use llmq_engine::jobs::AWAITED;
 use llmq_provider::Operation;
 use llmq_store::{Cancelled, Job, JobId, NewJob};
 use serde::Deserialize;
@@ -411,7 +412,9 @@ async fn retry(
     job.max_attempts = gateway.max_attempts();
     job.details = first.details;
     job.details.retry_of = Some(first.id);
-    // What the first one's headers said still holds; who is charged is who asks now.
+    // What the first one's headers said still holds, but nobody holds a connection for this one;
+    // who is charged is who asks now.
+    wanted::unnote(&mut job.details, AWAITED);
     wanted::charge_to(&mut job.details, &caller);
     has_room(&gateway, &caller, std::slice::from_ref(&job)).await?;
     let accepted = gateway.desk.accept(job).await?;

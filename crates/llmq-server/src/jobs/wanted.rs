@@ -195,6 +195,13 @@ pub(crate) fn note(details: &mut Details, name: &str, value: serde_json::Value) 
     }
 }
 
+/// Takes a note away.
+pub(super) fn unnote(details: &mut Details, name: &str) {
+    if let Some(extra) = details.extra.as_object_mut() {
+        extra.remove(name);
+    }
+}
+
 fn operation(endpoint: &str) -> Result<Operation, Wrong> {
     let operation = endpoint
         .starts_with("/v1/")

@@ -4,6 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -151,6 +153,39 @@ async fn a_silent_upstream_is_asked_once_by_a_call_with_a_key_however_often_that
         world.ask_with(mode, &key).await.is_from(&two);
         assert_eq!((one.calls(), two.calls()), (2, 1), "{mode:?}");
     }
+}
+
+/// It took over that a caller waits for the answer, whom it does not have, and failed at the first
+/// silence.
+#[tokio::test]
+async fn what_a_call_with_a_key_asked_is_asked_again_by_its_retry() {
+    let one = Upstream::start("one", |call| match call {
+        0 | 1 => Act::Hang(String::new()),
+        _ => Act::Answer,
+    })
+    .await;
+    let world = World::new(&[&one], r#"first_byte = "200ms""#, "").await;
+    let key = [("idempotency-key", "k")];
+    world
+        .ask_with(Mode::Whole, &key)
+        .await
+        .failed(502, "within 200ms");
+    let get = |path: &str| Request::get(path.to_owned());
+    let list = world.send(get("/api/requests"), &[], String::new()).await;
+    let list: Value = serde_json::from_str(&list.body).unwrap();
+    let id = list["requests"][0]["queue_id"].as_str().unwrap();
+    let retry = Request::post(format!("/api/requests/{id}/retry"));
+    let retried = world.send(retry, &[], "{}".to_owned()).await;
+    assert_eq!(retried.status, 202, "{retried:?}");
+    let retried: Value = serde_json::from_str(&retried.body).unwrap();
+    let path = format!(
+        "/api/requests/{}?wait=20",
+        retried["queue_id"].as_str().unwrap()
+    );
+    let ended = world.send(get(&path), &[], String::new()).await;
+    let ended: Value = serde_json::from_str(&ended.body).unwrap();
+    assert_eq!(ended["status"], "completed", "{ended}");
+    assert_eq!(ended["attempts"], 2, "{ended}");
 }
 
 /// The deadline of the wait ran on at the upstream. At the default settings, where the first
