@@ -190,6 +190,7 @@ impl Inner {
             upstream: None,
         };
         let started = self.start(start).await?;
+        self.holds(started.lease);
         let error = JobError {
             class: Some(FailureClass::TooLarge),
             ..JobError::new(FailureClass::TooLarge.as_str(), refused.to_string())
@@ -219,6 +220,8 @@ impl Inner {
 
     async fn attempts(&self, mut grant: Grant, mut started: Started) -> Left {
         let job = started.lease.job;
+        // Before anything is waited for, so that its lease is kept alive meanwhile.
+        self.holds(started.lease);
         let mut held = match self.directory.hold(&started.job).await {
             Ok(held) => held,
             Err(why) => {
@@ -228,10 +231,7 @@ impl Inner {
         };
         let mut tries = Tries::default();
         loop {
-            let (leave, again) = self.table().started(job, started.lease);
-            if let Some(lane) = again {
-                self.dirty(lane);
-            }
+            let leave = self.holds(started.lease);
             let attempted = tokio::select! {
                 biased;
                 // Cancelled, or its lease was lost: what comes of it is worth nothing.
@@ -267,6 +267,15 @@ impl Inner {
                 Err(NotStarted::Again | NotStarted::Later) => return Left::Waits,
             }
         }
+    }
+
+    /// A job is started: its lease is known here, and what ends that is told.
+    fn holds(&self, lease: Lease) -> CancellationToken {
+        let (leave, again) = self.table().started(lease.job, lease);
+        if let Some(lane) = again {
+            self.dirty(lane);
+        }
+        leave
     }
 
     /// A started job that may not cost anything is not sent.

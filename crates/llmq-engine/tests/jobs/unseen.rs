@@ -25,6 +25,7 @@ over_each_store! {
     a_stop_waits_for_what_is_about_to_start,
     what_is_cancelled_as_it_starts_is_not_sent,
     a_job_whose_budget_cannot_be_recorded_waits_until_it_can,
+    a_job_whose_budget_waits_for_the_store_keeps_its_lease,
     long_housekeeping_costs_nobody_its_lease,
     an_outage_of_the_store_costs_nobody_its_lease,
     what_is_cancelled_as_it_is_accepted_and_started_is_not_sent,
@@ -258,6 +259,21 @@ async fn a_job_whose_budget_cannot_be_recorded_waits_until_it_can(store: Arc<dyn
     assert_eq!((job.status, job.attempts), (Status::Completed, 1));
     assert_eq!(world.models.budget_fails.load(Ordering::SeqCst), 0);
     assert_eq!(upstream.count(), 1);
+}
+
+/// Its lease was not known until its budget was, so that it got no sign of life, and was counted
+/// and marked as sent.
+async fn a_job_whose_budget_waits_for_the_store_keeps_its_lease(store: Arc<dyn Store>) {
+    let (upstream, store) = (Upstream::start(good).await, FaultyStore::new(store));
+    let lease = Duration::from_millis(300);
+    let world = World::leasing(store.clone(), &upstream, "", lease).await;
+    world.models.budget_fails.store(1, Ordering::SeqCst);
+    // Longer than a lease.
+    store.fails("report", 3);
+    let job = world.end(world.accept().await).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 1));
+    assert!(!job.may_have_been_sent);
+    assert_eq!(store.fails_left("report"), 0);
 }
 
 /// Signs of life were given before the first slice of housekeeping alone: with many slices at
