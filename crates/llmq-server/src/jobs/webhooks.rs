@@ -1,6 +1,6 @@
 //! `/api/webhooks`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -361,13 +361,37 @@ async fn all_deliveries(
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Json<DeliveryList>, Problem> {
     let Query(page) = page?;
-    page_of(&gateway, None, page, |delivery| may_see(&caller, delivery)).await
+    let theirs = Theirs::of(&gateway, &caller).await?;
+    page_of(&gateway, None, page, |delivery| theirs.holds(delivery)).await
 }
 
-fn may_see(caller: &Caller, delivery: &Delivery) -> bool {
-    match &delivery.event.event.tenant {
-        Some(tenant) => sees(caller, tenant),
-        None => caller.sees_all(),
+/// What a caller may see of deliveries: those to its own endpoints, and callbacks of its tenant's
+/// requests.
+struct Theirs<'a> {
+    caller: &'a Caller,
+    endpoints: HashSet<EndpointId>,
+}
+
+impl<'a> Theirs<'a> {
+    async fn of(gateway: &Gateway, caller: &'a Caller) -> Result<Self, Problem> {
+        let endpoints = gateway.desk.endpoints.list().await;
+        let endpoints = endpoints.map_err(|error| unavailable(&error))?;
+        let theirs = endpoints.iter().filter(|endpoint| is_of(caller, endpoint));
+        Ok(Self {
+            caller,
+            endpoints: theirs.map(|endpoint| endpoint.id).collect(),
+        })
+    }
+
+    fn holds(&self, delivery: &Delivery) -> bool {
+        if self.caller.sees_all() {
+            return true;
+        }
+        let tenant = delivery.event.event.tenant.as_deref();
+        match &delivery.target {
+            Target::Endpoint(id) => self.endpoints.contains(id),
+            Target::Callback(_) => tenant.is_some_and(|tenant| sees(self.caller, tenant)),
+        }
     }
 }
 
@@ -428,8 +452,9 @@ async fn redeliver(
     let store = gateway.desk.store();
     let found = store.delivery(id).await;
     let found = found.map_err(|error| unavailable(&error))?;
+    let theirs = Theirs::of(&gateway, &caller).await?;
     found
-        .filter(|delivery| may_see(&caller, delivery))
+        .filter(|delivery| theirs.holds(delivery))
         .ok_or_else(unknown)?;
     let now = llmq_core::Clock::now(&gateway.desk.clock);
     let again = store.redeliver(id, now).await;

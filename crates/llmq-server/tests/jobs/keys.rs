@@ -5,6 +5,7 @@ use llmq_testkit::PATIENCE;
 use serde_json::{Value, json};
 
 use crate::events::Ear;
+use crate::webhooks;
 use crate::world::{Got, World, chat, request};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -483,4 +484,37 @@ async fn a_waiting_call_is_shown_to_its_tenant_and_to_who_may_call_for_any() {
         got = waiting => panic!("it waits: {got:?}"),
         () = looks => {}
     }
+}
+
+/// A tenant saw the operator's receiver, what it had answered, and could have it told again.
+#[tokio::test]
+async fn what_an_operators_webhook_was_told_is_not_a_tenants_to_see() {
+    let keyed = Keyed::new(&[]).await;
+    let ear = webhooks::Ear::start(0).await;
+    let wanted = json!({"url": ear.url, "secret": ear.secret});
+    let added = keyed.ask(&keyed.admin, Method::POST, "/api/webhooks", &wanted);
+    assert_eq!(added.await.status, 201);
+    let tenant = json!({"name": "t", "scopes": ["call", "read", "manage"]});
+    let tenant = keyed.key(tenant).await;
+    let id = keyed.hand_in(&tenant, None).await;
+    keyed.completes(&id).await;
+    ear.hears(1).await;
+    let list = async |key: &str| {
+        let path = "/api/webhooks/deliveries";
+        let page = keyed.ask(key, Method::GET, path, &Value::Null).await;
+        page.json()["deliveries"].as_array().unwrap().clone()
+    };
+    let told = list(&keyed.admin).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(list(&tenant.shown).await, Vec::<Value>::new());
+    let path = format!("/api/webhooks/deliveries/{}/redeliver", told[0]["id"]);
+    let again = keyed.ask(&tenant.shown, Method::POST, &path, &Value::Null);
+    assert_eq!(again.await.status, 404);
+    // Its own are.
+    let own = keyed.ask(&tenant.shown, Method::POST, "/api/webhooks", &wanted);
+    assert_eq!(own.await.status, 201);
+    let id = keyed.hand_in(&tenant, None).await;
+    keyed.completes(&id).await;
+    ear.hears(3).await;
+    assert_eq!(list(&tenant.shown).await.len(), 1);
 }

@@ -14,8 +14,8 @@ use crate::world::{World, chat, request};
 
 /// A receiver, and what it took.
 pub(crate) struct Ear {
-    url: String,
-    secret: String,
+    pub(crate) url: String,
+    pub(crate) secret: String,
     heard: Arc<Mutex<Vec<(String, Value)>>>,
     came: Arc<Notify>,
     _serving: JoinSet<()>,
