@@ -126,6 +126,7 @@ impl Body {
             .0
             .0
             .and_then(|choice| choice.finish_reason.0)
+            .filter(|reason| !reason.is_empty())
             .or(body.stop_reason.0)
             .or(body.incomplete_details.0.0.reason.0)
             .or_else(|| body.status.0.clone());

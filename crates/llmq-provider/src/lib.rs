@@ -43,6 +43,7 @@ mod classify;
 mod codes;
 
 mod answer;
+mod ended;
 mod error_body;
 mod event_shape;
 mod lenient;

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::SseEvent;
+use crate::lenient::Lenient;
 
 /// Events that name what will come, or only show that somebody is there: Anthropic's ("Streaming
 /// messages", docs.anthropic.com, 2026) and those of the Responses API (platform docs, 2026).
@@ -59,6 +60,13 @@ pub(crate) fn is_piece(event: SseEvent<'_>) -> bool {
     }
 }
 
+/// The pieces of answers that a chunk of a chat or completion brings; none where it cannot be read.
+pub(crate) fn choices(data: &[u8]) -> Vec<Choice> {
+    let chunk = serde_json::from_slice::<Chunk<'_>>(data);
+    let choices = chunk.ok().and_then(|chunk| chunk.choices);
+    choices.unwrap_or_default()
+}
+
 #[derive(Deserialize)]
 struct Chunk<'a> {
     #[serde(rename = "type", borrow, default)]
@@ -71,9 +79,11 @@ struct Chunk<'a> {
 
 /// A piece of one answer: of a chat's, or a completion's.
 #[derive(Deserialize)]
-struct Choice {
+pub(crate) struct Choice {
     #[serde(default)]
-    delta: Map<String, Value>,
+    index: Lenient<Option<u64>>,
+    #[serde(default)]
+    delta: Value,
     #[serde(default)]
     text: Value,
     #[serde(default)]
@@ -83,13 +93,28 @@ struct Choice {
 impl Choice {
     /// OpenAI's first chunk of a chat says whose turn it is, with an empty text.
     fn is_empty(&self) -> bool {
-        self.finish_reason.is_null() && !self.says_something()
+        !self.ends() && !self.says_something()
     }
 
-    fn says_something(&self) -> bool {
-        let mut delta = self.delta.iter();
-        !says_nothing(&self.text)
-            || delta.any(|(name, value)| name != "role" && !says_nothing(value))
+    /// Which of the answers it belongs to.
+    pub(crate) fn index(&self) -> u64 {
+        self.index.0.unwrap_or(0)
+    }
+
+    /// Whether it says why its answer ended.
+    pub(crate) fn ends(&self) -> bool {
+        !says_nothing(&self.finish_reason)
+    }
+
+    /// Whether it brings something of its answer.
+    pub(crate) fn says_something(&self) -> bool {
+        let delta_says = match &self.delta {
+            Value::Object(delta) => delta
+                .iter()
+                .any(|(name, value)| name != "role" && !says_nothing(value)),
+            other => !says_nothing(other),
+        };
+        delta_says || !says_nothing(&self.text)
     }
 }
 
@@ -143,6 +168,12 @@ mod tests {
             r#"{"type":"response.created","response":{}}"#,
             true,
         );
+        check(
+            "",
+            r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":""}]}"#,
+            true,
+        );
+        check("", r#"{"choices":[{"delta":null}]}"#, true);
         check("", "", true);
 
         check("", r#"{"choices":[{"delta":{"content":"H"}}]}"#, false);

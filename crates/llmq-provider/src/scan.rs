@@ -53,7 +53,7 @@ pub struct ScanError {
 ///
 /// Text is what stands in `messages`, `input`, `prompt`, `system` and `instructions`, with
 /// their parts and tool calls; images, audio and documents are not counted as text, and a
-/// prompt of token numbers counts one each. With [`TokenCounter::Chars`] the estimate is a
+/// prompt of token numbers counts one each. Each prompt of a completion has `n` answers. With [`TokenCounter::Chars`] the estimate is a
 /// quarter of all characters together, rounded up.
 ///
 /// # Errors
@@ -126,6 +126,8 @@ fn scan_plain(body: &[u8]) -> Option<RequestScan> {
                 once(Field::MaxTokens)?;
                 older_cap = json.unless_null(Plain::whole)?;
             }
+            // There may be several, each with an answer of its own.
+            b"prompt" if json.peek()? == b'[' => return None,
             b"messages" | b"input" | b"prompt" => {
                 prompt_at = prompt_at.or(Some(at));
                 count_plain(json, &mut tally)?;
@@ -342,6 +344,7 @@ impl<'de> Visitor<'de> for TopSeed {
         let (mut newer_cap, mut older_cap) = (None, None);
         let mut seen = Seen::default();
         let mut system_at = None;
+        let mut prompts = 1;
         while let Some(Key { field, end }) = map.next_key::<Key>()? {
             scan.doubtful = scan.doubtful.or(seen.note(&field, end.is_some()));
             let at = end.map(|end| end - self.start);
@@ -367,10 +370,13 @@ impl<'de> Visitor<'de> for TopSeed {
                 }
                 Field::Messages | Field::Input | Field::Prompt => {
                     scan.prompt_at = scan.prompt_at.or(at);
-                    map.next_value_seed(PromptSeed {
+                    let kind = map.next_value_seed(PromptSeed {
                         tally: &mut tally,
                         kept: &mut scan.kept,
                     })?;
+                    if matches!(field, Field::Prompt) {
+                        prompts = kind.prompts().max(prompts);
+                    }
                 }
                 Field::System | Field::Instructions => {
                     system_at = system_at.or(at);
@@ -385,7 +391,7 @@ impl<'de> Visitor<'de> for TopSeed {
             }
         }
         scan.prompt_at = system_at.or(scan.prompt_at);
-        scan.size.choices = scan.size.choices.max(1);
+        scan.size.choices = scan.size.choices.max(1).saturating_mul(prompts);
         scan.size.max_output_tokens = newer_cap.or(older_cap).map(clamped);
         scan.size.input_tokens = tally.tokens();
         Ok(scan)

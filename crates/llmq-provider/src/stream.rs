@@ -3,6 +3,7 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::ended::Ended;
 use crate::event_shape::is_object;
 use crate::lenient::{Lenient, Object, Present};
 use crate::opening::{is_opening, is_piece};
@@ -65,8 +66,7 @@ struct State {
     pieces: Option<u64>,
     /// The answers that were asked for.
     answers: u32,
-    /// Those that have given their reasons to end.
-    finished: u32,
+    ended: Ended,
     /// None where nobody asks.
     facts: Option<Box<StreamFacts>>,
 }
@@ -86,13 +86,13 @@ impl StreamReader {
                 has_begun: false,
                 pieces: None,
                 answers: 1,
-                finished: 0,
+                ended: Ended::default(),
                 facts: None,
             },
         }
     }
 
-    /// The same for a call that asks for several answers (`n`).
+    /// The same for a call that asks for several answers (`n`, or several prompts).
     #[must_use]
     pub fn of(mut self, answers: u32) -> Self {
         self.state.answers = answers.max(1);
@@ -234,13 +234,9 @@ impl State {
             self.end = StreamEnd::Malformed;
             return;
         }
-        let mut ended = 0;
-        if self.ends_with_done() {
-            ended = reasons_to_end(event.data);
-            self.finished = self.finished.saturating_add(ended);
-        }
+        let ends_one = self.ends_with_done() && self.ended.take(event.data);
         if let Some(facts) = &mut self.facts {
-            facts.take(event, !self.has_begun, ended > 0);
+            facts.take(event, !self.has_begun, ends_one);
         }
         // Most events are pieces of text; only the few that can matter are parsed.
         if self.may_matter(event) {
@@ -295,7 +291,8 @@ impl State {
     }
 
     fn is_all_there(&self) -> bool {
-        self.ends_with_done() && self.finished >= self.answers
+        let ended = u32::try_from(self.ended.count()).unwrap_or(u32::MAX);
+        self.ends_with_done() && ended >= self.answers
     }
 
     fn add_usage(&mut self, usage: RawUsage) {
@@ -314,17 +311,6 @@ impl State {
         };
         self.end = StreamEnd::Failed(bounded(failure, event.error));
     }
-}
-
-/// How many answers a chunk of a chat or completion says the end of, with the reason.
-fn reasons_to_end(data: &[u8]) -> u32 {
-    const NAME: &[u8] = b"\"finish_reason\"";
-    let ends = memmem::find_iter(data, NAME).filter(|at| {
-        let rest = data[at + NAME.len()..].trim_ascii_start();
-        let value = rest.strip_prefix(b":").unwrap_or(rest).trim_ascii_start();
-        value.starts_with(b"\"")
-    });
-    u32::try_from(ends.count()).unwrap_or(u32::MAX)
 }
 
 /// A failure that is too long without what is not classified: half a JSON would say nothing.
@@ -446,8 +432,26 @@ mod tests {
         let text = "data: {\"choices\":[{\"delta\":{},\"finish_reason\": \"stop\"}]}\n\n";
         let chat = Operation::ChatCompletions;
         assert_eq!(read(Dialect::OpenAi, chat, text).0, StreamEnd::Whole);
-        let open = text.replace("\"stop\"", "null");
-        assert_eq!(read(Dialect::OpenAi, chat, &open).0, StreamEnd::CutOff);
+        for open in ["null", "\"\""] {
+            let open = text.replace("\"stop\"", open);
+            assert_eq!(read(Dialect::OpenAi, chat, &open).0, StreamEnd::CutOff);
+        }
+    }
+
+    /// Each prefix of such a stream looked whole, and a cut one was ended cleanly.
+    #[test]
+    fn a_stream_whose_every_chunk_gives_a_reason_is_whole_with_its_last_event_alone() {
+        let chunk = |word: &str| {
+            format!(
+                "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{word}\"}},\
+                 \"finish_reason\":\"stop\"}}]}}\n\n"
+            )
+        };
+        let chat = Operation::ChatCompletions;
+        let begun = format!("{}{}", chunk("a"), chunk("b"));
+        assert_eq!(read(Dialect::OpenAi, chat, &begun).0, StreamEnd::CutOff);
+        let whole = format!("{begun}data: [DONE]\n\n");
+        assert_eq!(read(Dialect::OpenAi, chat, &whole).0, StreamEnd::Whole);
     }
 
     /// The first of several answers to end made a stream whole that was cut in the middle of the

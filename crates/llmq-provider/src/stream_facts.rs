@@ -56,10 +56,11 @@ impl StreamFacts {
     }
 }
 
-/// What was said first counts.
+/// What was said first counts; an empty text says nothing.
 fn keep(kept: &mut Option<String>, said: [Text; 3]) {
     if kept.is_none() {
-        *kept = said.into_iter().find_map(|Lenient(text)| text);
+        let mut said = said.into_iter().filter_map(|Lenient(text)| text);
+        *kept = said.find(|text| !text.is_empty());
     }
 }
 
@@ -118,6 +119,15 @@ mod tests {
                 r#"{"type":"message_stop"}"#,
             ],
             [Some("msg_1"), Some("m-2"), Some("end_turn")],
+        );
+        check(
+            Dialect::OpenAi,
+            Operation::ChatCompletions,
+            &[
+                r#"{"id":"c-1","model":"m-1","choices":[{"delta":{"content":"a"},"finish_reason":""}]}"#,
+                r#"{"id":"c-1","model":"m-1","choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+            ],
+            [Some("c-1"), Some("m-1"), Some("stop")],
         );
         let begun = r#"{"type":"response.created","response":{"id":"resp_1","model":"m-3","status":"in_progress"}}"#;
         let delta = r#"{"type":"response.output_text.delta","delta":"a"}"#;

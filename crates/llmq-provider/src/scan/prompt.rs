@@ -35,7 +35,29 @@ impl Kept {
     }
 }
 
-/// Adds the text found in a value to a tally, and notes the files that it names.
+/// Of what kind a value in a prompt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    List {
+        /// How many of its items are texts or lists.
+        prompts: u32,
+    },
+    Other,
+}
+
+impl Kind {
+    /// How many prompts it is where it is the `prompt` of a completion, each of which is answered
+    /// by itself: a text, the numbers of its tokens, or a list of such.
+    pub(super) fn prompts(self) -> u32 {
+        match self {
+            Self::List { prompts } => prompts.max(1),
+            Self::Text | Self::Other => 1,
+        }
+    }
+}
+
+/// Adds the text found in a value to a tally, notes the files that it names, and tells its kind.
 pub(super) struct PromptSeed<'a> {
     pub(super) tally: &'a mut TokenTally,
     pub(super) kept: &'a mut Kept,
@@ -69,52 +91,55 @@ enum PartField {
 }
 
 impl<'de> DeserializeSeed<'de> for PromptSeed<'_> {
-    type Value = ();
+    type Value = Kind;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Kind, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for PromptSeed<'_> {
-    type Value = ();
+    type Value = Kind;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any JSON")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+    fn visit_str<E>(self, text: &str) -> Result<Kind, E> {
         self.tally.add(text);
-        Ok(())
+        Ok(Kind::Text)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+    fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
         self.tally.add_tokens(1);
-        Ok(())
+        Ok(Kind::Other)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
+    fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
+        Ok(Kind::Other)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
+    fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
+        Ok(Kind::Other)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
+    fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
+        Ok(Kind::Other)
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+    fn visit_unit<E>(self) -> Result<Kind, E> {
+        Ok(Kind::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(self.within())?.is_some() {}
-        Ok(())
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Kind, A::Error> {
+        let mut prompts = 0_u32;
+        while let Some(kind) = items.next_element_seed(self.within())? {
+            prompts = prompts.saturating_add(u32::from(kind != Kind::Other));
+        }
+        Ok(Kind::List { prompts })
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Kind, A::Error> {
         while let Some(field) = map.next_key::<PartField>()? {
             match field {
                 PartField::Other => {
@@ -125,7 +150,9 @@ impl<'de> Visitor<'de> for PromptSeed<'_> {
                 | PartField::Output
                 | PartField::ToolCalls
                 | PartField::Function
-                | PartField::Arguments => map.next_value_seed(self.within())?,
+                | PartField::Arguments => {
+                    map.next_value_seed(self.within())?;
+                }
                 PartField::File | PartField::Source => {
                     let Named(name) = map.next_value::<Lenient<_>>()?.0;
                     self.kept.note_file(name);
@@ -136,7 +163,7 @@ impl<'de> Visitor<'de> for PromptSeed<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(Kind::Other)
     }
 }
 

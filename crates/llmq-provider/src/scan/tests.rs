@@ -112,6 +112,35 @@ fn caps_answers_and_flags_are_found() {
     assert_eq!((odd.model, odd.stream), (None, false));
 }
 
+/// The answers of several prompts were taken for one: limits and budgets held for that alone, and
+/// a stream looked whole when the shortest of them had ended.
+#[test]
+fn each_prompt_of_a_completion_has_its_own_answers() {
+    let table = [
+        (r#"{"prompt":"a"}"#, 1),
+        (r#"{"prompt":["a"]}"#, 1),
+        (r#"{"prompt":["a","b","c"]}"#, 3),
+        (r#"{"n":2,"prompt":["a","b","c"]}"#, 6),
+        (r#"{"prompt":["a","b"],"best_of":4}"#, 8),
+        (r#"{"prompt":[1,2,3]}"#, 1),
+        (r#"{"prompt":[[1,2],[3]]}"#, 2),
+        (r#"{"prompt":[]}"#, 1),
+        // One call for embeddings or a response, however many parts it has.
+        (r#"{"input":["a","b"]}"#, 1),
+        (
+            r#"{"messages":[{"content":[{"text":"a"},{"text":"b"}]},{"content":"c"}]}"#,
+            1,
+        ),
+        (
+            r#"{"prompt":{"id":"pmpt_1","variables":{"a":["b","c"]}}}"#,
+            1,
+        ),
+    ];
+    for (body, answers) in table {
+        assert_eq!(scan(body).size.choices, answers, "{body}");
+    }
+}
+
 #[test]
 fn a_choice_about_usage_is_told_from_none() {
     let table = [

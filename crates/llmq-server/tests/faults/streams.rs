@@ -203,6 +203,57 @@ async fn several_answers_are_whole_when_the_last_of_them_is() {
     assert_eq!(one.calls(), 2);
 }
 
+/// LocalAI and others write an empty reason into every chunk, and some gateways `stop`: any part of
+/// such a stream was ended as a whole answer, and kept as such for every call with the same key.
+#[tokio::test]
+async fn a_reason_to_end_in_every_chunk_makes_no_whole_of_a_stream_that_broke_off() {
+    for reason in ["\"\"", "\"stop\""] {
+        for headers in [&[][..], &[("idempotency-key", "k")]] {
+            let word = |text: &str| {
+                chunk(&format!(
+                    "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\
+                     \"finish_reason\":{reason}}}]}}\n\n"
+                ))
+            };
+            let half = format!("{STREAM}{}{}", word("half"), word(" an answer"));
+            for act in [Act::Say(half.clone()), Act::Hang(half)] {
+                let one = Upstream::start("one", move |_| act.clone()).await;
+                let world = World::new(&[&one], r#"idle = "200ms""#, "").await;
+                let seen = world.ask_with(Mode::Stream, headers).await;
+                assert!(seen.body.contains("stream_broken"), "{reason} {seen:?}");
+                assert!(!seen.clean, "{reason} {seen:?}");
+            }
+        }
+    }
+}
+
+/// With several prompts, the shortest answer made a whole of a stream that broke off behind it.
+#[tokio::test]
+async fn the_answers_to_several_prompts_are_whole_when_the_last_of_them_is() {
+    let piece = |index: u32, text: &str, reason: &str| {
+        chunk(&format!(
+            "data: {{\"choices\":[{{\"index\":{index},\"text\":\"{text}\",\
+             \"finish_reason\":{reason}}}]}}\n\n"
+        ))
+    };
+    let half = format!(
+        "{STREAM}{}{}{}",
+        piece(0, "half", "null"),
+        piece(1, "short", "null"),
+        piece(1, "", "\"stop\"")
+    );
+    let whole = format!("{half}{}", piece(0, " and whole", "\"length\""));
+    for (said, is_whole) in [(half, false), (whole, true)] {
+        let one = Upstream::start("one", move |_| Act::Say(said.clone())).await;
+        let world = World::new(&[&one], "", "").await;
+        let body = r#"{"model":"m","stream":true,"prompt":["a","b"]}"#.to_owned();
+        let request = http::Request::post("/v1/completions");
+        let seen = world.send(request, &[], body).await;
+        assert_eq!(seen.clean, is_whole, "{seen:?}");
+        assert_eq!(seen.body.contains("stream_broken"), !is_whole, "{seen:?}");
+    }
+}
+
 /// A server that says why the answer ended, and then neither its last event nor anything else:
 /// once that was a broken stream, with all of the answer there.
 #[tokio::test]
