@@ -24,6 +24,8 @@ pub(super) struct ToAnthropic {
     /// Calls that were begun.
     calls: usize,
     finish_reason: Option<String>,
+    /// It went on after its reason to end, as some gateways have it that give one in every chunk.
+    went_on: bool,
     tally: Tally,
     is_whole: bool,
 }
@@ -44,7 +46,7 @@ impl ToAnthropic {
     }
 
     pub(super) fn is_answered(&self) -> bool {
-        self.is_whole || self.finish_reason.is_some()
+        self.is_whole || self.has_ended()
     }
 
     pub(super) fn take(
@@ -52,7 +54,7 @@ impl ToAnthropic {
         event: SseEvent<'_>,
         out: &mut BytesMut,
     ) -> Result<(), StreamBroken> {
-        if self.is_whole {
+        if self.is_whole || event.data.trim_ascii().is_empty() {
             return Ok(());
         }
         // The official SDK tests only the prefix.
@@ -78,26 +80,36 @@ impl ToAnthropic {
         if let Some(delta) = choice.object("delta").ok().flatten() {
             self.add(delta, out)?;
         }
-        if let Some(reason) = text_of(&mut choice, "finish_reason") {
+        let said_something = out.len() > written;
+        self.went_on |= self.finish_reason.is_some() && said_something;
+        let reason = text_of(&mut choice, "finish_reason").filter(|reason| !reason.is_empty());
+        if let Some(reason) = &reason {
             if reason.to_str() == "error" {
                 return Err(fail(Dialect::Anthropic, event.data, out));
             }
-            self.close_block(out);
             self.finish_reason = Some(reason.to_str().into_owned());
-        } else if out.len() == written {
+        }
+        match (reason, said_something) {
+            (Some(_), false) => self.close_block(out),
             // It said nothing that has a place, such as a thought; the caller sees that the
             // stream lives.
-            write(&Event::Ping, out);
+            (None, false) => write(&Event::Ping, out),
+            // Some give a reason beside every piece: the block stays open to the end.
+            (_, true) => {}
         }
         Ok(())
     }
 
     /// The end of the bytes without `[DONE]`: fine if the answer has said why it ended.
     pub(super) fn end_without_mark(&mut self, out: &mut BytesMut) -> Result<(), StreamBroken> {
-        if self.finish_reason.is_none() {
+        if !self.has_ended() {
             return Err(StreamBroken::CutOff);
         }
         self.end(out)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.finish_reason.is_some() && !self.went_on
     }
 
     fn start(&mut self, chunk: &mut Members<'_>, out: &mut BytesMut) {

@@ -80,7 +80,7 @@ impl ToOpenAi {
         event: SseEvent<'_>,
         out: &mut BytesMut,
     ) -> Result<(), StreamBroken> {
-        if self.is_whole() {
+        if self.is_whole() || event.data.trim_ascii().is_empty() {
             return Ok(());
         }
         let mut members =

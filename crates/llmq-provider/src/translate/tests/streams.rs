@@ -101,6 +101,46 @@ fn thoughts_are_told_apart_from_the_answer() {
     assert_eq!(chat["usage"]["completion_tokens_details"], details);
 }
 
+/// LocalAI and others say `""` where OpenAI says `null`: each chunk then ended its block, and a call
+/// in two pieces could not be told at all. Some gateways write the reason into every chunk.
+#[test]
+fn a_reason_to_end_in_every_chunk_changes_nothing() {
+    let told = |stream: &str| {
+        let mut events = fold::events(&whole(Dialect::Anthropic, stream));
+        events.retain(|(name, _)| name != "ping");
+        events
+    };
+    for (stream, reason) in [(OPENAI_TEXT, "stop"), (OPENAI_CALLS, "tool_calls")] {
+        let expected = told(stream);
+        for every in ["", reason] {
+            let stream = stream.replace(
+                "\"finish_reason\":null",
+                &format!("\"finish_reason\":\"{every}\""),
+            );
+            assert_eq!(told(&stream), expected, "{every:?}");
+            let end = stream.find("data: [DONE]").unwrap();
+            let before = stream[..end].rfind(&format!("\"{reason}\"")).unwrap();
+            let last = stream[..before].rfind("data: ").unwrap();
+            let (_, ended) = translated(Dialect::Anthropic, &[&stream.as_bytes()[..last]]);
+            assert_eq!(ended, Err(StreamBroken::CutOff), "{every:?}");
+        }
+    }
+}
+
+/// A heartbeat of some proxies; it broke a translated stream, and no other.
+#[test]
+fn an_event_without_data_says_nothing() {
+    for (to, stream) in [
+        (Dialect::OpenAi, ANTHROPIC_CALL),
+        (Dialect::Anthropic, OPENAI_CALLS),
+    ] {
+        for empty in ["data:\n\n", "event: ping\ndata: \n\n"] {
+            let beating = stream.replace("\n\n", &format!("\n\n{empty}"));
+            assert_eq!(whole(to, &beating), whole(to, stream));
+        }
+    }
+}
+
 #[test]
 fn chunks_become_events_in_their_order() {
     let events = fold::events(&whole(Dialect::Anthropic, OPENAI_TEXT));
