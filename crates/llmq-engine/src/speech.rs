@@ -16,9 +16,9 @@ use crate::config::{ModelSettings, StreamUsage};
 pub struct Saying<'a> {
     /// What it asks for, in its caller's dialect.
     pub operation: Operation,
-    /// The public name of its model.
+    /// The model's name as it stands in the body.
     pub model: &'a str,
-    /// How that model is set.
+    /// How the model is set that it is to be answered by.
     pub settings: &'a ModelSettings,
     /// Its body.
     pub body: &'a Bytes,

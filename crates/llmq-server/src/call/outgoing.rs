@@ -2,21 +2,25 @@
 
 use http::HeaderMap;
 use llmq_core::LimitKind;
-use llmq_engine::{AssembledRoute, Outgoing, StreamOf};
+use llmq_engine::{AssembledRoute, Outgoing, Saying, StreamOf};
 use llmq_provider::translate::Untranslatable;
 
 use super::incoming::Incoming;
 use crate::keys::Caller;
 use crate::models::Model;
 
-/// What this route's provider is to get.
+/// What this route's provider is to get. `model`: the one in whose line the call stands, which is
+/// another than it names where a larger context takes over.
 pub(super) fn words(
     incoming: &Incoming,
     model: &Model,
     route: &AssembledRoute,
 ) -> Result<Outgoing, Untranslatable> {
     let stream = stream_of(incoming.stream, incoming.include_usage, &incoming.caller);
-    let saying = model.saying(incoming.operation, &incoming.body, stream);
+    let saying = Saying {
+        model: &incoming.model,
+        ..model.saying(incoming.operation, &incoming.body, stream)
+    };
     Outgoing::of(&saying, route)
 }
 

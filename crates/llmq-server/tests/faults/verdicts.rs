@@ -43,6 +43,34 @@ async fn a_larger_context_takes_over_what_is_too_long() {
     }
 }
 
+/// Where the provider knows the models by their public names, it was sent the small model's once
+/// more.
+#[tokio::test]
+async fn a_larger_context_is_called_by_its_own_name() {
+    for mode in BOTH {
+        for headers in [&[][..], &[("idempotency-key", "k")]] {
+            let one = Upstream::start("one", |call| match call {
+                0 => too_long(),
+                _ => Act::Answer,
+            })
+            .await;
+            let world = World::with(&format!(
+                "[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+                 [models.m]\nupstreams = [{{ upstream = \"one\" }}]\ncontext_fallback = [\"n\"]\n\
+                 [models.n]\nupstreams = [{{ upstream = \"one\" }}]\n",
+                one.url
+            ))
+            .await;
+            let seen = world.ask_with(mode, headers).await;
+            assert_eq!(seen.status, 200, "{seen:?}");
+            for (number, model) in ["m", "n"].into_iter().enumerate() {
+                let body: Value = serde_json::from_str(&one.heard(number).body).unwrap();
+                assert_eq!(body["model"], model, "{mode:?} {headers:?} {number}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_larger_context_takes_over_what_was_accepted_and_is_too_long() {
     let one = Upstream::start("one", |_| too_long()).await;
