@@ -55,6 +55,11 @@ impl CallError {
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
+            // It was taken, and nothing of the answer came.
+            Self::CutOff {
+                cause: Cause::FirstTokenTimeout(_),
+                ..
+            } => FailureClass::Ambiguous,
             Self::NotSent { .. } | Self::CutOff { .. } => FailureClass::Transient,
             Self::NoAnswer { .. } => FailureClass::Ambiguous,
             Self::NoAddress { .. } | Self::AnswerTooLarge { .. } => FailureClass::RowFault,

@@ -222,7 +222,9 @@ impl Provider {
 
 impl Inner {
     /// What comes of `poll`, unless the head of the answer is overdue first. Connecting has its
-    /// own limit inside the connector, so this one counts from the moment the call was sent.
+    /// own limit inside the connector, so this one counts from the moment the other side took
+    /// something of the call last: that of the whole call where it was sent, or of a part of it
+    /// where it takes no more.
     pub(crate) async fn in_time<T>(
         &self,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
@@ -244,7 +246,7 @@ impl Inner {
                 if now >= end {
                     return Poll::Ready(Err(Cause::TotalTimeout(total)));
                 }
-                let waited = mark.sent().map(|sent| self.clock.now().mono.since(sent));
+                let waited = mark.moved().map(|at| self.clock.now().mono.since(at));
                 let left = match waited {
                     Some(waited) if waited >= first_byte => {
                         return Poll::Ready(Err(Cause::FirstByteTimeout(first_byte)));

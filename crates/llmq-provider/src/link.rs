@@ -178,19 +178,16 @@ impl Link {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while let Sending::Writing(outgoing) = &mut self.sending {
-            let at = leaving
-                .as_deref()
-                .filter(|_| outgoing.is_last())
-                .map(Leaving::now);
+            let at = leaving.as_deref().map(Leaving::now);
             let size = ready!(self.socket.poll_write(context, outgoing.next()))?;
             if size == 0 {
                 return Poll::Ready(Err(nothing_written()));
             }
             outgoing.wrote(size);
             let is_done = outgoing.next().is_empty();
-            if let Some(leaving) = leaving.as_deref_mut() {
-                leaving.begun();
-                if let (true, Some(at)) = (is_done, at) {
+            if let Some((leaving, at)) = leaving.as_deref_mut().zip(at) {
+                leaving.moves(at);
+                if is_done {
                     leaving.ended(at);
                 }
             }

@@ -35,7 +35,9 @@ pub(crate) struct SentBody {
 /// What is known of a request's way out; shared by its body and the call that waits for it.
 pub(crate) struct SentMark {
     touched: AtomicBool,
-    /// Nanoseconds of the moment the last byte was handed over; `u64::MAX` before it.
+    /// Nanoseconds of the moment some of it was handed over last; `u64::MAX` before the first.
+    moved: AtomicU64,
+    /// The same of the last byte.
     sent: AtomicU64,
     /// Over HTTP/2 the body and the answer's head come in either order, and only the first of them
     /// calls it: the body may go on long after its call is over.
@@ -46,6 +48,7 @@ impl SentMark {
     pub(crate) fn new() -> Self {
         Self {
             touched: AtomicBool::new(false),
+            moved: AtomicU64::new(u64::MAX),
             sent: AtomicU64::new(u64::MAX),
             hook: Mutex::new(None),
         }
@@ -85,10 +88,24 @@ impl SentMark {
 
     /// When the last byte was handed to the connection.
     pub(crate) fn sent(&self) -> Option<Timestamp> {
-        match self.sent.load(Ordering::Acquire) {
-            u64::MAX => None,
-            nanos => Some(Timestamp::from_nanos(nanos)),
-        }
+        time(&self.sent)
+    }
+
+    /// When the connection took something of the call last.
+    pub(crate) fn moved(&self) -> Option<Timestamp> {
+        time(&self.moved)
+    }
+
+    fn moves(&self, at: Timestamp) {
+        self.touched.store(true, Ordering::Release);
+        self.moved.store(at.as_nanos(), Ordering::Release);
+    }
+}
+
+fn time(nanos: &AtomicU64) -> Option<Timestamp> {
+    match nanos.load(Ordering::Acquire) {
+        u64::MAX => None,
+        nanos => Some(Timestamp::from_nanos(nanos)),
     }
 }
 
@@ -114,14 +131,14 @@ impl<'a> Leaving<'a> {
         Self { mark, hook, clock }
     }
 
-    /// To be read before the last of it is written: the other side may have it soon after.
+    /// To be read before some of it is written: the other side may have it soon after.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now().mono
     }
 
     /// Some of it has left.
-    pub(crate) fn begun(&self) {
-        self.mark.touched.store(true, Ordering::Release);
+    pub(crate) fn moves(&self, at: Timestamp) {
+        self.mark.moves(at);
     }
 
     pub(crate) fn has_begun(&self) -> bool {
@@ -172,14 +189,15 @@ impl Body for SentBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.mark.touched.store(true, Ordering::Release);
+        let now = self.clock.now().mono;
+        self.mark.moves(now);
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
         let size = self.rest.len().min(PIECE_BYTES);
         let piece = self.rest.split_to(size);
         if self.rest.is_empty() {
-            self.mark.ended(self.clock.now().mono);
+            self.mark.ended(now);
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }

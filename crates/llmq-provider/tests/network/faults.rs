@@ -2,7 +2,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use llmq_core::FailureClass;
-use llmq_provider::{CallError, Cause, Dialect, Provider, ProviderConfig, TlsFault};
+use llmq_provider::{
+    CallError, Cause, Dialect, Operation, Provider, ProviderConfig, Request, TlsFault,
+};
 use llmq_testkit::{FakeClock, ScriptedServer};
 use tokio::net::TcpListener;
 
@@ -107,6 +109,32 @@ async fn a_tls_handshake_that_hangs_ends_with_the_connect_timeout() {
         ),
         "{error:?}"
     );
+}
+
+/// Silence was bounded only once all of the call was written: what was taken in part hung for the
+/// time of the whole call, ten minutes, and went there again.
+#[tokio::test]
+async fn a_server_that_stops_taking_the_call_is_silent() {
+    let server = ScriptedServer::start().await;
+    let mut config = server.config();
+    config.timeouts.first_byte = SOON;
+    let provider = provider(config);
+    // More than any socket holds.
+    let body = vec![b' '; 64 << 20];
+    let call = provider.call(Request::new(Operation::ChatCompletions, body));
+    let (error, _guest) = tokio::join!(call, server.accept());
+    let error = error.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::NoAnswer {
+                cause: Cause::FirstByteTimeout(SOON),
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(error.is_silence());
 }
 
 #[tokio::test]

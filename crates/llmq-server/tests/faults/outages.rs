@@ -188,6 +188,43 @@ async fn what_a_call_with_a_key_asked_is_asked_again_by_its_retry() {
     assert_eq!(ended["attempts"], 2, "{ended}");
 }
 
+/// A stream that began and brought no token was sent to the next upstream all the same, and paid
+/// twice.
+#[tokio::test]
+async fn with_ambiguous_fail_a_silent_upstream_is_the_last_that_is_asked() {
+    let silences = [
+        (Mode::Whole, String::new()),
+        (Mode::Stream, String::new()),
+        (Mode::Stream, format!("{STREAM}{}", role("bad"))),
+    ];
+    for (mode, said) in silences {
+        for headers in [&[][..], &[("idempotency-key", "k")]] {
+            let silent = Act::Hang(said.clone());
+            let bad = Upstream::start("bad", move |_| silent.clone()).await;
+            let good = Upstream::start("good", |_| Act::Answer).await;
+            let mut text = "[retry]\nambiguous = \"fail\"\n".to_owned();
+            for Upstream { name, url, .. } in [&bad, &good] {
+                text += &format!(
+                    "[upstreams.{name}]\nprovider = \"openai\"\nbase_url = \"{url}\"\n\
+                     timeouts = {{ first_byte = \"200ms\", first_token = \"200ms\" }}\n"
+                );
+            }
+            text += "[models.m]\nupstreams = [{ upstream = \"bad\", weight = 1e9 }, \
+                     { upstream = \"good\", weight = 1e-9 }]\n";
+            let world = World::set(&text).await;
+            world
+                .ask_with(mode, headers)
+                .await
+                .failed(502, "within 200ms");
+            assert_eq!(
+                (bad.calls(), good.calls()),
+                (1, 0),
+                "{mode:?} {headers:?} {said}"
+            );
+        }
+    }
+}
+
 /// The deadline of the wait ran on at the upstream. At the default settings, where the first
 /// byte may take as long as the wait, the call was given up instead of handed over.
 #[tokio::test]
