@@ -21,6 +21,27 @@ pub struct Source {
     pub dialect: Dialect,
 }
 
+/// How servers say that a prompt is longer than the model's context, in small letters.
+const TOO_LONG: [&str; 8] = [
+    // Anthropic ("Errors", docs.anthropic.com, 2026).
+    "prompt is too long",
+    // vLLM until 2025, OpenRouter (Aider-AI/aider#3721), DeepSeek, Mistral ("… tokens, too large
+    // for model with 32768 maximum context length").
+    "maximum context length",
+    // vLLM of 2026 (vllm/renderers/params.py, `_token_len_check`).
+    "model's context length is only",
+    // Gemini (google-gemini/gemini-cli#4231).
+    "exceeds the maximum number of tokens allowed",
+    // llama.cpp (tools/server/tests/unit/test_ctx_shift.py).
+    "exceeds the available context size",
+    // Groq (letta-ai/letta#1963) and Cerebras (cline/cline#5140).
+    "reduce the length of the messages",
+    // xAI (chenyme/grok2api#693).
+    "maximum prompt length is",
+    // OpenAI's Responses API.
+    "exceeds the context window",
+];
+
 /// What a failed call means, and what the provider said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{message}", status.map(|status| format!("{status}: ")).unwrap_or_default())]
@@ -69,11 +90,12 @@ impl Verdict {
     /// Whether the prompt is longer than the model's context: one with a larger context may
     /// take the call.
     ///
-    /// OpenAI says it by a code, Anthropic by a text ("Errors", docs.anthropic.com, 2026).
+    /// OpenAI and Groq say it by a code, others by a text alone.
     #[must_use]
     pub fn exceeds_context(&self) -> bool {
-        self.code.as_deref() == Some("context_length_exceeded")
-            || self.message.contains("prompt is too long")
+        let is_the_calls = matches!(self.class, FailureClass::RowFault | FailureClass::TooLarge);
+        let is_said = || TOO_LONG.iter().any(|text| mentions(&self.message, text));
+        self.code.as_deref() == Some("context_length_exceeded") || (is_the_calls && is_said())
     }
 }
 

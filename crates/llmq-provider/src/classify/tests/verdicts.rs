@@ -40,6 +40,83 @@ fn a_refused_model_leaves_the_credential_alone_and_a_refused_key_does_not() {
     );
 }
 
+/// It was known of OpenAI and Anthropic alone, and no larger context helped at the others.
+#[test]
+fn a_prompt_that_is_too_long_is_known_in_every_servers_words() {
+    let says = |message: &str, more: &str| format!(r#"{{"message":"{message}"{more}}}"#);
+    let within = |error: String| format!(r#"{{"error":{error}}}"#);
+    let table = [
+        within(says(
+            "m",
+            r#","type":"invalid_request_error","code":"context_length_exceeded""#,
+        )),
+        within(says(
+            "prompt is too long: 210000 tokens > 200000 maximum",
+            r#","type":"invalid_request_error""#,
+        )),
+        // vLLM, of 2025 and of 2026.
+        within(says(
+            "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+            r#","type":"BadRequestError","param":null,"code":400"#,
+        )),
+        within(says(
+            "You passed 5000 input tokens and requested 1 output tokens. However, the model's context length is only 4096 tokens, resulting in a maximum input length of 4095 tokens.",
+            r#","type":"BadRequestError","code":400"#,
+        )),
+        // OpenRouter.
+        within(says(
+            "This endpoint's maximum context length is 131072 tokens. However, you requested about 141607 tokens",
+            r#","code":400,"metadata":{"provider_name":"Chutes"}"#,
+        )),
+        // llama.cpp.
+        within(says(
+            "request (9412 tokens) exceeds the available context size (8192 tokens), try increasing it",
+            r#","code":400,"type":"exceed_context_size_error","n_ctx":8192"#,
+        )),
+        // Gemini.
+        format!(
+            "[{}]",
+            within(says(
+                "The input token count (3475108) exceeds the maximum number of tokens allowed (1048576).",
+                r#","code":400,"status":"INVALID_ARGUMENT""#
+            ))
+        ),
+        // Groq, without its code, and Cerebras.
+        within(says(
+            "Please reduce the length of the messages or completion.",
+            r#","type":"invalid_request_error","param":"messages""#,
+        )),
+        // Mistral.
+        says(
+            "Prompt contains 40000 tokens, too large for model with 32768 maximum context length",
+            r#","object":"error","type":"invalid_request_error","code":3051"#,
+        ),
+        // xAI.
+        within(says(
+            "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",
+            "",
+        )),
+        within(says(
+            "Your input exceeds the context window of this model. Please adjust your input and try again.",
+            r#","type":"invalid_request_error""#,
+        )),
+    ];
+    for body in &table {
+        let verdict = verdict(Host::OpenAi, (400, &[], body));
+        assert_eq!(verdict.class, C::RowFault, "{body}");
+        assert!(verdict.exceeds_context(), "{body}");
+    }
+    // Elsewhere the same words say nothing of the kind.
+    for (status, body) in [(500, &table[2]), (401, &table[2])] {
+        assert!(!verdict(Host::OpenAi, (status, &[], body)).exceeds_context());
+    }
+    let other = within(says(
+        "Unknown parameter: 'x'",
+        r#","type":"invalid_request_error""#,
+    ));
+    assert!(!verdict(Host::OpenAi, (400, &[], &other)).exceeds_context());
+}
+
 /// The seconds a call waits after each of six failures of this class, at the least and at the
 /// most that jitter makes of it.
 fn waits(class: C, told: Option<Duration>) -> [Vec<f64>; 2] {
