@@ -66,6 +66,18 @@ impl CallError {
         }
     }
 
+    /// A stable word for programs, where the class says less.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::AnswerTooLarge { .. } => Some("answer_too_large"),
+            Self::NotSent { .. }
+            | Self::NoAnswer { .. }
+            | Self::CutOff { .. }
+            | Self::NoAddress { .. } => None,
+        }
+    }
+
     /// Whether any byte of the call may have left.
     #[must_use]
     pub fn may_have_been_sent(&self) -> bool {

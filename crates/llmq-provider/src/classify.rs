@@ -108,7 +108,7 @@ impl From<&CallError> for Verdict {
             pause: class.rule().pause,
             refused: None,
             status: None,
-            code: None,
+            code: error.code().map(str::to_owned),
             message: match error.cause() {
                 // Time does not heal it, so whoever reads it should know what does.
                 Some(cause) if cause.is_lasting() => with_remedy(error, cause),
@@ -277,6 +277,25 @@ fn by_length(class: FailureClass, wait: Option<Duration>) -> FailureClass {
         (FailureClass::QuotaWindow, Some(wait)) if wait > WINDOW_WAIT_MAX => FailureClass::QuotaDay,
         _ => class,
     }
+}
+
+/// The status with which a failure is told: its own, but where that is no failure's (a 200 with an
+/// error in its body or its stream, a redirect, which is meant for whoever set the base URL), the
+/// one that the error stands for, or 502 where it names none.
+#[must_use]
+pub fn failed_status(status: StatusCode, body: &[u8]) -> StatusCode {
+    if !status.is_success() && !status.is_redirection() {
+        return status;
+    }
+    let implied = match ErrorBody::read(body) {
+        Some(error) if meaning(&error) == Some(CodeMeaning::RateLimit) => 429,
+        Some(error) => implied_status(&error),
+        None => 500,
+    };
+    let implied = StatusCode::from_u16(implied).ok();
+    // What went wrong there went wrong behind a gateway.
+    let implied = implied.filter(|implied| *implied != StatusCode::INTERNAL_SERVER_ERROR);
+    implied.unwrap_or(StatusCode::BAD_GATEWAY)
 }
 
 /// A failure under examination.

@@ -102,18 +102,23 @@ pub(crate) fn implied_status(error: &ErrorBody) -> u16 {
 
 fn of_type(kind: &str) -> Option<u16> {
     Some(match kind {
-        "invalid_request_error" | "invalid_prompt" => 400,
+        "invalid_request_error"
+        | "context_length_exceeded"
+        | "content_filter"
+        | "content_policy_violation"
+        | "bio_policy" => 400,
         "authentication_error" => 401,
         "billing_error" => 402,
         "permission_error" => 403,
         "not_found_error" => 404,
         "timeout_error" => 408,
         "request_too_large" => 413,
-        "rate_limit_error" | "rate_limit_exceeded" => 429,
+        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => 429,
         "api_error" | "server_error" => 500,
+        "server_is_overloaded" | "service_unavailable_error" | "slow_down" => 503,
         "overloaded_error" => 529,
-        // The Responses API names what was wrong with the call: invalid_image, …
-        fault if fault.starts_with("invalid_") => 400,
+        // The Responses API names what was wrong with the call: invalid_prompt, image_too_large, …
+        fault if fault.starts_with("invalid_") || fault.starts_with("image_") => 400,
         _ => return None,
     })
 }

@@ -228,6 +228,14 @@ impl Answer {
         Ok(self.whole(body.freeze()))
     }
 
+    /// The answer as the failure that its stream has told of: `said`, the words of
+    /// [`StreamEnd::Failed`](crate::StreamEnd), stand for its body. What else may come of it is not
+    /// waited for.
+    #[must_use]
+    pub fn failed(self, said: Bytes) -> WholeAnswer {
+        self.whole(said)
+    }
+
     fn whole(self, mut body: Bytes) -> WholeAnswer {
         if let Some(key) = &self.key {
             body = body_without_key(body, key);

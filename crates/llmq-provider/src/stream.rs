@@ -304,9 +304,12 @@ impl State {
     fn fail(&mut self, data: &[u8]) {
         let event = serde_json::from_slice::<FailedEvent<'_>>(data);
         let event = event.unwrap_or_default();
-        // The Responses API tells of the failure inside the response, beside all that was asked.
+        let told = |error: &[u8]| [b"{\"error\":", error, b"}"].concat();
         let failure = match event.response.and_then(|response| response.error) {
-            Some(error) => format!("{{\"error\":{error}}}").into_bytes(),
+            // The Responses API tells of it inside the response, beside all that was asked, …
+            Some(error) => told(error.get().as_bytes()),
+            // … or by an event that is the error.
+            None if event.error.is_none() && self.is_responses => told(data),
             None => data.to_vec(),
         };
         self.end = StreamEnd::Failed(bounded(failure, event.error));
@@ -524,6 +527,12 @@ mod tests {
                 Operation::Responses,
                 "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"error\":{\"code\":\"server_error\"}}}\n\n",
                 "{\"error\":{\"code\":\"server_error\"}}",
+            ),
+            (
+                Dialect::OpenAi,
+                Operation::Responses,
+                "event: error\ndata: {\"type\":\"error\",\"code\":\"context_length_exceeded\"}\n\n",
+                "{\"error\":{\"type\":\"error\",\"code\":\"context_length_exceeded\"}}",
             ),
             (
                 Dialect::OpenAi,

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use llmq_core::{Clock, FailureClass, Timestamp, Usage};
 use llmq_dispatch::Event;
 use llmq_provider::translate::{self, StreamBroken};
 use llmq_provider::{
     ANSWER_BYTES_MAX, Answer, CallError, Dialect, Operation, Request, StreamEnd, Verdict,
-    WholeAnswer, check_answer, check_stream, processing_time,
+    WholeAnswer, check_answer, check_stream, failed_status, processing_time,
 };
 use llmq_store::{GiveBack, Job, JobError, Report, Started, StoredAnswer};
 
@@ -371,14 +371,22 @@ impl Exchange<'_> {
         };
         let now = self.clock.now();
         let (source, status) = (self.asked.source(), answer.status());
-        check_stream(source, status, answer.headers(), &end, now)
-            .and_then(|()| {
-                let finished = retelling.finish(|bytes| said.extend_from_slice(&bytes));
-                let end = StreamEnd::Malformed;
-                let judged = |_| check_stream(source, status, answer.headers(), &end, now);
-                finished.or_else(judged)
-            })
-            .map_err(|verdict| Bad::from(*verdict))?;
+        let checked = check_stream(source, status, answer.headers(), &end, now).and_then(|()| {
+            let finished = retelling.finish(|bytes| said.extend_from_slice(&bytes));
+            let end = StreamEnd::Malformed;
+            let judged = |_| check_stream(source, status, answer.headers(), &end, now);
+            finished.or_else(judged)
+        });
+        if let Err(verdict) = checked {
+            let whole = match end {
+                StreamEnd::Failed(said) => Some(answer.failed(said.into())),
+                _ => None,
+            };
+            return Err(Bad {
+                whole,
+                ..Bad::from(*verdict)
+            });
+        }
         if let Some(live) = &mut live {
             live.is_whole();
         }
@@ -415,13 +423,12 @@ fn told(job: &Job, route: &AssembledRoute, bad: Bad) -> Ended {
 
 /// The provider's own error, in the caller's dialect.
 fn said_answer(dialect: Dialect, route: &AssembledRoute, whole: WholeAnswer) -> StoredAnswer {
-    // A failure dressed as a 200 is none for the caller.
-    let status = if whole.status.is_success() {
-        StatusCode::BAD_GATEWAY
-    } else {
-        whole.status
-    };
-    let headers = kept_headers(&whole.headers);
+    // A failure dressed as a 200 is none for the caller, and may have come in a stream.
+    let status = failed_status(whole.status, &whole.body);
+    let mut headers = kept_headers(&whole.headers);
+    if whole.status.is_success() {
+        headers = json_headers(headers);
+    }
     if route.provider.dialect() == dialect {
         return StoredAnswer {
             status: status.as_u16(),

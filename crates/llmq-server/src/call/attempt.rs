@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::reply::{self, Reply};
 use super::stream;
 use crate::Gateway;
+use crate::dialect::Refusal;
 use crate::made::Maker;
 use crate::models::Model;
 
@@ -41,7 +42,8 @@ pub(crate) enum Attempted {
 pub(crate) struct Failure {
     pub(crate) class: FailureClass,
     upstream: Arc<str>,
-    pub(crate) message: String,
+    /// What is told where the provider has said nothing.
+    pub(crate) refusal: Refusal,
     /// What may help where another attempt does not.
     pub(crate) remedy: Remedy,
     /// The provider's own words, in its dialect.
@@ -137,7 +139,7 @@ fn declined(route: &AssembledRoute, grant: Grant, reason: String, progress: Prog
             let failure = Failure {
                 class: FailureClass::RowFault,
                 upstream: Arc::clone(&route.name),
-                message: reason,
+                refusal: Refusal::invalid(reason),
                 remedy: Remedy::Nothing,
                 answer: None,
                 dialect: route.provider.dialect(),
@@ -249,10 +251,14 @@ impl Trial<'_> {
             .map(|whole| (&whole.headers, now.mono - whole.times.sent));
         let ended = outcome::failed(&self.route.provider, verdict, heard, now);
         let remedy = self.remedy(verdict, whole.as_ref());
+        let code = match verdict.code.as_deref() {
+            Some("answer_too_large") => "answer_too_large",
+            _ => "upstream_failed",
+        };
         let failure = Failure {
             class: verdict.class,
             upstream: Arc::clone(&self.route.name),
-            message: verdict.message.clone(),
+            refusal: Refusal::new(StatusCode::BAD_GATEWAY, code, verdict.message.clone()),
             remedy,
             answer: whole.map(|whole| (whole.status, whole.headers, whole.body)),
             dialect: self.route.provider.dialect(),

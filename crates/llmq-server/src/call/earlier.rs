@@ -314,7 +314,10 @@ pub(crate) async fn response<B>(gateway: &Gateway, request: &Request<B>, rest: &
         ..Sent::new(Operation::Responses, "")
     };
     let answered = match provider.call(sent).await {
-        Ok(answer) => passed_on(answer).await,
+        Ok(answer) => match reply::redirected(answer.status(), answer.headers()) {
+            Some(refusal) => Ok(refuse(&refusal)),
+            None => passed_on(answer).await,
+        },
         Err(error) => Err(error),
     };
     answered.unwrap_or_else(|error| {

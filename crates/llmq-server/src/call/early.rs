@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
-use llmq_provider::Dialect;
+use llmq_provider::{Dialect, translate};
+use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep};
 
 use super::body::ReplyBody;
@@ -88,7 +90,13 @@ fn late(reply: Reply, dialect: Dialect) -> ReplyBody {
     match reply.into_body() {
         stream @ ReplyBody::Passing(_) => stream,
         ReplyBody::Whole(Some(body)) if !status.is_success() && is_json(&body) => {
-            ReplyBody::LastWords(Some(event(&body, dialect)))
+            let event = if names_error(&body) {
+                event(&body, dialect)
+            } else {
+                // The official SDKs take it for a piece of the answer.
+                translate::error_event(dialect, status.as_u16(), &body)
+            };
+            ReplyBody::LastWords(Some(event))
         }
         _ => {
             let message = format!("the upstream answered {status} and no stream");
@@ -100,6 +108,20 @@ fn late(reply: Reply, dialect: Dialect) -> ReplyBody {
 
 fn is_json(body: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(body).is_ok()
+}
+
+/// Whether a body is an object with an `error`, which is what SDKs look for. Mistral's, FastAPI's
+/// and Gemini's are not.
+fn names_error(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Failure<'a> {
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+    }
+    // serde takes an array for an object, member by member.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let failure = serde_json::from_slice::<Failure<'_>>(body);
+    is_object && failure.is_ok_and(|failure| failure.error.is_some())
 }
 
 /// An error's body as an event; each of its lines is a line of data.

@@ -1,8 +1,9 @@
 //! Which headers pass through, in either direction.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, PROXY_AUTHENTICATE, SERVER,
-    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, LOCATION, PROXY_AUTHENTICATE, SERVER,
+    SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use llmq_provider::Dialect;
 use smallvec::SmallVec;
@@ -26,8 +27,8 @@ const OF_ACCOUNT: [HeaderName; 3] = [
     HeaderName::from_static("anthropic-workspace-id"),
 ];
 
-/// What of a provider's headers is about its connection to us, or about our key.
-const NOT_TO_CALLER: [HeaderName; 13] = [
+/// What of a provider's headers is about its connection to us, its own name, or our key.
+const NOT_TO_CALLER: [HeaderName; 15] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     TE,
@@ -39,6 +40,9 @@ const NOT_TO_CALLER: [HeaderName; 13] = [
     SERVER,
     SET_COOKIE,
     HeaderName::from_static("alt-svc"),
+    // A browser would keep to it for the gateway's name, and for all below that.
+    STRICT_TRANSPORT_SECURITY,
+    LOCATION,
     WWW_AUTHENTICATE,
     PROXY_AUTHENTICATE,
 ];
@@ -165,6 +169,8 @@ mod tests {
             "access-control-expose-headers",
             "www-authenticate",
             "proxy-authenticate",
+            "strict-transport-security",
+            "location",
         ] {
             headers.insert(name, HeaderValue::from_static("1"));
         }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Response, StatusCode};
-use llmq_core::{Clock, FailureClass, Timestamp};
-use llmq_provider::{Dialect, translate};
+use llmq_core::{Clock, Timestamp};
+use llmq_provider::{Dialect, failed_status, translate};
 use uuid::Uuid;
 
 use super::attempt::Failure;
@@ -98,22 +98,18 @@ fn in_its_words(
 ) -> Reply {
     let now = gateway.clock.now().mono;
     let dialect = failure.dialect;
-    let Some((status, mut headers, mut body)) = failure.answer else {
-        let refusal = if failure.class == FailureClass::RowFault {
-            Refusal::invalid(failure.message)
-        } else {
-            Refusal::new(StatusCode::BAD_GATEWAY, "upstream_failed", failure.message)
-        };
-        let mut reply = refused(&refusal, incoming.dialect, Some(progress));
-        sign(reply.headers_mut(), incoming.id, progress);
-        return reply;
+    let Some((theirs, mut headers, mut body)) = failure.answer else {
+        return refused(&failure.refusal, incoming.dialect, Some(progress));
     };
+    if let Some(refusal) = redirected(theirs, &headers) {
+        return refused(&refusal, incoming.dialect, Some(progress));
+    }
     // A failure dressed as a 200 is none for the caller.
-    let status = if status.is_success() {
-        StatusCode::BAD_GATEWAY
-    } else {
-        status
-    };
+    let status = failed_status(theirs, &body);
+    if theirs.is_success() {
+        // It may have come in a stream.
+        headers.insert(CONTENT_TYPE, JSON);
+    }
     if dialect != incoming.dialect {
         body = translate::error(incoming.dialect, status.as_u16(), &body);
         headers.insert(CONTENT_TYPE, JSON);
@@ -140,6 +136,27 @@ fn in_its_words(
     let wait = wait.filter(|_| line::is_limit(failure.class));
     should_retry(reply.headers_mut(), wait);
     reply
+}
+
+/// What is told of a redirect. It is meant for whoever set the base URL: an SDK that followed it
+/// would send the prompt, and perhaps its key, round the gateway.
+pub(crate) fn redirected(status: StatusCode, headers: &HeaderMap) -> Option<Refusal> {
+    if !status.is_redirection() {
+        return None;
+    }
+    let to = headers.get(LOCATION).and_then(|to| to.to_str().ok());
+    // What follows the path may be anybody's secret.
+    let to = to.and_then(|to| to.split(['?', '#']).next());
+    let to: String = to.unwrap_or("elsewhere").chars().take(200).collect();
+    Some(Refusal::new(
+        StatusCode::BAD_GATEWAY,
+        "upstream_failed",
+        format!(
+            "the upstream answered {} and leads to {to}: its base_url is to be the address that \
+             answers by itself",
+            status.as_u16()
+        ),
+    ))
 }
 
 /// A word of llmq's own. An SDK is to try again by itself only where it is said when, and that is

@@ -39,8 +39,16 @@ const HELD_BYTES_MAX: usize = 4 << 20;
 enum Opened {
     /// Good so far; `true` when it has ended well.
     Good(BytesMut, bool),
-    /// No answer comes of it; `true` when it may be billed all the same.
-    Bad(Box<Verdict>, bool),
+    /// No answer comes of it.
+    Bad(Bad),
+}
+
+struct Bad {
+    verdict: Box<Verdict>,
+    /// Whether it may be billed all the same.
+    may_be_billed: bool,
+    /// The provider's own words, where it has said that it failed.
+    said: Option<Bytes>,
 }
 
 /// Takes over a stream whose head has come.
@@ -51,11 +59,12 @@ pub(super) async fn open(mut trial: Trial<'_>, model: &Model, mut answer: Answer
     }
     let hold_all = model.settings.stream_recovery == StreamRecovery::Buffer;
     match hold(&trial, &mut answer, &mut reader, hold_all).await {
-        Opened::Bad(verdict, may_be_billed) => {
-            if !may_be_billed {
+        Opened::Bad(bad) => {
+            if !bad.may_be_billed {
                 trial.progress.was_free();
             }
-            trial.failed(&verdict, None)
+            let whole = bad.said.map(|said| answer.failed(said));
+            trial.failed(&bad.verdict, whole)
         }
         Opened::Good(held, ended) => {
             if let Some(by) = trial.maker() {
@@ -113,7 +122,13 @@ async fn hold(
             },
             // Every answer has said why it ended; what is missing is the last event.
             Err(_) if reader.finish() == StreamEnd::Whole => return Opened::Good(held, true),
-            Err(error) => return Opened::Bad(Box::new(Verdict::from(&error)), true),
+            Err(error) => {
+                return Opened::Bad(Bad {
+                    verdict: Box::new(Verdict::from(&error)),
+                    may_be_billed: true,
+                    said: None,
+                });
+            }
         };
         let judged = check_stream(
             trial.asked.source(),
@@ -123,9 +138,16 @@ async fn hold(
             trial.now(),
         );
         if let Err(verdict) = judged {
-            // A provider that says why it gives nothing has made nothing.
-            let made = reader.has_begun() || !matches!(end, StreamEnd::Failed(_));
-            return Opened::Bad(verdict, made);
+            let said = match end {
+                StreamEnd::Failed(said) => Some(Bytes::from(said)),
+                _ => None,
+            };
+            return Opened::Bad(Bad {
+                verdict,
+                // A provider that says why it gives nothing has made nothing.
+                may_be_billed: reader.has_begun() || said.is_none(),
+                said,
+            });
         }
     }
 }

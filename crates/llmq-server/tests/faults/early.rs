@@ -7,7 +7,7 @@ use http::Request;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::answers::error;
+use crate::answers::{error, with_body};
 use crate::world::{Act, Mode, Opened, Upstream, World};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -76,6 +76,28 @@ async fn a_failure_after_early_headers_is_an_event_and_no_clean_end() {
         seen.broke_off();
         assert!(seen.body.contains(event), "{seen:?}");
         assert!(seen.body.contains("No such thing"), "{seen:?}");
+    }
+}
+
+/// SDKs take an event for a failure only where it names an `error`; they took these for pieces of
+/// the answer, and the reason was lost.
+#[tokio::test]
+async fn a_failure_of_another_shape_is_an_event_that_an_sdk_knows() {
+    for body in [
+        r#"{"object":"error","message":"No such thing","type":"invalid_request_error"}"#,
+        r#"{"detail":"No such thing"}"#,
+        r#"[{"error":{"code":400,"message":"No such thing","status":"INVALID_ARGUMENT"}}]"#,
+    ] {
+        let said = Act::Say(with_body("400 Bad Request", "application/json", "", body));
+        let (one, go_on) = held_back(said).await;
+        let world = World::new(&[&one], "", "").await;
+        let mut opened = open(&world, CHAT, &SOON).await;
+        assert!(opened.piece().await);
+        go_on.notify_one();
+        let seen = opened.rest().await;
+        let event = "\ndata: {\"error\":{\"message\":\"No such thing\"";
+        assert!(seen.body.contains(event), "{body} {seen:?}");
+        assert!(!seen.clean, "{body} {seen:?}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
+use llmq_provider::ANSWER_BYTES_MAX;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -223,6 +224,44 @@ async fn with_ambiguous_fail_a_silent_upstream_is_the_last_that_is_asked() {
             );
         }
     }
+}
+
+/// An SDK follows a redirect: the prompt went round the gateway, and in one of its headers the key.
+#[tokio::test]
+async fn a_redirect_is_told_and_not_handed_on() {
+    for (status, headers) in [
+        ("308 Permanent Redirect", &[][..]),
+        ("301 Moved Permanently", &[("idempotency-key", "k")]),
+    ] {
+        let location = "location: https://api.example.com/v1/chat/completions?secret=1\r\n";
+        let moved = Act::Say(with_body(
+            status,
+            "text/html",
+            location,
+            "<html>moved</html>",
+        ));
+        let one = Upstream::start("one", move |_| moved.clone()).await;
+        let world = World::new(&[&one], "", "").await;
+        let seen = world.ask_with(Mode::Whole, headers).await;
+        assert_eq!(seen.status, 502, "{seen:?}");
+        assert!(!seen.headers.contains_key("location"), "{seen:?}");
+        assert!(!seen.body.contains("secret"), "{seen:?}");
+        if headers.is_empty() {
+            seen.failed(502, "leads to https://api.example.com/v1/chat/completions");
+        }
+    }
+}
+
+/// The caller was told that its call was wrong.
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_no_fault_of_its_caller() {
+    let padding = "x".repeat(ANSWER_BYTES_MAX);
+    let body = format!("{{\"choices\":[],\"padding\":\"{padding}\"}}");
+    let large = Act::Say(with_body("200 OK", "application/json", "", &body));
+    let one = Upstream::start("one", move |_| large.clone()).await;
+    let world = World::new(&[&one], "", "").await;
+    world.ask(Mode::Whole).await.failed(502, "answer_too_large");
+    assert_eq!(one.calls(), 1);
 }
 
 /// The deadline of the wait ran on at the upstream. At the default settings, where the first

@@ -254,6 +254,72 @@ async fn the_answers_to_several_prompts_are_whole_when_the_last_of_them_is() {
     }
 }
 
+/// OpenAI tells so of limits and filters in streams of the Responses API, OpenRouter and Groq in
+/// others. Its words were lost, and each of them was a 502 that must not be repeated, or a call that
+/// was wrong.
+#[tokio::test]
+async fn a_failure_told_first_in_a_stream_is_told_as_any_other() {
+    const CHAT: &str = "/v1/chat/completions";
+    const RESPONSES: &str = "/v1/responses";
+    let table = [
+        (
+            CHAT,
+            r#"{"error":{"message":"Slow down","type":"requests","code":"rate_limit_exceeded"}}"#,
+            429,
+            "rate_limit_exceeded",
+        ),
+        (
+            RESPONSES,
+            r#"{"type":"response.failed","response":{"error":{"message":"TPM","code":"rate_limit_exceeded"}}}"#,
+            429,
+            "rate_limit_exceeded",
+        ),
+        (
+            RESPONSES,
+            r#"{"type":"error","message":"Too long","code":"context_length_exceeded","param":"input"}"#,
+            400,
+            "context_length_exceeded",
+        ),
+        (
+            CHAT,
+            r#"{"error":{"message":"Filtered","type":"invalid_request_error","code":"content_filter"}}"#,
+            400,
+            "content_filter",
+        ),
+        (
+            CHAT,
+            r#"{"error":{"message":"Broke","type":"server_error","code":"server_error"}}"#,
+            502,
+            "server_error",
+        ),
+    ];
+    for (path, event, status, code) in table {
+        for headers in [&[][..], &[("idempotency-key", "k")]] {
+            let said = Act::Say(format!(
+                "{STREAM}{}{END}",
+                chunk(&format!("data: {event}\n\n"))
+            ));
+            let one = Upstream::start("one", move |_| said.clone()).await;
+            let world = World::new(&[&one], "", "").await;
+            let body = r#"{"model":"m","stream":true,"input":"a","messages":[]}"#;
+            let wait = [("x-llmq-max-wait", "2s")];
+            let headers = [headers, &wait].concat();
+            let seen = world
+                .send(http::Request::post(path), &headers, body.to_owned())
+                .await;
+            let context = format!("{event} {headers:?} {seen:?}");
+            assert_eq!(seen.status, status, "{context}");
+            let told: serde_json::Value = serde_json::from_str(&seen.body).expect(&context);
+            assert_eq!(told["error"]["code"], code, "{context}");
+            assert_eq!(seen.headers["content-type"], "application/json");
+            if status == 429 && headers.len() == 1 {
+                assert!(seen.headers.contains_key("retry-after"), "{context}");
+                assert_eq!(seen.headers["x-should-retry"], "true", "{context}");
+            }
+        }
+    }
+}
+
 /// A server that says why the answer ended, and then neither its last event nor anything else:
 /// once that was a broken stream, with all of the answer there.
 #[tokio::test]

@@ -117,6 +117,84 @@ fn a_prompt_that_is_too_long_is_known_in_every_servers_words() {
     assert!(!verdict(Host::OpenAi, (400, &[], &other)).exceeds_context());
 }
 
+/// The failure that a stream of the Responses API begins with is one event, and was taken for a
+/// hiccup of the server.
+#[test]
+fn a_failure_with_status_200_stands_for_the_status_of_its_code() {
+    let table = [
+        (
+            200,
+            r#"{"error":{"type":"error","code":"context_length_exceeded"}}"#,
+            C::RowFault,
+            400,
+        ),
+        (
+            200,
+            r#"{"error":{"code":"content_filter"}}"#,
+            C::RowFault,
+            400,
+        ),
+        (
+            200,
+            r#"{"error":{"code":"image_too_large"}}"#,
+            C::RowFault,
+            400,
+        ),
+        (
+            200,
+            r#"{"error":{"code":"rate_limit_exceeded"}}"#,
+            C::QuotaWindow,
+            429,
+        ),
+        (
+            200,
+            r#"{"error":{"code":"RESOURCE_EXHAUSTED"}}"#,
+            C::QuotaWindow,
+            429,
+        ),
+        (
+            200,
+            r#"{"error":{"code":"insufficient_quota"}}"#,
+            C::Money,
+            429,
+        ),
+        (
+            200,
+            r#"{"error":{"code":"server_is_overloaded"}}"#,
+            C::Overload,
+            503,
+        ),
+        (200, r#"{"error":{"code":429}}"#, C::QuotaWindow, 429),
+        (
+            200,
+            r#"{"error":{"code":"server_error"}}"#,
+            C::Transient,
+            502,
+        ),
+        (200, "{}", C::Transient, 502),
+        (308, "<html>", C::NoAccess, 502),
+        (
+            500,
+            r#"{"error":{"code":"server_error"}}"#,
+            C::Transient,
+            500,
+        ),
+    ];
+    for (status, body, class, told) in table {
+        assert_eq!(
+            verdict(Host::OpenAi, (status, &[], body)).class,
+            class,
+            "{body}"
+        );
+        let status = StatusCode::from_u16(status).unwrap();
+        assert_eq!(
+            failed_status(status, body.as_bytes()).as_u16(),
+            told,
+            "{body}"
+        );
+    }
+}
+
 /// The seconds a call waits after each of six failures of this class, at the least and at the
 /// most that jitter makes of it.
 fn waits(class: C, told: Option<Duration>) -> [Vec<f64>; 2] {
