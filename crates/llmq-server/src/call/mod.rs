@@ -278,6 +278,10 @@ pub(crate) async fn has_room(
 
 fn over_budget(now: WallTime, error: &BudgetError) -> Refusal {
     match error {
+        // No turn of the day makes room for it.
+        BudgetError::Overspent { overspent, .. } if overspent.needed > overspent.budget => {
+            Refusal::new(StatusCode::BAD_REQUEST, "too_large", error.to_string())
+        }
         BudgetError::Overspent { resets_at, .. } => Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,
             "budget_exhausted",

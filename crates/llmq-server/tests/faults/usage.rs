@@ -254,5 +254,5 @@ async fn a_budget_in_dollars_pays_the_price_of_the_model_that_served() {
         .ask_with(Mode::Whole, &[("authorization", &poor)])
         .await;
     // An answer of 4,096 tokens would cost more at the fallback.
-    seen.failed(429, "budget_exhausted");
+    seen.failed(400, "too_large");
 }

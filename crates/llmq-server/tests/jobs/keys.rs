@@ -176,7 +176,7 @@ async fn a_spent_budget_is_spent_in_every_way_of_calling() {
         assert_eq!(got.header("x-should-retry"), soon, "{more:?}: {wait}");
     }
     let background = json!({"model": "gpt", "input": "x", "background": true,
-        "max_output_tokens": 200});
+        "max_output_tokens": 100});
     let got = keyed
         .ask(&key.shown, Method::POST, "/v1/responses", &background)
         .await;
@@ -194,7 +194,29 @@ async fn a_spent_budget_is_spent_in_every_way_of_calling() {
     let got = keyed
         .ask(&key.shown, Method::POST, "/api/requests", &many)
         .await;
-    assert_eq!(got.problem(), (429, "budget_exhausted".to_owned()));
+    // They are taken all or none, and no day has room for all.
+    assert_eq!(got.problem(), (400, "too_large".to_owned()));
+}
+
+/// It was told to come back at midnight, each day.
+#[tokio::test]
+async fn a_call_above_a_whole_budget_is_not_told_to_come_back() {
+    let keyed = Keyed::new(&[]).await;
+    let key = json!({"name": "k", "budget": {"tokens_per_day": 2_000}});
+    let key = keyed.key(key).await;
+    let before = keyed.world.calls();
+    let key_header = ("authorization", key.shown.as_str());
+    for more in [("x-none", "1"), ("idempotency-key", "a")] {
+        let got = keyed
+            .world
+            .ask(Method::POST, CHAT, &[key_header, more], chat().to_string())
+            .await;
+        assert_eq!(got.status, 400, "{more:?}: {got:?}");
+        assert_eq!(got.json()["error"]["code"], "too_large", "{more:?}");
+        assert_eq!(got.header("retry-after"), "", "{more:?}");
+        assert_eq!(got.header("x-should-retry"), "false", "{more:?}");
+    }
+    assert_eq!(keyed.world.calls(), before);
 }
 
 /// For a moment the store cannot record what may be spent: the request failed for good, though
