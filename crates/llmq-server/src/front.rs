@@ -9,6 +9,7 @@ use axum::response::IntoResponse as _;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use llmq_provider::{Dialect, Operation};
+use percent_encoding::percent_decode_str;
 use tower_service::Service as _;
 
 use crate::Gateway;
@@ -97,7 +98,9 @@ fn route(front: &Arc<Front>, request: Request<Incoming>) -> Answering {
 
 async fn models(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
     let name = request.uri().path().strip_prefix(MODEL);
-    model_list::answer(&gateway, &request, name).await
+    // The official SDKs write the slash of a name as `%2F`.
+    let name = name.map(|name| percent_decode_str(name).decode_utf8_lossy());
+    model_list::answer(&gateway, &request, name.as_deref()).await
 }
 
 /// A response that was made earlier: in the background here, or by a provider that keeps it.

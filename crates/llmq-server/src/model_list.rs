@@ -78,7 +78,7 @@ pub(crate) async fn answer(
         }
         Some(name) if names.iter().any(|known| known == name) => model(name),
         Some(name) => {
-            let refusal = call::unknown_model(gateway, name);
+            let refusal = call::unknown_among(&names, name);
             return call::refused(&refusal, dialect);
         }
     };

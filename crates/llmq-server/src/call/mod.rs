@@ -62,7 +62,7 @@ pub(crate) async fn call(
         gateway.observed.refresh();
     });
     let Some(model) = found else {
-        let refusal = unknown_model(&gateway, &incoming.model);
+        let refusal = unknown_model(&gateway, &incoming.caller, &incoming.model);
         return reply::refused(&refusal, dialect, None);
     };
     if !incoming.kept.is_empty()
@@ -301,12 +301,18 @@ pub(crate) fn refused(refusal: &Refusal, dialect: Dialect) -> Reply {
     reply::refused(refusal, dialect, None)
 }
 
-/// Which models there are, for a caller who asked for another.
-pub(crate) fn unknown_model(gateway: &Gateway, name: &str) -> Refusal {
+/// Which models there are for a caller who asked for another.
+pub(crate) fn unknown_model(gateway: &Gateway, caller: &Caller, name: &str) -> Refusal {
+    let mut names = gateway.models.names();
+    names.retain(|name| caller.may_use(name).is_ok());
+    unknown_among(&names, name)
+}
+
+/// The same for one who may use these.
+pub(crate) fn unknown_among(names: &[String], name: &str) -> Refusal {
     const NAMED: usize = 20;
-    let names = gateway.models.names();
     let known = match names.len() {
-        0 => "no model is configured".to_owned(),
+        0 => "there is none that you may use".to_owned(),
         count if count <= NAMED => format!("known models: {}", names.join(", ")),
         count => format!(
             "known models: {}, and {} more (GET /v1/models)",

@@ -272,7 +272,7 @@ fn allowed(
         gateway.observed.refresh();
     });
     found.ok_or_else(|| {
-        let unknown = crate::call::unknown_model(gateway, model);
+        let unknown = crate::call::unknown_model(gateway, caller, model);
         refused(Problem::not_found("model_not_found", unknown.message))
     })
 }

@@ -78,6 +78,33 @@ async fn an_account_that_lists_nothing_hides_no_other_and_serves_all_the_same() 
     assert_eq!(listed(&world).await, BTreeSet::from(names));
 }
 
+/// The official SDKs write the slash of a name as `%2F`: what was listed was then not there.
+#[tokio::test]
+async fn a_model_whose_name_has_a_slash_is_found_however_that_is_written() {
+    let one = Upstream::start("one", |_| Act::Answer).await;
+    let world = World::with(&format!(
+        "[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}\"\n\
+         [models.\"meta-llama/Llama-3\"]\nupstreams = [{{ upstream = \"one\" }}]\n",
+        one.url
+    ))
+    .await;
+    for (name, status) in [
+        ("meta-llama/Llama-3", 200),
+        ("meta-llama%2FLlama-3", 200),
+        ("meta-llama%2fLlama%2D3", 200),
+        ("meta-llama%252FLlama-3", 404),
+        ("meta-llama%FFLlama-3", 404),
+    ] {
+        let request = Request::get(format!("/v1/models/{name}"));
+        let seen = world.send(request, &[], String::new()).await;
+        assert_eq!(seen.status, status, "{name} {seen:?}");
+        if status == 200 {
+            let body: Value = serde_json::from_str(&seen.body).unwrap();
+            assert_eq!(body["id"], "meta-llama/Llama-3", "{name}");
+        }
+    }
+}
+
 /// A thousand names that no provider knew took all places for ever, and every new model was 404.
 #[tokio::test]
 async fn names_that_no_provider_knows_keep_no_place_from_those_that_one_does() {

@@ -219,6 +219,24 @@ async fn a_call_above_a_whole_budget_is_not_told_to_come_back() {
     assert_eq!(keyed.world.calls(), before);
 }
 
+/// A name that is not there had the gateway name all models.
+#[tokio::test]
+async fn a_key_for_some_models_is_told_of_no_others() {
+    let keyed = Keyed::new(&[]).await;
+    let key = keyed.key(json!({"name": "k", "models": ["other"]})).await;
+    let got = keyed
+        .ask(&key.shown, Method::GET, "/v1/models/none", &Value::Null)
+        .await;
+    assert_eq!(got.status, 404, "{got:?}");
+    let message = got.json()["error"]["message"].clone();
+    assert!(!message.as_str().unwrap().contains("gpt"), "{got:?}");
+    let got = keyed
+        .ask(&keyed.admin, Method::GET, "/v1/models/none", &Value::Null)
+        .await;
+    let message = got.json()["error"]["message"].clone();
+    assert!(message.as_str().unwrap().contains("gpt"), "{got:?}");
+}
+
 /// For a moment the store cannot record what may be spent: the request failed for good, though
 /// nothing of it had been sent.
 #[tokio::test]

@@ -215,7 +215,10 @@ fn describe_model(document: &mut OpenApi) {
         ))
         .parameter(name)
         .response("200", answer("The model."))
-        .response("404", answer("There is none; the known ones are listed."));
+        .response(
+            "404",
+            answer("There is none; those that the key may use are listed."),
+        );
     let item = PathItem::new(HttpMethod::Get, described.build());
     let path = "/v1/models/{model}".to_owned();
     document.paths.paths.insert(path, item);

@@ -230,7 +230,11 @@ impl<'a> Checker<'a> {
         let gateway = self.gateway;
         let made = || gateway.observed.refresh();
         let found = gateway.models.find(&name, &gateway.hub, made);
-        let model = found.ok_or_else(|| fault(call::unknown_model(gateway, &name).message))?;
+        let model = found.ok_or_else(|| {
+            let mut names = gateway.models.names();
+            names.retain(|name| allowed.is_none_or(|allowed| allowed.contains(name)));
+            fault(call::unknown_among(&names, &name).message)
+        })?;
         self.model = Some(Arc::clone(&model));
         Ok(model)
     }
