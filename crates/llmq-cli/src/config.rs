@@ -1,7 +1,8 @@
 //! `llmq config`.
 
 use clap::{Args, Subcommand};
-use llmq_engine::config::{Config, ConfigErrors, DEFAULT_TOML};
+use llmq_engine::config::{Config, ConfigErrors, DEFAULT_TOML, KeySource, Settings, StoreUrl};
+use llmq_store_sqlite::Place;
 use serde_json::json;
 
 use crate::cli::{ConfigFile, Format, Global};
@@ -64,14 +65,42 @@ pub(crate) fn mistakes(errors: &ConfigErrors) -> Failure {
     }
 }
 
+/// Where a gateway of these settings keeps what must outlive it.
+pub(crate) fn embedded(url: &StoreUrl) -> Result<Place, Failure> {
+    match url {
+        StoreUrl::Sqlite(path) => Ok(Place::File(path.clone())),
+        StoreUrl::Memory => Ok(Place::Memory),
+        StoreUrl::Redis(_) | StoreUrl::RedisCluster(_) => Err(Failure::usage(
+            "store.url: there is no store in Redis yet: use sqlite:PATH or memory:",
+        )),
+    }
+}
+
+/// What keys come from variables that are not set here. They may be where the gateway runs.
+fn unset_keys(settings: &Settings) -> Vec<String> {
+    let upstreams = settings.upstreams.iter();
+    upstreams
+        .filter_map(|(name, upstream)| match &upstream.api_key {
+            Some(KeySource::Env(variable)) if std::env::var_os(variable).is_none() => Some(
+                format!("upstreams.{name}.api_key: the variable {variable} is not set here"),
+            ),
+            _ => None,
+        })
+        .collect()
+}
+
 fn check(file: &ConfigFile, global: &Global) -> Result<(), Failure> {
     let settings = load(file)?.check().map_err(|errors| mistakes(&errors))?;
     let tls = settings.server.tls.as_ref().map(llmq_server::check_tls);
     tls.transpose().map_err(|error| Failure::wrong(&error))?;
+    embedded(&settings.store.url)?;
     if !global.quiet {
         match &file.path {
             Some(path) => say!("{} is right", path.display()),
             None => say!("the environment is right; say --config FILE to check a file"),
+        }
+        for unset in unset_keys(&settings) {
+            say!("{unset}");
         }
     }
     Ok(())

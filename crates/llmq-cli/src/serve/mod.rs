@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 use llmq_core::{Clock, LimitSpec};
-use llmq_engine::config::{Settings, StoreUrl};
+use llmq_engine::config::Settings;
 use llmq_engine::{SystemClock, Tasks};
 use llmq_provider::mock::MockServer;
 use llmq_server::observe::{CallLog, CallLogForm};
@@ -19,6 +19,7 @@ use llmq_server::{Bounds, Gateway, GatewayOptions, serve as serve_on, store_sett
 use llmq_store_sqlite::{Options, Place, Store};
 
 use crate::cli::{ConfigFile, Global};
+use crate::config;
 use crate::descriptors;
 use crate::exit::{FAILED, Failure, with_causes};
 use crate::log::{self, LogArgs, LogFormat};
@@ -199,14 +200,7 @@ fn open_store(
     let place = match (&settings.store.url, &args.store) {
         (_, Some(place)) => place.clone(),
         (_, None) if args.mock && !is_named => Place::Memory,
-        (StoreUrl::Sqlite(path), None) => Place::File(path.clone()),
-        (StoreUrl::Memory, None) => Place::Memory,
-        (StoreUrl::Redis(_) | StoreUrl::RedisCluster(_), None) => {
-            return Err(Failure::usage(
-                "store.url: this llmq keeps its keys in an embedded store only: use sqlite:PATH \
-                 or memory:",
-            ));
-        }
+        (url, None) => config::embedded(url)?,
     };
     let options = Options {
         settings: store_settings(settings),

@@ -16,6 +16,24 @@ fn the_default_configuration_is_right_and_can_be_checked() {
 }
 
 #[test]
+fn a_file_is_not_right_that_the_gateway_would_not_start_with() {
+    let world = World::new();
+    world.write("llmq.toml", "[store]\nurl = \"redis://localhost\"\n");
+    let parts = ["store.url: there is no store in Redis yet: use sqlite:PATH or memory:"];
+    world.run("config check --config llmq.toml").says(2, &parts);
+    world.run("serve --mock --config llmq.toml").says(2, &parts);
+    let key = "[upstreams.a]\nprovider = \"openai\"\napi_key = { env = \"LLMQ_NO_KEY\" }\n";
+    world.write("llmq.toml", key);
+    world.run("config check --config llmq.toml").says(
+        0,
+        &[
+            "llmq.toml is right",
+            "upstreams.a.api_key: the variable LLMQ_NO_KEY is not set here",
+        ],
+    );
+}
+
+#[test]
 fn all_mistakes_of_a_file_are_told_at_once() {
     let world = World::new();
     world.write(

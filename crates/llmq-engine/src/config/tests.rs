@@ -210,7 +210,7 @@ fn all_mistakes_are_told_at_once_each_with_its_path() {
         "server.max_wait: 60 is not a length of time: write it like \"500ms\", \"60s\" or \"10m\"",
         "server.max_wiat: there is no such setting; did you mean `max_wait`?",
         "store.high_watermark: 1.2 is out of range, use 0.5 to 1",
-        "store.url: is no store: use sqlite:PATH, memory:, redis://…, rediss://… or redis-cluster://…",
+        "store.url: is no store: use sqlite:PATH or memory:",
         "surprise: there is no such setting",
         "upstreams.a.provider: \"openia\" is none of \"openai\", \"anthropic\", \"azure\", \"mock\"",
     ];

@@ -225,10 +225,7 @@ pub(super) fn masked_key(value: &Value) -> String {
 
 pub(super) fn store_url(found: &Found<'_>) -> Read<StoreUrl> {
     let url = text(found)?;
-    StoreUrl::parse(&url).ok_or_else(|| {
-        "is no store: use sqlite:PATH, memory:, redis://…, rediss://… or redis-cluster://…"
-            .to_owned()
-    })
+    StoreUrl::parse(&url).ok_or_else(|| "is no store: use sqlite:PATH or memory:".to_owned())
 }
 
 /// A store's address without the password in it.
