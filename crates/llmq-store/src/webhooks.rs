@@ -65,7 +65,7 @@ impl Endpoint {
 
 /// What webhooks are told of, by name. The steps of a job on its way, and of an upstream, are for
 /// those who watch ([`Events`](crate::Events)).
-pub const OFFERED: [&str; 23] = [
+pub const OFFERED: [&str; 16] = [
     "request.completed",
     "request.failed",
     "request.expired",
@@ -74,13 +74,6 @@ pub const OFFERED: [&str; 23] = [
     "batch.failed",
     "batch.expired",
     "batch.cancelled",
-    "task.created",
-    "task.updated",
-    "task.started",
-    "task.progress",
-    "task.completed",
-    "task.failed",
-    "task.cancelled",
     "queue.paused",
     "queue.resumed",
     "quota.warning",
