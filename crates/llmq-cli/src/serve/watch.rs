@@ -98,7 +98,8 @@ impl Watch {
             }
             // Said however quiet: somebody believes that it is otherwise.
             Err(why) => {
-                tracing::error!("settings_refused, the old ones stay in force: {why}");
+                tracing::error!(%why, "settings_refused");
+                say!("the changed settings are refused, and those of before stay: {why}");
             }
         }
     }

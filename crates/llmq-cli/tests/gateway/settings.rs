@@ -14,7 +14,8 @@ fn limited(count: u32) -> String {
 /// A gateway whose limit has room for two calls, and two more calls that wait.
 fn waiting(world: &World, provider: &Strict) -> (Served, Vec<std::thread::JoinHandle<u16>>) {
     world.write("llmq.toml", config(provider.addr(), &limited(2)));
-    let served = Served::start(world, "--config llmq.toml --store sqlite:kept.db");
+    let line = "--config llmq.toml --store sqlite:kept.db --log log.jsonl --log-format json";
+    let served = Served::start(world, line);
     assert_eq!(served.calls(2, ""), [200, 200]);
     let later = served.later(2);
     served.wait_until("/api/queues", "\"waiting\":2");
@@ -58,6 +59,11 @@ fn what_cannot_be_used_is_refused_whole_with_its_reason() {
         served.running.signal("-HUP");
         let said = served.running.wait_for("settings_refused");
         assert!(said.contains(reason), "{reason}: {said}");
+        // Who looks for the event in the log finds it by its name.
+        let log = std::fs::read_to_string(world.path("log.jsonl")).unwrap();
+        let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        assert_eq!(last["fields"]["message"], "settings_refused");
+        assert!(last["fields"]["why"].as_str().unwrap().contains(reason));
     }
     let (_, queues) = get(served.addr, "/api/queues", "");
     assert!(
