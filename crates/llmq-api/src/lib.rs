@@ -25,8 +25,8 @@ pub use queues::{
     UpstreamState,
 };
 pub use requests::{
-    AcceptedRequests, CreateRequest, CreateRequests, RequestError, RequestList, RequestState,
-    RequestUsage,
+    Accepted, AcceptedRequests, CreateRequest, CreateRequests, HandedIn, RequestError, RequestList,
+    RequestState, RequestUsage,
 };
 pub use stats::{Health, HealthWord, RequestCounts, Stats};
 pub use webhooks::{

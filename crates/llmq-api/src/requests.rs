@@ -75,6 +75,28 @@ pub struct CreateRequests {
     pub requests: Vec<CreateRequest>,
 }
 
+/// What `POST /api/requests` takes.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum HandedIn {
+    /// One request.
+    One(Box<CreateRequest>),
+    /// Many at once.
+    Many(CreateRequests),
+}
+
+/// What `POST /api/requests` answers: in the form of what was handed in.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Accepted {
+    /// One request.
+    One(Box<RequestState>),
+    /// Many at once.
+    Many(AcceptedRequests),
+}
+
 /// An accepted request, as it is now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

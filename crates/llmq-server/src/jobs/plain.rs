@@ -212,12 +212,16 @@ pub(crate) async fn accepted(gateway: &Gateway, incoming: &Incoming, model: &Mod
 
 /// 202: where to ask for it (RFC 7240, 4.1).
 fn told_of(gateway: &Gateway, incoming: &Incoming, accepted: &Standing) -> Reply {
-    let location = format!("/api/requests/{}", accepted.job.id);
+    let id = accepted.job.id.to_string();
+    let location = format!("/api/requests/{id}");
     let state = gateway.desk.state(accepted);
     let mut response = (StatusCode::ACCEPTED, Json(state)).into_response();
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::try_from(location) {
         headers.insert(LOCATION, location);
+    }
+    if let Ok(id) = HeaderValue::try_from(id) {
+        headers.insert("x-llmq-request-id", id);
     }
     if goes_on(incoming) {
         let applied = HeaderValue::from_static("respond-async");

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use llmq_api::{
-    AcceptedRequests, CreateRequest, CreateRequests, ProblemBody, RequestList, RequestState,
+    Accepted, AcceptedRequests, CreateRequest, HandedIn, ProblemBody, RequestList, RequestState,
 };
 use llmq_engine::jobs::AWAITED;
 use llmq_provider::Operation;
@@ -66,9 +66,9 @@ impl Gateway {
     path = "/api/requests",
     tag = "requests",
     operation_id = "create_request",
-    request_body(content((CreateRequest = "application/json"), (CreateRequests = "application/json"))),
+    request_body = HandedIn,
     responses(
-        (status = 202, description = "Accepted: one state, or `requests` in order.", body = RequestState),
+        (status = 202, description = "Accepted: one state, or `requests` in order.", body = Accepted),
         (status = 200, description = "With `wait_for_completion`: the request at its end.", body = RequestState),
         (status = 400, description = "What is wrong, and where.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 401, description = "A key is needed.", body = ProblemBody, content_type = "application/problem+json"),
@@ -163,7 +163,8 @@ async fn create_many(
     let accepted = gateway.desk.accept_many(jobs).await?;
     let requests = accepted.iter().map(|one| gateway.desk.state(one));
     let requests = requests.collect();
-    Ok((StatusCode::ACCEPTED, Json(AcceptedRequests { requests })).into_response())
+    let all = Accepted::Many(AcceptedRequests { requests });
+    Ok((StatusCode::ACCEPTED, Json(all)).into_response())
 }
 
 /// The caller's trace, which goes on to the provider.
@@ -197,8 +198,8 @@ async fn has_room(gateway: &Gateway, caller: &Caller, jobs: &[NewJob]) -> Result
 
 fn told(gateway: &Gateway, standing: &Standing, status: StatusCode) -> Response {
     let location = format!("/api/requests/{}", standing.job.id);
-    let state = gateway.desk.state(standing);
-    let mut response = (status, Json(state)).into_response();
+    let one = Accepted::One(Box::new(gateway.desk.state(standing)));
+    let mut response = (status, Json(one)).into_response();
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -300,6 +301,7 @@ async fn show(
     params(("id" = String, Path, description = "Its `queue_id`.")),
     responses(
         (status = 200, description = "The provider's answer."),
+        (status = "default", description = "It failed: the provider's own status and body, or a problem document where no provider answered; or it cannot be told."),
         (status = 202, description = "It has not ended.", body = RequestState),
         (status = 404, description = "There is none of that id.", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "It was cancelled.", body = ProblemBody, content_type = "application/problem+json"),

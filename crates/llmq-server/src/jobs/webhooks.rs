@@ -62,6 +62,7 @@ pub(super) fn routes() -> super::Routes {
     responses(
         (status = 201, description = "The endpoint, with its secret.", body = WebhookWithSecret),
         (status = 400, description = "What is wrong, and where.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "There are as many as there may be.", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 async fn create(

@@ -1,6 +1,7 @@
 //! `GET /openapi.json`: made from the routes themselves, so that none can be left out.
 
 mod calls;
+mod errors;
 
 use std::sync::{Arc, LazyLock};
 
@@ -77,6 +78,7 @@ pub(crate) fn document() -> OpenApi {
     document.merge(crate::jobs::routes().into_openapi());
     document.merge(crate::openai::routes().into_openapi());
     calls::describe(&mut document);
+    errors::describe(&mut document);
     document
 }
 
@@ -89,6 +91,7 @@ fn about() -> OpenApi {
         ));
     let key = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     let components = calls::components(ComponentsBuilder::new().security_scheme("key", key));
+    let components = errors::components(components);
     OpenApiBuilder::new()
         .info(info)
         .components(Some(components.build()))
@@ -137,8 +140,39 @@ mod tests {
         let mut responses = Vec::new();
         all(&json["paths"], "responses", &mut responses);
         for response in responses.iter().flat_map(|all| all.as_object().unwrap()) {
-            assert!(response.1["description"].is_string(), "{response:?}");
+            let is_told = response.1["description"].is_string() || response.1["$ref"].is_string();
+            assert!(is_told, "{response:?}");
         }
+    }
+
+    /// What a client is made of: a status that is not described cannot be read.
+    #[test]
+    fn every_operation_says_what_else_it_may_answer() {
+        let json = json();
+        for (path, item) in json["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let answers = &operation["responses"];
+                assert!(answers.get("default").is_some(), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_request_and_many_have_a_form_each_on_their_way_in_and_out() {
+        let create = &json()["paths"]["/api/requests"]["post"];
+        let forms = |place: &Value| {
+            let mut found = Vec::new();
+            all(place, "$ref", &mut found);
+            let names = found.iter().map(|found| found.as_str().unwrap());
+            let names = names.map(|name| name.rsplit('/').next().unwrap().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(forms(&create["requestBody"]), ["HandedIn"]);
+        assert_eq!(forms(&create["responses"]["202"]), ["Accepted"]);
+        let json = json();
+        let of = |name: &str| forms(&json["components"]["schemas"][name]);
+        assert_eq!(of("HandedIn"), ["CreateRequest", "CreateRequests"]);
+        assert_eq!(of("Accepted"), ["RequestState", "AcceptedRequests"]);
     }
 
     /// A change of the public face is seen where it is reviewed.

@@ -27,6 +27,13 @@ async fn a_call_that_prefers_it_is_answered_at_once_and_finished_later() {
     assert_eq!(state["priority"], 50, "accepted jobs are normal");
     let id = state["queue_id"].as_str().unwrap();
     assert_eq!(got.header("location"), format!("/api/requests/{id}"));
+    assert_eq!(got.header("x-llmq-request-id"), id);
+    // Nothing is described that is not there.
+    let described = world.get("/openapi.json").await.json();
+    let described = &described["paths"][PATH]["post"]["responses"]["202"]["headers"];
+    for name in described.as_object().unwrap().keys() {
+        assert_ne!(got.header(&name.to_lowercase()), "", "{name}");
+    }
     assert_eq!(world.end(id).await["status"], "completed");
 }
 

@@ -42,7 +42,8 @@ const ASKS: [(&str, &str); 9] = [
     (
         "Prefer",
         "`respond-async`: accept it and answer 202 at once, or, with `wait=30`, when it could not \
-         be sent in so many seconds (RFC 7240). `wait=30` alone is a wait of so long.",
+         be sent in so many seconds (RFC 7240); a stream is answered as one all the same. \
+         `wait=30` alone is a wait of so long.",
     ),
     (
         "Idempotency-Key",
@@ -75,6 +76,15 @@ const TELLS: [(&str, &str); 5] = [
     ("X-LLMQ-Upstream", "Who was asked last."),
 ];
 
+/// What it says that a call was accepted instead.
+const ACCEPTED: [(&str, &str); 2] = [
+    ("Location", "Where to ask for it: `/api/requests/{id}`."),
+    (
+        "Preference-Applied",
+        "`respond-async`, where that was asked for (RFC 7240).",
+    ),
+];
+
 /// What a refusal says beside.
 const REFUSALS: [(&str, &str); 2] = [
     (
@@ -92,7 +102,7 @@ pub(super) fn components(mut components: ComponentsBuilder) -> ComponentsBuilder
     for (name, text) in ASKS {
         components = components.parameter(key(name), parameter(name, ParameterIn::Header, text));
     }
-    for (name, text) in TELLS.into_iter().chain(REFUSALS) {
+    for (name, text) in TELLS.into_iter().chain(ACCEPTED).chain(REFUSALS) {
         components = components.header(name, header(text));
     }
     components
@@ -162,17 +172,20 @@ fn posted(mut described: OperationBuilder, whose: &str) -> OperationBuilder {
         }
         answer
     };
-    let says = |text: &str| told(ResponseBuilder::new().description(text), &TELLS);
+    let answer = |text: &str| ResponseBuilder::new().description(text);
+    let says = |text: &str| told(answer(text), &TELLS);
     let refuses = |text: &str| told(says(text), &REFUSALS);
     let accepted = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name("RequestState")))
         .build();
-    let answer = format!("{whose} answer, byte for byte; a stream where one was asked for.");
+    // It was not sent yet: its number is all that can be told of its way.
+    let accepts = |text: &str| told(told(answer(text), &TELLS[..1]), &ACCEPTED);
+    let whole = format!("{whose} answer, byte for byte; a stream where one was asked for.");
     described
-        .response("200", says(&answer).build())
+        .response("200", says(&whole).build())
         .response(
             "202",
-            says(
+            accepts(
                 "It is on disk and finished later: asked for by `Prefer: respond-async`, or since \
                  nobody can serve it now (`on_unavailable = \"queue\"`).",
             )
@@ -218,7 +231,8 @@ fn describe_model(document: &mut OpenApi) {
         .response(
             "404",
             answer("There is none; those that the key may use are listed."),
-        );
+        )
+        .response("default", answer("An error in either API's form."));
     let item = PathItem::new(HttpMethod::Get, described.build());
     let path = "/v1/models/{model}".to_owned();
     document.paths.paths.insert(path, item);

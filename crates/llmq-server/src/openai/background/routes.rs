@@ -87,6 +87,11 @@ pub(crate) async fn kept(
         (&Method::POST, "cancel") => cancel(gateway, job.id).await,
         (_, "") => wrong_method("GET"),
         (_, "cancel") => wrong_method("POST"),
+        (_, "input_items") => refused(&Refusal::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "the input items of a response in the background are not kept",
+        )),
         _ => refused(&unknown(rest)),
     })
 }
