@@ -1,6 +1,7 @@
 //! Asking a running server.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read};
 use std::pin::Pin;
@@ -53,6 +54,9 @@ pub(crate) struct ServerArgs {
     /// How long to wait for its answer
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time, global = true)]
     timeout: Duration,
+    /// What names the server.
+    #[arg(skip = "--base-url or LLMQ_BASE_URL")]
+    named_by: &'static str,
     /// Once this is cancelled nothing is waited for: what is asked fails with [`INTERRUPTED`].
     #[arg(skip)]
     leave: CancellationToken,
@@ -82,14 +86,15 @@ impl<T> Asked<T> {
 }
 
 impl ServerArgs {
-    /// The server at `url`, with the path of its API or without, and the key of the environment;
-    /// asked until `leave` is cancelled.
+    /// The server at `url` of `--server`, with the path of its API or without, and the key of the
+    /// environment; asked until `leave` is cancelled.
     pub(crate) fn of(url: &str, timeout: Duration, leave: CancellationToken) -> Self {
         let key = std::env::var("LLMQ_API_KEY").ok();
         Self {
-            base_url: root(url).to_owned(),
+            base_url: url.to_owned(),
             api_key: key.filter(|key| !key.is_empty()).map(Secret::new),
             timeout,
+            named_by: "--server",
             leave,
         }
     }
@@ -258,9 +263,8 @@ impl ServerArgs {
         path: &str,
         parcel: Option<Parcel>,
     ) -> Result<Response<Incoming>, Failure> {
-        let uri: Uri = format!("{}{path}", self.base_url.trim_end_matches('/'))
-            .parse()
-            .map_err(|error| Failure::usage(format!("--base-url {}: {error}", self.base_url)))?;
+        let root = root(&self.base_url).ok_or_else(|| no_server(self.named_by, &self.base_url))?;
+        let uri = format!("{root}{path}");
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(key) = &self.api_key {
             request = request.header("authorization", format!("Bearer {}", key.expose()));
@@ -275,7 +279,7 @@ impl ServerArgs {
         }
         let request = request
             .body(body)
-            .map_err(|error| Failure::usage(format!("--base-url or --api-key: {error}")))?;
+            .map_err(|error| Failure::usage(format!("{} or the key: {error}", self.named_by)))?;
         let connector = HttpsConnectorBuilder::new()
             .with_native_roots()
             .map_err(|error| Failure::wrong(&error))?
@@ -284,7 +288,14 @@ impl ServerArgs {
             .build();
         let client = HttpClient::builder(TokioExecutor::new()).build(connector);
         let response = client.request(request).await;
-        response.map_err(|error| self.unreachable(&with_causes(&error)))
+        response.map_err(|error| match error.is_connect() {
+            true => self.unreachable(&format!(
+                "{}; is `llmq serve` running there? {} names another",
+                first_cause(&error),
+                self.named_by
+            )),
+            false => self.unreachable(&with_causes(&error)),
+        })
     }
 
     async fn whole(&self, body: Incoming) -> Result<Bytes, Failure> {
@@ -417,10 +428,29 @@ pub(crate) fn escaped(text: &str) -> String {
         .collect()
 }
 
-/// A server's address as people write it, with the path of its API or without: without.
-pub(crate) fn root(url: &str) -> &str {
+/// A server's address as people write it, with the path of its API or without: without. None: it
+/// is no address of a server.
+pub(crate) fn root(url: &str) -> Option<&str> {
+    let uri: Uri = url.parse().ok()?;
+    let speaks_http = matches!(uri.scheme_str(), Some("http" | "https"));
     let url = url.trim_end_matches('/');
-    url.strip_suffix("/v1").unwrap_or(url)
+    speaks_http.then(|| url.strip_suffix("/v1").unwrap_or(url))
+}
+
+/// What was given is no address of a server.
+pub(crate) fn no_server(named_by: &str, url: &str) -> Failure {
+    Failure::usage(format!(
+        "{named_by}: {url:?} is no address of a server: write it like http://localhost:8080"
+    ))
+}
+
+/// What the system said, without the layers between.
+fn first_cause(error: &dyn Error) -> String {
+    let mut first = error;
+    while let Some(cause) = first.source() {
+        first = cause;
+    }
+    first.to_string()
 }
 
 /// An answer that says no: for now, or for good.
@@ -479,7 +509,10 @@ mod tests {
             "http://h:1/v1",
             "http://h:1/v1/",
         ] {
-            assert_eq!(root(url), "http://h:1", "{url}");
+            assert_eq!(root(url), Some("http://h:1"), "{url}");
+        }
+        for url in ["localhost:8080", "nonsense", "ftp://h", "http://", ""] {
+            assert_eq!(root(url), None, "{url}");
         }
     }
 

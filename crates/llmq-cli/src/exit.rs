@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use console::style;
+use llmq_store_sqlite::OpenError;
 
 /// Everything is done.
 pub(crate) const DONE: u8 = 0;
@@ -38,6 +39,15 @@ impl Failure {
     /// The same from an error, with its causes.
     pub(crate) fn wrong(error: &dyn Error) -> Self {
         Self::usage(with_causes(error))
+    }
+
+    /// A store cannot be opened: the wrong one was named, or it cannot be used here, or what is in
+    /// it is damaged.
+    pub(crate) fn of_store(error: &OpenError) -> Self {
+        Self {
+            code: if error.is_damage() { FAILED } else { USAGE },
+            message: with_causes(error),
+        }
     }
 
     /// Ends with `code` without another word.

@@ -12,10 +12,10 @@ use llmq_strict::Charge;
 
 use crate::cli::{Format, Global};
 use crate::descriptors;
-use crate::exit::{FAILED, Failure};
+use crate::exit::Failure;
 use crate::output;
 use crate::signals::Signals;
-use crate::text::{grouped, span, time};
+use crate::text::{address, grouped, span, time};
 
 /// A stand-in provider with real limits, headers and faults. Speaks OpenAI and Anthropic,
 /// streaming too; GET /mock/report shows its books, and it prints them when it ends.
@@ -27,7 +27,7 @@ Examples:
   llmq mock --fail 0.05 --outage 10s-20s --foreign requests=10/s")]
 pub(crate) struct MockArgs {
     /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8099")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8099", value_parser = address)]
     listen: SocketAddr,
     /// A limit to enforce, such as requests=2k/10s; may be repeated
     #[arg(long = "limit", value_name = "KIND=COUNT/PERIOD")]
@@ -162,9 +162,10 @@ fn config(args: &MockArgs) -> Result<MockConfig, Failure> {
 async fn serve(config: MockConfig, global: &Global) -> Result<Report, Failure> {
     let listen = config.listen;
     let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
-    let server = MockServer::start(config).await.map_err(|error| Failure {
-        code: FAILED,
-        message: format!("cannot start on {listen}: {error}"),
+    let server = MockServer::start(config).await.map_err(|error| {
+        Failure::usage(format!(
+            "cannot listen on {listen}: {error}; --listen names another address"
+        ))
     })?;
     if !global.quiet {
         let addr = server.addr();

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use llmq_core::Clock;
 use llmq_engine::SystemClock;
-use llmq_store_sqlite::{Checked, OpenError, Place, backup, check, compact};
+use llmq_store_sqlite::{Checked, Place, backup, check, compact};
 use serde::Serialize;
 
 use crate::cli::{Format, Global};
-use crate::exit::{FAILED, Failure, with_causes};
+use crate::exit::{FAILED, Failure};
 use crate::output;
 
 /// The embedded store's file: check it, copy it while it is in use, make it small.
@@ -62,7 +62,7 @@ pub(crate) fn store(args: StoreArgs, global: &Global) -> Result<(), Failure> {
     let path = path_of(&args.store)?;
     match args.command {
         StoreCommand::Check { history } => {
-            let checked = check(&path, history).map_err(|error| failure(&error))?;
+            let checked = check(&path, history).map_err(|error| Failure::of_store(&error))?;
             show(&checked, history, global.format)?;
             if checked.is_sound() {
                 Ok(())
@@ -72,13 +72,13 @@ pub(crate) fn store(args: StoreArgs, global: &Global) -> Result<(), Failure> {
             }
         }
         StoreCommand::Backup { to } => {
-            let bytes = backup(&path, &to).map_err(|error| failure(&error))?;
+            let bytes = backup(&path, &to).map_err(|error| Failure::of_store(&error))?;
             say!("{} bytes in {}", bytes, to.display());
             Ok(())
         }
         StoreCommand::Compact => {
             let now = SystemClock::new().now().wall;
-            let (before, after) = compact(&path, now).map_err(|error| failure(&error))?;
+            let (before, after) = compact(&path, now).map_err(|error| Failure::of_store(&error))?;
             say!("{before} bytes before, {after} after");
             Ok(())
         }
@@ -96,19 +96,6 @@ fn path_of(store: &str) -> Result<PathBuf, Failure> {
             "memory: ends with its process, so there is nothing to look after",
         )),
         Err(error) => Err(Failure::wrong(&error)),
-    }
-}
-
-fn failure(error: &OpenError) -> Failure {
-    let message = with_causes(error);
-    match error {
-        OpenError::File { .. } | OpenError::Foreign { .. } | OpenError::Newer { .. } => {
-            Failure::usage(message)
-        }
-        _ => Failure {
-            code: FAILED,
-            message,
-        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! Figures as people read them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -71,6 +72,11 @@ pub(crate) fn dollars(amount: f64) -> String {
     } else {
         format!("${amount:.2}")
     }
+}
+
+/// Where to listen, as a flag says it.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    llmq_engine::config::parse_address(text)
 }
 
 /// A length of time of a flag.

@@ -57,6 +57,17 @@ pub enum OpenError {
         /// The database.
         path: PathBuf,
     },
+    /// There is no directory that it could be in.
+    #[error(
+        "cannot open the store {}: there is no directory {}; create it or choose another store",
+        .path.display(), .directory.display()
+    )]
+    NoDirectory {
+        /// The database.
+        path: PathBuf,
+        /// What is not there.
+        directory: PathBuf,
+    },
     /// The file cannot be created, locked or read.
     #[error("cannot open the store {}", .path.display())]
     File {
@@ -81,6 +92,22 @@ pub enum OpenError {
         /// What SQLite said.
         source: Arc<dyn Error + Send + Sync>,
     },
+}
+
+impl OpenError {
+    /// Whether the file is not what an llmq wrote, though it should be: a backup may help. Else the
+    /// wrong one was named, somebody else has it, or it cannot be opened here.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Database { source, .. } => source
+                .downcast_ref::<rusqlite::Error>()
+                .and_then(rusqlite::Error::sqlite_error_code)
+                .is_some_and(|code| code == ErrorCode::DatabaseCorrupt),
+            _ => false,
+        }
+    }
 }
 
 /// What is told of an error of SQLite.

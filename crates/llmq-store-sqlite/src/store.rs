@@ -335,9 +335,17 @@ fn real(path: &Path) -> Result<PathBuf, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => within_its_directory(path),
         found => found,
     };
-    found.map_err(|source| OpenError::File {
-        path: path.to_owned(),
-        source,
+    found.map_err(|source| match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() && !directory.exists() => {
+            OpenError::NoDirectory {
+                path: path.to_owned(),
+                directory: directory.to_owned(),
+            }
+        }
+        _ => OpenError::File {
+            path: path.to_owned(),
+            source,
+        },
     })
 }
 

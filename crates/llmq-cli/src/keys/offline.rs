@@ -31,15 +31,14 @@ impl Offline {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::wrong(&error))?;
         let clock = SystemClock::new();
-        let store = Store::open(place, clock.now().wall).map_err(|error| match &error {
-            OpenError::Owned { .. } => Failure {
-                code: FAILED,
-                message: format!(
-                    "{}: while a server runs, leave --store out and ask it (--base-url)",
-                    with_causes(&error)
-                ),
-            },
-            _ => failed(&error),
+        let store = Store::open(place, clock.now().wall).map_err(|error| {
+            let mut failure = Failure::of_store(&error);
+            if let OpenError::Owned { .. } = error {
+                failure
+                    .message
+                    .push_str(": while a server runs, leave --store out and ask it (--base-url)");
+            }
+            failure
         })?;
         let options = KeyRingOptions {
             auth: AuthPolicy::Keys,

@@ -21,10 +21,10 @@ use llmq_store_sqlite::{Options, Place, Store};
 use crate::cli::{ConfigFile, Global};
 use crate::config;
 use crate::descriptors;
-use crate::exit::{FAILED, Failure, with_causes};
+use crate::exit::{Failure, with_causes};
 use crate::log::{self, LogArgs, LogFormat};
 use crate::signals::Signals;
-use crate::text::grouped;
+use crate::text::{address, grouped};
 use source::{Found, Source, stand_in};
 use watch::Watch;
 
@@ -43,7 +43,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     config: ConfigFile,
     /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Serve from a stand-in provider inside: no key, no cost
     #[arg(long)]
@@ -110,9 +110,10 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     let listen = settings.server.listen;
     let listener = tokio::net::TcpListener::bind(listen)
         .await
-        .map_err(|error| Failure {
-            code: FAILED,
-            message: format!("cannot listen on {listen}: {error}; --listen names another address"),
+        .map_err(|error| {
+            Failure::usage(format!(
+                "cannot listen on {listen}: {error}; --listen names another address"
+            ))
         })?;
     // Stopped first, so that calls in line still get their turn.
     let accepting = Tasks::new();
@@ -207,7 +208,7 @@ fn open_store(
         ..Options::default()
     };
     let store = Store::open_with(&place, options, clock.now().wall);
-    store.map_err(|error| Failure::wrong(&error))
+    store.map_err(|error| Failure::of_store(&error))
 }
 
 /// One line a call, where it was asked for.

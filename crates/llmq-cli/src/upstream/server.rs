@@ -5,7 +5,7 @@ use llmq_provider::Timeouts;
 
 use super::args::ProviderArgs;
 use super::choose::{Chosen, ChosenUpstream, Key, at};
-use crate::client::root;
+use crate::client::{no_server, root};
 use crate::exit::Failure;
 use crate::limits::LimitArgs;
 
@@ -24,7 +24,8 @@ pub(crate) fn through(
              API the calls are made in",
         ));
     }
-    let settings = at(provider, format!("{}/v1", root(server)), args.timeout);
+    let root = root(server).ok_or_else(|| no_server("--server", server))?;
+    let settings = at(provider, format!("{root}/v1"), args.timeout);
     let host = settings.host();
     let chosen = ChosenUpstream {
         name: match model {
@@ -81,6 +82,15 @@ mod tests {
             assert_eq!(upstream.headers["x-llmq-max-wait"], "30000ms");
             assert!(!upstream.learn && upstream.limits.is_empty());
         }
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_by_the_flag_that_was_given() {
+        let args = ProviderArgs::default();
+        let refused = through("nonsense", &args, &LimitArgs::default(), Some("m"));
+        let message = refused.unwrap_err().message;
+        assert!(message.contains("--server: \"nonsense\""), "{message}");
+        assert!(message.contains("http://localhost:8080"), "{message}");
     }
 
     #[test]

@@ -6,14 +6,15 @@ use clap::Args;
 use llmq_client::webhooks::{Handling, Receiver, Verifier};
 
 use crate::cli::Global;
-use crate::exit::{FAILED, Failure, with_causes};
+use crate::exit::{Failure, with_causes};
 use crate::output;
 use crate::signals::Signals;
+use crate::text::address;
 
 #[derive(Debug, Args)]
 pub(super) struct ListenArgs {
     /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000", value_parser = address)]
     listen: SocketAddr,
     /// A secret that signs the messages, whsec_…; may be repeated
     #[arg(
@@ -40,9 +41,9 @@ async fn run(args: &ListenArgs, global: &Global) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("--secret: {error}")))?;
     let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
     let receiver = Receiver::bind(args.listen, verifier).await;
-    let receiver = receiver.map_err(|error| Failure {
-        code: FAILED,
-        message: with_causes(&error),
+    let receiver = receiver.map_err(|error| {
+        let why = with_causes(&error);
+        Failure::usage(format!("{why}; --listen names another address"))
     })?;
     if !global.quiet {
         say!("listening: http://{}; Ctrl-C ends it", receiver.addr());

@@ -19,8 +19,17 @@ fn mistakes_and_servers_that_are_not_there_have_their_exit_codes() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = free.local_addr().unwrap();
     drop(free);
-    keys(nobody, "llmq_x", "list").says(3, &["cannot ask http://127.0.0.1"]);
-    keys(nobody, "", "list --base-url localhost").says(2, &["--base-url"]);
+    keys(nobody, "llmq_x", "list").says(
+        3,
+        &[
+            "cannot ask http://127.0.0.1",
+            "; is `llmq serve` running there? --base-url or LLMQ_BASE_URL names another",
+        ],
+    );
+    for wrong in ["localhost", "localhost:8080", "ftp://localhost"] {
+        let how = "is no address of a server: write it like http://localhost:8080";
+        keys(nobody, "", &format!("list --base-url {wrong}")).says(2, &["--base-url", how]);
+    }
     keys(nobody, "", "list --timeout x").says(2, &["--timeout"]);
     keys(nobody, "", "revoke 7").says(2, &["<ID>"]);
     keys(nobody, "", "create a --scope write").says(2, &["call, read or manage"]);

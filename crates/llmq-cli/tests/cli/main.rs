@@ -12,6 +12,7 @@ mod running;
 
 mod bad_input;
 mod keys;
+mod places;
 mod plan;
 mod rows;
 mod settings;

@@ -42,7 +42,7 @@ fn the_first_key_of_a_server_that_others_reach_is_made_before_it_runs() {
     // Whoever owns the store is asked instead.
     let refused = world.run(&format!("keys list {store}"));
     refused.says(
-        1,
+        2,
         &[
             "in use by process",
             &running.pid().to_string(),

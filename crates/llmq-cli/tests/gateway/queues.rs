@@ -19,6 +19,9 @@ fn queues_are_listed_shown_and_steered() {
         list.stdout.contains("org/m  running  0        0"),
         "{list:?}"
     );
+    // As SDKs are given it.
+    let same = queues(&format!("list --base-url http://{}/v1", served.addr));
+    assert_eq!(same.stdout, list.stdout, "{same:?}");
     let show = queues("show org/m");
     for part in ["one/org/m", "usable", "requests=50/1m", "0 %"] {
         assert!(show.stdout.contains(part), "{part}: {show:?}");

@@ -27,6 +27,7 @@ pub use settings::{
     WebhookSettings, stated_routes,
 };
 pub use source::{Config, Entry, Origin};
+pub use values::parse_address;
 
 /// Every setting with its default and a sentence about it; `llmq config default` prints it.
 pub const DEFAULT_TOML: &str = include_str!("../../../../llmq.default.toml");

@@ -346,10 +346,14 @@ const SECTIONS: [&str; 8] = [
 /// Stands for every key; no TOML key is asked for by this name.
 const ANY_KEY: &str = "*";
 
+/// So many settings of one section can be told in a sentence.
+const FEW: usize = 12;
+
 fn unknown(key: &str, known: &[&'static str]) -> String {
     match alike(key, known.iter().copied()) {
         Some(meant) => format!("there is no such setting; did you mean `{meant}`?"),
-        None => "there is no such setting".to_owned(),
+        None if known.is_empty() || known.len() > FEW => "there is no such setting".to_owned(),
+        None => format!("there is no such setting; there are {}", known.join(", ")),
     }
 }
 

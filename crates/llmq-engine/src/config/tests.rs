@@ -211,10 +211,23 @@ fn all_mistakes_are_told_at_once_each_with_its_path() {
         "server.max_wiat: there is no such setting; did you mean `max_wait`?",
         "store.high_watermark: 1.2 is out of range, use 0.5 to 1",
         "store.url: is no store: use sqlite:PATH or memory:",
-        "surprise: there is no such setting",
+        "surprise: there is no such setting; there are environment, record_llm_responses, server, store, upstreams, models, limits, quota, retry, webhooks",
         "upstreams.a.provider: \"openia\" is none of \"openai\", \"anthropic\", \"azure\", \"mock\"",
     ];
     assert_eq!(told, expected);
+}
+
+/// `rmp` is too unlike `rpm` for a guess, and was refused without a word on what there is.
+#[test]
+fn a_short_name_that_is_misspelt_is_told_those_that_there_are() {
+    let told = mistakes(
+        "[upstreams.a]\nprovider = \"mock\"\n[models.m]\n\
+         upstreams = [ { upstream = \"a\", limits = { rmp = 5 } } ]",
+    );
+    let known = "rpm, rpd, tpm, tpd, itpm, otpm, concurrency, custom";
+    let expected =
+        format!("models.m.upstreams[0].limits.rmp: there is no such setting; there are {known}");
+    assert_eq!(told, [expected]);
 }
 
 #[test]

@@ -173,10 +173,18 @@ pub(super) fn bytes(found: &Found<'_>) -> Read<u64> {
 }
 
 pub(super) fn address(found: &Found<'_>) -> Read<SocketAddr> {
-    let text = text(found)?;
+    parse_address(&text(found)?)
+}
+
+/// Where to listen, such as `127.0.0.1:8080` or `localhost:8080`.
+///
+/// # Errors
+///
+/// The text is no address with a port; says how to write one.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let address = match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
-        None => text.clone(),
+        None => text.to_owned(),
     };
     let wrong = |_| format!("{text:?} is not an address: write it like \"127.0.0.1:8080\"");
     address.parse().map_err(wrong)
