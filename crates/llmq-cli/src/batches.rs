@@ -36,13 +36,19 @@ pub(crate) struct BatchesArgs {
 #[derive(Debug, Subcommand)]
 enum BatchesCommand {
     /// Hand in a file of calls, in OpenAI's batch form
+    #[command(after_help = "\
+Examples:
+  llmq batches create calls.jsonl --wait
+  llmq batches create calls.jsonl --completion-window 2h --metadata job=nightly")]
     Create(CreateArgs),
     /// Show one
+    #[command(after_help = "Example:\n  llmq batches get batch_0198c0de7a11700080000000000000aa")]
     Get {
         /// Its id
         id: String,
     },
     /// List them, newest first
+    #[command(after_help = "Example:\n  llmq batches list --limit 5")]
     List {
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 20)]
@@ -52,11 +58,17 @@ enum BatchesCommand {
         after: Option<String>,
     },
     /// End one early; what is done is kept
+    #[command(after_help = "\
+Example:
+  llmq batches cancel batch_0198c0de7a11700080000000000000aa")]
     Cancel {
         /// Its id
         id: String,
     },
     /// Print the answers of one that has ended, and what failed
+    #[command(after_help = "\
+Example:
+  llmq batches results batch_0198c0de7a11700080000000000000aa > results.jsonl")]
     Results {
         /// Its id
         id: String,

@@ -142,11 +142,20 @@ mod tests {
 
     #[test]
     fn every_command_helps_with_an_example() {
-        for command in Cli::command().get_subcommands() {
-            let mut command = command.clone().term_width(100);
-            let help = command.render_long_help().to_string();
-            assert!(help.contains("Example"), "{}", command.get_name());
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let mut shown = command.clone().term_width(100);
+            let help = shown.render_long_help().to_string();
+            // It is one of this command, and none of what it belongs to.
+            let examples = help.split_once("Example").map(|(_, examples)| examples);
+            assert!(
+                examples.is_some_and(|examples| examples.contains(&path)),
+                "{path}"
+            );
+            command.get_subcommands().for_each(|sub| check(sub, &path));
         }
+        let cli = Cli::command();
+        cli.get_subcommands().for_each(|sub| check(sub, "llmq"));
     }
 
     /// The public face: what changes here changes for every user.

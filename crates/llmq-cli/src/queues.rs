@@ -27,14 +27,19 @@ pub(crate) struct QueuesArgs {
 #[derive(Debug, Subcommand)]
 enum QueuesCommand {
     /// Every queue, a line each
+    #[command(after_help = "Example:\n  llmq queues list --format json")]
     List,
     /// One queue, with its upstreams and their limits
+    #[command(after_help = "Example:\n  llmq queues show gpt-4o-mini")]
     Show(Named),
     /// Take calls and start none; those in flight go on
+    #[command(after_help = "Example:\n  llmq queues pause gpt-4o-mini")]
     Pause(Named),
     /// Go on after a pause or a drain, and open upstreams that wait for a person
+    #[command(after_help = "Example:\n  llmq queues resume gpt-4o-mini")]
     Resume(Named),
     /// Refuse new calls and finish those that wait
+    #[command(after_help = "Example:\n  llmq queues drain gpt-4o-mini")]
     Drain(Named),
 }
 

@@ -39,17 +39,22 @@ pub(crate) struct StoreArgs {
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
     /// Read all of it: structure, checksums of every row, request and answer, counters
+    #[command(after_help = "Example:\n  llmq store check --store sqlite:llmq.db --history")]
     Check {
         /// Hold what it tells of its jobs against the promises too
         #[arg(long)]
         history: bool,
     },
     /// Copy its state at one moment to a new file
+    #[command(after_help = "\
+Example:
+  llmq store backup --store sqlite:llmq.db llmq-2026-01-31.db")]
     Backup {
         /// The new file
         to: PathBuf,
     },
     /// Give back the room of what was removed
+    #[command(after_help = "Example:\n  llmq store compact --store sqlite:llmq.db")]
     Compact,
 }
 

@@ -44,10 +44,16 @@ pub(crate) struct KeysArgs {
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
     /// Make a key; it is printed this once
+    #[command(after_help = "\
+Examples:
+  llmq keys create app --limit rpm=60 --usd-per-day 5 --model gpt-4o-mini
+  llmq keys create admin --scope call,read,manage --store sqlite:llmq.db")]
     Create(Box<CreateArgs>),
     /// List all keys, newest first
+    #[command(after_help = "Example:\n  llmq keys list --format json")]
     List,
     /// Refuse a key from now on
+    #[command(after_help = "Example:\n  llmq keys revoke 0198c0de-7a11-7000-8000-000000000000")]
     Revoke {
         /// The key's id, as `llmq keys list` shows it
         id: Uuid,

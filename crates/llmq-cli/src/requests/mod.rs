@@ -36,8 +36,15 @@ pub(crate) struct RequestsArgs {
 #[derive(Debug, Subcommand)]
 enum RequestsCommand {
     /// Hand in one request, or a file of them
+    #[command(after_help = "\
+Examples:
+  llmq requests submit --model gpt-4o-mini --prompt 'Say hello.' --wait
+  llmq requests submit calls.jsonl --model gpt-4o-mini --priority low --ttl 12h")]
     Submit(Box<SubmitArgs>),
     /// Show one
+    #[command(after_help = "\
+Example:
+  llmq requests get 0198c0de-7a11-7000-8000-000000000000 --wait 30s")]
     Get {
         /// Its queue_id
         id: Uuid,
@@ -46,18 +53,24 @@ enum RequestsCommand {
         wait: Option<Duration>,
     },
     /// List them, newest first
+    #[command(after_help = "Example:\n  llmq requests list --status queued --model gpt-4o-mini")]
     List(ListArgs),
     /// End one that is not wanted any more
+    #[command(after_help = "Example:\n  llmq requests cancel 0198c0de-7a11-7000-8000-000000000000")]
     Cancel {
         /// Its queue_id
         id: Uuid,
     },
     /// Hand one in again that failed, expired or was cancelled
+    #[command(after_help = "Example:\n  llmq requests retry 0198c0de-7a11-7000-8000-000000000000")]
     Retry {
         /// Its queue_id
         id: Uuid,
     },
     /// Print what came of one: the provider's own answer
+    #[command(after_help = "\
+Example:
+  llmq requests result 0198c0de-7a11-7000-8000-000000000000 --wait 10m")]
     Result {
         /// Its queue_id
         id: Uuid,

@@ -42,7 +42,7 @@ Examples:
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen; port 0 takes a free one (default: server.listen, 127.0.0.1:8080)
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Serve from a stand-in provider inside: no key, no cost
@@ -55,7 +55,8 @@ pub(crate) struct ServeArgs {
         requires = "mock"
     )]
     mock_limits: Vec<LimitSpec>,
-    /// Where keys and accepted requests are kept: sqlite:PATH or memory:
+    /// Where keys and accepted requests are kept: sqlite:PATH or memory: (default: store.url,
+    /// sqlite:llmq.db; memory: with --mock)
     #[arg(long, value_name = "URL")]
     store: Option<Place>,
     /// Write a line about each call to FILE, never prompts or answers

@@ -39,32 +39,47 @@ pub(crate) struct WebhooksArgs {
 #[derive(Debug, Subcommand)]
 enum WebhooksCommand {
     /// Make one; its secret is printed this once
+    #[command(after_help = "\
+Example:
+  llmq webhooks add https://example.com/hook --event 'request.*' --event batch.completed")]
     Add(AddArgs),
     /// List them
+    #[command(after_help = "Example:\n  llmq webhooks list --format jsonl")]
     List,
     /// Show one
+    #[command(after_help = "Example:\n  llmq webhooks get 0198c0de-7a11-7000-8000-000000000000")]
     Get {
         /// Its id
         id: Uuid,
     },
     /// Change one; only what is named
+    #[command(after_help = "\
+Examples:
+  llmq webhooks update 0198c0de-7a11-7000-8000-000000000000 --event 'batch.*'
+  llmq webhooks update 0198c0de-7a11-7000-8000-000000000000 --enabled true")]
     Update(UpdateArgs),
     /// Remove one, with what it was still to be told
+    #[command(after_help = "Example:\n  llmq webhooks delete 0198c0de-7a11-7000-8000-000000000000")]
     Delete {
         /// Its id
         id: Uuid,
     },
     /// Replace its secret; the old one signs as well for a day
+    #[command(after_help = "Example:\n  llmq webhooks rotate 0198c0de-7a11-7000-8000-000000000000")]
     Rotate {
         /// Its id
         id: Uuid,
     },
     /// Send it a message that tells of nothing
+    #[command(after_help = "Example:\n  llmq webhooks test 0198c0de-7a11-7000-8000-000000000000")]
     Test {
         /// Its id
         id: Uuid,
     },
     /// List what was or is to be delivered, newest first
+    #[command(after_help = "\
+Example:
+  llmq webhooks deliveries 0198c0de-7a11-7000-8000-000000000000 --limit 10")]
     Deliveries {
         /// Only to this webhook
         id: Option<Uuid>,
@@ -73,13 +88,18 @@ enum WebhooksCommand {
         limit: usize,
     },
     /// Send a message again
+    #[command(after_help = "Example:\n  llmq webhooks redeliver 4711")]
     Redeliver {
         /// The delivery's number
         number: u64,
     },
     /// Print the secret that signs the callbacks of your own requests
+    #[command(after_help = "Example:\n  llmq webhooks secret")]
     Secret,
     /// Receive webhooks here: verify each and print it
+    #[command(after_help = "\
+Example:
+  LLMQ_WEBHOOK_SECRET=whsec_… llmq webhooks listen --listen 127.0.0.1:9000")]
     Listen(ListenArgs),
 }
 
