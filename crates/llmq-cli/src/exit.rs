@@ -9,7 +9,7 @@ use llmq_store_sqlite::OpenError;
 pub(crate) const DONE: u8 = 0;
 /// Finished, but something failed for good, or the server said no.
 pub(crate) const FAILED: u8 = 1;
-/// A flag, the input or a setting is wrong, or a file cannot be read or written.
+/// A flag, the input or a setting is wrong, or a file, a store or an address cannot be used.
 pub(crate) const USAGE: u8 = 2;
 /// The server or provider cannot be reached.
 pub(crate) const UNREACHABLE: u8 = 3;
