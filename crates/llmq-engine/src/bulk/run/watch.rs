@@ -2,9 +2,9 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use llmq_core::{Now, Timestamp};
+use llmq_core::{Clock, Now, Timestamp};
 use llmq_dispatch::{Notice, QueueId, Surroundings, UpstreamId};
-use llmq_limit::QuotaEvent;
+use llmq_limit::{BreakerState, QuotaEvent};
 use tokio::sync::Notify;
 
 use super::fault::Faults;
@@ -92,7 +92,7 @@ impl Watch {
                 Counters::add(&self.counters.rate_limited, 1);
                 Counters::add(&self.counters.rate_limited_ours, u64::from(ours));
             }
-            Notice::BreakerOpened(upstream) => self.goes_down(upstream, now),
+            // That one is open is seen below: of two notices, the earlier may be told last.
             Notice::BreakerClosed(upstream) => {
                 self.down_since().retain(|(other, _)| *other != upstream);
             }
@@ -101,31 +101,37 @@ impl Watch {
         self.look(now);
     }
 
-    fn goes_down(&self, upstream: UpstreamId, now: Now) {
+    /// Since when a breaker has been open, as far as anybody has looked; none while it is closed.
+    fn down(&self, upstream: UpstreamId, breaker: BreakerState, now: Now) -> Option<Timestamp> {
         let mut down = self.down_since();
-        if !down.iter().any(|(other, _)| *other == upstream) {
-            down.push((upstream, now.mono));
+        if breaker == BreakerState::Closed {
+            down.retain(|(other, _)| *other != upstream);
+            return None;
         }
+        if let Some((_, since)) = down.iter().find(|(other, _)| *other == upstream) {
+            return Some(*since);
+        }
+        down.push((upstream, now.mono));
+        Some(now.mono)
     }
 
     /// What stands in the way, as the dispatcher has it at one moment: so what is said does not
     /// depend on which of several reasons is heard of first.
     fn standing(&self) -> Standing {
-        let down_since = self.down_since().clone();
         let now = self.hub.surroundings().now();
         let (routes, stands_until) = self.hub.with(|dispatcher| {
-            let routes = self.names.iter().map(|(id, name)| RouteState {
-                name: name.clone(),
-                closed: dispatcher.upstream_view(*id).closed,
-                quota: dispatcher
-                    .quota(*id)
-                    .and_then(|quota| quota.should_pause(now))
-                    .map(|advice| (advice.reason.to_string(), advice.resume_at)),
-                down_since: down_since
-                    .iter()
-                    .find(|(other, _)| other == id)
-                    .map(|(_, since)| *since),
-                fault: self.faults.last(*id),
+            let routes = self.names.iter().map(|(id, name)| {
+                let view = dispatcher.upstream_view(*id);
+                RouteState {
+                    name: name.clone(),
+                    closed: view.closed,
+                    quota: dispatcher
+                        .quota(*id)
+                        .and_then(|quota| quota.should_pause(now))
+                        .map(|advice| (advice.reason.to_string(), advice.resume_at)),
+                    down_since: self.down(*id, view.breaker, now),
+                    fault: self.faults.last(*id),
+                }
             });
             (routes.collect(), dispatcher.stands_until(self.queue))
         });
@@ -163,5 +169,54 @@ impl Watch {
             // Either is reason enough to look again.
             let _ = tokio::time::timeout(LOOK, self.changed.notified()).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llmq_core::FailureClass;
+    use llmq_dispatch::{Call, Dispatcher, QueueSetup, Rules, UpstreamSetup};
+
+    use super::*;
+    use crate::{SystemClock, Tasks};
+
+    /// Notices of two threads came in the opposite order: a breaker that had long been closed was
+    /// told to be open, and after an hour a run that went well ended for its provider's silence.
+    #[tokio::test(start_paused = true)]
+    async fn only_a_breaker_that_is_open_is_down() {
+        let tasks = Tasks::new();
+        let clock = SystemClock::new();
+        let mut dispatcher = Dispatcher::new(Rules::default(), 1);
+        let up = dispatcher.add_upstream(UpstreamSetup::default(), clock.now());
+        let queue = dispatcher.add_queue(QueueSetup::to("m", up));
+        let tenant = dispatcher.add_tenant(1.0, Vec::new());
+        let hub = crate::run(dispatcher, clock, &tasks);
+        let names = [(up, "up".to_owned())];
+        let (counters, faults) = (Arc::default(), Arc::default());
+        let watch = Watch::new(Arc::clone(&hub), &names, counters, faults, false, queue);
+        watch.heard(Notice::BreakerClosed(up));
+        watch.heard(Notice::BreakerOpened(up));
+        assert_eq!(watch.standing().routes[0].down_since, None);
+
+        while hub.with(|dispatcher| dispatcher.upstream_view(up).breaker) == BreakerState::Closed {
+            let ticket = hub.submit(Call::new(queue, tenant)).expect("room");
+            let grant = ticket.granted().await.expect("nothing in its way");
+            grant.sent();
+            let class = FailureClass::Overload;
+            let (told, text) = (None, None);
+            let _ = grant.fail(llmq_dispatch::Ended {
+                outcome: llmq_dispatch::Outcome::Failed { class, told, text },
+                ..llmq_dispatch::Ended::default()
+            });
+        }
+        let since = watch.standing().routes[0].down_since;
+        assert!(since.is_some());
+        tokio::time::advance(LOOK * 2).await;
+        assert_eq!(
+            watch.standing().routes[0].down_since,
+            since,
+            "the first look"
+        );
+        tasks.cancel();
     }
 }
