@@ -167,6 +167,10 @@ async fn what_is_not_ours_or_cannot_be_is_told_so() {
     let id = create(&world, &asked()).await;
     let path = format!("/v1/responses/{id}");
     assert_eq!(world.ask(Method::DELETE, &path, &[], "").await.status, 405);
+    let items = world.get(&format!("{path}/input_items")).await;
+    let message = items.json()["error"]["message"].clone();
+    assert_eq!(items.status, 404);
+    assert!(message.as_str().unwrap().contains("not kept"), "{message}");
     let got = world
         .get(&format!("{path}?starting_after=x&stream=true"))
         .await;
