@@ -69,7 +69,12 @@ impl Fixed {
 
     /// The most that is used in any window that a call sent now may fall into.
     pub(crate) fn used(&self, now: Timestamp, margin: Duration) -> i64 {
-        self.touched(now.before(margin), now + margin)
+        self.used_between(now.before(margin), now + margin)
+    }
+
+    /// The most that is used in any window from the one to the other.
+    pub(crate) fn used_between(&self, from: Timestamp, to: Timestamp) -> i64 {
+        self.touched(from, to)
             .map(|window| self.used_in(window))
             .max()
             .unwrap_or(0)

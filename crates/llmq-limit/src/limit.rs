@@ -20,6 +20,7 @@ mod entry;
 mod asking;
 mod hearing;
 mod joining;
+mod late;
 mod life;
 mod others;
 mod quiet;
@@ -29,6 +30,7 @@ pub use entry::{Cost, Entry, Verdict};
 pub use joining::{FirstWord, UnderWay};
 
 use entry::{EntryState, Expect};
+use late::Late;
 
 /// One limit with its books: what has been used, what is held, what the provider last said.
 ///
@@ -59,6 +61,8 @@ pub struct Limit {
     tail: Tail,
     /// By how much a call's date was put off on the word of a quick answer alone.
     put_off: Duration,
+    /// How late we were told that calls had been sent.
+    late: Late,
     /// What was expected of the call sent last.
     last: Option<Expect>,
     caution: Caution,
@@ -182,6 +186,7 @@ impl Limit {
             learner: Learner::new(1.0),
             lesson: None,
             put_off: Duration::ZERO,
+            late: Late::default(),
             last: None,
             survey: Survey::new(remembered(spec.period)),
             tail: Tail::default(),
@@ -303,6 +308,16 @@ impl Limit {
             Meter::Bucket(bucket) => bucket.remaining(),
             Meter::Fixed(window) => count - window.used(now, margin),
             Meter::Places => count - signed(self.held),
+        }
+    }
+
+    /// The least that a call can have met which was written between `at` and `now`.
+    fn books_met(&self, at: Timestamp, now: Timestamp, margin: Duration) -> i64 {
+        match &self.meter {
+            Meter::Fixed(window) => {
+                signed(self.spec.count) - window.used_between(at.before(margin), now + margin)
+            }
+            Meter::Sliding(_) | Meter::Bucket(_) | Meter::Places => self.books(now, margin),
         }
     }
 

@@ -293,13 +293,24 @@ impl Limit {
             - signed(later)
             - signed(expect.unknown)
             - signed(taken_since)
-            - self.refill_lost(expect.count, margin)
+            - self.come_since(expect, margin)
     }
 
+    /// What our books had back by the telling that the provider may not have had when it answered.
     /// A full bucket takes no refill until a call arrives, and ours refills from the send on.
-    pub(super) fn refill_lost(&self, count: u64, margin: Duration) -> i64 {
+    fn come_since(&self, expect: &Expect, margin: Duration) -> i64 {
+        let late = expect.told_at - expect.sent_at;
         match &self.meter {
-            Meter::Bucket(_) => refilled(count, self.spec.period, margin) + 1,
+            Meter::Bucket(_) => refilled(expect.count, self.spec.period, margin + late) + 1,
+            Meter::Sliding(_) if !late.is_zero() => {
+                let period = self.spec.period;
+                let until = self.log.at_most_until(expect.told_at.before(period));
+                let from = expect
+                    .sent_at
+                    .before(margin + self.late.most())
+                    .before(period);
+                signed(until.saturating_sub(self.log.at_least_before(from)))
+            }
             Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => 0,
         }
     }
@@ -318,22 +329,22 @@ impl Limit {
         let taken = self.corrected - expect.corrected;
         expect.remaining + signed(returned) - signed(taken)
             + signed(earlier)
-            + self.about_to_return(expect.sent_at, margin)
+            + self.about_to_return(expect, margin)
     }
 
-    pub(super) fn about_to_return(&self, at: Timestamp, margin: Duration) -> i64 {
-        let period = self.spec.period;
+    pub(super) fn about_to_return(&self, expect: &Expect, margin: Duration) -> i64 {
+        let (at, period) = (expect.sent_at, self.spec.period);
         match &self.meter {
             Meter::Places => 0,
             Meter::Bucket(_) => self.refill_in(margin * 2) + 1,
             Meter::Sliding(_) => {
-                let reach = margin + period / 2_048 + self.put_off;
+                let reach = margin + period / 2_048 + self.put_off + self.late.most();
                 let until = self.log.at_most_until((at + reach).before(period));
                 let from = self.log.at_least_before(at.before(reach).before(period));
                 signed(until.saturating_sub(from))
             }
             Meter::Fixed(window) => {
-                let near_edge = window.ends(at.before(margin)) <= at + margin;
+                let near_edge = window.spans_edge(at.before(margin), expect.told_at + margin);
                 if near_edge {
                     signed(self.spec.count)
                 } else {

@@ -67,6 +67,7 @@ impl Limit {
         } else {
             0
         };
+        self.late.seen(now - at, now, self.spec.period);
         let expect = Expect {
             group,
             tail: self.tail.sent(at, now, margin),
@@ -74,7 +75,7 @@ impl Limit {
             told_at: now,
             dated,
             count: self.spec.count,
-            remaining: self.books(now, margin),
+            remaining: self.books_met(at, now, margin),
             own,
             total: self.log.total(),
             stated: self.stated,
