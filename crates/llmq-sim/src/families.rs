@@ -9,6 +9,7 @@ use crate::scenario::{Account, Arrivals, Scenario, Sizes, Source, Spread, Upstre
 
 mod clocks;
 mod fallbacks;
+mod late;
 mod learned;
 mod mixed;
 mod outages;
@@ -43,11 +44,13 @@ pub enum Family {
     Clocks,
     /// Outages of up to ten minutes, of every kind.
     Outages,
+    /// As `Mixed`, and the dispatcher is told late of some of it.
+    Late,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Steady,
         Self::Mixed,
         Self::Off15,
@@ -60,6 +63,7 @@ impl Family {
         Self::Learned,
         Self::Clocks,
         Self::Outages,
+        Self::Late,
     ];
 }
 
@@ -78,6 +82,7 @@ impl Scenario {
             Family::Learned => learned::drawn,
             Family::Clocks => clocks::drawn,
             Family::Outages => outages::drawn,
+            Family::Late => late::drawn,
         };
         draw(seed, &mut Rng::with_seed(seed))
     }

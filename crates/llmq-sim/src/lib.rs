@@ -35,6 +35,6 @@ pub use plan::{Binding, Pace, PlanNeed, PlanReport, PlanRow, PlanSetup, finish_i
 pub use report::Report;
 pub use scenario::{
     Account, Arrivals, Estimates, Foreign, HeaderStyle, Knowledge, Outage, OutageKind, QueuePlan,
-    Scenario, SeededBug, Sizes, Source, Spread, TenantPlan, UpstreamPlan, WallJump,
+    Scenario, SeededBug, Sizes, Source, Spread, Telling, TenantPlan, UpstreamPlan, WallJump,
 };
 pub use world::run;

@@ -30,6 +30,8 @@ pub struct Scenario {
     /// How much later than it was written a call may arrive, at most; each way. Keep it within
     /// 2 ms and one per cent of the shortest window to stay inside the margin.
     pub network_max: Duration,
+    /// How late the dispatcher may be told of what has happened.
+    pub telling: Telling,
     /// How well the size of calls is known before they are sent.
     pub estimates: Estimates,
     /// The share of calls whose caller gives up while they wait or run.
@@ -58,6 +60,7 @@ impl Scenario {
             tenants: vec![TenantPlan::default()],
             reserve: None,
             network_max: Duration::from_millis(1),
+            telling: Telling::default(),
             estimates: Estimates::default(),
             leavers: 0.0,
             aging: Duration::from_secs(600),
@@ -295,6 +298,16 @@ pub enum Spread {
     Even,
     /// Heavy-tailed: a Pareto distribution with this shape, above 1, cut at 20 times the mean.
     Pareto(f64),
+}
+
+/// How late the dispatcher is told that a call was written and of its answer: on a busy machine
+/// the thread that is to tell may be held up.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Telling {
+    /// The share of what is told that is told late …
+    pub late: f64,
+    /// … and by how much at most.
+    pub late_max: Duration,
 }
 
 /// How far estimates of input tokens are off.

@@ -53,6 +53,7 @@ enum Next {
     Submit(usize),
     Leave(usize),
     Write(usize, u32),
+    Written(usize, u32),
     Arrive(usize, u32),
     Produce(usize, u32, u64),
     Finish(usize, u32, Usage),
@@ -91,6 +92,8 @@ struct Live {
     limits_known: usize,
     /// By its provider's word it must not come again before that.
     asked_until: Option<Timestamp>,
+    /// It was written then, and nobody has told of it yet.
+    untold: Option<Timestamp>,
     /// Answers come in order.
     heard: Timestamp,
     /// Output so far, at the provider …
@@ -215,6 +218,7 @@ impl<'a> World<'a> {
                 served_by: source.queue,
                 limits_known: 0,
                 asked_until: None,
+                untold: None,
                 heard: Timestamp::ZERO,
                 produced: 0,
                 told: 0,
@@ -293,6 +297,7 @@ impl<'a> World<'a> {
             Next::Submit(call) => self.submit(call),
             Next::Leave(call) => self.leave(call),
             Next::Write(call, attempt) => self.write(call, attempt),
+            Next::Written(call, attempt) => self.written(call, attempt),
             Next::Arrive(call, attempt) => self.arrive(call, attempt),
             Next::Produce(call, attempt, tokens) => self.produce(call, attempt, tokens),
             Next::Finish(call, attempt, usage) => self.finish_at_provider(call, attempt, usage),

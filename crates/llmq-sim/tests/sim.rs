@@ -103,6 +103,16 @@ fn wrong_estimates_break_no_law_and_seldom_meet_a_refusal() {
     }
 }
 
+/// On a busy machine the dispatcher hears late of what was written and answered. What it dates late
+/// for that stands idle, and a word on calls that it does not know of yet seems to tell of others.
+#[test]
+fn being_told_late_breaks_no_law_and_seldom_meets_a_refusal() {
+    let (all, _) = play(Family::Late, laws_only);
+    assert!(all.ours_share() <= 0.000_01, "{}", all.ours_share());
+    let used = all.use_beside_pacing();
+    assert!(used >= 0.92, "{used}");
+}
+
 /// Room came with time and without an event, and whoever was tried next took it from those who
 /// waited for it.
 #[test]

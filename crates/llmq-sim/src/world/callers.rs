@@ -44,6 +44,8 @@ impl World<'_> {
             Place::Running => true,
             Place::Waiting | Place::Delayed(_) => false,
         };
+        // Who gives up has told before that it was written.
+        self.written(index, self.calls[index].attempt);
         self.tell(Event::Dropped(ticket));
         self.over(index);
         self.report.dropped += 1;

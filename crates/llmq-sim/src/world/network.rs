@@ -10,7 +10,7 @@ use super::{Next, Told, World};
 use crate::books::Place;
 use crate::judge::WRITE_MAX;
 use crate::provider::{Decision, failure};
-use crate::scenario::{OutageKind, SILENCE_MAX};
+use crate::scenario::{OutageKind, SILENCE_MAX, Telling};
 use crate::surprises::Knew;
 
 /// So many refusals of ours are told in words.
@@ -19,6 +19,16 @@ const REFUSALS_MAX: usize = 5;
 impl World<'_> {
     pub(super) fn delay(&mut self) -> Duration {
         self.scenario.network_max.mul_f64(self.rng.f64())
+    }
+
+    /// How late something is told.
+    fn lateness(&mut self) -> Duration {
+        let Telling { late, late_max } = self.scenario.telling;
+        if late > 0.0 && self.rng.f64() < late {
+            late_max.mul_f64(self.rng.f64().powi(2))
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// A call is started: its bytes will be written.
@@ -38,6 +48,7 @@ impl World<'_> {
         call.told = 0;
         call.heard = self.now;
         call.asked_until = None;
+        call.untold = None;
         let attempt = call.attempt;
         self.report.sent += 1;
         self.report.sent_to[upstream] += 1;
@@ -76,11 +87,29 @@ impl World<'_> {
         }
         let told = self.told[self.calls[index].upstream];
         self.calls[index].knew = Knew::as_of(told);
-        if let Some(ticket) = self.calls[index].ticket {
-            self.tell(Event::Sent(ticket, self.now));
+        let late = self.lateness();
+        let call = &mut self.calls[index];
+        call.untold = Some(self.now);
+        call.heard = self.now + late;
+        if late.is_zero() {
+            self.written(index, attempt);
+        } else {
+            self.agenda
+                .add(self.now + late, Next::Written(index, attempt));
         }
         let at = self.now + self.delay();
         self.agenda.add(at, Next::Arrive(index, attempt));
+    }
+
+    /// It is told that a call has been written.
+    pub(super) fn written(&mut self, index: usize, attempt: u32) {
+        if !self.is_present(index, attempt) {
+            return;
+        }
+        let call = &mut self.calls[index];
+        if let (Some(ticket), Some(at)) = (call.ticket, call.untold.take()) {
+            self.tell(Event::Sent(ticket, at));
+        }
     }
 
     pub(super) fn arrive(&mut self, index: usize, attempt: u32) {
@@ -144,7 +173,8 @@ impl World<'_> {
 
     /// The answer travels back; what was said first comes first.
     pub(super) fn answer_at(&mut self, said: Timestamp, index: usize, attempt: u32, told: Told) {
-        let at = (said + self.delay()).max(self.calls[index].heard);
+        let at = said + self.delay() + self.lateness();
+        let at = at.max(self.calls[index].heard);
         self.calls[index].heard = at;
         self.agenda.add(at, Next::Told(index, attempt, told));
     }
