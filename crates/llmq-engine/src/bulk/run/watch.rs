@@ -2,7 +2,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use llmq_core::{Clock, Now, Timestamp};
+use llmq_core::{Now, Timestamp};
 use llmq_dispatch::{Notice, QueueId, Surroundings, UpstreamId};
 use llmq_limit::{BreakerState, QuotaEvent};
 use tokio::sync::Notify;
@@ -174,7 +174,7 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use llmq_core::FailureClass;
+    use llmq_core::{Clock, FailureClass};
     use llmq_dispatch::{Call, Dispatcher, QueueSetup, Rules, UpstreamSetup};
 
     use super::*;
