@@ -12,6 +12,11 @@ use uuid::Uuid;
 pub const OVERLAP: Duration = Duration::from_secs(24 * 3_600);
 /// An endpoint that took nothing for so long is disabled.
 const FAILS_FOR: Duration = Duration::from_secs(5 * 24 * 3_600);
+/// Of the time between two tries that failed no more counts: the longest that a message waits for
+/// its next one. A clock that was set says nothing of an endpoint.
+const STEP_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// When it failed last is kept to this.
+const STEP_MIN: Duration = Duration::from_secs(3_600);
 
 /// What llmq itself keeps with an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +28,8 @@ pub struct EndpointState {
     pub secrets: Vec<SecretState>,
     /// Since when it has taken nothing.
     pub failing_since: Option<WallTime>,
+    /// When a try failed last, to the hour; none: it takes what it is sent.
+    pub failed_at: Option<WallTime>,
     /// Why it is disabled, if it is.
     pub disabled_because: Option<String>,
     /// Since when it is disabled.
@@ -77,6 +84,26 @@ impl EndpointState {
             until: None,
         };
         self.secrets.insert(0, new);
+    }
+
+    /// A try succeeded, or it is tried anew.
+    pub fn takes(&mut self) {
+        (self.failing_since, self.failed_at) = (None, None);
+    }
+
+    /// A try failed. Tells for how long it has taken nothing.
+    fn failed(&mut self, now: WallTime) -> Duration {
+        let step = self.failed_at.map(|last| now.since(last));
+        let since = match (self.failing_since, step) {
+            (Some(since), Some(step)) => since + step.saturating_sub(STEP_MAX),
+            (Some(since), None) => since,
+            (None, _) => now,
+        };
+        self.failing_since = Some(since);
+        if step.is_none_or(|step| step >= STEP_MIN) {
+            self.failed_at = Some(now);
+        }
+        now.since(since)
     }
 
     /// As the store keeps it.
@@ -190,15 +217,15 @@ impl Endpoints {
         };
         let (before, now) = (EndpointState::of(&endpoint), self.now());
         let mut state = before.clone();
-        if taken {
-            state.failing_since = None;
+        let failing = if taken {
+            state.takes();
+            Duration::ZERO
         } else {
-            state.failing_since.get_or_insert(now.wall);
-        }
-        let failing = state.failing_since.map(|since| now.wall.since(since));
+            state.failed(now.wall)
+        };
         let because = if gone {
             Some("it answered 410 Gone")
-        } else if failing.is_some_and(|failing| failing >= FAILS_FOR) {
+        } else if failing >= FAILS_FOR {
             Some("it took nothing for 5 days")
         } else {
             None
@@ -288,6 +315,27 @@ fn no_randomness(error: SecretError) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A machine that booted years ago by its clock disabled what failed before and after the clock
+    /// was set.
+    #[test]
+    fn no_clock_that_is_set_makes_days_of_failures() {
+        let at = |hours: u64| WallTime::from_micros(0) + Duration::from_secs(hours * 3_600);
+        let mut state = EndpointState::default();
+        let mut fails = |hours| state.failed(at(hours)).as_secs() / 3_600;
+        assert_eq!(fails(0), 0);
+        assert_eq!(fails(50_000), 24, "the clock was set");
+        assert_eq!([50_010, 50_020, 50_030].map(&mut fails), [34, 44, 54]);
+        assert_eq!(fails(49_000), 0, "and back");
+        // One that was kept by an earlier version.
+        let mut state = EndpointState {
+            failing_since: Some(at(10)),
+            ..EndpointState::default()
+        };
+        assert_eq!(state.failed(at(130)), FAILS_FOR);
+        state.takes();
+        assert_eq!(state.failed(at(200)), Duration::ZERO);
+    }
 
     #[test]
     fn a_replaced_secret_signs_for_a_day_longer() {

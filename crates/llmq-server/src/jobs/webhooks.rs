@@ -197,7 +197,7 @@ async fn update(
                 Some(true) => {
                     endpoint.disabled = false;
                     (state.disabled_because, state.disabled_at) = (None, None);
-                    state.failing_since = None;
+                    state.takes();
                 }
                 Some(false) if !endpoint.disabled => {
                     endpoint.disabled = true;
