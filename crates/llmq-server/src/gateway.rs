@@ -230,6 +230,7 @@ impl Gateway {
         let memory = match store.place() {
             Place::Memory => None,
             Place::File(_) => {
+                tasks.spawn(touch(store.clone(), clock.clone(), tasks.clone()));
                 let earlier = shelf::earlier(&store).await?;
                 Some(Memory::new(earlier, wanted.clone()))
             }
@@ -342,6 +343,23 @@ impl Gateway {
     /// How many bytes a call's body may have.
     pub(crate) fn max_body_bytes(&self) -> u64 {
         self.live.load().server.max_body_bytes
+    }
+}
+
+/// Says each second that this process is alive, for the next one, also while its store takes
+/// nothing: calls go on meanwhile, and what they use of limits is in no book.
+async fn touch(store: Store, clock: SystemClock, tasks: Tasks) {
+    const EVERY: Duration = Duration::from_secs(1);
+    loop {
+        let (touched, now) = (store.clone(), clock.now().wall);
+        let touching = tokio::task::spawn_blocking(move || touched.touch(now));
+        if let Ok(Err(error)) = touching.await {
+            tracing::debug!(%error, "the lock file of the store could not be touched");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = tasks.cancelled() => return,
+        }
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) async fn earlier(store: &Store) -> Result<Earlier, StoreError> {
         },
         quota: books.quota,
         alive_at: Some(books.alive_at),
+        touched_at: store.touched_before(),
     })
 }
 

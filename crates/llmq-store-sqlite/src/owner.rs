@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use llmq_core::WallTime;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ impl fmt::Display for Owner {
 #[derive(Debug)]
 pub(crate) struct OwnerLock {
     _file: File,
+    /// When the file was touched last before this process took it.
+    pub(crate) touched_before: Option<WallTime>,
 }
 
 impl OwnerLock {
@@ -63,6 +65,7 @@ impl OwnerLock {
             path: path.to_owned(),
             source,
         };
+        let is_new = !lock_path(path).exists();
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -86,8 +89,12 @@ impl OwnerLock {
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
         }
+        let touched_before = touched_at(&file).filter(|_| !is_new);
         write_owner(&mut file, owner).map_err(failed)?;
-        Ok(Self { _file: file })
+        Ok(Self {
+            _file: file,
+            touched_before,
+        })
     }
 
     /// Whether somebody has the database at `path`, this process or another.
@@ -96,6 +103,21 @@ impl OwnerLock {
         // Shared, so that two who ask at once do not take each other for its owner.
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
+}
+
+/// Notes a time beside the database at `path`, without writing anything anywhere: that works while
+/// a disk is full, and survives the process but no power cut.
+pub(crate) fn touch(path: &Path, now: WallTime) -> io::Result<()> {
+    let now = Duration::from_micros(u64::try_from(now.as_micros()).unwrap_or(0));
+    let file = File::options().write(true).open(lock_path(path))?;
+    file.set_modified(UNIX_EPOCH + now)
+}
+
+fn touched_at(file: &File) -> Option<WallTime> {
+    let modified = file.metadata().and_then(|found| found.modified()).ok()?;
+    let since = modified.duration_since(UNIX_EPOCH).ok()?;
+    let micros = i64::try_from(since.as_micros()).ok()?;
+    Some(WallTime::from_micros(micros))
 }
 
 fn lock_path(database: &Path) -> PathBuf {

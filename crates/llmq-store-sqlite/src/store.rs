@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::ballast::Ballast;
 use crate::jobs::{self, Desk, Done};
 use crate::migrate::migrate;
-use crate::owner::OwnerLock;
+use crate::owner::{self, OwnerLock};
 use crate::writer::{Access, BeginBulk, Question, Seen, Task, Work, Writer, load_at_open};
 use crate::{OpenError, Opened, Owner, Place, StoreError, header, sums};
 
@@ -83,6 +83,9 @@ pub struct Store {
 
 struct Shared {
     place: Place,
+    /// The database's real name; none in memory.
+    path: Option<PathBuf>,
+    touched_before: Option<WallTime>,
     id: Uuid,
     opened: Opened,
     seen: Arc<Seen>,
@@ -131,9 +134,11 @@ impl Store {
                 if options.ballast_bytes > 0 {
                     ballast = Some(Ballast::new(&path, options.ballast_bytes));
                 }
-                (connection, Some(lock))
+                (connection, Some((path, lock)))
             }
         };
+        let (path, lock) = lock.unzip();
+        let touched_before = lock.as_ref().and_then(|lock| lock.touched_before);
         let failed = |source| unusable(place.path(), source);
         let (index, mut opened) =
             load_at_open(&connection, options.settings, now).map_err(failed)?;
@@ -171,6 +176,8 @@ impl Store {
             })?;
         let shared = Shared {
             place: place.clone(),
+            path,
+            touched_before,
             id,
             opened,
             seen,
@@ -187,6 +194,26 @@ impl Store {
     #[must_use]
     pub fn opened(&self) -> &Opened {
         &self.shared.opened
+    }
+
+    /// Says that this process is alive at `now`, though nothing can be recorded: it is noted as the
+    /// time of the lock file, which a full disk takes too. Survives the process, but no power cut.
+    /// Blocks for as long as the file system takes.
+    ///
+    /// # Errors
+    ///
+    /// What the system said.
+    pub fn touch(&self, now: WallTime) -> io::Result<()> {
+        match &self.shared.path {
+            Some(path) => owner::touch(path, now),
+            None => Ok(()),
+        }
+    }
+
+    /// When an earlier process was alive last, as far as [`touch`](Self::touch) says.
+    #[must_use]
+    pub fn touched_before(&self) -> Option<WallTime> {
+        self.shared.touched_before
     }
 
     /// Where it lies.

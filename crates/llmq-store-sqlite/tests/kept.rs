@@ -447,6 +447,23 @@ async fn whoever_asks_for_a_store_or_looks_at_it_takes_no_lock_from_its_owner() 
     assert_eq!(locks_of(&path), locks);
 }
 
+/// The books may be old when a process dies whose disk takes nothing.
+#[tokio::test]
+async fn when_a_process_was_touched_last_is_known_to_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::File(directory.path().join("llmq.db"));
+    let store = open(&place);
+    assert_eq!(store.touched_before(), None);
+    let later = NOW + Duration::from_secs(600);
+    store.touch(later).unwrap();
+    store.close();
+    let store = open(&place);
+    assert_eq!(store.touched_before(), Some(later));
+    let memory = open(&Place::Memory);
+    memory.touch(later).unwrap();
+    assert_eq!(memory.touched_before(), None);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_link_to_what_is_not_there_yet_has_the_lock_of_what_it_leads_to() {

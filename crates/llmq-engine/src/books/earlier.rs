@@ -17,6 +17,8 @@ pub struct Earlier {
     pub quota: BTreeMap<String, String>,
     /// When that process was last alive; none: there was none.
     pub alive_at: Option<WallTime>,
+    /// When it was last known to be alive though it could not record its books any more.
+    pub touched_at: Option<WallTime>,
 }
 
 impl Earlier {
@@ -27,6 +29,11 @@ impl Earlier {
         };
         let name = dispatcher.limit_name(limit).to_owned();
         let limit = dispatcher.limit_mut(limit);
+        // What was used of a limit that is not written ahead may be newer than the books.
+        let alive_at = match self.touched_at {
+            Some(at) if !self.spent.limits.contains_key(&name) => at.max(alive_at),
+            _ => alive_at,
+        };
         self.spent.restore(limit, &name, alive_at, now);
     }
 

@@ -171,6 +171,7 @@ mod tests {
     use llmq_limit::charge_rule;
 
     use super::*;
+    use crate::books::Earlier;
 
     const NAME: &str = "rpd openai/m";
 
@@ -283,6 +284,26 @@ mod tests {
             let saved = dispatcher.limit_mut(id).saved(now.mono);
             let counted: u64 = saved.iter().map(|(_, used)| used).sum();
             assert_eq!(counted, expected, "{text}");
+        }
+    }
+
+    /// The books of a process whose disk took nothing any more were ten minutes old when it died:
+    /// its last minute, which it had used in full, counted as free.
+    #[test]
+    fn a_short_limit_is_spent_when_its_process_was_alive_last_whatever_its_books_say() {
+        let now = Now::default().after(Duration::from_secs(1_000_000));
+        let ago = |seconds| Some(now.wall.before(Duration::from_secs(seconds)));
+        for (touched_at, expected) in [(None, 0), (ago(900), 0), (ago(5), 500)] {
+            let (mut dispatcher, id) = books("requests=500/1m", now);
+            let earlier = Earlier {
+                alive_at: ago(600),
+                touched_at,
+                ..Earlier::default()
+            };
+            earlier.restore(&mut dispatcher, id, now);
+            let saved = dispatcher.limit_mut(id).saved(now.mono);
+            let counted: u64 = saved.iter().map(|(_, used)| used).sum();
+            assert_eq!(counted, expected, "{touched_at:?}");
         }
     }
 

@@ -41,5 +41,7 @@ pub(super) fn read(side: &Side) -> Earlier {
             .map(|(name, state)| (name.clone(), state.to_string()))
             .collect(),
         alive_at: side.alive_at,
+        // A run ends with the first of its books that cannot be written.
+        touched_at: None,
     }
 }
