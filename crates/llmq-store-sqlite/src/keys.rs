@@ -153,15 +153,19 @@ impl Store {
         .await
     }
 
-    /// The revoked keys that had limits: what they handed in before may still wait.
+    /// The revoked keys that had limits or a budget: what they handed in before may still wait.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
-    pub async fn revoked_keys_with_limits(&self) -> Result<Vec<KeyRecord>, StoreError> {
+    pub async fn revoked_keys_that_bind(&self) -> Result<Vec<KeyRecord>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare_cached(select_keys!(
-                "WHERE revoked_at IS NOT NULL AND limits <> '[]' ORDER BY id"
+                "WHERE revoked_at IS NOT NULL
+                   AND (limits <> '[]' OR tokens_per_day IS NOT NULL
+                     OR tokens_per_month IS NOT NULL OR nano_usd_per_day IS NOT NULL
+                     OR nano_usd_per_month IS NOT NULL)
+                 ORDER BY id"
             ))?;
             let rows = query.query_map([], key)?;
             whole_ones(rows, usize::MAX)

@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// All that is recorded of periods that are not before `day` (such as `2026-01-31`) or
-    /// `month` (such as `2026-01`), for the keys in use.
+    /// `month` (such as `2026-01`), of keys in use and revoked ones.
     ///
     /// # Errors
     ///
@@ -75,10 +75,9 @@ impl Store {
                    drawn_nano_usd,
                    key_usage.sum IS checksum(key_id, period, input_tokens, output_tokens, nano_usd,
                      drawn_tokens, drawn_nano_usd)
-                 FROM key_usage JOIN keys ON keys.id = key_id
-                 WHERE revoked_at IS NULL
-                   AND ((length(period) = 10 AND period >= ?1)
-                     OR (length(period) = 7 AND period >= ?2))
+                 FROM key_usage
+                 WHERE (length(period) = 10 AND period >= ?1)
+                   OR (length(period) = 7 AND period >= ?2)
                  ORDER BY key_id, period",
             )?;
             let rows = query.query_map([&day, &month], |row| {

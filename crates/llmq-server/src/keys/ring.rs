@@ -213,17 +213,21 @@ impl KeyRing {
         let now = periods_at(clock.now().wall, &options.time_zone);
         let [day, month] = kept_from(now);
         let usage = store.key_usage(day.name(), month.name()).await?;
+        let restore = |key: &Key| {
+            let rows = usage.iter().filter(|row| row.key == key.record.id);
+            key.with(|ledger| rows.filter_map(line).for_each(|line| ledger.restore(line)));
+        };
         let mut keys = Keys::default();
         for record in store.keys_in_use().await? {
             let key = Key::new(record)?;
-            let rows = usage.iter().filter(|row| row.key == key.record.id);
-            key.with(|ledger| rows.filter_map(line).for_each(|line| ledger.restore(line)));
+            restore(&key);
             keys.insert(Arc::new(key));
         }
         let mut leaving = FxHashMap::default();
-        for record in store.revoked_keys_with_limits().await? {
+        for record in store.revoked_keys_that_bind().await? {
             // One that is not understood opens nothing: nobody can show it.
             if let Ok(key) = Key::new(record) {
+                restore(&key);
                 leaving.insert(key.record.id, Arc::new(key));
             }
         }
@@ -272,7 +276,7 @@ impl KeyRing {
     }
 
     /// The caller with the key of this id, in use or revoked: whose calls are its, although nobody
-    /// shows it now. None for one that was revoked long ago and has no limits.
+    /// shows it now. None for one that was revoked long ago and has neither limits nor a budget.
     #[must_use]
     pub fn by_id(&self, id: Uuid) -> Option<Caller> {
         let in_use = self.keys.load().by_id.get(&id).cloned();
@@ -464,9 +468,11 @@ impl KeyRing {
     /// Cancel safe: the next call writes what this one may not have written.
     pub async fn save_usage(&self) -> Result<(), StoreError> {
         let now = self.periods();
-        // Nobody calls with it any more, nothing is left to write, and no limit of it can hold.
+        // Nobody calls with it any more, nothing is left to write, and what it handed in may run
+        // without it.
         self.leaving().retain(|_, key| {
-            Arc::strong_count(key) > 1 || key.is_dirty() || !key.limits.is_empty()
+            let binds = !key.limits.is_empty() || key.has_budget();
+            Arc::strong_count(key) > 1 || key.is_dirty() || binds
         });
         let dirty = self.all_keys().into_iter().filter(|key| key.is_dirty());
         let stale: Vec<(Arc<Key>, Vec<Line>)> = dirty

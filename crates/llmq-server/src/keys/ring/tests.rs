@@ -334,12 +334,36 @@ async fn a_revoked_key_that_had_limits_is_known_to_the_next_process() {
     }
 }
 
+// What it had waiting ran without a budget, a second after it was revoked or after a restart.
+#[tokio::test]
+async fn the_budget_of_a_revoked_key_holds_for_what_it_handed_in() {
+    let store = memory();
+    let keys = ring(&store, AuthPolicy::Keys).await;
+    keys.create(wanted("manager")).await.unwrap();
+    let created = keys.create(with_budget(1_000)).await.unwrap();
+    let caller = keys.by_id(created.record.id).unwrap();
+    let mut booking = keys.reserve(&caller, tokens(900)).await.unwrap();
+    booking.begins();
+    booking.settle(&usage(900), 0);
+    drop(caller);
+    keys.revoke(created.record.id).await.unwrap();
+    for _ in 0..3 {
+        keys.save_usage().await.unwrap();
+    }
+    for keys in [&keys, &ring(&store, AuthPolicy::Keys).await] {
+        let caller = keys.by_id(created.record.id).expect("it is known");
+        assert!(caller.has_budget());
+        assert!(keys.reserve(&caller, tokens(101)).await.is_err());
+        keys.save_last_usage().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn the_last_calls_of_a_revoked_key_are_booked_and_then_it_is_forgotten() {
     let store = memory();
     let keys = ring(&store, AuthPolicy::Keys).await;
     keys.create(wanted("manager")).await.unwrap();
-    let created = keys.create(with_budget(1_000)).await.unwrap();
+    let created = keys.create(wanted("plain")).await.unwrap();
     let caller = keys.authenticate(&showing(created.key.expose())).unwrap();
     let booking = keys.reserve(&caller, tokens(9)).await.unwrap();
     drop(caller);
