@@ -4,11 +4,12 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use llmq_core::Clock;
 use llmq_engine::webhooks::batch_name;
 use llmq_engine::{SystemClock, Tasks};
-use llmq_store::{EventId, NewEvent, Store, StoredEvent, Subject};
+use llmq_store::{EventId, NewEvent, Store, StoreError, StoredEvent, Subject};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
@@ -20,6 +21,8 @@ use crate::shown;
 const WAITING_MAX: usize = 10_000;
 /// So many are recorded together.
 const TOGETHER_MAX: usize = 500;
+/// What could not be recorded is tried again after this.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Where events are recorded and read.
 pub(crate) struct Journal {
@@ -75,6 +78,8 @@ async fn record(
     let mut together = Vec::new();
     loop {
         tokio::select! {
+            // What was told before the end is recorded too.
+            biased;
             count = waiting.recv_many(&mut together, TOGETHER_MAX) => {
                 if count == 0 {
                     return;
@@ -82,11 +87,16 @@ async fn record(
             }
             () = tasks.cancelled() => return,
         }
-        let events = std::mem::take(&mut together);
-        let count = events.len();
-        if let Err(error) = store.publish(events, clock.now()).await {
-            tracing::warn!(count, %error, "events could not be recorded");
+        let count = together.len();
+        while let Err(error) = store.publish(together.clone(), clock.now()).await {
+            let may_pass = matches!(error, StoreError::Unavailable { .. });
+            let ends = tokio::time::timeout(AGAIN, tasks.cancelled()).await.is_ok();
+            if ends || !may_pass {
+                tracing::warn!(count, %error, "events are lost: the store cannot record");
+                break;
+            }
         }
+        together.clear();
     }
 }
 
@@ -168,9 +178,37 @@ pub(crate) fn said(event: &StoredEvent) -> String {
 
 #[cfg(test)]
 mod tests {
+    use llmq_store::{EventPage, MemoryStore, Settings};
+    use llmq_testkit::FaultyStore;
     use proptest::prelude::*;
 
     use super::*;
+
+    /// What was told while the store failed was in no log, and told to nobody.
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_recorded_is_recorded_later() {
+        let store = FaultyStore::new(Arc::new(MemoryStore::new(Settings::default())));
+        store.fails("publish", 3);
+        let tasks = Tasks::new();
+        let journal = Journal::begin(store.clone(), SystemClock::new(), &tasks);
+        for kind in ["quota.critical", "breaker.closed"] {
+            let event = NewEvent {
+                kind: kind.to_owned(),
+                tenant: None,
+                subject: Subject::Other("one".to_owned()),
+                data: json!({}),
+            };
+            journal.sender.send(event).await.unwrap();
+        }
+        let mut newest = journal.store.newest_event();
+        newest
+            .wait_for(|newest| *newest == EventId(2))
+            .await
+            .unwrap();
+        let page = journal.store.events(EventId(0), 10).await.unwrap();
+        assert!(matches!(page, EventPage::Events(events) if events.len() == 2));
+        assert_eq!(store.fails_left("publish"), 0);
+    }
 
     proptest! {
         #[test]
