@@ -1,5 +1,6 @@
 //! Settings that change while the gateway runs.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ impl Watch {
             }
             self.reload();
             // The files may be others now.
-            seen = self.stamps();
+            seen = as_read(now, self.stamps());
             changing = None;
         }
     }
@@ -104,9 +105,23 @@ impl Watch {
         }
     }
 
-    fn stamps(&self) -> Vec<Option<Stamp>> {
-        self.files.iter().map(Stamp::of).collect()
+    fn stamps(&self) -> Stamps {
+        let stamp = |file: &PathBuf| (file.clone(), Stamp::of(file));
+        self.files.iter().map(stamp).collect()
     }
+}
+
+/// Each file, as far as it is there.
+type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
+
+/// What was read between `before` and `after`: a file that was changed meanwhile has perhaps been
+/// read as it was, and is to be read again. Those that nobody looked at before are taken as read.
+fn as_read(before: Stamps, after: Stamps) -> Stamps {
+    let stamp = |(file, after)| {
+        let stamp = before.get(&file).cloned().unwrap_or(after);
+        (file, stamp)
+    };
+    after.into_iter().map(stamp).collect()
 }
 
 /// What changes when a file does; a file that is put in another's place has another number.
@@ -127,5 +142,33 @@ impl Stamp {
             #[cfg(unix)]
             number: std::os::unix::fs::MetadataExt::ino(&data),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamps(files: &[(&str, u64)]) -> Stamps {
+        let stamp = |(file, length): &(&str, u64)| {
+            let stamp = Stamp {
+                modified: None,
+                length: *length,
+                #[cfg(unix)]
+                number: 1,
+            };
+            (PathBuf::from(file), Some(stamp))
+        };
+        files.iter().map(stamp).collect()
+    }
+
+    /// A second change while the first was taken over was taken for seen, and never came into force.
+    #[test]
+    fn a_file_that_changes_while_it_is_read_has_not_been_seen_yet() {
+        let before = stamps(&[("llmq.toml", 1), ("old.pem", 1)]);
+        let after = stamps(&[("llmq.toml", 2), ("new.pem", 3)]);
+        let seen = as_read(before, after.clone());
+        assert_ne!(seen, after);
+        assert_eq!(seen, stamps(&[("llmq.toml", 1), ("new.pem", 3)]));
     }
 }
