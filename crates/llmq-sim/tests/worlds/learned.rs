@@ -35,9 +35,8 @@ fn learned(scenario: &Scenario, report: &Report) -> Result<(), String> {
     Ok(())
 }
 
-/// Calls in flight when a limit is learned are not in its books: what they use shows only when
-/// they are answered, and calls sent meanwhile may be refused, though fewer than one in a
-/// hundred.
+/// What calls had used that ended before a limit was learned is known from words alone, and calls
+/// sent meanwhile may be refused, though fewer than one in a hundred.
 fn seldom_refused(sum: &Sum) -> Result<(), String> {
     let report = &sum.report;
     if report.ours_when_known * 100 > report.sent {
