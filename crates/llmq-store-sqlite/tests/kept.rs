@@ -492,7 +492,7 @@ fn files_that_cannot_be_used_are_named() {
         error
     };
     let missing = refused("no/llmq.db", None);
-    assert!(matches!(missing, OpenError::File { .. }));
+    assert!(matches!(missing, OpenError::NoDirectory { .. }));
     let text = refused("notes.txt", Some(&b"not a database ".repeat(100)));
     assert!(matches!(text, OpenError::Database { .. }));
 }
