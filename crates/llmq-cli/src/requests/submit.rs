@@ -18,8 +18,10 @@ use crate::client::ServerArgs;
 use crate::exit::{FAILED, Failure};
 use crate::text::time;
 
-/// So many requests are handed in with one call.
+/// So many requests are handed in with one call, and so many bytes of them: less than a server takes
+/// unless its `max_body` is small.
 const TOGETHER: usize = 1_000;
+const BYTES_MAX: usize = 8 << 20;
 /// So long one may wait for its end unless it says otherwise.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
@@ -118,37 +120,82 @@ fn submit_all(
     lines: impl BufRead,
     global: &Global,
 ) -> Result<(), Failure> {
-    let mut together = Vec::new();
-    for (at, line) in lines.lines().enumerate() {
+    let mut part = Part::default();
+    let mut accepted = 0;
+    for (at, line) in (1..).zip(lines.lines()) {
         let line = line.map_err(|error| Failure::wrong(&error))?;
         if line.trim().is_empty() {
             continue;
         }
-        let wanted = read(args, &line).map_err(|error| {
-            Failure::usage(format!(
-                "line {}: {error}; earlier lines may be accepted",
-                at + 1
-            ))
-        })?;
-        together.push(wanted);
-        if together.len() == TOGETHER {
-            hand_in(server, std::mem::take(&mut together), global)?;
+        if part.is_full_before(&line) {
+            accepted = hand_in(server, std::mem::take(&mut part), accepted, global)?;
+        }
+        match read(args, &line) {
+            Ok(wanted) => part.add(at, &line, wanted),
+            Err(error) => {
+                // The lines before it are right.
+                accepted = hand_in(server, part, accepted, global)?;
+                let wrong = Failure::usage(format!("line {at}: {error}"));
+                return Err(behind(accepted, wrong));
+            }
         }
     }
-    if together.is_empty() {
-        return Ok(());
-    }
-    hand_in(server, together, global)
+    hand_in(server, part, accepted, global).map(|_| ())
 }
 
+/// Hands a part in, behind the line up to which all are accepted. Answers which that is then.
 fn hand_in(
     server: &ServerArgs,
-    requests: Vec<CreateRequest>,
+    part: Part,
+    accepted: usize,
     global: &Global,
-) -> Result<(), Failure> {
+) -> Result<usize, Failure> {
+    if part.requests.is_empty() {
+        return Ok(accepted);
+    }
+    let Part { requests, last, .. } = part;
     let wanted = CreateRequests { requests };
-    let accepted: AcceptedRequests = server.send(Method::POST, "/api/requests", Some(&wanted))?;
-    print_all(&accepted.requests, global)
+    let told = server.send(Method::POST, "/api/requests", Some(&wanted));
+    let told: AcceptedRequests = told.map_err(|error| behind(accepted, error))?;
+    print_all(&told.requests, global)?;
+    Ok(last)
+}
+
+/// Lines that are handed in together: all of them are accepted, or none.
+#[derive(Default)]
+struct Part {
+    requests: Vec<CreateRequest>,
+    bytes: usize,
+    /// The number of its last line.
+    last: usize,
+}
+
+impl Part {
+    /// Whether it is to be handed in before this line is added.
+    fn is_full_before(&self, line: &str) -> bool {
+        let is_full = self.requests.len() == TOGETHER || self.bytes + line.len() > BYTES_MAX;
+        is_full && !self.requests.is_empty()
+    }
+
+    fn add(&mut self, at: usize, line: &str, wanted: CreateRequest) {
+        self.requests.push(wanted);
+        self.bytes += line.len();
+        self.last = at;
+    }
+}
+
+/// A failure behind the line up to which all are accepted.
+fn behind(accepted: usize, failure: Failure) -> Failure {
+    if accepted == 0 {
+        return failure;
+    }
+    Failure {
+        message: format!(
+            "{}; lines 1 to {accepted} are accepted: go on behind them",
+            failure.message
+        ),
+        ..failure
+    }
 }
 
 /// A line: a request as the API takes it, or the body of one. The options say what it leaves out.

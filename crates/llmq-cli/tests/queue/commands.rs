@@ -116,6 +116,34 @@ fn options_say_what_the_lines_of_a_file_leave_out() {
     assert_eq!(list.lines().count(), 2, "{list}");
 }
 
+/// A thousand lines were handed in at once whatever they weighed, and refused although each was
+/// right; nor was it told which lines were accepted by then.
+#[test]
+fn a_file_is_handed_in_in_parts_that_a_server_takes() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("calls.jsonl");
+    let line = |bytes: usize| {
+        let content = "x".repeat(bytes);
+        format!(r#"{{"model":"gpt","messages":[{{"role":"user","content":"{content}"}}]}}"#)
+    };
+    let submit = ["requests", "submit", file.to_str().unwrap()];
+    std::fs::write(&file, vec![line(6_000_000); 6].join("\n")).unwrap();
+    let (code, states, said) = llmq(&server, &submit);
+    assert_eq!(code, 0, "{said}");
+    assert!(!states.is_empty());
+    std::fs::write(&file, [line(6_000_000), line(33_000_000)].join("\n")).unwrap();
+    let (code, _, said) = llmq(&server, &submit);
+    assert_ne!(code, 0);
+    assert!(said.contains("lines 1 to 1 are accepted"), "{said}");
+    std::fs::write(&file, format!("{}\nno\n", line(10))).unwrap();
+    let (code, _, said) = llmq(&server, &submit);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("line 2: "), "{said}");
+    assert!(said.contains("lines 1 to 1 are accepted"), "{said}");
+}
+
 #[test]
 fn a_webhook_is_made_tested_and_listed_from_a_shell() {
     let place = Place::new(Duration::from_millis(1), "");
