@@ -1,6 +1,6 @@
 //! Accepted jobs: kept in a store, finished once.
 //!
-//! Read [`Runner`] first: it accepts jobs, and everything else follows from that. `fill` keeps a
+//! Read [`Runner`] first: everything else follows from it. `accept` takes a job in, `fill` keeps a
 //! window of each lane's best jobs before the dispatcher (`table` knows which), `life` takes one
 //! job from its place in line to its end, `attempt` sends it and judges the answer, and `tend`
 //! keeps leases alive, lets time to live pass and follows the store's health. `live` hands streams on
@@ -12,6 +12,7 @@
 
 mod directory;
 
+mod accept;
 mod runner;
 
 mod fill;
@@ -24,7 +25,8 @@ mod ends;
 mod live;
 mod tend;
 
+pub use accept::Accepted;
 pub use attempt::{ACCOUNT, AWAITED};
 pub use directory::{Directory, Hold, Holding, NotHeld, Told};
 pub use live::{Listening, Live};
-pub use runner::{Accepted, Look, Runner, RunnerOptions};
+pub use runner::{Look, Runner, RunnerOptions};

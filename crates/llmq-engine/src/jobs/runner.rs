@@ -1,20 +1,20 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use llmq_core::{Clock, Status, Timestamp, Verdict};
 use llmq_dispatch::{Call, CallKind, Why};
 use llmq_store::{
-    Cancelled, EnqueueError, Enqueued, Health, Job, JobId, Lane, NewJob, Place, Position, Start,
-    Store, StoreError, Worker,
+    Cancelled, EnqueueError, Health, Job, JobId, Lane, NewJob, Place, Start, Store, StoreError,
+    Worker,
 };
 use rustc_hash::FxHashSet;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Directory;
+use super::accept::Accepted;
 use super::ends::Ends;
 use super::live::{Listening, Lives};
 use super::table::{Came, Table};
@@ -106,27 +106,6 @@ pub(super) struct Inner {
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runner").finish_non_exhaustive()
-    }
-}
-
-/// A job that was handed in.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Accepted {
-    /// Its id, or that of the one that its idempotency key made before.
-    pub id: JobId,
-    /// The job as it was accepted; none where there was one before.
-    pub new: Option<Job>,
-    /// Where it stood in its queue then, if it came to stand there.
-    pub position: Option<Position>,
-}
-
-impl Accepted {
-    fn waits(enqueued: &Enqueued, job: Job) -> Self {
-        Self {
-            id: enqueued.job,
-            new: enqueued.is_new.then_some(job),
-            position: enqueued.position,
-        }
     }
 }
 
@@ -382,101 +361,6 @@ impl Inner {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the store is to be asked to take work in, which may have been handed in before by
-    /// its keys.
-    fn takes(&self, has_keys: bool) -> Result<(), StoreError> {
-        let health = self.store.health();
-        if self.stopping.is_cancelled() {
-            return Err(StoreError::Closed);
-        }
-        match health {
-            Health::Ready => Ok(()),
-            // Their keys may have made them before: the store knows, and refuses what is new.
-            Health::ReserveOnly { .. } if has_keys => Ok(()),
-            Health::ReserveOnly { reason } | Health::Unavailable { reason } => {
-                Err(StoreError::Unavailable {
-                    reason,
-                    source: None,
-                })
-            }
-        }
-    }
-
-    async fn accept(self: Arc<Self>, job: NewJob, runs: Runs) -> Result<Accepted, EnqueueError> {
-        let lane = Arc::new(job.lane());
-        let now = self.now();
-        let told = job.accepted(now.wall);
-        let enqueued = if let Some(grant) = self.at_once(&job, &lane) {
-            let (id, start) = (job.id, self.start_of(job.id, &grant));
-            // Before the store knows it: whoever cancels it as soon as it is there finds it here.
-            let is_held = self.table().hold(id, Arc::clone(&lane));
-            let enqueued = self.store.enqueue_started(job, start, now).await;
-            if let Ok((enqueued, Some(started))) = enqueued {
-                let new = Some(started.job.clone());
-                self.tasks
-                    .spawn(Arc::clone(&self).go_on(grant, started, runs));
-                return Ok(Accepted {
-                    id: enqueued.job,
-                    new,
-                    position: None,
-                });
-            }
-            if is_held {
-                self.release(id);
-            }
-            enqueued?.0
-        } else {
-            // A store answers for each job that it was given.
-            let enqueued = self.store.enqueue(vec![job], now).await?;
-            let first = enqueued.first().copied();
-            first.ok_or(EnqueueError::Store(StoreError::Closed))?
-        };
-        self.came_first(lane, enqueued.place);
-        Ok(Accepted::waits(&enqueued, told))
-    }
-
-    async fn accept_many(
-        self: Arc<Self>,
-        jobs: Vec<NewJob>,
-    ) -> Result<Vec<Accepted>, EnqueueError> {
-        let now = self.now();
-        let told: Vec<Job> = jobs.iter().map(|job| job.accepted(now.wall)).collect();
-        let lanes: Vec<Lane> = jobs.iter().map(NewJob::lane).collect();
-        let enqueued = self.store.enqueue(jobs, now).await?;
-        let mut first: BTreeMap<Lane, Place> = BTreeMap::new();
-        for (lane, enqueued) in lanes.into_iter().zip(&enqueued) {
-            if let Some(place) = enqueued.place {
-                let first = first.entry(lane).or_insert(place);
-                *first = place.min(*first);
-            }
-        }
-        for (lane, place) in first {
-            self.came_first(Arc::new(lane), Some(place));
-        }
-        let accepted = enqueued.iter().zip(told);
-        let accepted = accepted.map(|(enqueued, job)| Accepted::waits(enqueued, job));
-        Ok(accepted.collect())
-    }
-
-    /// Leave to send a job at once, if there is room and nobody of its lane waits.
-    fn at_once(&self, job: &NewJob, lane: &Lane) -> Option<Grant> {
-        let waits = job.not_before.is_some() || !*self.open.borrow();
-        if waits || !self.table().is_free(lane) {
-            return None;
-        }
-        let call = Call {
-            size: job.size,
-            bytes: job.body.len() as u64,
-            ..self.call(lane)?
-        };
-        let mut ticket = self.line_up(lane, call)?;
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match ticket.poll_granted(&mut context) {
-            Poll::Ready(Ok(grant)) => Some(grant),
-            Poll::Ready(Err(_)) | Poll::Pending => None,
-        }
-    }
-
     /// A stored call of a lane; none where nothing serves its model.
     pub(super) fn call(&self, lane: &Lane) -> Option<Call> {
         let queue = self.directory.queue(&lane.queue)?;
@@ -512,7 +396,7 @@ impl Inner {
     }
 
     /// Jobs were accepted into a lane, the first of them at `place`, if any is new.
-    fn came_first(&self, lane: Arc<Lane>, place: Option<Place>) {
+    pub(super) fn came_first(&self, lane: Arc<Lane>, place: Option<Place>) {
         if let Some(place) = place {
             self.came(lane, Came::At(place));
         }
