@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llmq_core::Timestamp;
+use llmq_core::{Algorithm, Timestamp};
 
 use super::{
     Entry, EntryState, Expect, Heard, Limit, Meter, OURS_AT_MOST, Verdict, float, float_signed,
@@ -209,7 +209,8 @@ impl Limit {
         }
         let doubted = std::mem::take(&mut self.doubted);
         let since = |total: u64| float(total.saturating_sub(self.heard.total));
-        let seconds = (expect.sent_at - self.heard.sent_at).as_secs_f64();
+        let since_word = expect.sent_at - self.heard.sent_at;
+        let seconds = since_word.min(self.shows_use_of()).as_secs_f64();
         // What was corrected just now is in the residue no more.
         let residue = self.residue(expect, seen).saturating_add(signed(below));
         let charged = since(expect.total);
@@ -246,15 +247,27 @@ impl Limit {
         }
         self.lesson = None;
         self.heard.above = 0;
-        if self.rule.is_estimate() {
-            let missed = signed(expect.own) - self.heard.slack;
-            if let Ok(missed) = u64::try_from(missed) {
+        if let Ok(missed) = u64::try_from(signed(expect.own) - self.heard.slack) {
+            // The room that the call would have had, others took since the word before: that word's
+            // time is in what is known of them already.
+            self.foreign.learn(float(missed), 0.0);
+            if self.rule.is_estimate() {
                 self.advance(now);
                 self.correct_as_of(expect, missed, Duration::ZERO);
             }
-        } else {
+        }
+        if !self.rule.is_estimate() {
             // It may not have been counted here either.
             self.returnable = self.returnable.saturating_add(expect.own);
+        }
+    }
+
+    /// How far back the use lies that a word tells of: what was used before has left the window, or
+    /// was refilled.
+    fn shows_use_of(&self) -> Duration {
+        match self.spec.algorithm {
+            Algorithm::Bucket { depth } => depth,
+            Algorithm::Sliding | Algorithm::Fixed => self.spec.period,
         }
     }
 

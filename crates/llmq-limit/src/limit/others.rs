@@ -65,10 +65,12 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
-    use llmq_core::{CallSize, Host};
+    use llmq_core::{Algorithm, CallSize, Host, LimitKind, LimitSpec, Now};
 
     use super::super::tests::{MARGIN, at, limit, send};
     use super::*;
+    use crate::charge::charge_rule;
+    use crate::sliding::signed;
 
     /// A limit of 1,000 a second of which others use 5 every 20 ms, as words on calls tell.
     fn shared() -> Limit {
@@ -105,6 +107,60 @@ mod tests {
         assert!(limit.others(at(600)) > calm);
         let long_after = limit.others(at(1_404));
         assert!(limit.others(at(1_405)) < long_after);
+    }
+
+    #[test]
+    fn a_refusal_tells_what_others_took() {
+        // What the word on a refused call says was put down as our own charge, so that the time
+        // since the word before taught that nobody else had used anything in it.
+        for (text, others) in [
+            ("requests=100/1s", 1),
+            ("input_tokens=100000/1s", 800),
+            ("input_tokens=100000/1s:bucket", 800),
+        ] {
+            let mut limit = limit(text, Host::Unknown);
+            let size = CallSize::of_input(1_000);
+            let first = send(&mut limit, &size, at(0));
+            let left = limit.books(at(0), Duration::ZERO);
+            limit.observe(&first, left, 1, at(5), Duration::ZERO);
+            limit.settle(first, None, at(5));
+            assert_eq!(limit.others(at(100)), 0, "{text}");
+            // The refused call itself was not counted.
+            let refused = send(&mut limit, &size, at(100));
+            let own = signed(refused.cost.total());
+            let left = limit.books(at(100), Duration::ZERO) + own - others;
+            limit.observe(&refused, left, 1, at(105), Duration::ZERO);
+            limit.refused(refused, at(105));
+            assert!(limit.others(at(200)) > 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_others_used_before_a_bucket_was_full_again_says_nothing_of_how_often_they_come() {
+        // After a pause of a day all that was seen of it was what the last seconds had left, and
+        // spread over that day it was next to nothing.
+        let depth = Duration::from_secs(1);
+        let spec = LimitSpec::per(
+            LimitKind::Requests,
+            6_000,
+            Duration::from_secs(60),
+            Algorithm::Bucket { depth },
+        );
+        let rule = charge_rule(Host::Unknown, spec.kind);
+        let mut limit = Limit::new(spec, rule, Now::default());
+        let mut speak = |ms: u64, taken: i64| {
+            let entry = send(&mut limit, &CallSize::default(), at(ms));
+            let left = limit.books(at(ms), MARGIN) + limit.shown_beyond_depth(6_000) - taken;
+            limit.observe(&entry, left, 1, at(ms + 5), MARGIN);
+            limit.settle(entry, None, at(ms + 5));
+            limit.others(at(ms + 2_000))
+        };
+        for second in 0..20 {
+            speak(second * 1_000, 4);
+        }
+        let day = 86_400_000;
+        let after_a_day = speak(day, 4);
+        assert!(after_a_day >= 4, "{after_a_day}");
     }
 
     #[test]
