@@ -26,7 +26,7 @@ enum Tally {
     Attempt,
     /// A refusal that is no fault of the call's.
     Throttle,
-    /// A broken upstream was found broken.
+    /// A broken upstream was found broken, or an empty account still empty.
     Nothing,
 }
 
@@ -258,6 +258,9 @@ impl Dispatcher {
         if class.is_rate_limit() {
             self.rate_limited(running, text, now, effects);
         }
+        // Nothing was served since it was closed. Where others are, the call asks for too much.
+        let was_empty =
+            class == FailureClass::Money && self.upstreams[running.upstream.index()].closures > 0;
         let was_down = self.upstreams[running.upstream.index()]
             .breaker
             .opens_at(now)
@@ -326,7 +329,7 @@ impl Dispatcher {
             self.close(running, class, until, pause, now, effects);
         }
         // A call that found a broken upstream broken has learned nothing about itself.
-        let tally = if was_down && rule.trips_breaker {
+        let tally = if was_down && rule.trips_breaker || was_empty {
             Tally::Nothing
         } else if rule.counts_attempt {
             Tally::Attempt
@@ -372,8 +375,9 @@ impl Dispatcher {
             ticket.throttles = 0;
         } else {
             ticket.attempts = ticket.attempts.saturating_sub(1);
-            // The first of a line probes a broken upstream again and again: an outage of any
-            // length must not end a call that nobody waits for.
+            // The first of a line probes a broken upstream again and again, and all that waits
+            // meets an empty account each time it is asked: neither, of any length, must end a
+            // call that nobody waits for.
             ticket.throttles += u32::from(!probes);
         }
         if !ticket.avoid.contains(&running.upstream) {
@@ -384,7 +388,10 @@ impl Dispatcher {
         // What may have been billed is not sent twice where that is set, wherever to.
         let may_go = class != FailureClass::Ambiguous || setup.retry_ambiguous;
         let elsewhere = may_go && rule.other_upstream && self.has_other_way(id, now);
-        let again = may_go && rule.retry && self.has_any_way(id);
+        // Who refuses the key says nothing of the call: those that failed it may still serve it.
+        let is_closed = class == FailureClass::NoAccess && pause != Pause::Nothing;
+        let retry = rule.retry || is_closed && self.has_willing_way(id, running.upstream);
+        let again = may_go && retry && self.has_any_way(id);
         let spent = match tally {
             Tally::Attempt => attempts >= setup.max_attempts,
             Tally::Throttle | Tally::Nothing => {

@@ -82,11 +82,20 @@ impl Dispatcher {
 
     /// Whether an upstream of its own or of a fallback is left to it at all.
     pub(crate) fn has_any_way(&self, id: TicketId) -> bool {
-        self.ticket(id).is_some_and(|ticket| {
-            self.any_way(ticket, |upstream| {
-                let spent = ticket.exhausted && ticket.avoid.contains(&upstream);
-                !spent && !ticket.barred.contains(&upstream)
-            })
+        self.ticket(id)
+            .is_some_and(|ticket| self.any_way(ticket, |upstream| is_left(ticket, upstream)))
+    }
+
+    /// Whether another upstream of its own model is left to it, than this one, that does not refuse
+    /// its key. It may be full or broken: that passes.
+    pub(crate) fn has_willing_way(&self, id: TicketId, than: UpstreamId) -> bool {
+        let Some(ticket) = self.ticket(id) else {
+            return false;
+        };
+        any(self.ways(ticket).0, |upstream| {
+            let closed = self.upstreams[upstream.index()].closed;
+            let refuses = closed.is_some_and(|closed| closed.class == FailureClass::NoAccess);
+            upstream != than && is_left(ticket, upstream) && !refuses
         })
     }
 
@@ -121,6 +130,11 @@ impl Dispatcher {
 
 fn any(setup: &QueueSetup, mut is_one: impl FnMut(UpstreamId) -> bool) -> bool {
     setup.routes.iter().any(|route| is_one(route.upstream))
+}
+
+fn is_left(ticket: &Ticket, upstream: UpstreamId) -> bool {
+    let spent = ticket.exhausted && ticket.avoid.contains(&upstream);
+    !spent && !ticket.barred.contains(&upstream)
 }
 
 fn is_untried(ticket: &Ticket, upstream: UpstreamId) -> bool {

@@ -157,8 +157,8 @@ pub enum GiveBack {
     /// The provider had no room. Counted apart ([`Job::throttles`](crate::Job::throttles)), until
     /// an attempt ends in another way.
     Throttled,
-    /// The provider was known to be down, and still is. Not counted: an outage of any length ends
-    /// no job.
+    /// The provider was known to be down, or the account to be empty, and still is. Not counted:
+    /// neither of any length ends a job.
     FoundDown,
     /// It was not sent: its process stops, or what it was to be sent through is gone.
     NotSent,

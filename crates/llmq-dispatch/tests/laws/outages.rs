@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use llmq_core::{FailureClass, Pause, Priority};
 use llmq_dispatch::{
-    Call, CallKind, Effect, Ended, Event, Notice, QueueId, TicketId, UpstreamId, UpstreamSetup,
+    Call, CallKind, Effect, Ended, Event, Notice, QueueId, QueueSetup, Route, TicketId, UpstreamId,
+    UpstreamSetup,
 };
 
 use crate::world::{MINUTE, SECOND, World, failure};
@@ -120,6 +121,84 @@ fn a_probe_ends_no_stored_call_however_often_it_was_throttled_before() {
     let ended =
         |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == kept);
     assert!(!world.effects.iter().any(ended));
+}
+
+/// Whatever waited was asked again each time, and had failed for good after twenty times: a night
+/// without money.
+#[test]
+fn an_empty_account_ends_no_stored_call_however_long_it_is_empty() {
+    let (mut world, queue, _) = World::simple(&[]);
+    let stored = Call {
+        kind: CallKind::Stored,
+        ..world.call(queue)
+    };
+    let calls: Vec<TicketId> = (0..3).map(|_| world.submit(stored)).collect();
+    for _ in 0..50 {
+        assert_eq!(world.started(), calls);
+        for call in &calls {
+            world.fail(*call, FailureClass::Money, None);
+        }
+        world.advance(MINUTE * 70);
+    }
+    for call in calls {
+        assert!(world.dispatcher.standing(call).expect("in line").throttles <= 1);
+        world.complete(call);
+    }
+    let ended = |effect: &Effect| matches!(effect, Effect::Failed { .. });
+    assert!(!world.effects.iter().any(ended));
+}
+
+/// An account may have too little left for one call and enough for the others.
+#[test]
+fn a_call_that_alone_asks_for_more_than_there_is_fails_as_after_any_throttle() {
+    let (mut world, queue, _) = World::simple(&[]);
+    let dear = world.submit(Call {
+        kind: CallKind::Stored,
+        ..world.call(queue)
+    });
+    let failed =
+        |effect: &Effect| matches!(effect, Effect::Failed { ticket, .. } if *ticket == dear);
+    let mut refusals = 0;
+    while !world.effects.iter().any(failed) {
+        let other = world.submit(world.call(queue));
+        assert_eq!(world.started(), [dear, other]);
+        world.complete(other);
+        world.fail(dear, FailureClass::Money, None);
+        refusals += 1;
+        world.advance(MINUTE * 6);
+    }
+    assert_eq!(refusals, 20);
+}
+
+/// It had failed for good, though the upstream that had failed it once served all others.
+#[test]
+fn a_call_goes_back_to_an_upstream_that_failed_it_where_the_other_one_refuses_the_key() {
+    for max_attempts in [1, 3] {
+        let mut world = World::new();
+        let [refusing, failing] = [(); 2].map(|()| world.upstream(&[]));
+        let route = |upstream, weight| Route { upstream, weight };
+        let queue = world.dispatcher.add_queue(QueueSetup {
+            routes: vec![route(refusing, 1.0), route(failing, 1e9)],
+            max_attempts,
+            ..QueueSetup::to("m", refusing)
+        });
+        let call = world.submit(world.call(queue));
+        let asked = |world: &mut World| {
+            let starts = world.effects.iter().filter_map(|effect| match effect {
+                Effect::Start(start) => Some(start.upstream),
+                _ => None,
+            });
+            let asked: Vec<UpstreamId> = starts.collect();
+            world.started();
+            asked
+        };
+        assert_eq!(asked(&mut world), [failing]);
+        world.fail(call, FailureClass::Transient, None);
+        assert_eq!(asked(&mut world), [refusing]);
+        world.fail(call, FailureClass::NoAccess, None);
+        let back: &[UpstreamId] = if max_attempts > 1 { &[failing] } else { &[] };
+        assert_eq!(asked(&mut world), back, "as long as it has attempts");
+    }
 }
 
 #[test]

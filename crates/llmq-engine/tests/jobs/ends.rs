@@ -13,6 +13,7 @@ over_each_store! {
     what_the_provider_cannot_take_is_sent_once,
     a_refusal_for_a_limit_is_no_attempt,
     the_probes_of_an_outage_are_not_counted_as_throttles,
+    an_account_without_money_ends_no_job,
     a_call_above_a_whole_limit_fails_without_being_sent,
     a_prompt_that_is_too_long_goes_to_larger_contexts_one_after_the_other,
     a_prompt_that_is_too_long_for_all_fails_with_the_first_ones_words,
@@ -81,6 +82,23 @@ async fn the_probes_of_an_outage_are_not_counted_as_throttles(store: Arc<dyn Sto
     upstream.got(7).await;
     let job = store.job(id).await.unwrap().unwrap();
     assert_eq!((job.attempts, job.throttles), (1, 5));
+    upstream.go(1);
+    assert_eq!(world.end(id).await.status, Status::Completed);
+}
+
+/// After twenty refusals, a night without money, what had been accepted had failed.
+async fn an_account_without_money_ends_no_job(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(|call| match call {
+        0..30 => Act::Refuse(402, "no credit"),
+        30 => Act::Wait,
+        _ => Act::Answer("hi".to_owned()),
+    })
+    .await;
+    let world = World::over(Arc::clone(&store), &upstream, "").await;
+    let id = world.accept().await;
+    upstream.got(31).await;
+    let job = store.job(id).await.unwrap().unwrap();
+    assert_eq!((job.attempts, job.throttles), (1, 1));
     upstream.go(1);
     assert_eq!(world.end(id).await.status, Status::Completed);
 }

@@ -319,6 +319,7 @@ impl World {
     ) -> Self {
         let text = format!(
             "[retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
+             quota = {{ base = \"10ms\", max = \"20ms\" }}\n\
              [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}/v1\"\n\
              [models.gpt]\nupstreams = [ {{ upstream = \"one\", limits = {{ {limits} }} }} ]\n\
              context_fallback = [\"huge\", \"vast\"]\n\

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use llmq_core::Backoff;
 use llmq_engine::SystemClock;
-use llmq_engine::bulk::{Ended, InputKind, InputSource, ReadOptions, RunOptions};
+use llmq_engine::bulk::{Ended, InputKind, InputSource, ReadOptions, RouteOptions, RunOptions};
 use llmq_provider::mock::MockConfig;
 use llmq_provider::{Dialect, Provider, ProviderConfig, Secret};
 use llmq_testkit::ScriptedServer;
@@ -123,10 +125,72 @@ async fn a_place_that_answers_with_pages_stops_the_run_and_fails_no_row() {
     assert_eq!((report.summary.completed, report.summary.failed), (0, 0));
 }
 
-/// A firewall's word: status, kind and body.
-const PAGE: (&str, &str, &str) = ("403 Forbidden", "text/html", "<html>blocked</html>");
+/// A row that had met twenty refusals was dropped, and the run ended as if every row were done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_without_money_waits_however_often_it_is_refused() {
+    let no_money = r#"{"error":{"message":"m","code":"insufficient_quota"}}"#;
+    let refusal = ("429 Too Many Requests", "application/json", no_money);
+    let broke = Choosy::by(move |_, call| (1..=100).contains(&call).then_some(refusal)).await;
+    let scene = Scene::new(3, quick(&[])).await;
+    let mut options = broke.options(&scene);
+    let backoff = Duration::from_millis(1);
+    options.rules.backoffs.quota = Backoff {
+        base: backoff,
+        max: backoff,
+    };
+    let report = scene.run(options).await.expect("a run");
+    assert_eq!((report.ended, report.summary.completed), (Ended::Done, 3));
+    assert_eq!(broke.calls(), 103);
+}
 
-/// A provider that refuses every call with a certain text in it.
+/// It was dropped in the same way, where one account had failed it once and the other one's key was
+/// revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_a_revoked_key_refuses_goes_back_to_the_other_account_or_is_told() {
+    let revoked = r#"{"error":{"message":"m","code":"invalid_api_key"}}"#;
+    let revoked = ("401 Unauthorized", "application/json", revoked);
+    let oops = ("500 Internal Server Error", "text/plain", "oops");
+    for max_attempts in [5, 1] {
+        let refusing = Choosy::by(move |_, _| Some(revoked)).await;
+        let has_failed = AtomicBool::new(false);
+        let failing = Choosy::by(move |body, _| {
+            let fails = body.contains("Place 3,") && !has_failed.swap(true, Ordering::Relaxed);
+            fails.then_some(oops)
+        })
+        .await;
+        let scene = Scene::new(5, quick(&[])).await;
+        let route = |weight, at: &Choosy| RouteOptions {
+            weight,
+            provider: at.provider(),
+            ..scene.route("good", Vec::new())
+        };
+        let options = RunOptions {
+            routes: vec![route(1.0, &refusing), route(1e9, &failing)],
+            max_attempts,
+            ..scene.options(&[])
+        };
+        let report = scene.run(options.clone()).await.expect("a run");
+        assert_eq!(refusing.calls(), 1, "the row that had failed");
+        if max_attempts > 1 {
+            assert_eq!((report.ended, report.summary.completed), (Ended::Done, 5));
+            continue;
+        }
+        let reason = report.ended.reason().expect("the account");
+        assert!(reason.starts_with("1 row was refused (mock"), "{reason}");
+        let counts = (report.summary.completed, report.summary.failed);
+        assert_eq!(counts, (4, 0));
+        let again = scene.run(options).await.expect("a run");
+        assert_eq!((again.ended, again.summary.completed), (Ended::Done, 5));
+    }
+}
+
+/// A firewall's word.
+const PAGE: Refusal = ("403 Forbidden", "text/html", "<html>blocked</html>");
+
+/// Status, kind and body.
+type Refusal = (&'static str, &'static str, &'static str);
+
+/// A provider that refuses some calls.
 struct Choosy {
     url: String,
     calls: Arc<AtomicUsize>,
@@ -134,31 +198,37 @@ struct Choosy {
 }
 
 impl Choosy {
-    async fn start(
-        text: &'static str,
-        (status, kind, body): (&'static str, &'static str, &'static str),
-    ) -> Self {
+    /// Every call with a certain text in it is refused.
+    async fn start(text: &'static str, refusal: Refusal) -> Self {
+        Self::by(move |body, _| body.contains(text).then_some(refusal)).await
+    }
+
+    /// What is refused is chosen by its body and by how many calls came before it.
+    async fn by(refuses: impl Fn(&str, usize) -> Option<Refusal> + Send + Sync + 'static) -> Self {
         const ANSWER: &str = r#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
-        let refusal = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
         let server = ScriptedServer::start().await;
         let url = format!("{}/v1", server.url());
         let calls = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&calls);
+        let (counted, refuses) = (Arc::clone(&calls), Arc::new(refuses));
         let mut serving = JoinSet::new();
         serving.spawn(server.serve_each(move |mut guest| {
-            let (calls, refusal) = (Arc::clone(&counted), refusal.clone());
+            let (calls, refuses) = (Arc::clone(&counted), Arc::clone(&refuses));
             async move {
                 loop {
                     let (_, body) = guest.read_call().await;
-                    calls.fetch_add(1, Ordering::Relaxed);
-                    if body.windows(text.len()).any(|part| part == text.as_bytes()) {
-                        guest.say(&refusal).await;
-                    } else {
+                    let call = calls.fetch_add(1, Ordering::Relaxed);
+                    let Some((status, kind, said)) = refuses(&String::from_utf8_lossy(&body), call)
+                    else {
                         guest.answer(ANSWER).await;
-                    }
+                        continue;
+                    };
+                    let length = said.len();
+                    guest
+                        .say(&format!(
+                            "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\n\
+                             content-length: {length}\r\n\r\n{said}"
+                        ))
+                        .await;
                 }
             }
         }));
@@ -173,12 +243,15 @@ impl Choosy {
         self.calls.load(Ordering::Relaxed)
     }
 
+    fn provider(&self) -> Provider {
+        let config = ProviderConfig::new(Dialect::OpenAi, self.url.clone());
+        Provider::new(config, Arc::new(SystemClock::new())).expect("a provider")
+    }
+
     /// One call after the other, of the scene's rows.
     fn options(&self, scene: &Scene) -> RunOptions {
         let mut options = scene.options(&["concurrency=1"]);
-        let config = ProviderConfig::new(Dialect::OpenAi, self.url.clone());
-        let provider = Provider::new(config, Arc::new(SystemClock::new()));
-        options.routes[0].provider = provider.expect("a provider");
+        options.routes[0].provider = self.provider();
         options
     }
 }

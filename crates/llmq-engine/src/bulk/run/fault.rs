@@ -45,9 +45,20 @@ impl From<&Verdict> for Fault {
     }
 }
 
-/// The last fault of each upstream.
+/// The last fault of each upstream, and of the rows that have no result for one.
 #[derive(Debug, Default)]
-pub(super) struct Faults(Mutex<Vec<(UpstreamId, Fault)>>);
+pub(super) struct Faults {
+    last: Mutex<Vec<(UpstreamId, Fault)>>,
+    left: Mutex<Option<Left>>,
+}
+
+/// Rows that are left to the next run, since the account refused them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) rows: u64,
+    /// How the last of them was refused, and by whom.
+    pub(super) said: String,
+}
 
 impl Faults {
     pub(super) fn note(&self, upstream: UpstreamId, fault: Fault) {
@@ -62,7 +73,20 @@ impl Faults {
         last.map(|(_, fault)| fault.clone())
     }
 
+    /// A row is left to the next run.
+    pub(super) fn leave(&self, said: String) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = left.take().map_or(0, |left| left.rows) + 1;
+        *left = Some(Left { rows, said });
+    }
+
+    /// The rows that are left to the next run.
+    pub(super) fn left(&self) -> Option<Left> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.clone()
+    }
+
     fn all(&self) -> MutexGuard<'_, Vec<(UpstreamId, Fault)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -199,7 +199,7 @@ async fn finish(
             .map(|((id, _), route)| way(*id, route, has_answered))
             .collect(),
         counters: Arc::clone(&counters),
-        faults,
+        faults: Arc::clone(&faults),
         results,
         interrupt: control.interrupt_token().clone(),
         stop: control.stop_token().clone(),
@@ -233,8 +233,11 @@ async fn finish(
     let ended = match stopped {
         Some(ended) => ended,
         None if control.stop_token().is_cancelled() => Ended::Interrupted,
-        None if summary.failed > 0 => Ended::SomeFailed,
-        None => Ended::Done,
+        None => match faults.left() {
+            Some(left) => left.into(),
+            None if summary.failed > 0 => Ended::SomeFailed,
+            None => Ended::Done,
+        },
     };
     Ok(RunReport {
         summary: Summary {

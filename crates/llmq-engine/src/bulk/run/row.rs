@@ -117,7 +117,7 @@ impl Lane {
             match next {
                 Next::Again(next) => ticket = next,
                 Next::Done(end) => return self.record(row, end, ambiguous, started).await,
-                Next::Nothing => return,
+                Next::Left(said) => return self.faults.leave(said),
             }
         }
     }
@@ -244,7 +244,8 @@ impl Lane {
                                 FailureClass::NoAccess | FailureClass::Money
                             ) =>
                     {
-                        Next::Nothing
+                        let fault = Fault::from(&*verdict);
+                        Next::Left(format!("{}: {}", way.name, fault.told()))
                     }
                     AfterFailure::GivenUp { attempts } => Next::Done(Box::new(End {
                         whole,
@@ -317,8 +318,8 @@ impl Lane {
 enum Next {
     Again(crate::Ticket),
     Done(Box<End>),
-    /// The row stays as it was.
-    Nothing,
+    /// The row stays as it was, for what was said.
+    Left(String),
 }
 
 /// A row's last attempt.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use llmq_core::{FailureClass, Now, Timestamp, WallTime};
 
-use super::fault::Fault;
+use super::fault::{Fault, Left};
 use super::progress::Paused;
 use crate::notices::shown;
 
@@ -36,6 +36,19 @@ impl Ended {
         match self {
             Self::StoppedByAccount { reason } | Self::ProviderLost { reason } => Some(reason),
             Self::Done | Self::SomeFailed | Self::Interrupted => None,
+        }
+    }
+}
+
+/// A run that went through all of its rows, and has no result for some.
+impl From<Left> for Ended {
+    fn from(Left { rows, said }: Left) -> Self {
+        let rows = match rows {
+            1 => "1 row was refused".to_owned(),
+            rows => format!("{rows} rows were refused"),
+        };
+        Self::StoppedByAccount {
+            reason: format!("{rows} ({said})"),
         }
     }
 }
