@@ -381,6 +381,13 @@ fn a_file_that_is_not_ours_is_left_untouched() {
         ("out.jsonl", "a\nb\n"),
         ("out.jsonl", "{\"custom_id\":\"a\",\"method\":\"POST\"}\n"),
         ("out.jsonl", "id,name\n1,2\n"),
+        // An answer that was saved without a line break was taken for a torn line, and removed.
+        (
+            "out.jsonl",
+            "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\"}",
+        ),
+        ("out.jsonl", "{\"id\":\"chatcmpl-1\",\"object\":\"chat.com"),
+        ("out.jsonl", "{\"id\":\"batch_req_1\",\"custom_id\":\"a\"}"),
         ("out.csv", "id,name\n1,2\n"),
         (
             "out.csv",

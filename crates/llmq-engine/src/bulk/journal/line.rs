@@ -11,7 +11,7 @@ use crate::bulk::input::{BadRow, Fields};
 use crate::bulk::json::one_line;
 
 /// Every line that we write begins so.
-const HEAD: &[u8] = b"{\"id\":\"";
+const HEAD: &[u8] = b"{\"id\":\"batch_req_";
 /// The header of an output in CSV.
 pub(crate) const CSV_HEADER: &[u8] = b"id,text,tokens,error,line\n";
 pub(crate) const CSV_COLUMNS: [&str; 5] = ["id", "text", "tokens", "error", "line"];

@@ -3,6 +3,8 @@ use std::io::BufReader;
 use std::ops::Range;
 use std::path::Path;
 
+use serde::de::IgnoredAny;
+
 use super::error::JournalError;
 use super::line::{
     CSV_COLUMNS, CSV_HEADER, Entry, OutputFormat, decode_csv, decode_json, decode_whole_json,
@@ -100,9 +102,9 @@ impl<V: FnMut(Entry, Range<u64>)> Scan<'_, V> {
                 decode_whole_json(line)
             };
             let has_hole = memchr::memchr(0, line).is_some();
-            let may_be_ours = (self.rows > 0 && (has_hole || !terminated)) || {
-                (has_hole || !terminated) && may_begin_a_line(line)
-            };
+            // One of ours that is whole has the end by which it is known.
+            let is_cut_off = !terminated && serde_json::from_slice::<IgnoredAny>(line).is_err();
+            let may_be_ours = (has_hole || is_cut_off) && (self.rows > 0 || may_begin_a_line(line));
             match entry {
                 Some(entry) => self.row(entry, end, terminated),
                 None if line.is_empty() && terminated => self.scanned.whole = end,
