@@ -50,6 +50,16 @@ fn finishing_in_time_says_what_it_takes() {
 }
 
 #[test]
+fn a_file_of_bad_rows_is_planned_like_any_other() {
+    let world = World::new();
+    world.write("in.jsonl", "not json\n");
+    let line = "plan in.jsonl --template {{x}} --model m --finish-in 1s";
+    let outcome = world.run(line);
+    outcome.says(0, &[]);
+    assert!(outcome.stdout.contains("1 bad"), "{outcome:?}");
+}
+
+#[test]
 fn who_has_no_limits_yet_learns_which_to_ask_for() {
     let world = World::new().with_rows(1_000);
     let outcome = world.run(

@@ -243,6 +243,14 @@ mod tests {
         assert_eq!(finish_in(&rows, &setup, Duration::from_millis(10)), None);
     }
 
+    /// It panicked where the time was shorter than one answer.
+    #[test]
+    fn no_rows_are_finished_in_no_time() {
+        let need = finish_in(&[], &setup(&["requests=1/1m"]), Duration::from_nanos(1)).unwrap();
+        assert_eq!(need.pace.requests_per_minute, 0);
+        assert_eq!(need.pace.calls_at_once, 0);
+    }
+
     #[test]
     fn the_pace_is_what_must_be_allowed_whatever_is_allowed_now() {
         let generous = setup(&["requests=1M/1m", "concurrency=2048"]);

@@ -101,7 +101,9 @@ impl Pace {
     /// The last call starts one latency before the end.
     fn of(report: &PlanReport, latency: Duration, time: Duration) -> Self {
         let rows = report.rows;
-        let starts = (time - latency).max(Duration::from_nanos(1)).as_nanos();
+        // Without rows the time may be shorter than any call.
+        let starts = time.saturating_sub(latency);
+        let starts = starts.max(Duration::from_nanos(1)).as_nanos();
         let a_minute = |amount: u64| {
             let minute = Duration::from_secs(60).as_nanos();
             let rate = (u128::from(amount) * minute).div_ceil(starts);
