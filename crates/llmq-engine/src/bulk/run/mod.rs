@@ -212,7 +212,6 @@ async fn finish(
     let fed = fed(feeder, options, &counters, control).await;
     // Every row has let go of its sender of results, so this comes to its end.
     let written = joined(writer).await;
-    let ended_at = clock.now();
     watch.stop_saving();
     let saved = joined(keeper).await;
     given_up.came_to_its_end();
@@ -229,7 +228,7 @@ async fn finish(
         }
     }
     let limits = kept(&hub, line.limits, &line.upstreams);
-    let summary = summarize(&hub, &limits, &counters, options, started, ended_at);
+    let summary = summarize(&hub, &limits, &counters, options, started);
     let ended = match stopped {
         Some(ended) => ended,
         None if control.stop_token().is_cancelled() => Ended::Interrupted,

@@ -110,6 +110,8 @@ pub(super) struct PauseClock {
     pub(super) now: Option<Paused>,
     since: Option<Timestamp>,
     total: Duration,
+    /// What it was at the last answer.
+    at_last_answer: Duration,
 }
 
 impl PauseClock {
@@ -130,7 +132,18 @@ impl PauseClock {
         self.now = None;
     }
 
-    pub(super) fn total(&self, now: Now) -> Duration {
+    /// A call was answered.
+    pub(super) fn answered(&mut self, now: Now) {
+        self.at_last_answer = self.at_last_answer.max(self.total(now));
+    }
+
+    /// How long it has paused up to the last answer: a run's time ends with that, and a pause in
+    /// which it is stopped is no part of it.
+    pub(super) fn at_last_answer(&self) -> Duration {
+        self.at_last_answer
+    }
+
+    fn total(&self, now: Now) -> Duration {
         self.total + self.since.map_or(Duration::ZERO, |since| now.mono - since)
     }
 }
@@ -196,11 +209,18 @@ mod tests {
         clock.end(at(20));
         clock.end(at(30));
         clock.begin(pause(false), at(40));
-        assert_eq!(clock.total(at(45)), Duration::from_secs(15));
+        clock.answered(at(45));
+        assert_eq!(clock.at_last_answer(), Duration::from_secs(15));
         // A refusal of a window had counted as a pause, and the run as perfect.
         clock.begin(pause(true), at(50));
         assert!(clock.now.is_some());
-        assert_eq!(clock.total(at(60)), Duration::from_secs(20));
+        clock.answered(at(60));
+        assert_eq!(clock.at_last_answer(), Duration::from_secs(20));
+        // A run that was stopped in a pause had paused for longer than it took, and was perfect.
+        clock.begin(pause(false), at(70));
+        clock.end(at(7_000));
+        clock.begin(pause(false), at(8_000));
+        assert_eq!(clock.at_last_answer(), Duration::from_secs(20));
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl Lane {
                 self.counters
                     .last_answer_ns
                     .fetch_max(now.mono.as_nanos(), std::sync::atomic::Ordering::Relaxed);
+                self.counters.with_pause(|pause| pause.answered(now));
                 let ended = outcome::completed(provider, &whole.headers, facts.usage, latency, now);
                 let attempts = grant.complete(ended);
                 Next::Done(Box::new(End {

@@ -42,7 +42,7 @@ pub struct Summary {
     /// The bound over the elapsed time, pauses left out; at most 1. Waiting for a window, after
     /// a refusal too, is no pause.
     pub efficiency: Option<f64>,
-    /// How long the run paused, in seconds.
+    /// How much of that time the run paused, in seconds.
     pub paused_s: f64,
     /// Rows that earlier runs had finished.
     pub resumed: u64,
@@ -52,20 +52,21 @@ pub struct Summary {
     pub stopped: Option<String>,
 }
 
-/// What the run did between `started` and `ended`.
+/// What the run did since `started`.
 pub(super) fn summarize(
     hub: &Hub,
     limits: &[LimitId],
     counters: &Counters,
     options: &RunOptions,
     started: Now,
-    ended: Now,
 ) -> Summary {
     let calls = Counters::get(&counters.attempts);
     let latency = counters.mean_latency();
     let last = Timestamp::from_nanos(Counters::get(&counters.last_answer_ns)).max(started.mono);
     let elapsed = last - started.mono;
-    let paused = counters.with_pause(|pause| pause.total(ended));
+    // A pause may have been there a moment before the run.
+    let paused = counters.with_pause(|pause| pause.at_last_answer());
+    let paused = paused.min(elapsed);
     let bounds = limits.iter().map(|id| {
         hub.with(|dispatcher| {
             let limit = dispatcher.limit_mut(*id);
