@@ -53,7 +53,11 @@ impl Handing {
         for file in results_of(batch) {
             self.remove_file(file);
         }
-        Ok(())
+        // The room that was set aside is not for the next batch.
+        match self.output.out_of_room() {
+            Some(error) => Err(Halt::Failed(Failure::wrong(&error))),
+            None => Ok(()),
+        }
     }
 
     /// Removes a file at the server. One that cannot be removed now goes when its time is over.

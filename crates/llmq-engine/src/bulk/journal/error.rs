@@ -63,8 +63,8 @@ pub enum JournalError {
         source: io::Error,
     },
     /// There is no room. The file ends with a whole row; what did not fit is still held.
-    #[error("the disk of {} is full: {unwritten} finished rows are not written yet; free some \
-             space and run the same command again", .path.display())]
+    #[error("the disk of {} is full: {}; free some space and run the same command again",
+            .path.display(), left(*.unwritten))]
     DiskFull {
         /// The file.
         path: PathBuf,
@@ -72,7 +72,7 @@ pub enum JournalError {
         unwritten: usize,
     },
     /// Writing failed otherwise. The file ends with a whole row; the rest is still held.
-    #[error("cannot write {}: {unwritten} finished rows are not written yet", .path.display())]
+    #[error("cannot write {}: {}", .path.display(), left(*.unwritten))]
     Write {
         /// The file.
         path: PathBuf,
@@ -110,6 +110,14 @@ impl JournalError {
         }
     }
 
+    /// The same as it stands now.
+    pub(crate) fn with_unwritten(mut self, rows: usize) -> Self {
+        if let Self::DiskFull { unwritten, .. } | Self::Write { unwritten, .. } = &mut self {
+            *unwritten = rows;
+        }
+        self
+    }
+
     pub(crate) fn opening(path: &Path, source: io::Error) -> Self {
         use io::ErrorKind as K;
         let path_buf = path.to_owned();
@@ -142,6 +150,14 @@ impl JournalError {
             unwritten,
             source,
         }
+    }
+}
+
+fn left(unwritten: usize) -> String {
+    match unwritten {
+        0 => "all finished rows are written by now".to_owned(),
+        1 => "1 finished row is not written yet".to_owned(),
+        rows => format!("{rows} finished rows are not written yet"),
     }
 }
 

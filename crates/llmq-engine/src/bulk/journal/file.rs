@@ -296,7 +296,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .contains("1 finished rows are not written yet")
+                .contains("1 finished row is not written yet")
         );
         assert_eq!(journal.unwritten(), 1);
     }

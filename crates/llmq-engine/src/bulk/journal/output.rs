@@ -80,6 +80,8 @@ pub struct Output<F = File> {
     results: Journal<F>,
     errors: Option<Journal<F>>,
     reserve: Option<PathBuf>,
+    /// The file for which the disk had no room.
+    full: Option<PathBuf>,
 }
 
 impl Output {
@@ -104,6 +106,7 @@ impl Output {
             results,
             errors,
             reserve: None,
+            full: None,
         };
         Ok((output, resumed))
     }
@@ -113,7 +116,8 @@ impl<F: JournalFile> Output<F> {
     /// Sets `bytes` of the disk aside in `OUTPUT.reserve`.
     ///
     /// When the disk is full the file is removed and the write is repeated, so that the results
-    /// of the calls in flight still find room. It is removed in the end too.
+    /// of the calls in flight still find room; [`out_of_room`](Self::out_of_room) tells it, and
+    /// nothing more is to be sent. It is removed in the end too.
     ///
     /// # Errors
     ///
@@ -143,7 +147,7 @@ impl<F: JournalFile> Output<F> {
             _ => self.results.append(row, now),
         };
         match appended {
-            Err(error) if error.is_disk_full() && self.free_reserve() => self.flush(),
+            Err(error) if self.makes_room(&error) => self.flush(),
             appended => appended,
         }
     }
@@ -178,6 +182,15 @@ impl<F: JournalFile> Output<F> {
         self.next_due().is_some_and(|due| due <= now)
     }
 
+    /// Whether the disk had no room for a write, even if there is some since.
+    #[must_use]
+    pub fn out_of_room(&self) -> Option<JournalError> {
+        self.full.as_ref().map(|path| JournalError::DiskFull {
+            path: path.clone(),
+            unwritten: self.unwritten(),
+        })
+    }
+
     /// Rows that are held in memory only.
     #[must_use]
     pub fn unwritten(&self) -> usize {
@@ -199,8 +212,21 @@ impl<F: JournalFile> Output<F> {
             results.and(errors)
         };
         match once(self) {
-            Err(error) if error.is_disk_full() && self.free_reserve() => once(self),
+            Err(error) if self.makes_room(&error) => once(self),
             done => done,
+        }
+    }
+
+    /// Whether there is room now for a write that found none. What a sync found none for may be
+    /// lost already, and the next one would say nothing of it.
+    fn makes_room(&mut self, error: &JournalError) -> bool {
+        let was_free = error.is_disk_full() && self.free_reserve();
+        match error {
+            JournalError::DiskFull { path, .. } => {
+                self.full.get_or_insert_with(|| path.clone());
+                was_free
+            }
+            _ => false,
         }
     }
 
@@ -461,11 +487,15 @@ mod tests {
             results: Journal::over(disk, &path, OutputFormat::Jsonl, 0),
             errors: None,
             reserve: None,
+            full: None,
         };
         output.set_reserve(&path, 1_000).unwrap();
         output.append(&row(1, "{}"), Timestamp::ZERO).unwrap();
+        assert!(output.out_of_room().is_none());
         output.sync().unwrap();
         assert_eq!(output.unwritten(), 0);
+        let full = output.out_of_room().unwrap().to_string();
+        assert!(full.contains("all finished rows are written"), "{full}");
         assert!(output.results_file().content.ends_with(b"}}\n"));
         assert!(!beside(&path, ".reserve").exists());
         output.append(&row(2, "{}"), Timestamp::ZERO).unwrap();

@@ -52,8 +52,9 @@ pub(super) struct FinishedRow {
 ///
 /// # Errors
 ///
-/// The first write that fails, after which it still takes what comes and tries again at the end,
-/// so that calls in flight are not lost to a disk that was full for a moment.
+/// The first write that fails, or that found room only in what was set aside. After it nothing is
+/// to be sent (`failed`); it still takes what comes and tries again at the end, so that calls in
+/// flight are not lost to a disk that was full for a moment, and tells what is lost then.
 pub(super) fn write(
     mut output: Output,
     format: OutputFormat,
@@ -64,7 +65,8 @@ pub(super) fn write(
 ) -> Result<(), JournalError> {
     let runtime = Handle::current();
     let mut batch = Vec::with_capacity(BATCH);
-    let mut first_error = None;
+    let mut first_error: Option<JournalError> = None;
+    let mut has_told = false;
     loop {
         let received = runtime.block_on(async {
             let due = output.next_due().filter(|_| first_error.is_none());
@@ -96,15 +98,20 @@ pub(super) fn write(
             // next sync would be paid for twice.
             outcome = output.flush();
         }
-        if let Err(error) = outcome
-            && first_error.is_none()
-        {
-            first_error = Some(error);
-            failed();
+        if outcome.is_err() || output.out_of_room().is_some() {
+            first_error = first_error.or(outcome.err());
+            if !std::mem::replace(&mut has_told, true) {
+                failed();
+            }
         }
     }
     let synced = output.sync();
-    first_error.map_or(synced, Err)
+    match (first_error, synced) {
+        // The system tells once that it may have dropped what it could not write.
+        (Some(error @ JournalError::Sync { .. }), _) | (_, Err(error)) => Err(error),
+        (Some(error), Ok(())) => Err(error.with_unwritten(output.unwritten())),
+        (None, Ok(())) => output.out_of_room().map_or(Ok(()), Err),
+    }
 }
 
 fn append(
