@@ -4,7 +4,7 @@
 use llmq_core::WallTime;
 use llmq_engine::bulk::{Holder, OutputLock};
 
-use crate::common::{MOCK, World, exists};
+use crate::common::{MOCK, World, exists, outcome, words};
 
 /// A file `name` with `content` is refused with `parts`, whatever else is right.
 fn refuses(name: &str, content: impl AsRef<[u8]>, flags: &str, parts: &[&str]) {
@@ -117,6 +117,26 @@ fn strict_refuses_the_file_and_names_the_line() {
         &strict,
         &["--strict", "line 2"],
     );
+}
+
+/// It was read twice: what the first reader had in hand was sent, the last row of it cut in the
+/// middle, and all that the second one had read was gone.
+#[test]
+fn strict_refuses_what_can_be_read_only_once() {
+    let world = World::new();
+    let line = format!("run - --input-format txt -o out.jsonl {MOCK}");
+    let rows = "a prompt of some words\n".repeat(5_000);
+    let run = |flags: &str| {
+        let mut command = world.command(words(&format!("{line} {flags}")));
+        outcome(command.write_stdin(rows.clone()))
+    };
+    let parts = [
+        "--strict cannot be used with standard input",
+        "must be a file",
+    ];
+    run("--strict").says(2, &parts);
+    assert!(!exists(&world.path("out.jsonl")));
+    run("").says(0, &["5,000 completed"]);
 }
 
 #[test]

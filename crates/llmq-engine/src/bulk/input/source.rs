@@ -39,6 +39,16 @@ impl InputSource {
         }
     }
 
+    /// Whether it gives what it holds only once: standard input, or a pipe with a name.
+    pub(crate) fn is_stream(&self) -> bool {
+        match self {
+            Self::File(path) => path
+                .metadata()
+                .is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()),
+            Self::Stdin => true,
+        }
+    }
+
     /// The unpacked bytes, without a UTF-8 byte-order mark.
     pub(crate) fn open(&self, compression: Compression) -> Result<Bytes, InputError> {
         let raw: Box<dyn Read + Send> = match self {

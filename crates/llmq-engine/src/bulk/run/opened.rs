@@ -3,8 +3,8 @@ use llmq_core::Now;
 use super::error::RunError;
 use super::options::RunOptions;
 use crate::bulk::{
-    Holder, InputPrint, Output, OutputLock, PromptSettings, Resumed, RowReader, Side, compare,
-    forget_failed, refuse_bad_rows, set_aside,
+    Holder, InputError, InputPrint, Output, OutputLock, PromptSettings, Resumed, RowReader, Side,
+    compare, forget_failed, refuse_bad_rows, set_aside,
 };
 
 /// Kept free on the disk for the results of calls in flight.
@@ -58,6 +58,15 @@ impl Opened {
         may_go_on: impl Fn(&Side) -> Result<(), RunError>,
     ) -> Result<Self, RunError> {
         let paths = &options.paths;
+        if options.strict && options.source.is_stream() {
+            // What a second reader takes, the first one never sees.
+            return Err(RunError::Input(InputError::FlagNotUsable {
+                input: options.source.clone(),
+                flag: "--strict",
+                reason: "all rows are looked through before the first is sent, so INPUT must be a \
+                         file",
+            }));
+        }
         // The input is looked at first: a mistyped name must not leave an empty output behind.
         let reader = RowReader::open(&options.source, options.kind, options.read.clone())?;
         if options.strict {
