@@ -8,6 +8,7 @@ mod proof;
 mod batch;
 mod continuing;
 mod execute;
+mod files;
 mod progress;
 mod summary;
 
@@ -43,6 +44,7 @@ pub(crate) fn run(args: RunArgs, global: &Global) -> Result<(), Failure> {
         return dry_run::dry_run(input, &calls, &chosen, global);
     }
     let paths = paths(&args)?;
+    files::are_distinct(&args, &input.source, &paths)?;
     log::start(&args.log, global)?;
     if let Some(path) = &args.summary {
         summary::can_be_written(path)?;
@@ -126,13 +128,6 @@ fn settings(args: &RunArgs) -> Result<Settings, Failure> {
 fn paths(args: &RunArgs) -> Result<OutputPaths, Failure> {
     let output = args.output.clone();
     let output = output.ok_or_else(|| Failure::usage("no output is named: say -o OUTPUT"))?;
-    if args.errors.as_ref() == Some(&output) {
-        let message = format!(
-            "--errors: {} is named for both results and errors; choose two files",
-            output.display()
-        );
-        return Err(Failure::usage(message));
-    }
     Ok(OutputPaths {
         output,
         errors: args.errors.clone(),

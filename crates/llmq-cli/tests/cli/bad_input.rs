@@ -167,9 +167,49 @@ fn an_output_that_cannot_be_written_is_refused() {
         &["foreign.jsonl holds something that llmq did not write"],
     );
     check("folder.jsonl", &["folder.jsonl"]);
-    check("out.jsonl --errors out.jsonl", &["both results and errors"]);
+    check(
+        "out.jsonl --errors out.jsonl",
+        &["out.jsonl is named for both OUTPUT and --errors"],
+    );
     let notes = std::fs::read_to_string(world.path("foreign.jsonl")).unwrap();
     assert_eq!(notes, "my own notes\n");
+}
+
+/// At the end of a paid run its summary took the place of all results.
+#[test]
+fn one_file_for_two_purposes_is_refused() {
+    let world = World::new().with_rows(1);
+    std::fs::create_dir(world.path("folder")).unwrap();
+    world.write("prompt.txt", "Introduce {{name}}.");
+    let input = std::fs::read(world.path("in.csv")).unwrap();
+    for (flags, parts) in [
+        ("--summary ./out.jsonl", "OUTPUT and --summary"),
+        ("--summary folder/../out.jsonl", "OUTPUT and --summary"),
+        ("--log out.jsonl", "OUTPUT and --log"),
+        ("--summary in.csv", "INPUT and --summary"),
+        (
+            "--errors e.jsonl --summary e.jsonl",
+            "--errors and --summary",
+        ),
+        ("--summary s.json --log s.json", "--summary and --log"),
+        (
+            "--log out.jsonl.llmq",
+            "--log and what llmq keeps beside OUTPUT",
+        ),
+        ("--summary prompt.txt", "--template-file and --summary"),
+    ] {
+        let line = format!("run in.csv {MOCK} --template-file prompt.txt -o out.jsonl {flags}");
+        let parts = format!("is named for both {parts}; choose two files");
+        world.run(&line).says(2, &[&parts]);
+        let files = std::fs::read_dir(world.path("")).unwrap().count();
+        assert_eq!(files, 3, "{flags}");
+    }
+    assert_eq!(std::fs::read(world.path("in.csv")).unwrap(), input);
+    if cfg!(unix) {
+        let devices = "--summary /dev/null --log /dev/null";
+        let line = format!("run in.csv {MOCK} {NAME} -o out.jsonl {devices}");
+        world.run(&line).says(0, &[]);
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -53,7 +53,7 @@ pub use input::{
 };
 pub use journal::{
     Answer, Journal, JournalError, JournalFile, Output, OutputFormat, OutputPaths, Resumed,
-    RowError, RowResult, SYNC_INTERVAL, forget_failed, set_aside,
+    RowError, RowResult, SYNC_INTERVAL, forget_failed, same_file, set_aside,
 };
 pub use lock::{Holder, LockError, OutputLock};
 pub use run::{

@@ -9,5 +9,5 @@ mod scan;
 pub use error::JournalError;
 pub use file::{Journal, JournalFile, SYNC_INTERVAL};
 pub use line::{Answer, OutputFormat, RowError, RowResult};
-pub use output::{Output, OutputPaths, Resumed, forget_failed, set_aside};
+pub use output::{Output, OutputPaths, Resumed, forget_failed, same_file, set_aside};
 pub(crate) use scan::{Tail, scan_path};

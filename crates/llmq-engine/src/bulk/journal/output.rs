@@ -430,12 +430,17 @@ impl RowsOf {
     }
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
+/// Whether two paths name one file, or one that does not exist yet, however they are spelled.
+#[must_use]
+pub fn same_file(a: &Path, b: &Path) -> bool {
     let whole = |path: &Path| {
-        let directory = fs::canonicalize(directory_of(path)).unwrap_or_default();
-        path.file_name().map(|name| directory.join(name))
+        let there = fs::canonicalize(path);
+        there.ok().or_else(|| {
+            let directory = fs::canonicalize(directory_of(path)).ok()?;
+            Some(directory.join(path.file_name()?))
+        })
     };
-    a == b || whole(a) == whole(b)
+    a == b || whole(a).is_some_and(|a| whole(b) == Some(a))
 }
 
 #[cfg(test)]
