@@ -48,6 +48,10 @@ pub(super) async fn execute(
     show.end();
     match outcome {
         Ok(report) => tell(&report, args, global),
+        Err(RunError::Left) => {
+            say!("{}", interrupted());
+            Err(Failure::silent(exit::INTERRUPTED))
+        }
         Err(error) => Err(failed(&error)),
     }
 }
@@ -56,8 +60,10 @@ pub(super) async fn execute(
 fn end_sooner(wishes: u32, control: &Control, global: &Global) {
     match wishes {
         1 => {
+            // Before it has begun, nothing is in flight.
+            let has_begun = control.progress().is_some();
             control.stop();
-            if !global.quiet {
+            if has_begun && !global.quiet {
                 say!("\nstopping: calls in flight come to their end; Ctrl-C again leaves at once");
             }
         }
@@ -97,7 +103,6 @@ fn tell_end(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), F
             output::print(&output::json(&report.summary, global.format)?)?;
         }
     }
-    let command = || style(continuing(std::env::args_os())).bold().for_stderr();
     let (code, words) = match &report.ended {
         Ended::Done => return Ok(()),
         Ended::SomeFailed => {
@@ -126,12 +131,18 @@ fn tell_end(report: &RunReport, args: &RunArgs, global: &Global) -> Result<(), F
             );
             (exit::UNREACHABLE, words)
         }
-        Ended::Interrupted => {
-            let words = format!("interrupted. This continues:\n  {}", command());
-            (exit::INTERRUPTED, words)
-        }
+        Ended::Interrupted => (exit::INTERRUPTED, interrupted()),
     };
     // Why a run ended is worth a word even to those who want none.
     say!("{words}");
     Err(Failure::silent(code))
+}
+
+fn interrupted() -> String {
+    format!("interrupted. This continues:\n  {}", command())
+}
+
+/// The command that continues.
+fn command() -> impl std::fmt::Display {
+    style(continuing(std::env::args_os())).bold().for_stderr()
 }

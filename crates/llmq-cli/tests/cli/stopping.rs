@@ -1,6 +1,8 @@
 //! Ctrl-C: of a run, which can go on, and of the stand-in, which prints its books.
 #![cfg(unix)]
 
+use std::fs::File;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -54,6 +56,32 @@ fn ctrl_c_twice_leaves_at_once_whatever_is_in_flight() {
     let command = stderr.lines().last().unwrap();
     assert!(command.contains("run in.csv -o out.jsonl"), "{stderr}");
     assert_eq!(world.results("out.jsonl").len(), 0);
+}
+
+/// Until the first rows of a pipe had come, neither signal ended it, however often it came.
+#[test]
+fn a_run_that_has_not_begun_can_be_left() {
+    for signal in ["-INT", "-TERM"] {
+        let world = World::new();
+        let made = Command::new("mkfifo").arg(world.path("in.txt")).status();
+        assert!(made.unwrap().success());
+        let line = "run in.txt -o out.jsonl --provider mock --progress none";
+        let running = Running::start(&world, line);
+        // Open once the run opens it, which listens for signals by then.
+        let pipe = File::options().write(true).open(world.path("in.txt"));
+        let (_left, is_left) = std::sync::mpsc::channel::<()>();
+        let pipe = std::thread::spawn(move || {
+            let _ = is_left.recv_timeout(AT_ONCE);
+            drop(pipe.unwrap());
+        });
+        running.signal(signal);
+        let (code, _, stderr) = running.end();
+        assert_eq!(code, 130, "{signal}: {stderr}");
+        assert!(!pipe.is_finished(), "{signal}: at once");
+        let command = "interrupted. This continues:";
+        assert!(stderr.contains(command), "{signal}: {stderr}");
+        assert!(!world.path("out.jsonl").exists(), "{signal}");
+    }
 }
 
 /// On a busy machine; the calls take fifteen times as long.

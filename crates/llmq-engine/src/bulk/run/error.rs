@@ -42,6 +42,9 @@ pub enum RunError {
     /// The quota settings cannot be used.
     #[error(transparent)]
     Quota(#[from] llmq_limit::QuotaConfigErrors),
+    /// It was told to stop before its files were open. Nothing was sent.
+    #[error("the run was stopped before its files were open")]
+    Left,
     /// A background task ended early: a mistake of ours.
     #[error("a background task of the run ended unexpectedly: {0}")]
     Task(String),

@@ -87,7 +87,8 @@ pub struct RunReport {
 /// # Errors
 ///
 /// [`RunError`] when it cannot begin, or when files fail on the way. What had a result by then
-/// is written, unless the disk itself refuses it.
+/// is written, unless the disk itself refuses it. After [`RunError::Left`] a thread may still wait
+/// for the input.
 ///
 /// # Cancel safety
 ///
@@ -110,7 +111,13 @@ pub async fn run_by(
     let clock = Arc::new(clock);
     let opened = {
         let (options, now) = (Arc::clone(&options), clock.now());
-        blocking(move || Opened::open(&options, now)).await??
+        let opening = blocking(move || Opened::open(&options, now));
+        tokio::select! {
+            biased;
+            opened = opening => opened??,
+            // A pipe may bring nothing for ever, and a large file is read for long.
+            () = control.stop_token().cancelled() => return Err(RunError::Left),
+        }
     };
     let tasks = Tasks::new();
     let outcome = finish(&options, opened, &clock, &tasks, &control).await;
