@@ -188,6 +188,9 @@ fn read(
     let mut rows = Rows::default();
     let reader = RowReader::open(&input.source, input.kind, input.read)
         .map_err(|error| Failure::wrong(&error))?;
+    calls
+        .check(&input.source, &reader)
+        .map_err(|error| Failure::wrong(&error))?;
     for item in reader {
         match item.map_err(|error| Failure::wrong(&error))? {
             Item::Bad(_) => rows.bad += 1,

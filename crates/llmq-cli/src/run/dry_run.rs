@@ -34,6 +34,9 @@ pub(super) fn dry_run(
     let mut look = Look::default();
     let reader = RowReader::open(&input.source, input.kind, input.read)
         .map_err(|error| Failure::wrong(&error))?;
+    calls
+        .check(&input.source, &reader)
+        .map_err(|error| Failure::wrong(&error))?;
     for item in reader {
         look.rows += 1;
         match item.map_err(|error| Failure::wrong(&error))? {

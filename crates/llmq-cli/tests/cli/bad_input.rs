@@ -88,6 +88,24 @@ fn rows_that_need_a_template_say_so_with_an_example() {
     );
 }
 
+/// They were passed over in silence: every row was sent without its cap.
+#[test]
+fn what_rows_in_batch_form_would_not_be_sent_with_is_refused_by_name() {
+    let row = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}"#;
+    for (flags, flag) in [
+        ("--param max_tokens=9", "--param"),
+        ("--system x", "--system"),
+    ] {
+        let part = format!("{flag} cannot be used with in.jsonl: its rows bring their own bodies");
+        refuses("in.jsonl", row, flags, &[&part]);
+        refuses("in.jsonl", row, &format!("{flags} --dry-run"), &[&part]);
+        let world = World::new();
+        world.write("in.jsonl", row);
+        let plan = world.run(&format!("plan in.jsonl --provider mock {flags}"));
+        plan.says(2, &[&part]);
+    }
+}
+
 #[test]
 fn another_kind_of_file_is_recognised() {
     refuses("in.csv", b"\xFF\xFEn\0a\0", NAME, &["UTF-16", "UTF-8"]);

@@ -162,6 +162,11 @@ impl RowReader {
         })
     }
 
+    /// Whether rows bring their own bodies.
+    pub(crate) fn holds_calls(&self) -> bool {
+        matches!(self.shape, Shape::Batch)
+    }
+
     fn item(&mut self, record: Record) -> Item {
         let (line, physical_line) = (record.line, record.physical_line);
         let made = match record.content {

@@ -5,7 +5,7 @@ use llmq_provider::{
 };
 use serde_json::{Map, Value};
 
-use crate::bulk::{BadRow, BadRowCode, Row, RowCall};
+use crate::bulk::{BadRow, BadRowCode, InputError, InputSource, Row, RowCall, RowReader};
 
 /// How rows become calls.
 #[derive(Debug, Clone)]
@@ -40,6 +40,28 @@ pub struct Prepared {
 }
 
 impl CallMaker {
+    /// Finds out before anything is sent whether all that is asked for can be put into the calls.
+    ///
+    /// # Errors
+    ///
+    /// [`InputError::FlagNotUsable`] for rows that bring their own bodies.
+    pub fn check(&self, input: &InputSource, rows: &RowReader) -> Result<(), InputError> {
+        let flag = if !rows.holds_calls() {
+            return Ok(());
+        } else if self.system.is_some() {
+            "--system"
+        } else if !self.params.is_empty() {
+            "--param"
+        } else {
+            return Ok(());
+        };
+        Err(InputError::FlagNotUsable {
+            input: input.clone(),
+            flag,
+            reason: "its rows bring their own bodies",
+        })
+    }
+
     /// Makes a call of a row, for a provider that speaks `dialect`. Prompts ask for `model` where
     /// the maker names none.
     ///

@@ -69,6 +69,7 @@ impl Opened {
         }
         // The input is looked at first: a mistyped name must not leave an empty output behind.
         let reader = RowReader::open(&options.source, options.kind, options.read.clone())?;
+        options.calls.check(&options.source, &reader)?;
         if options.strict {
             refuse_bad_rows(&options.source, options.kind, options.read.clone())?;
         }
