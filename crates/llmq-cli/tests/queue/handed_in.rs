@@ -303,6 +303,43 @@ fn who_leaves_is_told_that_the_work_goes_on_and_who_cancels_has_it_back() {
     assert_eq!(ids, ["cancelled", "completed"].map(str::to_owned).into());
 }
 
+/// While more was to be handed in than a server takes at once, most of a long run, it had no rows.
+#[test]
+fn who_leaves_in_the_middle_is_told_how_many_rows_there_are() {
+    const AT_SERVER: usize = 64;
+    let place = Place::new(Duration::from_secs(60), "");
+    let mut rows = String::new();
+    // A part of each model: few of them are filled side by side.
+    for row in 1..=AT_SERVER + 30 {
+        place.append(&format!(
+            "[models.m{row}]\nupstreams = [ {{ upstream = \"one\" }} ]\n"
+        ));
+        let body = json!({"model": format!("m{row}"), "messages": []});
+        let line = json!({"custom_id": format!("row-{row}"), "method": "POST",
+                          "url": "/v1/chat/completions", "body": body});
+        rows.push_str(&format!("{line}\n"));
+    }
+    let server = place.serve();
+    let files = Files::with("in.jsonl", &rows);
+    let mut command = files.command(server.addr);
+    let client = command
+        .args(["--summary", "sum.json"])
+        .stdout(Stdio::null());
+    let mut client = client.stderr(Stdio::null()).spawn().unwrap();
+    when(&server, |batches| batches.len() == AT_SERVER);
+    let pid = client.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
+    assert_eq!(client.wait().unwrap().code(), Some(130));
+    let summary = fs::read(files.path("sum.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    let rows = AT_SERVER + 30;
+    assert_eq!(
+        (&summary["rows"], &summary["to_do"]),
+        (&rows.into(), &rows.into())
+    );
+}
+
 /// All files together may have so much room, and those of earlier parts kept it.
 #[test]
 fn files_give_back_their_room_as_soon_as_results_are_fetched() {

@@ -32,10 +32,9 @@ impl Handing {
         let maker = self.options.calls.clone();
         let model = maker.model.clone().unwrap_or_default();
         let mut gathering = Gathering::default();
-        let (mut count, mut found) = (0, false);
+        let mut found = false;
         for item in reader {
             let item = item.map_err(|error| Failure::wrong(&error))?;
-            count += 1;
             // Where rows were given back, no more are handed in.
             if self.done.contains(item.line()) || self.left_out.is_some() {
                 continue;
@@ -63,7 +62,6 @@ impl Handing {
                 self.hand_in(part)?;
             }
         }
-        self.figures.rows = count;
         for part in gathering.rest() {
             self.hand_in(part)?;
         }

@@ -22,6 +22,7 @@ use llmq_core::Clock;
 use llmq_engine::SystemClock;
 use llmq_engine::bulk::{
     Bitmap, Ended, HandedIn, Opened, Output, OutputLock, RunOptions, RunReport, Side, Summary,
+    count_rows,
 };
 use llmq_provider::Source;
 use serde_json::Value;
@@ -193,7 +194,10 @@ impl Handing {
         } = opened.map_err(|error| execute::failed(&error))?;
         // A server that cannot be reached, or has no batches, is told at once.
         let _: Value = server.get("/v1/batches?limit=1")?;
+        // It is told of while they are handed in, which may take as long as the run.
+        let rows = count_rows(&options.source, options.kind, options.read.limit_rows);
         let figures = Figures {
+            rows: rows.map_err(|error| Failure::wrong(&error))?,
             resumed: resumed.done.len(),
             completed: resumed.completed(),
             failed: resumed.failed.len(),
