@@ -107,6 +107,12 @@ pub(crate) fn mock(args: &MockArgs, global: &Global) -> Result<(), Failure> {
         let message = format!("--replay: there is no directory {}", directory.display());
         return Err(Failure::usage(message));
     }
+    if let Some(directory) = &config.record {
+        std::fs::create_dir_all(directory).map_err(|error| {
+            let directory = directory.display();
+            Failure::usage(format!("--record: cannot make {directory}: {error}"))
+        })?;
+    }
     descriptors::raise_limit();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::wrong(&error))?;
     let report = runtime.block_on(serve(config, global))?;

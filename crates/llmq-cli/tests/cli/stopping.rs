@@ -158,13 +158,14 @@ fn the_stand_in_prints_its_books_when_it_ends() {
 
 #[test]
 fn the_stand_in_says_what_it_cannot_do() {
-    let world = World::new();
+    let world = World::new().with_rows(1);
     for (flags, part) in [
         ("--limit requests=5", "kind=count/period"),
         ("--fail 2", "use 0 to 1"),
         ("--outage 20s-10s", "10s-20s"),
         ("--foreign 10", "requests=10/s"),
         ("--replay none", "none"),
+        ("--record in.csv/x", "--record: cannot make in.csv/x"),
     ] {
         let outcome = world.run(&format!("mock --listen 127.0.0.1:0 {flags}"));
         assert!(matches!(outcome.code, 1 | 2), "{flags}: {outcome:?}");

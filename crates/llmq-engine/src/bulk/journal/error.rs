@@ -71,6 +71,13 @@ pub enum JournalError {
         /// Rows that are held in memory only.
         unwritten: usize,
     },
+    /// There is not even room to begin.
+    #[error("the disk of {} is full; free some space and run the same command again",
+            .path.display())]
+    NoRoom {
+        /// The file.
+        path: PathBuf,
+    },
     /// Writing failed otherwise. The file ends with a whole row; the rest is still held.
     #[error("cannot write {}: {}", .path.display(), left(*.unwritten))]
     Write {
@@ -104,7 +111,7 @@ impl JournalError {
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::DiskFull { .. } => true,
+            Self::DiskFull { .. } | Self::NoRoom { .. } => true,
             Self::Replace { source, .. } | Self::Sync { source, .. } => is_full(source),
             _ => false,
         }
@@ -133,6 +140,7 @@ impl JournalError {
                 source,
             },
             K::IsADirectory => Self::NotAFile { path: path_buf },
+            _ if is_full(&source) => Self::NoRoom { path: path_buf },
             _ => Self::Read {
                 path: path_buf,
                 source,
@@ -173,5 +181,10 @@ mod tests {
         let read_only = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
         let error = JournalError::opening(Path::new("out.jsonl"), read_only);
         assert!(matches!(error, JournalError::NotWritable { .. }));
+        // It was told as a file that cannot be read.
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = JournalError::opening(Path::new("out.jsonl"), full);
+        assert!(error.is_disk_full());
+        assert!(error.to_string().contains("the disk of out.jsonl is full"));
     }
 }
