@@ -1,5 +1,5 @@
-//! A file beside the database that holds room: when the disk is full it is removed, so that the
-//! results of what runs can still be recorded.
+//! A file beside the database that holds room: when the disk is full it is emptied, so that the
+//! results of what runs can still be recorded. That it is empty tells the next process so.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,33 +18,59 @@ const PART: usize = 1 << 20;
 pub(crate) struct Ballast {
     path: PathBuf,
     bytes: u64,
-    is_there: bool,
+    room: Room,
     tried_at: Option<Timestamp>,
 }
 
+/// What has become of the room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    LaidBy,
+    /// It was given to the database, by this process or one before, and is not laid by again.
+    Freed,
+    /// There never was as much: a volume that is too small for it is used without.
+    NeverThere,
+}
+
 impl Ballast {
-    /// Lays it by. One that there is no room for is as one that was freed.
+    /// Lays it by, if there is room.
     pub(crate) fn new(database: &std::path::Path, bytes: u64) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push(".ballast");
         let mut ballast = Self {
             path: path.into(),
             bytes,
-            is_there: false,
+            room: Room::NeverThere,
             tried_at: None,
         };
-        ballast.is_there = ballast.write().is_ok();
+        let found = ballast.path.metadata();
+        if found.is_ok_and(|found| !found.is_dir() && found.len() == 0) {
+            ballast.room = Room::Freed;
+        }
+        ballast.lay_by();
         ballast
     }
 
+    /// Why no work is taken from the start: a process before gave the room up, and since then
+    /// there was no more of it.
+    pub(crate) fn was_freed(&self) -> Option<String> {
+        let name = self.path.file_name().unwrap_or_default().display();
+        (self.room == Room::Freed).then(|| {
+            format!("the disk is full: there is no room to lay the store's reserve by ({name})")
+        })
+    }
+
     pub(crate) fn is_freed(&self) -> bool {
-        !self.is_there
+        self.room != Room::LaidBy
     }
 
     /// Gives the room to the database. Whether there is any, now or since before.
     pub(crate) fn free(&mut self, now: Now) -> bool {
-        if self.is_there {
-            self.is_there = std::fs::remove_file(&self.path).is_err();
+        if self.room == Room::LaidBy {
+            let freed = self.empty().or_else(|_| std::fs::remove_file(&self.path));
+            if freed.is_ok() {
+                self.room = Room::Freed;
+            }
             self.tried_at = Some(now.mono);
         }
         self.is_freed()
@@ -57,24 +83,25 @@ impl Ballast {
             return false;
         }
         self.tried_at = Some(now.mono);
-        self.is_there = self.write().is_ok();
-        self.is_there
+        self.lay_by();
+        !self.is_freed()
     }
 
     /// Writes all of it: a length alone would hold no room.
-    fn write(&self) -> io::Result<()> {
-        if self
-            .path
-            .metadata()
-            .is_ok_and(|found| found.len() == self.bytes)
-        {
-            return Ok(());
-        }
-        let written = self.write_anew();
-        if written.is_err() {
+    fn lay_by(&mut self) {
+        let found = self.path.metadata();
+        let is_there = found.is_ok_and(|found| found.len() == self.bytes);
+        if is_there || self.write_anew().is_ok() {
+            self.room = Room::LaidBy;
+        } else if self.room == Room::Freed {
+            let _ = self.empty();
+        } else {
             let _ = std::fs::remove_file(&self.path);
         }
-        written
+    }
+
+    fn empty(&self) -> io::Result<()> {
+        File::options().write(true).open(&self.path)?.set_len(0)
     }
 
     fn write_anew(&self) -> io::Result<()> {

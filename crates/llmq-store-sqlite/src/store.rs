@@ -140,13 +140,17 @@ impl Store {
         let (path, lock) = lock.unzip();
         let touched_before = lock.as_ref().and_then(|lock| lock.touched_before);
         let failed = |source| unusable(place.path(), source);
-        let (index, mut opened) =
+        let (mut index, mut opened) =
             load_at_open(&connection, options.settings, now).map_err(failed)?;
         let id = jobs::id(&connection).map_err(failed)?;
         findings.append(&mut opened.findings);
         opened.findings = findings;
+        // What is left of a full disk is for the results of what ran, as before the process died.
+        let was_freed = ballast.as_ref().and_then(Ballast::was_freed);
+        let health = was_freed.map_or(Health::Ready, |reason| Health::ReserveOnly { reason });
+        index.health = Some(health.clone());
         let seen = Arc::new(Seen {
-            health: Mutex::new(Health::Ready),
+            health: Mutex::new(health),
             newest_event: watch::Sender::new(EventId(index.last_event)),
         });
         let writer = Writer {

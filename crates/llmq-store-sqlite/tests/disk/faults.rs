@@ -184,6 +184,10 @@ fn limited(disk: &Disk, path: &Path) -> Store {
     Store::open_with(&Place::File(path.to_owned()), options, beginning().wall).unwrap()
 }
 
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |found| found.len())
+}
+
 fn start(job: &NewJob) -> Start {
     Start {
         job: job.id,
@@ -216,11 +220,7 @@ async fn a_full_disk_takes_the_results_of_what_runs_and_nothing_else() {
     let store = limited(&disk, &path);
     let mut now = beginning();
     let ballast = directory.path().join("llmq.db.ballast");
-    let used: u64 = ["llmq.db", "llmq.db-wal"]
-        .iter()
-        .filter_map(|name| directory.path().join(name).metadata().ok())
-        .map(|found| found.len())
-        .sum();
+    let used = length(&path) + length(&directory.path().join("llmq.db-wal"));
     disk.has_room(used + ROOM + BALLAST, vec![ballast.clone()]);
     let job = || NewJob::new("m", "t", vec![b'a'; 2_000]);
     let mut running: Vec<NewJob> = (0..8).map(|_| job()).collect();
@@ -247,7 +247,7 @@ async fn a_full_disk_takes_the_results_of_what_runs_and_nothing_else() {
         panic!("{:?}", store.health());
     };
     assert!(reason.contains("the disk is full"), "{reason}");
-    assert!(!ballast.exists(), "its room is for the results");
+    assert_eq!(length(&ballast), 0, "its room is for the results");
 
     let started = store.start(vec![start(&accepted[0])], now).await;
     assert!(matches!(started, Err(StoreError::Unavailable { .. })));
@@ -278,10 +278,79 @@ async fn a_full_disk_takes_the_results_of_what_runs_and_nothing_else() {
     now = now.after(Duration::from_secs(6));
     store.tend(now).await.unwrap();
     assert_eq!(store.health(), Health::Ready);
-    assert!(ballast.exists(), "it is laid by again");
+    assert_eq!(length(&ballast), BALLAST, "it is laid by again");
     let started = store.start(vec![start(&accepted[0])], now).await.unwrap();
     complete(&store, started[0].as_ref().unwrap().lease, now).await;
     store.enqueue(vec![job()], now).await.unwrap();
     store.close();
     assert!(llmq_store_sqlite::check(&path, true).unwrap().is_sound());
+}
+
+/// It took new work and started it, on what was left of the reserve.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn after_a_restart_on_a_full_disk_the_rest_of_the_reserve_is_still_for_results() {
+    let (disk, directory) = (Disk::new(), scratch());
+    let path = directory.path().join("llmq.db");
+    let store = limited(&disk, &path);
+    let mut now = beginning();
+    let ballast = directory.path().join("llmq.db.ballast");
+    let job = || NewJob::new("m", "t", vec![b'a'; 2_000]);
+    let (runs, waits) = (job(), job());
+    for job in [&runs, &waits] {
+        store.enqueue(vec![job.clone()], now).await.unwrap();
+    }
+    let started = store.start(vec![start(&runs)], now).await.unwrap();
+    let lease = started[0].as_ref().unwrap().lease;
+    disk.has_room(0, Vec::new());
+    while store.enqueue(vec![job()], now).await.is_ok() {}
+    assert!(matches!(store.health(), Health::ReserveOnly { .. }));
+    store.close();
+    assert_eq!(length(&ballast), 0, "the next process sees it");
+
+    // The disk under ours is not full, so the reserve goes to one that is.
+    std::fs::remove_file(&ballast).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &ballast).unwrap();
+    disk.mend();
+    let store = limited(&disk, &path);
+    for _ in 0..2 {
+        let Health::ReserveOnly { reason } = store.health() else {
+            panic!("{:?}", store.health());
+        };
+        assert!(reason.contains("the disk is full"), "{reason}");
+        assert!(reason.contains("llmq.db.ballast"), "{reason}");
+        assert!(store.enqueue(vec![job()], now).await.is_err());
+        let started = store.start(vec![start(&waits)], now).await;
+        assert!(matches!(started, Err(StoreError::Unavailable { .. })));
+        store.tend(now).await.unwrap();
+        now = now.after(Duration::from_secs(6));
+    }
+    complete(&store, lease, now).await;
+
+    // Somebody makes room.
+    std::fs::remove_file(&ballast).unwrap();
+    now = now.after(Duration::from_secs(6));
+    store.tend(now).await.unwrap();
+    assert_eq!(store.health(), Health::Ready);
+    assert_eq!(length(&ballast), BALLAST);
+    let started = store.start(vec![start(&waits)], now).await.unwrap();
+    complete(&store, started[0].as_ref().unwrap().lease, now).await;
+}
+
+#[tokio::test]
+async fn a_volume_that_never_had_room_for_the_reserve_is_used_without() {
+    let (disk, directory) = (Disk::new(), scratch());
+    let path = directory.path().join("llmq.db");
+    // Nothing can be laid by in its place.
+    std::fs::create_dir(directory.path().join("llmq.db.ballast")).unwrap();
+    for _ in 0..2 {
+        let store = limited(&disk, &path);
+        let now = beginning();
+        assert_eq!(store.health(), Health::Ready);
+        let job = NewJob::new("m", "t", "{}");
+        store.enqueue(vec![job.clone()], now).await.unwrap();
+        let started = store.start(vec![start(&job)], now).await.unwrap();
+        complete(&store, started[0].as_ref().unwrap().lease, now).await;
+        store.close();
+    }
 }
