@@ -12,9 +12,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::accept::Within;
 use super::desk::{Desk, Done, Fault};
 use super::index::{BatchEntry, Index, NEVER, Stage, Staged, second_of};
-use super::outbox::{parsed, written};
+use super::outbox::{is_of_value, parsed, written};
 use super::row::{Checked, JobRow, select_jobs};
-use crate::sums::{expect_whole, whole_ones};
+use super::unreadable::Spot;
+use crate::sums::expect_whole;
 
 /// How many batches are kept in memory before those that ended are dropped from it.
 const BATCHES_MAX: usize = 1024;
@@ -38,6 +39,15 @@ pub(crate) fn let_go(
         index.batches.remove(&number?);
     }
     Ok(())
+}
+
+/// What is wrong with a row that is left out; `None` if the transaction is to be taken back.
+fn damage_of(fault: &Fault<std::convert::Infallible>) -> Option<StoreError> {
+    match fault {
+        Fault::Store(damage) => Some(damage.clone()),
+        Fault::Broken(error) => is_of_value(error),
+        Fault::Refused(never) => match *never {},
+    }
 }
 
 impl Desk<'_> {
@@ -243,13 +253,23 @@ impl Desk<'_> {
     }
 
     /// Whether a job is one of a batch whose output is still to be written.
-    pub(crate) fn is_awaited(&mut self, row: &JobRow) -> bool {
+    pub(crate) fn is_awaited<E>(&mut self, row: &JobRow) -> Done<bool, E> {
+        let of = self.batch_of(row)?;
+        Ok(of.is_some_and(|(_, entry)| !entry.batch.status.is_final()))
+    }
+
+    /// The batch that a job is a member of. The end of a job whose batch cannot be read counts all
+    /// the same, and nothing will be written of that batch: it is as if it had none.
+    pub(crate) fn batch_of<E>(&mut self, row: &JobRow) -> Done<Option<(i64, &mut BatchEntry)>, E> {
         let Some(number) = row.batch else {
-            return false;
+            return Ok(None);
         };
-        // Of a batch that cannot be read nothing will be written.
-        let entry = self.batch_by_number::<std::convert::Infallible>(number);
-        entry.is_ok_and(|entry| entry.is_some_and(|entry| !entry.batch.status.is_final()))
+        match self.batch_by_number(number) {
+            Ok(entry) => Ok(entry.map(|entry| (number, entry))),
+            Err(Fault::Store(_)) => Ok(None),
+            Err(Fault::Broken(error)) if is_of_value(&error).is_some() => Ok(None),
+            Err(fault) => Err(fault),
+        }
     }
 
     pub(crate) fn publish_batch(
@@ -369,15 +389,25 @@ impl Desk<'_> {
         // What this transaction has counted so far is not in the rows yet.
         self.flush_batches()?;
         let before = after.map_or([0xff; 16], |after| *after.as_uuid().as_bytes());
+        // Which there are is in the index of ids too, and each is read by itself: one that cannot be
+        // read is left out.
         let mut query = self.connection.prepare_cached(
-            "SELECT data, sum IS checksum(number, id, tenant, stage, ended, data) FROM batches
-             WHERE id < ?1 AND (?2 IS NULL OR tenant = ?2) ORDER BY id DESC",
+            "SELECT number FROM batches INDEXED BY sqlite_autoindex_batches_1
+             WHERE id < ?1 ORDER BY id DESC",
         )?;
-        let rows = query.query_map(params![before, tenant], |row| {
-            expect_whole(row, 1, "batches")?;
-            parsed(&row.get::<_, String>(0)?)
-        })?;
-        Ok(whole_ones(rows, limit)?)
+        let mut numbers = query.query([before])?;
+        let mut batches = Vec::new();
+        while batches.len() < limit
+            && let Some(number) = numbers.next()?
+        {
+            let found = self.read_batch(number.get(0)?, tenant);
+            if let Some(damage) = found.as_ref().err().and_then(damage_of) {
+                tracing::error!(error = %damage, "a list leaves a batch out");
+            } else {
+                batches.extend(found?.map(|(batch, _)| batch));
+            }
+        }
+        Ok(batches)
     }
 
     pub(crate) fn tell_if_done<E>(&mut self, number: i64, now: Now) -> Done<(), E> {
@@ -411,20 +441,35 @@ impl Desk<'_> {
     }
 
     pub(crate) fn batch_by_number<E>(&mut self, number: i64) -> Done<Option<&mut BatchEntry>, E> {
-        if !self.index.batches.contains_key(&number) {
-            let mut query = self.connection.prepare_cached(
-                "SELECT data, stage, sum IS checksum(number, id, tenant, stage, ended, data)
-                     FROM batches WHERE number = ?1",
-            )?;
-            let found = query.query_row([number], |row| {
-                expect_whole(row, 2, "batches")?;
-                Ok((parsed(&row.get::<_, String>(0)?)?, row.get(1)?))
-            });
-            if let Some((batch, stage)) = found.optional()? {
-                self.keep_batch(number, batch, stage);
-            }
+        if !self.index.batches.contains_key(&number)
+            && let Some((batch, stage)) = self.read_batch(number, None)?
+        {
+            self.keep_batch(number, batch, stage);
         }
         Ok(self.index.batches.get_mut(&number))
+    }
+
+    /// The row of a batch, and its stage; `None` where it is another tenant's than the one asked
+    /// for.
+    fn read_batch<E>(
+        &mut self,
+        number: i64,
+        tenant: Option<&str>,
+    ) -> Done<Option<(Batch, i64)>, E> {
+        let spot = Spot::Batch(number);
+        if self.index.unreadable.avoids(spot) {
+            let what = format!("batch {number}: its page cannot be read");
+            return Err(StoreError::damaged(what).into());
+        }
+        let mut query = self.connection.prepare_cached(
+            "SELECT data, stage, sum IS checksum(number, id, tenant, stage, ended, data)
+             FROM batches WHERE number = ?1 AND (?2 IS NULL OR tenant = ?2)",
+        )?;
+        let found = query.query_row(params![number, tenant], |row| {
+            expect_whole(row, 2, "batches")?;
+            Ok((parsed(&row.get::<_, String>(0)?)?, row.get(1)?))
+        });
+        Ok(self.unless_damaged(spot, found.optional())?)
     }
 
     fn keep_batch(&mut self, number: i64, batch: Batch, stage: i64) {
@@ -450,14 +495,15 @@ impl Desk<'_> {
                     .status
                     .is_final()
                     .then(|| batch.changed_at.as_micros());
-                update.execute(params![
+                let updated = update.execute(params![
                     number,
                     written(batch)?,
                     ended,
                     batch.id.as_uuid().as_bytes(),
                     batch.tenant,
                     entry.stage
-                ])?;
+                ]);
+                self.unless_damaged(Spot::Batch(number), updated)?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::events::{JobEvent, kind_of};
 use super::index::{Index, of_end, of_status};
 use super::row::{self, Checked, Damage, HAS_KEY, JobRow};
 use super::unreadable::Spot;
-use super::{blobs, outbox, unreadable};
+use super::{blobs, unreadable};
 use crate::error::is_damage;
 
 /// The file, and what the writer knows of it.
@@ -95,10 +95,7 @@ impl Desk<'_> {
             return Ok(Err(StoreError::damaged(what)));
         }
         let found = blobs::get(self.connection, number);
-        if let Err(error) = &found {
-            self.index.unreadable.met(spot, error);
-        }
-        found
+        self.unless_damaged(spot, found)
     }
 
     /// A row as the job that is shown.
@@ -221,27 +218,33 @@ impl Desk<'_> {
             }
             _ => false,
         };
-        if curable && row.flags & HAS_KEY != 0 {
+        let spot = Spot::KeyOf(row.number);
+        if curable && row.flags & HAS_KEY != 0 && !self.index.unreadable.avoids(spot) {
             let delete = "DELETE FROM idempotency WHERE job = ?1";
             let id = row.id.as_uuid();
-            self.connection
-                .prepare_cached(delete)?
-                .execute([id.as_bytes().as_slice()])?;
+            let mut delete = self.connection.prepare_cached(delete)?;
+            self.unless_damaged(spot, delete.execute([id.as_bytes().as_slice()]))?;
         }
         Ok(())
     }
 
-    /// A member has ended: its batch counts it, and may have been waiting for it alone. The end
-    /// of a job whose batch cannot be read is recorded all the same.
+    /// What came of going to a place: one on a damaged page has the transaction fail once, and is
+    /// avoided from then on.
+    pub(crate) fn unless_damaged<T>(
+        &mut self,
+        spot: Spot,
+        done: rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        if let Err(error) = &done {
+            self.index.unreadable.met(spot, error);
+        }
+        done
+    }
+
+    /// A member has ended: its batch counts it, and may have been waiting for it alone.
     fn count_member<E>(&mut self, row: &JobRow, status: Status, now: Now) -> Done<(), E> {
-        let Some(number) = row.batch else {
+        let Some((number, entry)) = self.batch_of(row)? else {
             return Ok(());
-        };
-        let entry = match self.batch_by_number(number) {
-            Ok(Some(entry)) => entry,
-            Ok(None) | Err(Fault::Store(_)) => return Ok(()),
-            Err(Fault::Broken(error)) if outbox::is_of_value(&error).is_some() => return Ok(()),
-            Err(fault) => return Err(fault),
         };
         if let Some(count) = of_end(&mut entry.batch.counts, status) {
             *count += 1;

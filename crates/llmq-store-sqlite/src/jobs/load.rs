@@ -85,9 +85,15 @@ impl Index {
             read => read,
         };
         let (mut index, mut opened, unpublished) = loaded?;
+        let batches = Batches::read(connection, &index, &unpublished)?;
         let transaction = connection.unchecked_transaction()?;
-        let unpublished = index.keep_staged(connection, unpublished, under_way)?;
-        index.remove_unpublished(connection, &unpublished, under_way.unwrap_or_default())?;
+        let unpublished = index.keep_staged(unpublished, under_way, &batches);
+        index.remove_unpublished(
+            connection,
+            &unpublished,
+            under_way.unwrap_or_default(),
+            &batches,
+        )?;
         if under_way.is_none() {
             // Parts of files that nobody finished; batches write theirs again.
             connection.execute(
@@ -185,10 +191,10 @@ impl Index {
     /// The numbers that were given last.
     fn load_numbers(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let last = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0));
-        self.last_number = unreadable::last_number(connection)?;
+        self.last_number = unreadable::last_number(connection, "jobs")?;
         self.last_blob = last("SELECT coalesce(max(number), 0) FROM blobs")?;
         self.last_event = last("SELECT coalesce(max(last), 0) FROM event_log")?.cast_unsigned();
-        self.last_batch = last("SELECT coalesce(max(number), 0) FROM batches")?;
+        self.last_batch = unreadable::last_number(connection, "batches")?;
         self.last_delivery = outbox::last_number(connection)?;
         // Those between a damaged row and the first whole one may be let go already.
         let oldest = connection
@@ -292,6 +298,7 @@ impl Index {
         connection: &Connection,
         rows: &[JobRow],
         under_way: &[i64],
+        batches: &Batches,
     ) -> rusqlite::Result<()> {
         for row in rows {
             blobs::delete(connection, row.body)?;
@@ -302,13 +309,13 @@ impl Index {
             }
         }
         // The stage of a batch that is still being read is used again.
-        let mut stale = connection.prepare(
-            "SELECT number FROM stages WHERE published_at IS NULL AND number NOT IN
-               (SELECT stage FROM batches WHERE ended IS NULL
-                  OR sum IS NOT checksum(number, id, tenant, stage, ended, data))",
-        )?;
+        let mut stale =
+            connection.prepare("SELECT number FROM stages WHERE published_at IS NULL")?;
         let stale = stale.query_map([], |row| row.get(0))?;
         for number in stale.collect::<rusqlite::Result<Vec<i64>>>()? {
+            if batches.may_use(number) {
+                continue;
+            }
             let is_given_up = self.stages.get(&number).is_some_and(|it| it.is_given_up);
             if !under_way.contains(&number) && !is_given_up {
                 connection.execute("DELETE FROM stages WHERE number = ?1", [number])?;
@@ -332,23 +339,13 @@ impl Index {
     /// store is being opened. Answers the rest.
     fn keep_staged(
         &mut self,
-        connection: &Connection,
         rows: Vec<JobRow>,
         under_way: Option<&[i64]>,
-    ) -> rusqlite::Result<Vec<JobRow>> {
+        batches: &Batches,
+    ) -> Vec<JobRow> {
         let Some(under_way) = under_way else {
-            return Ok(rows);
+            return rows;
         };
-        let ended = "SELECT 1 FROM batches WHERE number = ?1 AND ended IS NOT NULL
-                       AND sum IS checksum(number, id, tenant, stage, ended, data)";
-        let mut ended = connection.prepare(ended)?;
-        let batches: HashSet<i64> = rows.iter().filter_map(|row| row.batch).collect();
-        let mut given_up = HashSet::new();
-        for batch in batches {
-            if ended.exists([batch])? {
-                given_up.insert(batch);
-            }
-        }
         let goes_on = |row: &JobRow| {
             row.batch.is_some() || row.stage.is_some_and(|stage| under_way.contains(&stage))
         };
@@ -364,7 +361,7 @@ impl Index {
                 bytes: row.bytes.cast_unsigned(),
                 body: row.body,
             };
-            let is_given_up = row.batch.is_some_and(|batch| given_up.contains(&batch));
+            let is_given_up = batches.have_ended(&row);
             if !is_given_up {
                 self.capacity.holds(1, staged.bytes);
             }
@@ -375,7 +372,7 @@ impl Index {
                 stage.waiting.push(staged);
             }
         }
-        Ok(rest)
+        rest
     }
 
     /// Compares the counters with what was found, and says where they differ.
@@ -399,6 +396,69 @@ impl Index {
             queue.counts.processing = counted.processing;
             queue.counts.bytes = counted.bytes;
         }
+    }
+}
+
+/// What batches have to do with rows that were never published.
+#[derive(Debug)]
+struct Batches {
+    /// The stages of those that have not ended; `None` where some cannot be read.
+    stages: Option<HashSet<i64>>,
+    /// Those that have ended, of those that such rows are of.
+    ended: HashSet<i64>,
+}
+
+impl Batches {
+    /// Not to be asked in a transaction, as above.
+    fn read(
+        connection: &Connection,
+        index: &Index,
+        unpublished: &[JobRow],
+    ) -> rusqlite::Result<Self> {
+        let mut batches = Self {
+            stages: Some(HashSet::new()),
+            ended: HashSet::new(),
+        };
+        if index.stages.values().all(|stage| stage.is_published) {
+            return Ok(batches);
+        }
+        let mut stages = connection.prepare(
+            "SELECT stage FROM batches WHERE ended IS NULL
+               OR sum IS NOT checksum(number, id, tenant, stage, ended, data)",
+        )?;
+        let stages = stages.query_map([], |row| row.get(0))?;
+        batches.stages = unless_damaged(stages.collect())?;
+        let mut ended = connection.prepare(
+            "SELECT 1 FROM batches WHERE number = ?1 AND ended IS NOT NULL
+               AND sum IS checksum(number, id, tenant, stage, ended, data)",
+        )?;
+        let of_rows: HashSet<i64> = unpublished.iter().filter_map(|row| row.batch).collect();
+        for batch in of_rows {
+            if unless_damaged(ended.exists([batch]))? == Some(true) {
+                batches.ended.insert(batch);
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Whether a row is of one that has.
+    fn have_ended(&self, row: &JobRow) -> bool {
+        let has_ended = |batch| self.ended.contains(&batch);
+        row.batch.is_some_and(has_ended)
+    }
+
+    /// Whether a stage may be that of a batch that is still being read.
+    fn may_use(&self, stage: i64) -> bool {
+        let stages = self.stages.as_ref();
+        stages.is_none_or(|stages| stages.contains(&stage))
+    }
+}
+
+/// `None` where a page is damaged.
+fn unless_damaged<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+    match read {
+        Err(error) if is_damage(&error) => Ok(None),
+        read => read.map(Some),
     }
 }
 

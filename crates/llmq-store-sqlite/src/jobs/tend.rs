@@ -172,7 +172,7 @@ impl Desk<'_> {
             let has_key = row.flags & HAS_KEY != 0;
             let before = if has_key { before_keys } else { before };
             let is_old = row.finished_at.is_some_and(|at| at <= before.as_micros());
-            if is_old && !self.is_awaited(&row) {
+            if is_old && !self.is_awaited(&row)? {
                 let deleted = self.delete(row.number, row.body, row.answer);
                 self.unless_stuck(row.number, deleted)?;
                 let status = row.status;

@@ -19,11 +19,19 @@ const WORDS_MAX: usize = 20;
 /// So often a place of the disk is tried that cannot be read: it may be for a moment.
 const READS_MAX: u8 = 3;
 
+/// So many keys are found damaged, each at the cost of reading all that waits again; then none is
+/// gone to any more.
+const KEYS_MAX: usize = 16;
+
 /// What is not gone to again once it met damage, beside the rows of jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Spot {
     /// The large value with this number.
     Blob(i64),
+    /// The batch with this number.
+    Batch(i64),
+    /// The idempotency key of the job with this number.
+    KeyOf(i64),
     /// A part of housekeeping, by the table that it goes through.
     Tended(&'static str),
 }
@@ -43,7 +51,7 @@ pub(crate) struct Unreadable {
 impl Unreadable {
     /// Reads all rows. Not to be asked in a transaction.
     pub(crate) fn look(connection: &Connection) -> rusqlite::Result<Self> {
-        let last = last_number(connection)?;
+        let last = last_number(connection, "jobs")?;
         let mut ranges = Vec::new();
         let mut next = 0;
         while let Err(error) = read_from(connection, &mut next) {
@@ -91,7 +99,15 @@ impl Unreadable {
 
     /// Whether nobody is to go there any more.
     pub(super) fn avoids(&self, spot: Spot) -> bool {
-        self.met.get(&spot).is_some_and(|times| *times >= READS_MAX)
+        let is_lost = |times: &u8| *times >= READS_MAX;
+        if let Spot::KeyOf(_) = spot {
+            let keys = Spot::KeyOf(i64::MIN)..=Spot::KeyOf(i64::MAX);
+            let met = self.met.range(keys);
+            if met.filter(|(_, times)| is_lost(times)).count() >= KEYS_MAX {
+                return true;
+            }
+        }
+        self.met.get(&spot).is_some_and(is_lost)
     }
 
     /// Whether what met damage would not meet it again, since it is known where.
@@ -156,14 +172,15 @@ fn end_of(connection: &Connection, first: i64, last: i64) -> rusqlite::Result<i6
     Ok(lost)
 }
 
-/// The number that was given last.
-pub(super) fn last_number(connection: &Connection) -> rusqlite::Result<i64> {
-    let last = |query| connection.query_row(query, [], |row| row.get(0));
-    match last("SELECT coalesce(max(number), 0) FROM jobs") {
-        // It is on a page of them. Each row of the index of ids has its job's number.
-        Err(error) if is_damage(&error) => {
-            last("SELECT coalesce(max(+number), 0) FROM jobs INDEXED BY sqlite_autoindex_jobs_1")
-        }
+/// The number that was given last in a table of rows with ids.
+pub(super) fn last_number(connection: &Connection, table: &str) -> rusqlite::Result<i64> {
+    let last = |query: String| connection.query_row(&query, [], |row| row.get(0));
+    match last(format!("SELECT coalesce(max(number), 0) FROM {table}")) {
+        // It is on a page of them. Each row of the index of ids has its row's number.
+        Err(error) if is_damage(&error) => last(format!(
+            "SELECT coalesce(max(+number), 0) FROM {table}
+             INDEXED BY sqlite_autoindex_{table}_1"
+        )),
         found => found,
     }
 }

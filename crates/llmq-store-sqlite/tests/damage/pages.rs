@@ -59,14 +59,7 @@ impl Whole {
         let members: Vec<NewJob> = (1..).take(MEMBERS).map(member).collect();
         let mut jobs: Vec<JobId> = members.iter().map(|job| job.id).collect();
         store.stage(members, now).await.unwrap();
-        let update = BatchUpdate {
-            from: BatchStatus::Validating,
-            to: BatchStatus::InProgress,
-            details: serde_json::Value::Null,
-            files: Vec::new(),
-            event: None,
-        };
-        store.publish_batch(batch.id, update, now).await.unwrap();
+        publish(&store, &batch, now).await;
         for n in 0..ENDED + RUNNING + WAITING {
             let job = NewJob {
                 idempotency: Some(Idempotency {
@@ -271,6 +264,133 @@ async fn a_damaged_page_of_another_table_keeps_no_housekeeping_from_being_done()
             store.close();
         }
         assert!(opened > 0, "{table}");
+    }
+}
+
+/// Batches of [`Crowd`], and its jobs with keys.
+const BATCHES: usize = 40;
+const KEYED: usize = 60;
+const TTL: Duration = Duration::from_secs(60);
+
+/// A closed store with many batches: a member of each runs and may not be sent again, one waits, and
+/// one does so for its time to live. As many jobs with keys as one page of them has wait so too.
+struct Crowd {
+    whole: Whole,
+    waiting: Vec<JobId>,
+}
+
+impl Crowd {
+    async fn new(path: &Path) -> Self {
+        let (store, now) = (open(path).unwrap(), Now::default());
+        let notes = serde_json::Value::from("n".repeat(300));
+        let new = || Batch::new("t", notes.clone(), now.wall);
+        let mut waiting = Vec::new();
+        for _ in 0..BATCHES {
+            let batch = new();
+            store.create_batch(batch.clone()).await.unwrap();
+            let member = |line: u32, ttl| NewJob {
+                member: Some(Member {
+                    batch: batch.id,
+                    line,
+                    custom_id: line.to_string(),
+                }),
+                max_attempts: 1,
+                ttl,
+                ..job()
+            };
+            let members = vec![member(1, None), member(2, None), member(3, Some(TTL))];
+            let (runs, waits) = (members[0].id, members[1].id);
+            store.stage(members, now).await.unwrap();
+            publish(&store, &batch, now).await;
+            start(&store, runs).await.unwrap();
+            waiting.push(waits);
+        }
+        // One that is still being read, when the process ends.
+        store.create_batch(new()).await.unwrap();
+        for n in 0..KEYED {
+            let job = NewJob {
+                idempotency: Some(Idempotency {
+                    key: format!("{n:>120}"),
+                    request_hash: [0; 32],
+                }),
+                ttl: Some(TTL),
+                ..job()
+            };
+            store.enqueue(vec![job], now).await.unwrap();
+        }
+        store.close();
+        let whole = Whole {
+            file: std::fs::read(path).unwrap(),
+            jobs: Vec::new(),
+            batch: new(),
+        };
+        Self { whole, waiting }
+    }
+}
+
+async fn publish(store: &Store, batch: &Batch, now: Now) {
+    let update = BatchUpdate {
+        from: BatchStatus::Validating,
+        to: BatchStatus::InProgress,
+        details: batch.details.clone(),
+        files: Vec::new(),
+        event: None,
+    };
+    store.publish_batch(batch.id, update, now).await.unwrap();
+}
+
+/// The answer of a member was thrown away and paid for again, no time to live passed any more, the
+/// next process did not start, and nobody's batch was led on.
+#[tokio::test]
+async fn a_damaged_page_of_batches_or_keys_costs_no_end_of_a_job() {
+    let directory = llmq_testkit::scratch();
+    let path = directory.path().join("whole.db");
+    let crowd = Crowd::new(&path).await;
+    let copy = directory.path().join("damaged.db");
+    let now = Now::default();
+    for table in ["batches", "idempotency"] {
+        let pages = pages_of(table, &path, "leaf");
+        assert!(pages.len() > 2, "{table}: {pages:?}");
+        let mut seen = 0;
+        for page in pages {
+            crowd.whole.damaged(page, &copy);
+            let store = open(&copy).unwrap();
+            let moved = store.recover(&Worker::new("here"), now).await.unwrap();
+            let failed = moved.iter().filter(|it| it.status == Status::Failed);
+            assert_eq!(failed.count(), BATCHES, "{table}");
+            for job in &crowd.waiting {
+                let lease = start(&store, *job).await.unwrap();
+                let job = store.report(lease, completed(), now).await.unwrap();
+                assert_eq!(job.status, Status::Completed);
+            }
+            let late = now.after(TTL);
+            let mut expired = 0;
+            for _ in 0..3 {
+                expired += store.tend(late).await.unwrap().moved.len();
+            }
+            assert_eq!(expired, BATCHES + KEYED, "{table}");
+            // Of those that can be read nothing is missing.
+            let listed = store.batches(None, None, 1_000).await.unwrap();
+            let begun = listed
+                .iter()
+                .filter(|it| it.status == BatchStatus::InProgress);
+            let mut read = 0;
+            for batch in begun {
+                assert!(batch.counts.all_ended(), "{table}: {batch:?}");
+                read += 1;
+            }
+            seen += BATCHES + 1 - listed.len();
+            let later = now.after(Duration::from_secs(400 * 24 * 3600));
+            let mut purged = 0;
+            for _ in 0..3 {
+                purged += store.tend(later).await.unwrap().purged;
+            }
+            // What is still to be written into an output is kept.
+            assert_eq!(purged, KEYED + 3 * (BATCHES - read), "{table}");
+            store.close();
+        }
+        let of_batches = if table == "batches" { BATCHES + 1 } else { 0 };
+        assert_eq!(seen, of_batches, "each page had its turn");
     }
 }
 
