@@ -123,6 +123,34 @@ async fn a_wall_that_is_ahead_for_a_moment_removes_nothing() {
     }
 }
 
+/// What was made after the clock was set right was removed as soon as it was old by the wrong one:
+/// events, what was delivered, and batches whose input was wrong.
+#[tokio::test]
+async fn a_wall_that_was_ahead_at_the_start_removes_nothing() {
+    let now = beginning();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("llmq.db");
+    let store = Store::open(&Place::File(path.clone()), now.wall + 40 * DAY).unwrap();
+    let ahead = Now {
+        wall: now.wall + 40 * DAY,
+        ..now
+    };
+    store.tend(ahead).await.unwrap();
+    filled(&store, now).await;
+    let events = rows(&path, "event_log");
+    assert!(events > 1, "the newest is always kept");
+    tended(&store, now).await;
+    for table in ["files", "jobs", "batches", "deliveries", "idempotency"] {
+        assert_eq!(rows(&path, table), 1, "{table}");
+    }
+    assert_eq!(rows(&path, "event_log"), events);
+    tended(&store, now.after(40 * DAY)).await;
+    for table in ["files", "jobs", "batches", "deliveries", "idempotency"] {
+        assert_eq!(rows(&path, table), 0, "{table}");
+    }
+    assert_eq!(rows(&path, "event_log"), 1);
+}
+
 /// A bit that made an instant older removed what was to be kept, and nobody was told.
 #[tokio::test]
 async fn a_row_whose_time_is_damaged_is_not_removed() {

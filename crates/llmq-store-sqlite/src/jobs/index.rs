@@ -228,6 +228,12 @@ impl Index {
         self.clock().at(now)
     }
 
+    /// The earlier of the store's time and the wall's: what the wall dates is not old before both
+    /// say so, as either may have run ahead.
+    pub(crate) fn no_later(&self, now: Now) -> WallTime {
+        self.steady(now).min(now.wall)
+    }
+
     pub(crate) fn queue(&mut self, queue: i64) -> &mut QueueEntry {
         self.queues.entry(queue).or_default()
     }

@@ -418,13 +418,9 @@ impl Desk<'_> {
 
     /// Gives up what disabled endpoints did not ask for in time, removes what removed ones were
     /// to be told, and lets go of what ended long enough ago. Whether there is more.
-    pub(crate) fn let_go_of_deliveries(
-        &mut self,
-        before: WallTime,
-        slice: usize,
-        now: Now,
-    ) -> Done<bool> {
-        let mut more = false;
+    pub(crate) fn let_go_of_deliveries(&mut self, slice: usize, now: Now) -> Done<bool> {
+        let kept = self.index.settings.keep_results;
+        let (before, mut more) = (self.index.steady(now).before(kept), false);
         for addressee in self.index.backlog.closed_since(before) {
             more |= self.give_up_late(addressee, before, slice, now)? >= slice;
         }
@@ -441,6 +437,7 @@ impl Desk<'_> {
             }
             more = true;
         }
+        let before = self.index.no_later(now).before(kept);
         more |= let_go(self.connection, before, slice)? >= slice;
         Ok(more)
     }

@@ -28,18 +28,16 @@ impl Desk<'_> {
         }
         self.expire(&mut moved, now)?;
         let purged = self.purge(now)?;
-        let steady = self.index.steady(now);
-        let before = steady.before(self.index.settings.keep_results);
+        let (steady, here) = (self.index.steady(now), self.index.no_later(now));
         let keys = steady.before(self.index.settings.keep_idempotency);
         let keys = self.part("idempotency", |desk| Ok(desk.forget_old_keys(keys)?))?;
-        let oldest = steady.before(self.index.settings.keep_events);
+        let oldest = here.before(self.index.settings.keep_events);
         let events = self.part("event_log", |desk| {
             let let_go = events::let_go(desk.connection, desk.index, oldest, SLICE);
             Ok(let_go?)
         })?;
-        let deliveries = self.part("deliveries", |desk| {
-            desk.let_go_of_deliveries(before, SLICE, now)
-        })?;
+        let deliveries = self.part("deliveries", |desk| desk.let_go_of_deliveries(SLICE, now))?;
+        let before = here.before(self.index.settings.keep_results);
         self.part("batches", |desk| {
             batches::let_go(desk.connection, desk.index, before, SLICE)?;
             Ok(())
@@ -163,7 +161,7 @@ impl Desk<'_> {
     fn purge(&mut self, now: Now) -> Done<usize> {
         let settings = &self.index.settings;
         let (results, keys) = (settings.keep_results, settings.keep_idempotency);
-        let here = self.index.steady(now).min(now.wall);
+        let here = self.index.no_later(now);
         let before = here.before(results);
         let before_keys = here.before(results.max(keys));
         let (rows, to) = self.next_old_rows(before, now)?;
@@ -250,9 +248,7 @@ impl Desk<'_> {
                  WHERE state = 1 AND expires_at <= ?1
                    AND sum IS checksum(id, tenant, state, expires_at, data)",
         )?;
-        // What a wall clock says that was set forward for a moment removes nothing.
-        let here = self.index.steady(now).min(now.wall);
-        expire.execute([here.as_micros()])?;
+        expire.execute([self.index.no_later(now).as_micros()])?;
         let mut query = self.connection.prepare_cached(
             "SELECT files.id, chunk, blob FROM files
              LEFT JOIN file_chunks ON file_chunks.file = files.id
