@@ -32,6 +32,10 @@ pub struct Opened {
 /// How many findings are kept word for word.
 const FINDINGS_MAX: usize = 20;
 
+/// The layouts from which on a store has an id, and a sum of it.
+const HAS_ID: u32 = 2;
+const HAS_SUM_OF_ID: u32 = 6;
+
 /// What follows for a job that waits or runs and cannot be read.
 pub(crate) const NOT_STARTED: &str = "it is not started, and whoever asks for it is told";
 
@@ -462,9 +466,13 @@ fn unless_damaged<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
     }
 }
 
-/// The store is another from now on.
+/// The store is another from now on. One of an older layout has its id without a sum, or none yet.
 pub(crate) fn new_id(connection: &Connection) -> rusqlite::Result<()> {
-    let update = "UPDATE store_facts SET value = ?1, sum = checksum('id', ?1) WHERE name = 'id'";
+    let update = match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
+        0..HAS_ID => return Ok(()),
+        HAS_ID..HAS_SUM_OF_ID => "UPDATE store_facts SET value = ?1 WHERE name = 'id'",
+        _ => "UPDATE store_facts SET value = ?1, sum = checksum('id', ?1) WHERE name = 'id'",
+    };
     connection.execute(update, params![Uuid::new_v4().as_bytes()])?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use llmq_core::Now;
 use llmq_store::{
     Batches as _, EventId, EventPage, Events as _, Files as _, Filter, JobId, Jobs as _,
-    Lines as _, NewJob, Reads as _, Worker,
+    Lines as _, NewJob, Reads as _, Store as _, Worker,
 };
 use llmq_store_sqlite::{OpenError, Store, backup, check, compact};
 
@@ -199,6 +199,45 @@ async fn a_backup_is_the_store_at_one_moment_and_a_compact_store_is_the_same() {
     assert_eq!(said(&compacted, &ids).await.unwrap(), all);
     compacted.close();
     assert!(check(&path, true).unwrap().is_sound());
+}
+
+/// It failed with SQLite's words until the new llmq had changed the very file that was to be kept.
+#[tokio::test]
+async fn a_file_of_an_older_layout_is_copied_as_it_is() {
+    const STEPS: [&str; 2] = [
+        include_str!("../../src/migrations/0001_keys_and_limits.sql"),
+        include_str!("../../src/migrations/0002_jobs.sql"),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    for version in [1, 2] {
+        let path = directory.path().join(format!("{version}.db"));
+        let copy = directory.path().join(format!("{version}-copy.db"));
+        let file = rusqlite::Connection::open(&path).unwrap();
+        for step in &STEPS[..version] {
+            file.execute_batch(step).unwrap();
+        }
+        file.pragma_update(None, "application_id", 0x6c6c_6d71)
+            .unwrap();
+        file.pragma_update(None, "user_version", version as i64)
+            .unwrap();
+        let fact = "INSERT INTO store_facts (name, value) VALUES ('id', zeroblob(16))";
+        if version > 1 {
+            file.execute(fact, []).unwrap();
+        }
+        drop(file);
+        backup(&path, &copy).unwrap();
+        let file = rusqlite::Connection::open(&copy).unwrap();
+        let found: i64 = file
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
+        assert_eq!(found, version as i64);
+        drop(file);
+        // Another store than the original, and whole.
+        let (original, copied) = (open(&path).unwrap(), open(&copy).unwrap());
+        assert_ne!(original.id(), copied.id());
+        copied.close();
+        assert!(check(&copy, true).unwrap().is_sound());
+    }
 }
 
 #[tokio::test]
