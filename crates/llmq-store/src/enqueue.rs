@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use llmq_core::{FailureClass, Verdict};
+
 use crate::{JobId, Place, Position, StoreError};
 
 /// What became of a job that was handed in.
@@ -135,7 +137,17 @@ pub struct Settings {
     pub max_deliveries: u64,
     /// What follows when nobody knows how an attempt ended (`[retry] ambiguous`): another one, as
     /// long as there are any, or the end of the job.
-    pub lost_attempt: llmq_core::Verdict,
+    pub lost_attempt: Verdict,
+}
+
+impl Settings {
+    /// Whether what failed with this class may be asked for again with its idempotency key:
+    /// another attempt may cure it, and may be made.
+    #[must_use]
+    pub fn frees_key(&self, class: FailureClass) -> bool {
+        let may_repeat = class != FailureClass::Ambiguous || self.lost_attempt == Verdict::Retry;
+        class.rule().retry && may_repeat
+    }
 }
 
 impl Default for Settings {
@@ -152,7 +164,7 @@ impl Default for Settings {
             keep_events: DAY,
             max_events: 100_000,
             max_deliveries: 100_000,
-            lost_attempt: llmq_core::Verdict::Retry,
+            lost_attempt: Verdict::Retry,
         }
     }
 }

@@ -104,7 +104,8 @@ impl NewJob {
 ///
 /// It is remembered for 24 hours ([`Settings::keep_idempotency`](crate::Settings)), but no longer
 /// than its job is of use: what expired, or failed with a class that another attempt may cure,
-/// may be asked for again.
+/// may be asked for again. What was sent and may not be sent again
+/// ([`Settings::lost_attempt`](crate::Settings)) may not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
     /// The caller's `Idempotency-Key`.

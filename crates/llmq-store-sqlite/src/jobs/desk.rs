@@ -214,7 +214,7 @@ impl Desk<'_> {
             Status::Expired => true,
             Status::Failed => {
                 let class = row.known()?.error.and_then(|error| error.class);
-                class.is_some_and(|class| class.rule().retry)
+                class.is_some_and(|class| self.index.settings.frees_key(class))
             }
             _ => false,
         };

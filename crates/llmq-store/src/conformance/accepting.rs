@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use llmq_core::{FailureClass, Status};
+use llmq_core::{FailureClass, Status, Verdict};
 
 use super::World;
-use super::world::{ids, lane, new_job};
+use super::world::{LEASE, ids, lane, new_job};
 use crate::{
     EnqueueError, Enqueued, FullOf, Idempotency, JobError, NewJob, QueueState, Report, Settings,
 };
@@ -17,6 +17,17 @@ fn keyed(key: &str, request: u8) -> NewJob {
             request_hash: [request; 32],
         }),
         ..new_job()
+    }
+}
+
+fn failed(class: FailureClass) -> Report {
+    Report::Failed {
+        error: JobError {
+            class: Some(class),
+            ..JobError::new("x", "y")
+        },
+        answer: None,
+        cost_nano_usd: None,
     }
 }
 
@@ -69,22 +80,44 @@ pub async fn what_a_retry_cures_may_be_asked_for_again(world: World) {
     for (class, is_kept) in [
         (FailureClass::RowFault, true),
         (FailureClass::Transient, false),
+        (FailureClass::Ambiguous, false),
     ] {
         let key = class.as_str();
         let first = world.accept(keyed(key, 1)).await;
         let lease = world.start(first).await;
-        let failed = Report::Failed {
-            error: JobError {
-                class: Some(class),
-                ..JobError::new("x", "y")
-            },
-            answer: None,
-            cost_nano_usd: None,
-        };
-        world.report(lease, failed).await.unwrap();
+        world.report(lease, failed(class)).await.unwrap();
         let again = world.accept(keyed(key, 1)).await;
         assert_eq!(again == first, is_kept, "{class}");
     }
+}
+
+/// A call that may have been billed was sent again for whoever asked with its key, though another
+/// attempt was not to be made.
+pub async fn what_may_not_be_sent_again_keeps_its_key(world: World) {
+    let world = world
+        .with(Settings {
+            lost_attempt: Verdict::GiveUp,
+            ..Settings::default()
+        })
+        .await;
+    for (class, is_kept) in [
+        (FailureClass::Ambiguous, true),
+        (FailureClass::Transient, false),
+    ] {
+        let key = class.as_str();
+        let first = world.accept(keyed(key, 1)).await;
+        let lease = world.start(first).await;
+        world.report(lease, failed(class)).await.unwrap();
+        let again = world.accept(keyed(key, 1)).await;
+        assert_eq!(again == first, is_kept, "{class}");
+    }
+    // Nobody said how it ended.
+    let mut world = world;
+    let lost = world.accept(keyed("lost", 1)).await;
+    world.start(lost).await;
+    world.advance(LEASE);
+    assert_eq!(world.tend().await[0].status, Status::Failed);
+    assert_eq!(world.accept(keyed("lost", 1)).await, lost);
 }
 
 pub async fn many_are_accepted_whole_or_not_at_all(world: World) {

@@ -50,7 +50,8 @@ macro_rules! conformance {
 
         $crate::conformance_laws! { $fresh;
             accepting: one_key_makes_one_job, a_key_is_of_its_tenant_and_is_forgotten,
-                what_a_retry_cures_may_be_asked_for_again, many_are_accepted_whole_or_not_at_all,
+                what_a_retry_cures_may_be_asked_for_again,
+                what_may_not_be_sent_again_keeps_its_key, many_are_accepted_whole_or_not_at_all,
                 ten_thousand_at_once_are_seen_together, it_refuses_between_its_watermarks,
                 bytes_are_counted_and_given_back, a_draining_queue_takes_none,
                 what_finds_room_is_accepted_and_started_at_once,

@@ -408,7 +408,7 @@ impl State {
         let class = row.job.error.as_ref().and_then(|error| error.class);
         let curable = match row.job.status {
             Status::Expired => true,
-            Status::Failed => class.is_some_and(|class| class.rule().retry),
+            Status::Failed => class.is_some_and(|class| self.settings.frees_key(class)),
             _ => false,
         };
         if let (true, Some(key)) = (curable, &row.key) {
