@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use llmq_core::{Clock, Status};
 use llmq_engine::SystemClock;
-use llmq_store::{NewJob, Store};
+use llmq_store::{Lines as _, NewJob, Store};
 use llmq_testkit::{FakeClock, FaultyStore, PATIENCE};
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::world::{Act, Upstream, World, job};
 over_each_store! {
     a_wall_that_is_set_breaks_no_limit_ends_no_lease_and_holds_nothing_up,
     a_date_is_of_the_calendar_and_comes_when_the_wall_is_set_to_it,
+    a_date_that_is_to_come_again_is_waited_for,
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -109,6 +110,50 @@ async fn a_date_is_of_the_calendar_and_comes_when_the_wall_is_set_to_it(store: A
         ..job()
     };
     let id = world.runner.accept(dated).await.unwrap().id;
+    assert_eq!(world.status(id).await, Status::Queued);
+    wall.forth(HOUR);
+    assert_eq!(world.end(id).await.status, Status::Completed);
+}
+
+/// Its turn came, it was not due and was handed out as due: again and again for that hour.
+async fn a_date_that_is_to_come_again_is_waited_for(store: Arc<dyn Store>) {
+    const MANY: usize = 1_000_000;
+    let upstream = Upstream::start(|number| match number {
+        0 => Act::Wait,
+        _ => Act::Answer("then".to_owned()),
+    })
+    .await;
+    let (wall, store) = (Wall::new(), FaultyStore::new(store));
+    let lease = Duration::from_secs(30);
+    let world = World::by(
+        wall.clock(),
+        store.clone(),
+        &upstream,
+        "concurrency = 1",
+        lease,
+    )
+    .await;
+    let running = world.accept().await;
+    upstream.got(1).await;
+    let dated = NewJob {
+        not_before: Some(wall.0.now().wall),
+        ..job()
+    };
+    let id = world.runner.accept(dated).await.unwrap().id;
+    let lanes = store.lanes(wall.clock().now()).await.unwrap();
+    assert_eq!(lanes[0].due, 1, "its time has come");
+    wall.back(HOUR);
+    let start = store.holds("start");
+    upstream.go(1);
+    start.reached().await;
+    store.fails("start", MANY);
+    drop(start);
+    for _ in 0..3 {
+        store.holds("tend").reached().await;
+    }
+    assert_eq!(store.fails_left("start"), MANY, "it is not asked again");
+    store.fails("start", 0);
+    assert_eq!(world.end(running).await.status, Status::Completed);
     assert_eq!(world.status(id).await, Status::Queued);
     wall.forth(HOUR);
     assert_eq!(world.end(id).await.status, Status::Completed);

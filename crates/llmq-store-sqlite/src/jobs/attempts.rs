@@ -31,6 +31,9 @@ impl Desk<'_> {
         }
         let due_at = self.due_at(&row, now);
         if due_at > now.mono {
+            // It was due, and the wall was set back since: it stands where its time says.
+            self.index.leave(&row);
+            self.index.wait(&row);
             return Err(Fault::Refused(StartError::NotDue { job, due_at }));
         }
         let body = self.blob(row.body)?;

@@ -62,6 +62,7 @@ macro_rules! conformance {
                 what_is_given_back_does_not_count, a_cancelled_job_takes_no_report;
             waiting: a_job_past_its_time_never_starts, time_stands_while_a_queue_does,
                 a_jump_of_the_wall_moves_no_wait, an_announced_instant_is_of_the_calendar,
+                a_due_instant_waits_again_when_the_wall_is_set_back,
                 a_retry_waits_and_keeps_its_place, what_ended_is_kept_for_its_time, a_job_is_kept_as_long_as_its_key,
                 what_must_stay_holds_up_no_purge,
                 a_clock_that_ran_ahead_keeps_nothing_for_ever;

@@ -142,6 +142,32 @@ pub async fn an_announced_instant_is_of_the_calendar(mut world: World) {
     world.start(job).await;
 }
 
+/// It was handed out as due and refused as not due, again and again, until its time came anew.
+pub async fn a_due_instant_waits_again_when_the_wall_is_set_back(mut world: World) {
+    let right = world.now.wall;
+    let job = NewJob {
+        not_before: Some(right),
+        ttl: Some(7_200 * SECOND),
+        ..new_job()
+    };
+    let job = world.accept(job).await;
+    assert_eq!(world.waiting(&lane("m", "t")).await, [job]);
+    world.now.wall = right.before(3_600 * SECOND);
+    let in_an_hour = world.now.mono + 3_600 * SECOND;
+    let early = world.try_start(job).await;
+    assert!(matches!(early, Err(StartError::NotDue { due_at, .. }) if due_at == in_an_hour));
+    let window = world.store.next(&lane("m", "t"), None, 9, world.now).await;
+    let window = window.unwrap();
+    assert!(window.jobs.is_empty());
+    assert_eq!(window.due_at, Some(in_an_hour));
+    world.advance(3_600 * SECOND);
+    assert_eq!(world.waiting(&lane("m", "t")).await, [job]);
+    world.advance(3_600 * SECOND);
+    let moved = world.tend().await;
+    assert_eq!(moved.len(), 1);
+    assert_eq!(moved[0].status, Status::Expired);
+}
+
 pub async fn a_retry_waits_and_keeps_its_place(mut world: World) {
     let (first, second) = (world.job().await, world.job().await);
     let lease = world.start(first).await;

@@ -164,6 +164,7 @@ impl State {
             return Err(StartError::Expired { job });
         }
         if due_at > now.mono {
+            self.wait_again(job);
             return Err(StartError::NotDue { job, due_at });
         }
         self.last_token += 1;

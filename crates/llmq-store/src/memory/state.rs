@@ -207,6 +207,16 @@ impl State {
         }
     }
 
+    /// A waiting job stands where its time says: it was due, and the wall was set back since.
+    pub(super) fn wait_again(&mut self, id: JobId) {
+        let Some(row) = self.jobs.get(&id) else {
+            return;
+        };
+        let lane = row.job.lane();
+        self.order.remove(&lane, row.place, row.due);
+        self.wait(&lane, id);
+    }
+
     fn deadlines(&mut self, queue: &str) -> &mut BTreeSet<(WallTime, JobId)> {
         self.deadlines.entry(queue.to_owned()).or_default()
     }
