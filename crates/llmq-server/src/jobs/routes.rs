@@ -315,10 +315,11 @@ async fn result(
 ) -> Result<Response, Problem> {
     match job(&gateway, &caller, &id).await {
         Ok(job) => Ok(gateway.desk.result(job).await?),
-        Err(refused) => match purged(&gateway, &id) {
-            Some(problem) => Err(problem),
-            None => Err(refused),
-        },
+        Err(refused) if refused.status() == StatusCode::NOT_FOUND => {
+            Err(purged(&gateway, &id).unwrap_or(refused))
+        }
+        // One that cannot be read may be there.
+        Err(refused) => Err(refused),
     }
 }
 

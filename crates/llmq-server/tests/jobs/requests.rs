@@ -32,6 +32,22 @@ async fn a_request_is_accepted_finished_and_fetched() {
     assert_eq!(world.calls(), 1);
 }
 
+/// An answer that could only not be read was told as removed, so that nobody would ask again.
+#[tokio::test]
+async fn a_result_that_cannot_be_read_is_not_told_as_removed() {
+    let (world, file) = World::in_file(&[]).await;
+    let id = world.submit().await;
+    world.end(&id).await;
+    // Of a time whose results are long removed; and damaged, since its checksum is of another id.
+    let old = "0192f0c1-6a5e-7cc3-98c4-dc0c0c07398f";
+    let as_bytes = old.replace('-', "");
+    let made_old = format!("UPDATE jobs SET id = x'{as_bytes}'");
+    assert_eq!(file.database.execute(&made_old, []).unwrap(), 1);
+    let got = world.get(&format!("/api/requests/{old}/result")).await;
+    assert_eq!(got.problem(), (503, "store_unavailable".to_owned()));
+    assert_eq!(got.header("retry-after"), "5");
+}
+
 #[tokio::test]
 async fn many_are_accepted_in_order_and_all_finished() {
     let world = World::start().await;
