@@ -218,7 +218,12 @@ impl ServerArgs {
         self.read(status, &body)
     }
 
-    fn read<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, Failure> {
+    /// What an answer says, or that it says no.
+    pub(crate) fn read<T: DeserializeOwned>(
+        &self,
+        status: StatusCode,
+        body: &[u8],
+    ) -> Result<T, Failure> {
         if !status.is_success() {
             return Err(refused(status, body));
         }
@@ -226,7 +231,8 @@ impl ServerArgs {
             .map_err(|error| self.unreachable(&format!("that is no llmq server: {error}")))
     }
 
-    fn answer(
+    /// What the server answers, whatever that is.
+    pub(crate) fn answer(
         &self,
         method: Method,
         path: &str,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use hyper::Method;
+use hyper::{Method, StatusCode};
 use llmq_api::{AcceptedRequests, CreateRequest, CreateRequests, RequestState};
 use llmq_core::{Priority, Status};
 use serde_json::value::RawValue;
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::{print, print_all};
 use crate::cli::Global;
-use crate::client::ServerArgs;
-use crate::exit::{FAILED, Failure};
+use crate::client::{Parcel, ServerArgs};
+use crate::exit::{FAILED, Failure, UNREACHABLE};
 use crate::text::time;
 
 /// So many requests are handed in with one call, and so many bytes of them: less than a server takes
@@ -153,10 +153,23 @@ fn hand_in(
     if part.requests.is_empty() {
         return Ok(accepted);
     }
+    if accepted == 0 {
+        // Where nobody is, nothing can be accepted.
+        server.raw("/health/live")?;
+    }
     let Part { requests, last, .. } = part;
-    let wanted = CreateRequests { requests };
-    let told = server.send(Method::POST, "/api/requests", Some(&wanted));
-    let told: AcceptedRequests = told.map_err(|error| behind(accepted, error))?;
+    let body = serde_json::to_vec(&CreateRequests { requests });
+    let parcel = Parcel::json(body.map_err(|error| Failure::wrong(&error))?.into());
+    let (status, body) = match server.answer(Method::POST, "/api/requests", Some(parcel)) {
+        Err(error) if error.code == UNREACHABLE => return Err(unheard(accepted, last, error)),
+        answer => answer?,
+    };
+    let told: Result<AcceptedRequests, Failure> = server.read(status, &body);
+    let told = told.map_err(|error| match status {
+        // Somebody in front of it heard nothing from it.
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => unheard(accepted, last, error),
+        _ => behind(accepted, error),
+    })?;
     print_all(&told.requests, global)?;
     Ok(last)
 }
@@ -193,6 +206,23 @@ fn behind(accepted: usize, failure: Failure) -> Failure {
         message: format!(
             "{}; lines 1 to {accepted} are accepted: go on behind them",
             failure.message
+        ),
+        ..failure
+    }
+}
+
+/// No answer came to what was handed in behind the line up to which all are accepted.
+fn unheard(accepted: usize, last: usize, failure: Failure) -> Failure {
+    let sure = match accepted {
+        0 => String::new(),
+        _ => format!("lines 1 to {accepted} are accepted, "),
+    };
+    Failure {
+        message: format!(
+            "{}; {sure}lines {} to {last} may be: look with `llmq requests list` before you hand \
+             these in again",
+            failure.message,
+            accepted + 1
         ),
         ..failure
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::handed_in::ends;
+use crate::scripted::{Reply, Scripted};
 use crate::server::{Place, Server};
 
 pub(crate) fn llmq(server: &Server, words: &[&str]) -> (i32, String, String) {
@@ -142,6 +144,49 @@ fn a_file_is_handed_in_in_parts_that_a_server_takes() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("line 2: "), "{said}");
     assert!(said.contains("lines 1 to 1 are accepted"), "{said}");
+}
+
+/// Lines whose answer was lost on its way were to be handed in again, and paid for twice.
+#[test]
+fn lines_that_may_be_accepted_are_not_told_to_be_handed_in_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("calls.jsonl");
+    let line = r#"{"model":"gpt","messages":[]}"#;
+    std::fs::write(&file, vec![line; 1_500].join("\n")).unwrap();
+    let submit = |addr: std::net::SocketAddr| {
+        let words = ["requests", "submit", file.to_str().unwrap()];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_llmq"));
+        command.args(words);
+        command.env("LLMQ_BASE_URL", format!("http://{addr}"));
+        command.env_remove("LLMQ_API_KEY");
+        ends(command)
+    };
+    let lost = || vec![Reply::Cut, Reply::Json(504, Value::Null)];
+    for taken in 0..2 {
+        for reply in lost() {
+            let mut replies = vec![reply];
+            let all = || Reply::Json(202, serde_json::json!({"requests": []}));
+            replies.extend((0..taken).map(|_| all()));
+            let server = Scripted::start(move |asked| match asked.what.as_str() {
+                "POST /api/requests" => replies.pop(),
+                _ => None,
+            });
+            let (code, said) = submit(server.addr);
+            assert_ne!(code, 0);
+            let may_be = ["lines 1 to 1000 may be", "lines 1001 to 1500 may be"][taken];
+            assert!(said.contains(may_be), "{said}");
+            let are = said.contains("lines 1 to 1000 are accepted");
+            assert_eq!(are, taken == 1, "{said}");
+            assert!(!said.contains("go on behind"), "{said}");
+        }
+    }
+    // Nothing is where nobody listens.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = nobody.local_addr().unwrap();
+    drop(nobody);
+    let (code, said) = submit(addr);
+    assert_eq!(code, 3, "{said}");
+    assert!(!said.contains("may be"), "{said}");
 }
 
 #[test]
