@@ -93,10 +93,17 @@ impl EndpointState {
 
     /// A try failed. Tells for how long it has taken nothing.
     fn failed(&mut self, now: WallTime) -> Duration {
+        if let (Some(since), Some(last)) = (self.failing_since, self.failed_at)
+            && last > now
+        {
+            // The clock was set back: it has taken nothing for as long as before.
+            self.failing_since = Some(since.before(last.since(now)));
+            self.failed_at = Some(now);
+        }
         let step = self.failed_at.map(|last| now.since(last));
         let since = match (self.failing_since, step) {
             (Some(since), Some(step)) => since + step.saturating_sub(STEP_MAX),
-            (Some(since), None) => since,
+            (Some(since), None) => since.min(now),
             (None, _) => now,
         };
         self.failing_since = Some(since);
@@ -326,13 +333,25 @@ mod tests {
         assert_eq!(fails(0), 0);
         assert_eq!(fails(50_000), 24, "the clock was set");
         assert_eq!([50_010, 50_020, 50_030].map(&mut fails), [34, 44, 54]);
-        assert_eq!(fails(49_000), 0, "and back");
+        assert_eq!(fails(49_000), 54, "and back");
+        assert_eq!([49_024, 49_048, 49_066].map(&mut fails), [78, 102, 120]);
         // One that was kept by an earlier version.
         let mut state = EndpointState {
             failing_since: Some(at(10)),
             ..EndpointState::default()
         };
         assert_eq!(state.failed(at(130)), FAILS_FOR);
+        // It failed for the first time while the clock was years ahead: it was never disabled.
+        for failed_at in [None, Some(at(50_000))] {
+            let mut state = EndpointState {
+                failing_since: Some(at(50_000)),
+                failed_at,
+                ..EndpointState::default()
+            };
+            let mut fails = |hours| state.failed(at(hours)).as_secs() / 3_600;
+            assert_eq!([0, 24, 48, 72].map(&mut fails), [0, 24, 48, 72]);
+            assert_eq!([96, 120].map(&mut fails), [96, 120]);
+        }
         state.takes();
         assert_eq!(state.failed(at(200)), Duration::ZERO);
     }
