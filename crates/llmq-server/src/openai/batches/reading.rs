@@ -74,6 +74,10 @@ impl<'a> Lines<'a> {
             self.looked_at = 0;
             self.number += 1;
             let line = line.freeze();
+            // As long as one is that a chunk ends in, wherever chunks are cut.
+            if line.strip_suffix(b"\n").unwrap_or(&line).len() > self.max {
+                return Ok(Next::TooLong(self.number));
+            }
             let trimmed = line.trim_ascii();
             // Some editors begin a file with a byte order mark.
             let trimmed = match self.number {
@@ -165,5 +169,17 @@ mod tests {
     async fn no_line_is_gathered_without_end() {
         let all = lines(&["a\n", "bbbbbbbb", "bbbbbbbb"], 10).await;
         assert_eq!(all, told(&[(1, "a"), (2, "too long")]));
+    }
+
+    /// One was taken at the beginning of a file, and refused where a chunk ended in it.
+    #[tokio::test]
+    async fn a_line_is_too_long_wherever_chunks_are_cut() {
+        let whole = "a\nbbbbbbbbbb\ncccccccccc\r\n";
+        for cut in 0..whole.len() {
+            let (begin, end) = whole.split_at(cut);
+            let all = lines(&[begin, end], 10).await;
+            let wanted = [(1, "a"), (2, "bbbbbbbbbb"), (3, "too long")];
+            assert_eq!(all, told(&wanted), "cut at {cut}");
+        }
     }
 }
