@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 use llmq_core::{FailureClass, Now};
 use llmq_provider::translate::{self, StreamBroken, StreamOptions, StreamTranslator};
 use llmq_provider::{
-    Answer, Dialect, Operation, Source, StreamReader, UsageChunkFilter, Verdict, WholeAnswer,
-    WholeEvents,
+    Answer, Dialect, Operation, Source, StreamEnd, StreamReader, UsageChunkFilter, Verdict,
+    WholeAnswer, WholeEvents,
 };
 
 use crate::{AssembledRoute, Grant, Outgoing};
@@ -130,8 +130,17 @@ pub fn heed(reader: &StreamReader, answer: &mut Answer) {
     if reader.has_begun() {
         answer.has_begun();
     }
-    if reader.is_all_there() {
-        answer.is_all_there();
+    match reader.is_all_there() {
+        true => answer.is_all_there(),
+        false => answer.goes_on(),
+    }
+}
+
+/// How a stream stands whose body has ended.
+pub fn end_of(reader: &mut StreamReader, answer: &Answer) -> StreamEnd {
+    match answer.has_own_end() {
+        true => reader.finish(),
+        false => reader.broke(),
     }
 }
 

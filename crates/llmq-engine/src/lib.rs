@@ -35,7 +35,7 @@ pub mod config;
 pub mod jobs;
 pub mod webhooks;
 
-pub use asked::{Asked, Retelling, STREAM_ENDS_WITHIN, heed, tell_output};
+pub use asked::{Asked, Retelling, STREAM_ENDS_WITHIN, end_of, heed, tell_output};
 pub use assembly::{Accounts, AssembledModel, AssembledRoute, Assembly, AssemblyError, assemble};
 pub use clock::SystemClock;
 pub use files::replace_file;

@@ -1,6 +1,7 @@
 //! What a stream says before its answer begins.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,52 +20,77 @@ const NAMES: [&str; 6] = [
     "keepalive",
 ];
 
-/// Whether an event brings nothing of the answer yet. What is not known to be such an event is
-/// part of the answer.
-pub(crate) fn is_opening(event: SseEvent<'_>) -> bool {
-    let is_named = |name: &[u8]| NAMES.iter().any(|known| known.as_bytes() == name);
-    if event.data.trim_ascii().is_empty() || is_named(event.name) {
-        return true;
-    }
-    let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(event.data) else {
-        return false;
-    };
-    match (chunk.kind, chunk.choices) {
-        // Servers that leave the event's name out still write its type.
-        (Some(kind), _) => is_named(kind.as_bytes()),
-        // Azure begins with what its filter thinks of the prompt, and no choice.
-        (None, Some(choices)) => choices.iter().all(Choice::is_empty),
-        (None, None) => false,
-    }
+/// A look into an event, which is read once and only where somebody asks.
+pub(crate) struct Look<'a> {
+    event: SseEvent<'a>,
+    chunk: OnceCell<Option<Chunk<'a>>>,
 }
 
-/// Whether an event brings a piece of the answer: at least one token. False where that cannot be
-/// told from what comes around it.
-pub(crate) fn is_piece(event: SseEvent<'_>) -> bool {
-    let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(event.data) else {
-        return false;
-    };
-    // Anthropic's deltas are objects, those of the Responses API texts.
-    let says_more = |name| {
-        chunk
-            .delta
-            .get(name)
-            .is_some_and(|text| !says_nothing(text))
-    };
-    match &chunk.delta {
-        Value::String(text) => !text.is_empty(),
-        Value::Object(_) => ["text", "thinking", "partial_json"]
-            .into_iter()
-            .any(says_more),
-        _ => chunk.choices.iter().flatten().any(Choice::says_something),
+impl<'a> Look<'a> {
+    pub(crate) fn at(event: SseEvent<'a>) -> Self {
+        Self {
+            event,
+            chunk: OnceCell::new(),
+        }
     }
-}
 
-/// The pieces of answers that a chunk of a chat or completion brings; none where it cannot be read.
-pub(crate) fn choices(data: &[u8]) -> Vec<Choice> {
-    let chunk = serde_json::from_slice::<Chunk<'_>>(data);
-    let choices = chunk.ok().and_then(|chunk| chunk.choices);
-    choices.unwrap_or_default()
+    pub(crate) fn data(&self) -> &'a [u8] {
+        self.event.data
+    }
+
+    fn chunk(&self) -> Option<&Chunk<'a>> {
+        let read = || serde_json::from_slice(self.event.data).ok();
+        self.chunk.get_or_init(read).as_ref()
+    }
+
+    /// Whether an event brings nothing of the answer yet. What is not known to be such an event is
+    /// part of the answer.
+    pub(crate) fn is_opening(&self) -> bool {
+        let is_named = |name: &[u8]| NAMES.iter().any(|known| known.as_bytes() == name);
+        if self.event.data.trim_ascii().is_empty() || is_named(self.event.name) {
+            return true;
+        }
+        let Some(chunk) = self.chunk() else {
+            return false;
+        };
+        match (&chunk.kind, &chunk.choices) {
+            // Servers that leave the event's name out still write its type.
+            (Some(kind), _) => is_named(kind.as_bytes()),
+            // OpenAI's first chunk of a chat says whose turn it is, with an empty text; Azure
+            // begins with what its filter thinks of the prompt, and no choice.
+            (None, Some(choices)) => !choices.iter().any(Choice::says_something),
+            (None, None) => false,
+        }
+    }
+
+    /// Whether an event brings a piece of the answer: at least one token. False where that cannot
+    /// be told from what comes around it.
+    pub(crate) fn is_piece(&self) -> bool {
+        let Some(chunk) = self.chunk() else {
+            return false;
+        };
+        // Anthropic's deltas are objects, those of the Responses API texts.
+        let says_more = |name| {
+            chunk
+                .delta
+                .get(name)
+                .is_some_and(|text| !says_nothing(text))
+        };
+        match &chunk.delta {
+            Value::String(text) => !text.is_empty(),
+            Value::Object(_) => ["text", "thinking", "partial_json"]
+                .into_iter()
+                .any(says_more),
+            _ => self.choices().iter().any(Choice::says_something),
+        }
+    }
+
+    /// The pieces of answers that a chunk of a chat or completion brings; none where it cannot be
+    /// read.
+    pub(crate) fn choices(&self) -> &[Choice] {
+        let choices = self.chunk().and_then(|chunk| chunk.choices.as_deref());
+        choices.unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize)]
@@ -91,11 +117,6 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// OpenAI's first chunk of a chat says whose turn it is, with an empty text.
-    fn is_empty(&self) -> bool {
-        !self.ends() && !self.says_something()
-    }
-
     /// Which of the answers it belongs to.
     pub(crate) fn index(&self) -> u64 {
         self.index.0.unwrap_or(0)
@@ -137,7 +158,7 @@ mod tests {
             name: name.as_bytes(),
             data: data.as_bytes(),
         };
-        assert_eq!(is_opening(event), opens, "{name} {data}");
+        assert_eq!(Look::at(event).is_opening(), opens, "{name} {data}");
     }
 
     #[test]
@@ -174,6 +195,12 @@ mod tests {
             true,
         );
         check("", r#"{"choices":[{"delta":null}]}"#, true);
+        // Some gateways give a reason to end in every chunk.
+        check(
+            "",
+            r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}"#,
+            true,
+        );
         check("", "", true);
 
         check("", r#"{"choices":[{"delta":{"content":"H"}}]}"#, false);
@@ -185,11 +212,6 @@ mod tests {
         check(
             "",
             r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#,
-            false,
-        );
-        check(
-            "",
-            r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
             false,
         );
         check("", r#"{"choices":[{"text":"a"}]}"#, false);

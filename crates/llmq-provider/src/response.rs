@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, StatusCode};
 use hyper::body::{Body, Incoming};
 use llmq_core::Timestamp;
@@ -45,6 +46,7 @@ pub struct Answer {
     received_bytes: u64,
     authority: Arc<str>,
     answer_bytes_max: usize,
+    is_http2: bool,
     recording: Option<Box<Recording>>,
     /// The account's key, where the body may quote it.
     key: Option<Secret>,
@@ -77,6 +79,7 @@ impl Answer {
             status: head.status,
             headers: head.headers,
             times,
+            is_http2: matches!(body, BodySource::Shared(..)),
             body,
             deadlines,
             received_bytes: 0,
@@ -184,6 +187,14 @@ impl Answer {
         }
     }
 
+    /// Whether the body has an end of its own, so that one that has ended is all that was sent. One
+    /// without ends with its connection, also with that of a server that died.
+    #[must_use]
+    pub fn has_own_end(&self) -> bool {
+        let is_stated = |name| self.headers.contains_key(name);
+        self.is_http2 || is_stated(CONTENT_LENGTH) || is_stated(TRANSFER_ENCODING)
+    }
+
     /// For a stream: until [`Answer::has_begun`] is told, it has the time that its first token
     /// may take (`first_token`), whatever comes meanwhile, and silence has no bound of its own.
     pub fn begins(&mut self) {
@@ -199,7 +210,12 @@ impl Answer {
     /// All of the answer is there, but for what ends its stream: some servers send nothing more
     /// and keep the connection, and silence tells that soon.
     pub fn is_all_there(&mut self) {
-        self.deadlines.idle = self.deadlines.idle.min(LAST_EVENT_WITHIN);
+        self.deadlines.is_all_there = true;
+    }
+
+    /// It was not: silence has its whole time again.
+    pub fn goes_on(&mut self) {
+        self.deadlines.is_all_there = false;
     }
 
     /// Waits for the whole body, at most `answer_bytes_max` of it.
@@ -367,6 +383,8 @@ impl fmt::Debug for BodySource {
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     idle: Duration,
+    /// What is missing is the last event at most.
+    is_all_there: bool,
     first_token: Duration,
     /// Set while the first token of a stream is awaited.
     first_token_by: Option<Instant>,
@@ -379,6 +397,7 @@ impl Deadlines {
     pub(crate) fn new(timeouts: Timeouts, started: Instant) -> Self {
         Self {
             idle: timeouts.idle,
+            is_all_there: false,
             first_token: timeouts.first_token,
             first_token_by: None,
             total: timeouts.total,
@@ -391,6 +410,14 @@ impl Deadlines {
         self.waiting_since = None;
     }
 
+    /// How long silence is borne.
+    fn silence(&self) -> Duration {
+        match self.is_all_there {
+            true => self.idle.min(LAST_EVENT_WITHIN),
+            false => self.idle,
+        }
+    }
+
     /// Silence is the provider's only while somebody listens: a reader that was away for a
     /// minute does not find the answer given up.
     fn next(&mut self) -> Instant {
@@ -398,7 +425,7 @@ impl Deadlines {
             return first.min(self.end);
         }
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        (since + self.idle).min(self.end)
+        (since + self.silence()).min(self.end)
     }
 
     fn poll_passed(&mut self, alarm: &mut Alarm, cx: &mut Context<'_>) -> Poll<Cause> {
@@ -408,7 +435,7 @@ impl Deadlines {
         } else if self.first_token_by.is_some() {
             Cause::FirstTokenTimeout(self.first_token)
         } else {
-            Cause::IdleTimeout(self.idle)
+            Cause::IdleTimeout(self.silence())
         })
     }
 }

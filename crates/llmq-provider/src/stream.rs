@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::ended::Ended;
 use crate::event_shape::is_object;
 use crate::lenient::{Lenient, Object, Present};
-use crate::opening::{is_opening, is_piece};
+use crate::opening::Look;
 use crate::stream_facts::StreamFacts;
 use crate::usage::RawUsage;
 use crate::{AnswerFacts, Dialect, EventTooLarge, Operation, SseEvent, SseSplitter};
@@ -130,8 +130,29 @@ impl StreamReader {
         self.state.end.clone()
     }
 
-    /// Takes the end of the bytes as the end of the last line, and tells how the stream stands.
+    /// Takes the end of a body that ended in order, as the end of the last line too, and tells how
+    /// the stream stands.
     pub fn finish(&mut self) -> StreamEnd {
+        self.end_of_bytes();
+        let state = &mut self.state;
+        // Some servers close without the last event, which is no answer's.
+        if state.end == StreamEnd::CutOff && state.have_all_ended(state.ended.count()) {
+            state.end = StreamEnd::Whole;
+        }
+        self.end()
+    }
+
+    /// The same for a body that broke, was not waited for any longer, or has no end of its own: all of it is there where
+    /// that is [beyond doubt](StreamReader::is_all_there).
+    pub fn broke(&mut self) -> StreamEnd {
+        self.end_of_bytes();
+        if self.state.end == StreamEnd::CutOff && self.is_all_there() {
+            self.state.end = StreamEnd::Whole;
+        }
+        self.end()
+    }
+
+    fn end_of_bytes(&mut self) {
         let Self { splitter, state } = self;
         let was_malformed = state.end == StreamEnd::Malformed;
         splitter.finish(|event| state.take(event));
@@ -139,15 +160,12 @@ impl StreamReader {
         if state.end == StreamEnd::Malformed && !was_malformed {
             state.end = StreamEnd::CutOff;
         }
-        // Some servers close without the last event, which is no answer's.
-        if state.end == StreamEnd::CutOff && state.is_all_there() {
-            state.end = StreamEnd::Whole;
-        }
-        self.end()
     }
 
-    /// Whether every answer has said why it ended. What may follow is the usage and the last
-    /// event, and some servers send neither.
+    /// Whether every answer has said why it ended, and after something else: a reason that comes
+    /// with the first word may come with every word. What may follow is the usage and the last
+    /// event, and some servers send neither. It goes on being asked: an answer that goes on after
+    /// its reason has not ended.
     #[must_use]
     pub fn is_all_there(&self) -> bool {
         self.state.is_all_there()
@@ -234,7 +252,8 @@ impl State {
             self.end = StreamEnd::Malformed;
             return;
         }
-        let ends_one = self.ends_with_done() && self.ended.take(event.data);
+        let look = Look::at(event);
+        let ends_one = self.ends_with_done() && self.ended.take(&look, self.answers);
         if let Some(facts) = &mut self.facts {
             facts.take(event, !self.has_begun, ends_one);
         }
@@ -243,10 +262,10 @@ impl State {
             self.weigh(event);
         }
         if !self.has_begun && !matches!(self.end, StreamEnd::Failed(_)) {
-            self.has_begun = !is_opening(event);
+            self.has_begun = !look.is_opening() || self.is_all_there();
         }
         if let Some(pieces) = &mut self.pieces {
-            *pieces += u64::from(is_piece(event));
+            *pieces += u64::from(look.is_piece());
         }
     }
 
@@ -291,7 +310,10 @@ impl State {
     }
 
     fn is_all_there(&self) -> bool {
-        let ended = u32::try_from(self.ended.count()).unwrap_or(u32::MAX);
+        self.have_all_ended(self.ended.proven())
+    }
+
+    fn have_all_ended(&self, ended: u32) -> bool {
         self.ends_with_done() && ended >= self.answers
     }
 
@@ -455,6 +477,53 @@ mod tests {
         assert_eq!(read(Dialect::OpenAi, chat, &begun).0, StreamEnd::CutOff);
         let whole = format!("{begun}data: [DONE]\n\n");
         assert_eq!(read(Dialect::OpenAi, chat, &whole).0, StreamEnd::Whole);
+    }
+
+    /// The first chunk of such a stream looked like a whole answer, and its connection was not
+    /// waited for.
+    #[test]
+    fn a_reason_in_the_first_chunk_makes_no_whole_of_a_body_that_broke() {
+        let chunk = |delta: &str, reason: &str| {
+            format!("data: {{\"choices\":[{{\"delta\":{delta},\"finish_reason\":{reason}}}]}}\n\n")
+        };
+        let role = r#"{"role":"assistant","content":""}"#;
+        let word = r#"{"content":"a"}"#;
+        let (stop, none) = ("\"stop\"", "null");
+        for (text, is_whole) in [
+            (chunk(role, stop), false),
+            (chunk(word, stop), false),
+            (format!("{}{}", chunk(role, none), chunk(word, stop)), false),
+            (format!("{}{}", chunk(word, none), chunk("{}", stop)), true),
+            (format!("{}{}", chunk(role, none), chunk("{}", stop)), true),
+            (format!("{}data: [DONE]", chunk(word, stop)), true),
+        ] {
+            let mut reader = StreamReader::new(Dialect::OpenAi, Operation::ChatCompletions);
+            reader.push(text.as_bytes()).unwrap();
+            let is_done = text.ends_with("[DONE]");
+            assert_eq!(reader.is_all_there(), is_whole && !is_done, "{text}");
+            assert_eq!(reader.broke() == StreamEnd::Whole, is_whole, "{text}");
+            // A body that ended in order says that there is no more.
+            let (end, _) = read(Dialect::OpenAi, Operation::ChatCompletions, &text);
+            assert_eq!(end, StreamEnd::Whole, "{text}");
+        }
+    }
+
+    /// A thought, or the next word, may take longer than a last event.
+    #[test]
+    fn what_goes_on_after_its_reason_is_not_all_there() {
+        let mut reader = StreamReader::new(Dialect::OpenAi, Operation::ChatCompletions);
+        let mut push = |delta: &str, reason: &str| {
+            let text = format!(
+                "data: {{\"choices\":[{{\"delta\":{delta},\"finish_reason\":{reason}}}]}}\n\n"
+            );
+            reader.push(text.as_bytes()).unwrap();
+            reader.is_all_there()
+        };
+        let word = r#"{"content":"a"}"#;
+        assert!(!push(word, "null"));
+        assert!(push(word, "\"stop\""));
+        assert!(!push(word, "\"stop\""));
+        assert!(!push("{}", "\"stop\""));
     }
 
     /// The first of several answers to end made a stream whole that was cut in the middle of the

@@ -19,8 +19,8 @@ use super::live::{Live, Speaker};
 use super::runner::Inner;
 use super::{Hold, Told};
 use crate::{
-    AfterFailure, Asked, AssembledRoute, Grant, Outgoing, STREAM_ENDS_WITHIN, heed, outcome,
-    refuses_stream_options, spoken, tell_output,
+    AfterFailure, Asked, AssembledRoute, Grant, Outgoing, STREAM_ENDS_WITHIN, end_of, heed,
+    outcome, refuses_stream_options, spoken, tell_output,
 };
 
 /// Under this name a job that only one account can answer holds that account's
@@ -329,9 +329,9 @@ impl Exchange<'_> {
         let end = loop {
             let piece = match answer.chunk().await {
                 Ok(Some(piece)) => piece,
-                Ok(None) => break reader.finish(),
+                Ok(None) => break end_of(&mut reader, &answer),
                 // Every answer has said why it ended; what is missing is the last event.
-                Err(_) if reader.finish() == StreamEnd::Whole => break StreamEnd::Whole,
+                Err(_) if reader.broke() == StreamEnd::Whole => break StreamEnd::Whole,
                 Err(error) => return Err(error.into()),
             };
             if reader.push(&piece).is_err() || said.len() + piece.len() > ANSWER_BYTES_MAX {

@@ -15,7 +15,7 @@ use llmq_core::{Clock, Timestamp};
 use llmq_dispatch::Ended;
 use llmq_engine::config::StreamRecovery;
 use llmq_engine::{
-    AssembledRoute, Grant, Retelling, STREAM_ENDS_WITHIN, heed, outcome, tell_output,
+    AssembledRoute, Grant, Retelling, STREAM_ENDS_WITHIN, end_of, heed, outcome, tell_output,
 };
 use llmq_provider::translate::StreamBroken;
 use llmq_provider::{Answer, Dialect, Source, StreamEnd, StreamReader, Verdict, check_stream};
@@ -116,12 +116,12 @@ async fn hold(
                     Ok(()) => continue,
                 }
             }
-            Ok(None) => match reader.finish() {
+            Ok(None) => match end_of(reader, answer) {
                 StreamEnd::Whole => return Opened::Good(held, true),
                 end => end,
             },
             // Every answer has said why it ended; what is missing is the last event.
-            Err(_) if reader.finish() == StreamEnd::Whole => return Opened::Good(held, true),
+            Err(_) if reader.broke() == StreamEnd::Whole => return Opened::Good(held, true),
             Err(error) => {
                 return Opened::Bad(Bad {
                     verdict: Box::new(Verdict::from(&error)),
@@ -255,12 +255,12 @@ impl Passing {
         while self.state == State::Open && pieces.len() < TOGETHER_BYTES {
             match self.answer.poll_chunk(context) {
                 Poll::Ready(Ok(Some(piece))) => self.pass(piece, &mut pieces),
-                Poll::Ready(Ok(None)) => match self.reader.finish() {
+                Poll::Ready(Ok(None)) => match end_of(&mut self.reader, &self.answer) {
                     StreamEnd::Whole => self.end_at_once(&mut pieces),
                     end => self.break_off(&end, &mut pieces),
                 },
                 // Every answer has said why it ended; what is missing is the last event.
-                Poll::Ready(Err(_)) if self.reader.finish() == StreamEnd::Whole => {
+                Poll::Ready(Err(_)) if self.reader.broke() == StreamEnd::Whole => {
                     self.end_at_once(&mut pieces);
                 }
                 Poll::Ready(Err(error)) => {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::answers::{END, STREAM, chunk, done, stop, stream_with_usage, word};
+use crate::answers::{END, STREAM, chunk, done, role, stop, stream_with_usage, word};
 use crate::world::{Act, Mode, Seen, Upstream, World};
 
 async fn ask_one(timeouts: &str, act: Act) -> (World, Upstream, crate::world::Seen) {
@@ -225,6 +226,68 @@ async fn a_reason_to_end_in_every_chunk_makes_no_whole_of_a_stream_that_broke_of
             }
         }
     }
+}
+
+/// The first chunk of such a stream looked like a whole answer: two seconds of silence behind it, or
+/// a reset, and its first word was all that its caller got, as a success.
+#[tokio::test]
+async fn a_reason_to_end_in_the_first_chunk_makes_no_whole_answer_of_it() {
+    let spoken = format!("{STREAM}{}", stop_beside("begun"));
+    let named = format!("{STREAM}{}{}", role("one"), stop_beside("begun"));
+    // Nothing tells the end of this body from that of its server.
+    let (_, event) = spoken[STREAM.len()..].split_once("\r\n").unwrap();
+    let unframed = STREAM.replace("transfer-encoding: chunked\r\n", "") + event;
+    for begun in [spoken, named, unframed] {
+        for headers in [&[][..], &[("idempotency-key", "k")]] {
+            for act in [Act::Say(begun.clone()), Act::Hang(begun.clone())] {
+                let one = Upstream::start("one", move |_| act.clone()).await;
+                let world = World::new(&[&one], r#"idle = "200ms""#, "").await;
+                let seen = world.ask_with(Mode::Stream, headers).await;
+                seen.broke_off();
+                assert!(seen.body.contains("stream_broken"), "{seen:?}");
+            }
+        }
+    }
+}
+
+/// A word with a reason to end beside it, as some gateways write it into every chunk.
+fn stop_beside(text: &str) -> String {
+    chunk(&format!(
+        "data: {{\"model\":\"one\",\"choices\":[{{\"index\":0,\
+         \"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":\"stop\"}}]}}\n\n"
+    ))
+}
+
+/// A pause of two seconds cut such a stream off, whole as it was, at every try.
+#[tokio::test]
+async fn a_stream_with_a_reason_in_every_chunk_may_be_as_silent_as_any_other() {
+    let first = stop_beside("from one");
+    let second = format!("{first}{}", stop_beside(" and"));
+    let third = format!("{}{first}", role("one"));
+    let mut pauses = Vec::new();
+    for begun in [first, second, third] {
+        for headers in [&[][..], &[("idempotency-key", "k")]] {
+            pauses.push(goes_on_after_a_pause(begun.clone(), headers));
+        }
+    }
+    join_all(pauses).await;
+}
+
+/// A stream that says nothing for longer than a last event is waited for, and then the rest.
+async fn goes_on_after_a_pause(begun: String, headers: &[(&str, &str)]) {
+    let go_on = Arc::new(Notify::new());
+    let rest = format!("{}{}{END}", stop_beside(" so on"), done());
+    let later = Act::When(Arc::clone(&go_on), Box::new(Act::Say(rest)));
+    let act = Act::Then(format!("{STREAM}{begun}"), Box::new(later));
+    let (world, one) = one_that(act).await;
+    let mut opened = world.begin_stream_with(headers).await;
+    let said_more = async { while opened.piece().await {} };
+    let silence = Duration::from_millis(2_500);
+    assert!(timeout(silence, said_more).await.is_err(), "it waits");
+    go_on.notify_one();
+    let seen = opened.rest().await;
+    seen.is_from(&one);
+    assert!(seen.body.ends_with("data: [DONE]\n\n"), "{seen:?}");
 }
 
 /// With several prompts, the shortest answer made a whole of a stream that broke off behind it.
