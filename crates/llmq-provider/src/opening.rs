@@ -127,6 +127,11 @@ impl Choice {
         !says_nothing(&self.finish_reason)
     }
 
+    /// Whether that is a failure: OpenRouter's word.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.finish_reason == "error"
+    }
+
     /// Whether it brings something of its answer.
     pub(crate) fn says_something(&self) -> bool {
         let delta_says = match &self.delta {

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::ended::Ended;
 use crate::event_shape::is_object;
 use crate::lenient::{Lenient, Object, Present};
-use crate::opening::Look;
+use crate::opening::{Choice, Look};
 use crate::stream_facts::StreamFacts;
 use crate::usage::RawUsage;
 use crate::{AnswerFacts, Dialect, EventTooLarge, Operation, SseEvent, SseSplitter};
@@ -256,6 +256,9 @@ impl State {
         let ends_one = self.ends_with_done() && self.ended.take(&look, self.answers);
         if let Some(facts) = &mut self.facts {
             facts.take(event, !self.has_begun, ends_one);
+        }
+        if ends_one && look.choices().iter().any(Choice::has_failed) {
+            self.fail(event.data);
         }
         // Most events are pieces of text; only the few that can matter are parsed.
         if self.may_matter(event) {
@@ -608,6 +611,13 @@ mod tests {
                 Operation::ChatCompletions,
                 "data: {\"error\":{\"code\":502}}\n\ndata: [DONE]\n\n",
                 "{\"error\":{\"code\":502}}",
+            ),
+            // It was a success, as a whole answer with this reason is none.
+            (
+                Dialect::OpenAi,
+                Operation::ChatCompletions,
+                "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}\n\ndata: [DONE]\n\n",
+                "{\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}",
             ),
         ];
         for (dialect, operation, text, kept) in table {

@@ -231,8 +231,11 @@ impl Passing {
     fn broken(&mut self, broken: &StreamBroken, pieces: &mut Pieces) {
         // The provider's own failure has been told in the caller's dialect already.
         if matches!(broken, StreamBroken::Failed { .. }) {
-            self.judge_failed(&self.reader.end());
-            self.state = State::Broken;
+            let end = match self.reader.end() {
+                StreamEnd::Whole => StreamEnd::Malformed,
+                end => end,
+            };
+            self.judge_failed(&end);
         } else {
             self.break_off(&StreamEnd::Malformed, pieces);
         }

@@ -25,4 +25,5 @@ mod messages;
 mod models;
 mod outages;
 mod streams;
+mod translated;
 mod verdicts;

@@ -27,7 +27,7 @@ async fn ask(world: &World, stream: bool) -> Seen {
     world.send(request, &headers, body.to_string()).await
 }
 
-fn event(name: &str, data: &serde_json::Value) -> String {
+pub(crate) fn event(name: &str, data: &serde_json::Value) -> String {
     chunk(&format!("event: {name}\ndata: {data}\n\n"))
 }
 
@@ -40,7 +40,7 @@ fn opening() -> String {
 }
 
 /// A stream up to its first word.
-fn begun() -> String {
+pub(crate) fn begun() -> String {
     let block = json!({"type": "content_block_start", "index": 0,
         "content_block": {"type": "text", "text": ""}});
     let word = json!({"type": "content_block_delta", "index": 0,

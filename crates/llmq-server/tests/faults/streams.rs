@@ -317,6 +317,16 @@ async fn the_answers_to_several_prompts_are_whole_when_the_last_of_them_is() {
     }
 }
 
+/// In a whole answer it was a failure, and in a stream an answer.
+#[tokio::test]
+async fn a_stream_that_ends_with_the_reason_error_is_asked_for_again() {
+    let failed = stop("one").replace("\"stop\"", "\"error\"");
+    let failed = format!("{STREAM}{}{failed}{}{END}", word("one", "half"), done());
+    let (_world, one, seen) = ask_one("", Act::Say(failed)).await;
+    seen.is_from(&one);
+    assert_eq!(one.calls(), 2);
+}
+
 /// OpenAI tells so of limits and filters in streams of the Responses API, OpenRouter and Groq in
 /// others. Its words were lost, and each of them was a 502 that must not be repeated, or a call that
 /// was wrong.
