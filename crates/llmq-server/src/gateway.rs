@@ -177,13 +177,14 @@ pub(crate) fn ring_options(settings: &Settings) -> Option<KeyRingOptions> {
 }
 
 /// What can be seen of a dispatcher with these settings.
-pub(crate) fn parts(settings: &Settings, hub: &Arc<Hub>) -> Parts {
+pub(crate) fn parts(settings: &Settings, hub: &Arc<Hub>, any_model: bool) -> Parts {
     let providers = settings.upstreams.iter();
     Parts {
         hub: Arc::clone(hub),
         providers: providers
             .map(|(name, upstream)| (name.clone(), upstream.provider.as_str()))
             .collect(),
+        any_model,
     }
 }
 
@@ -239,7 +240,7 @@ impl Gateway {
         let news = assembly.accounts.take_news();
         let hub = llmq_engine::run(assembly.dispatcher, clock.clone(), tasks);
         tasks.spawn(save_usage(Arc::clone(&keys), tasks.clone()));
-        let seen = parts(settings, &hub);
+        let seen = parts(settings, &hub, options.any_model);
         let observed = Observed::new(seen, clock.clone(), Arc::clone(&jobs), tasks);
         let observed = Arc::new(observed);
         let (hears, asks) = (Arc::clone(&observed), wanted.clone());

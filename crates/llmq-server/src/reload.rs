@@ -62,7 +62,8 @@ impl Gateway {
         self.desk.reach.allow(settings.webhooks.allow.clone());
         self.made.has_accounts(settings.upstreams.len());
         self.live.store(Arc::new(live));
-        self.observed.replace(parts(settings, &self.hub));
+        let seen = parts(settings, &self.hub, any_model);
+        self.observed.replace(seen);
         Ok(Reloaded {
             models: settings.models.len(),
             upstreams: settings.upstreams.len(),

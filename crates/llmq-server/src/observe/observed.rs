@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use llmq_core::{Clock, Now};
@@ -32,6 +32,8 @@ pub struct Observed {
     /// The server's own log, not that of its calls.
     pub(super) log: NoticeLog,
     parts: ArcSwap<Parts>,
+    /// Held while names are looked at and told, so that no older ones are told later.
+    refreshing: Mutex<()>,
 }
 
 /// What a configuration made.
@@ -41,6 +43,8 @@ pub struct Parts {
     /// The accounts of the configuration with their providers, such as `openai`. The names of
     /// the dispatcher's upstreams begin with that of their account and a slash.
     pub providers: BTreeMap<String, &'static str>,
+    /// Whether callers name the models, which then come and go.
+    pub any_model: bool,
 }
 
 impl fmt::Debug for Observed {
@@ -72,6 +76,7 @@ impl Observed {
             journal,
             log: NoticeLog::default(),
             parts: ArcSwap::from_pointee(parts),
+            refreshing: Mutex::new(()),
         };
         observed.refresh();
         observed
@@ -86,13 +91,20 @@ impl Observed {
     /// Looks again which models and upstreams there are: to be called when one was added to
     /// the dispatcher. Until then its calls count as those of `other`.
     pub fn refresh(&self) {
+        let _one = self
+            .refreshing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let parts = self.parts();
         let (models, upstreams) = parts.names();
         let upstreams = upstreams
             .iter()
             .map(|name| (name.as_str(), parts.provider(name).unwrap_or_default()));
-        self.metrics
-            .configure(models.iter().map(String::as_str), upstreams);
+        let models = models.iter().map(String::as_str);
+        match parts.any_model {
+            true => self.metrics.follow(models, upstreams),
+            false => self.metrics.configure(models, upstreams),
+        }
     }
 
     /// The gateway takes no new calls from here on: it is not ready any more, and listeners

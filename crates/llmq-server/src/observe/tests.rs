@@ -15,7 +15,7 @@ use llmq_dispatch::{
     Call, Dispatcher, Ended, LimitSetup, Notice, Outcome, QueueId, QueueSetup, Rules, Scope,
     TenantId, UpstreamId, UpstreamSetup,
 };
-use llmq_engine::{SystemClock, Tasks, Ticket};
+use llmq_engine::{Hub, SystemClock, Tasks, Ticket};
 use llmq_limit::charge_rule;
 use llmq_store::{MemoryStore, Settings};
 use serde_json::{Value, json};
@@ -33,6 +33,14 @@ struct World {
     upstream: UpstreamId,
     tenant: TenantId,
     _tasks: Tasks,
+}
+
+fn parts(hub: Arc<Hub>, providers: BTreeMap<String, &'static str>) -> Parts {
+    Parts {
+        hub,
+        providers,
+        any_model: false,
+    }
 }
 
 impl World {
@@ -59,7 +67,7 @@ impl World {
         let hub = llmq_engine::run(dispatcher, clock.clone(), &tasks);
         let providers = [("openai".to_owned(), "openai")].into();
         let store = Arc::new(MemoryStore::new(Settings::default()));
-        let observed = Observed::new(Parts { hub, providers }, clock, store, &tasks);
+        let observed = Observed::new(parts(hub, providers), clock, store, &tasks);
         let observed = Arc::new(observed);
         Self {
             router: router(&observed),
@@ -201,7 +209,7 @@ async fn a_server_that_nobody_has_asked_yet_is_ready() {
     let dispatcher = Dispatcher::new(Rules::default(), 1);
     let hub = llmq_engine::run(dispatcher, SystemClock::new(), &tasks);
     let providers = BTreeMap::new();
-    world.observed.replace(Parts { hub, providers });
+    world.observed.replace(parts(hub, providers));
     let (status, body) = world.get("/health/ready").await;
     assert_eq!((status.as_u16(), &body["status"]), (200, &json!("ok")));
 }

@@ -135,6 +135,19 @@ async fn names_that_no_provider_knows_keep_no_place_from_those_that_one_does() {
             .await
             .failed(404, "does not exist");
     }
+    // Nor is any of them a label for ever.
+    let figures = world
+        .send(Request::get("/metrics"), &[], String::new())
+        .await;
+    for label in ["model=\"", "upstream=\""] {
+        let values = figures.body.lines().filter_map(|line| {
+            let (_, rest) = line.split_once(label)?;
+            rest.split('"').next()
+        });
+        let values: BTreeSet<&str> = values.collect();
+        assert!(values.len() <= 1_001, "{label} {}", values.len());
+        assert!(values.iter().any(|value| value.ends_with("right")));
+    }
     for model in ["new", "right"] {
         assert_eq!(ask(model).await.status, 200, "{model}");
         let calls = openai.calls();

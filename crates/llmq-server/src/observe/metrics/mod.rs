@@ -17,10 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use llmq_core::FailureClass;
 use llmq_provider::Operation;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use histogram::{ADDED, Histogram};
-use names::Names;
+use names::{Names, Stay};
 use series::{Sendings, Series, Waits, family};
 
 use super::record::CallRecord;
@@ -110,18 +110,38 @@ impl Metrics {
         models: impl IntoIterator<Item = &'a str>,
         upstreams: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) {
-        let models: Vec<&str> = models.into_iter().collect();
-        let upstreams: Vec<(&str, &str)> = upstreams.into_iter().collect();
+        self.label(models, upstreams, Stay::ForGood);
+    }
+
+    /// The same where callers name the models: names that were told so before and are not told now
+    /// are forgotten, with what was counted under them.
+    pub fn follow<'a>(
+        &self,
+        models: impl IntoIterator<Item = &'a str>,
+        upstreams: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
+        self.label(models, upstreams, Stay::WhileKnown);
+    }
+
+    fn label<'a>(
+        &self,
+        models: impl IntoIterator<Item = &'a str>,
+        upstreams: impl IntoIterator<Item = (&'a str, &'a str)>,
+        stay: Stay,
+    ) {
+        let models: FxHashSet<&str> = models.into_iter().collect();
+        let upstreams: FxHashMap<&str, &str> = upstreams.into_iter().collect();
         self.table.rcu(|table| {
             let mut table = Table::clone(table);
             for model in &models {
-                table.models.add(model);
+                table.models.add(model, stay);
             }
             for (upstream, provider) in &upstreams {
-                let number = table.upstreams.add(upstream);
+                let number = table.upstreams.add(upstream, stay);
                 table.providers.insert(number, (*provider).into());
                 table.sendings_of(number);
             }
+            table.keep(&models, &upstreams.keys().copied().collect());
             table
         });
     }
@@ -140,17 +160,13 @@ impl Metrics {
         }
         self.added[usize::from(call.stream)].record_time(call.added);
         let table = self.table.load();
-        let key = Key {
-            model: table.models.number(call.model),
-            upstream: call.upstream.map(|name| table.upstreams.number(name)),
-            operation: family(call.operation),
-        };
+        let key = table.key(call);
         match (table.series.get(&key), table.waits.get(&key.model)) {
             (Some(series), Some(waits)) => {
                 series.count(call);
                 waits.count(call.priority, call.queued);
             }
-            _ => self.first_call(key, call),
+            _ => self.first_call(call),
         }
     }
 
@@ -204,13 +220,13 @@ impl Metrics {
         let number = table.upstreams.number(upstream);
         match table.sendings.get(&number) {
             Some(sendings) => count(sendings),
-            None => count(&self.grow(|table| table.sendings_of(number))),
+            None => count(&self.grow(|table| table.sendings_of(table.upstreams.number(upstream)))),
         }
     }
 
     #[cold]
-    fn first_call(&self, key: Key, call: &CallRecord<'_>) {
-        let (series, waits) = self.grow(|table| table.series_of(key));
+    fn first_call(&self, call: &CallRecord<'_>) {
+        let (series, waits) = self.grow(|table| table.series_of(table.key(call)));
         series.count(call);
         waits.count(call.priority, call.queued);
     }
@@ -229,6 +245,28 @@ impl Metrics {
 }
 
 impl Table {
+    /// Under what a call is counted.
+    fn key(&self, call: &CallRecord<'_>) -> Key {
+        Key {
+            model: self.models.number(call.model),
+            upstream: call.upstream.map(|name| self.upstreams.number(name)),
+            operation: family(call.operation),
+        }
+    }
+
+    /// Forgets the names that callers made and that are not among these, and their counts.
+    fn keep(&mut self, models: &FxHashSet<&str>, upstreams: &FxHashSet<&str>) {
+        self.models.keep(models);
+        self.upstreams.keep(upstreams);
+        let (models, upstreams) = (&self.models, &self.upstreams);
+        self.providers.retain(|number, _| upstreams.has(*number));
+        self.sendings.retain(|number, _| upstreams.has(*number));
+        self.waits.retain(|number, _| models.has(*number));
+        self.series.retain(|key, _| {
+            models.has(key.model) && key.upstream.is_none_or(|number| upstreams.has(number))
+        });
+    }
+
     fn series_of(&mut self, key: Key) -> (Arc<Series>, Arc<Waits>) {
         let series = self.series.entry(key);
         let series = series.or_insert_with(|| Arc::new(Series::new()));
@@ -450,6 +488,62 @@ mod tests {
                 [&format!("llmq_queue_wait_seconds_count{{model=\"{model}\",priority=\"high\"}}")]
         };
         assert_eq!((of("gpt"), of("new")), (2.0, 1.0));
+    }
+
+    /// Where any name is served, each that a caller made up stayed a label for as long as the
+    /// process lived.
+    #[test]
+    fn names_that_callers_made_go_with_their_counts_and_others_stay() {
+        let metrics = metrics();
+        metrics.call(&record());
+        let names: Vec<[String; 2]> = (0..3_000)
+            .map(|number| [format!("wrong-{number}"), format!("openai/wrong-{number}")])
+            .collect();
+        for names in names.chunks(1_000) {
+            let models = names.iter().map(|[model, _]| model.as_str());
+            let upstreams = names
+                .iter()
+                .map(|[_, upstream]| (upstream.as_str(), "openai"));
+            metrics.follow(models, upstreams);
+            for [model, upstream] in names {
+                metrics.attempt(upstream, None);
+                metrics.call(&CallRecord {
+                    model,
+                    upstream: Some(upstream),
+                    ..record()
+                });
+            }
+        }
+        // One that has gone is nobody's label any more.
+        metrics.attempt("openai/wrong-0", None);
+        metrics.call(&CallRecord {
+            model: "wrong-0",
+            upstream: Some("openai/wrong-0"),
+            ..record()
+        });
+        let samples = samples(&metrics);
+        let calls = |model: &str, upstream: &str| {
+            let name = format!("llmq_calls_total{{model=\"{model}\"");
+            let mut calls = samples.iter().filter(|(sample, _)| {
+                sample.starts_with(&name) && sample.contains(&format!("upstream=\"{upstream}\""))
+            });
+            calls.next().map(|(_, count)| *count)
+        };
+        assert_eq!(calls("gpt", "openai"), Some(1.0));
+        assert_eq!(calls("wrong-2999", "openai/wrong-2999"), Some(1.0));
+        assert_eq!(calls("other", "other"), Some(1.0));
+        let gone = samples.keys().filter(|name| {
+            let wrong = name
+                .split("wrong-")
+                .nth(1)
+                .and_then(|rest| rest.split('"').next());
+            wrong.is_some_and(|number| number.parse::<u32>().unwrap() < 2_000)
+        });
+        assert_eq!(gone.count(), 0);
+        let kept = metrics.table.load();
+        let sizes = [kept.series.len(), kept.waits.len()];
+        assert_eq!(sizes, [1_002, 1_002], "a thousand, `gpt` and `other`");
+        assert_eq!(metrics.totals().calls, 3_002);
     }
 
     /// New combinations are added by whichever thread meets them first; none may take away

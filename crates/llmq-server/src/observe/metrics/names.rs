@@ -1,37 +1,69 @@
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Names that may be labels, each with its number; every other name is `other`.
 ///
-/// Names are only added, so that a number keeps its meaning when a configuration is taken over.
+/// A number is given once. It keeps its meaning when a configuration is taken over, and goes with
+/// its name.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
     numbers: FxHashMap<Arc<str>, u32>,
-    names: Vec<Arc<str>>,
+    known: FxHashMap<u32, Known>,
+    next: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    name: Arc<str>,
+    stay: Stay,
+}
+
+/// For how long a name is a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// It was configured.
+    ForGood,
+    /// A caller named it.
+    WhileKnown,
 }
 
 impl Default for Names {
     fn default() -> Self {
         let mut names = Self {
             numbers: FxHashMap::default(),
-            names: Vec::new(),
+            known: FxHashMap::default(),
+            next: 0,
         };
-        names.add("other");
+        names.add("other", Stay::ForGood);
         names
     }
 }
 
 impl Names {
-    pub(crate) fn add(&mut self, name: &str) -> u32 {
+    pub(crate) fn add(&mut self, name: &str, stay: Stay) -> u32 {
         if let Some(number) = self.numbers.get(name) {
+            if stay == Stay::ForGood
+                && let Some(known) = self.known.get_mut(number)
+            {
+                known.stay = stay;
+            }
             return *number;
         }
-        let number = u32::try_from(self.names.len()).unwrap_or(0);
+        let number = self.next;
+        self.next += 1;
         let name: Arc<str> = name.into();
-        self.names.push(Arc::clone(&name));
-        self.numbers.insert(name, number);
+        self.numbers.insert(Arc::clone(&name), number);
+        self.known.insert(number, Known { name, stay });
         number
+    }
+
+    /// Forgets the names that callers made and that are not among these.
+    pub(crate) fn keep(&mut self, known: &FxHashSet<&str>) {
+        self.known
+            .retain(|_, it| it.stay == Stay::ForGood || known.contains(&*it.name));
+        let Self { numbers, known, .. } = self;
+        numbers.retain(|_, number| known.contains_key(number));
     }
 
     /// A name's number; that of `other` where nobody configured it.
@@ -39,7 +71,12 @@ impl Names {
         self.numbers.get(name).copied().unwrap_or(0)
     }
 
+    pub(crate) fn has(&self, number: u32) -> bool {
+        self.known.contains_key(&number)
+    }
+
     pub(crate) fn name(&self, number: u32) -> &str {
-        self.names.get(number as usize).map_or("other", |name| name)
+        let known = self.known.get(&number);
+        known.map_or("other", |known| &known.name)
     }
 }
