@@ -383,6 +383,8 @@ impl Exchange<'_> {
                 _ => None,
             };
             return Err(Bad {
+                // A provider that says why it gives nothing has made nothing.
+                may_be_billed: reader.has_begun() || whole.is_none(),
                 whole,
                 ..Bad::from(*verdict)
             });

@@ -6,7 +6,7 @@ use http::Request;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::answers::{END, STREAM, done, error, stream_with_usage, word};
+use crate::answers::{END, STREAM, chunk, done, error, stream_with_usage, word};
 use crate::callers::key;
 use crate::world::{Act, BOTH, Mode, PATIENCE, Seen, Upstream, World};
 
@@ -207,6 +207,36 @@ async fn a_caller_that_asked_itself_is_told_of_the_refusal() {
     let options = r#","stream_options":{"include_usage":true}"#;
     ask(&world, options).await.failed(400, refusal);
     assert_eq!(one.calls(), 1);
+}
+
+/// Each refusal that a stream began with was booked as a whole answer on the budget of its key,
+/// where the call had an `Idempotency-Key`: a few overloads used a day up.
+#[tokio::test]
+async fn what_a_provider_refuses_in_a_stream_costs_no_budget() {
+    for keyed in [&[][..], &[("idempotency-key", "k")]] {
+        let refused = r#"{"error":{"message":"Overloaded","type":"overloaded_error"}}"#;
+        let refused = format!("{STREAM}{}{END}", chunk(&format!("data: {refused}\n\n")));
+        let one = Upstream::start("one", move |call| match call {
+            0..3 => Act::Say(refused.clone()),
+            _ => Act::Answer,
+        })
+        .await;
+        let world = world(&one, "", "").await;
+        let admin = json!({"name": "admin", "scopes": ["manage"]});
+        let admin = key(&world, None, admin).await;
+        // Room for two such calls.
+        let budget = json!({"tokens_per_day": 10_000});
+        let app = json!({"name": "app", "scopes": ["call"], "budget": budget});
+        let app = key(&world, Some(&admin), app).await;
+        let mut headers = vec![("authorization", app.as_str())];
+        for more in [keyed, &[]] {
+            headers.extend(more);
+            let seen = world.ask_with(Mode::Stream, &headers).await;
+            seen.is_from(&one);
+            headers.truncate(1);
+        }
+        assert_eq!(one.calls(), 5, "{keyed:?}");
+    }
 }
 
 /// What a fallback served was booked at the price of the model that was asked for: nothing, where
