@@ -9,6 +9,7 @@ use axum::response::IntoResponse;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use llmq_core::{FailureClass, Priority, Status, parse_duration};
+use llmq_engine::config::StreamRecovery;
 use llmq_engine::jobs::AWAITED;
 use llmq_store::{Idempotency, Job, JobError, JobId, NewJob};
 use serde_json::json;
@@ -251,8 +252,10 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
     });
     let answered = async {
         let (made, runner) = (made?, &gateway.desk.runner);
+        // One that is to be held to its end is told when it is whole.
+        let is_held = model.settings.stream_recovery == StreamRecovery::Buffer;
         // Before it is handed in, so that nothing of it is missed.
-        let heard = incoming.stream.then(|| runner.listen(made.id));
+        let heard = (incoming.stream && !is_held).then(|| runner.listen(made.id));
         let entry = runner.accept(made).await;
         let entry = entry.map_err(|error| as_refusal(&refused(&error)))?;
         // One that was made before is told when it is whole.

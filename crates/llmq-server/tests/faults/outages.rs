@@ -358,5 +358,15 @@ async fn a_stream_that_is_held_to_its_end_comes_whole_from_elsewhere() {
     let end = text.find("[DONE]").unwrap();
     let end = text[..end].rfind("data: {").unwrap();
     let cut = Act::Say(text[..end].to_owned());
-    second_serves(Mode::Stream, "", "stream_recovery = \"buffer\"", cut).await;
+    // Its caller with a key heard the half of it, and that it was broken.
+    for headers in [&[][..], &[("idempotency-key", "k")]] {
+        let cut = cut.clone();
+        let bad = Upstream::start("bad", move |_| cut.clone()).await;
+        let good = Upstream::start("good", |_| Act::Answer).await;
+        let world = World::new(&[&bad, &good], "", "stream_recovery = \"buffer\"").await;
+        let seen = world.ask_with(Mode::Stream, headers).await;
+        seen.is_from(&good);
+        assert_eq!((bad.calls(), good.calls()), (1, 1), "{headers:?}");
+        assert_eq!(seen.headers["content-type"], "text/event-stream");
+    }
 }
