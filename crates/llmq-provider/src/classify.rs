@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use http::header::LOCATION;
 use http::{HeaderMap, StatusCode};
 use llmq_core::{FailureClass, Host, Now, Pause, Wait};
 use llmq_limit::{DayZone, LimitText, parse_limit_text, parse_rate_limit_headers, retry_after};
@@ -296,6 +297,24 @@ pub fn failed_status(status: StatusCode, body: &[u8]) -> StatusCode {
     // What went wrong there went wrong behind a gateway.
     let implied = implied.filter(|implied| *implied != StatusCode::INTERNAL_SERVER_ERROR);
     implied.unwrap_or(StatusCode::BAD_GATEWAY)
+}
+
+/// What is told of a redirect; none: it is none. It is meant for whoever set the base URL: an SDK
+/// that followed it would send the prompt, and perhaps its key, round whoever stands between.
+#[must_use]
+pub fn redirected(status: StatusCode, headers: &HeaderMap) -> Option<String> {
+    if !status.is_redirection() {
+        return None;
+    }
+    let to = headers.get(LOCATION).and_then(|to| to.to_str().ok());
+    // What follows the path may be anybody's secret.
+    let to = to.and_then(|to| to.split(['?', '#']).next());
+    let to: String = to.unwrap_or("elsewhere").chars().take(200).collect();
+    Some(format!(
+        "the upstream answered {} and leads to {to}: its base_url is to be the address that \
+         answers by itself",
+        status.as_u16()
+    ))
 }
 
 /// A failure under examination.

@@ -74,7 +74,9 @@ pub use answer::{AnswerFacts, answer_text};
 pub use body_edit::{NotAnObject, with_member, with_model, with_stream_usage, without_members};
 pub use call_error::CallError;
 pub use cause::{Cause, TlsFault};
-pub use classify::{Refused, Source, Verdict, check_answer, check_stream, classify, failed_status};
+pub use classify::{
+    Refused, Source, Verdict, check_answer, check_stream, classify, failed_status, redirected,
+};
 pub use client::{Item, Provider, Request};
 pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig};
 pub use endpoint::{Dialect, Operation};

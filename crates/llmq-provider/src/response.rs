@@ -269,7 +269,12 @@ impl Answer {
         at_least.saturating_add(left).min(self.answer_bytes_max)
     }
 
-    fn check_size(&self, len: usize) -> Result<(), CallError> {
+    /// Whether it may have so many bytes, for those who collect it themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::AnswerTooLarge`].
+    pub fn check_size(&self, len: usize) -> Result<(), CallError> {
         if len <= self.answer_bytes_max {
             return Ok(());
         }

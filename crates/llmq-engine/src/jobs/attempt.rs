@@ -10,8 +10,8 @@ use llmq_core::{Clock, FailureClass, Timestamp, Usage};
 use llmq_dispatch::Event;
 use llmq_provider::translate::{self, StreamBroken};
 use llmq_provider::{
-    ANSWER_BYTES_MAX, Answer, CallError, Dialect, Operation, Request, StreamEnd, Verdict,
-    WholeAnswer, check_answer, check_stream, failed_status, processing_time,
+    Answer, CallError, Dialect, Operation, Request, StreamEnd, Verdict, WholeAnswer, check_answer,
+    check_stream, failed_status, processing_time, redirected,
 };
 use llmq_store::{GiveBack, Job, JobError, Report, Started, StoredAnswer};
 
@@ -334,7 +334,8 @@ impl Exchange<'_> {
                 Err(_) if reader.broke() == StreamEnd::Whole => break StreamEnd::Whole,
                 Err(error) => return Err(error.into()),
             };
-            if reader.push(&piece).is_err() || said.len() + piece.len() > ANSWER_BYTES_MAX {
+            answer.check_size(said.len() + piece.len())?;
+            if reader.push(&piece).is_err() {
                 break StreamEnd::Malformed;
             }
             heed(&reader, &mut answer);
@@ -411,15 +412,22 @@ fn told(job: &Job, route: &AssembledRoute, bad: Bad) -> Ended {
     let operation = Operation::from_path(&job.details.endpoint);
     let dialect = operation.map_or(Dialect::OpenAi, spoken);
     let code = verdict.code.as_deref().unwrap_or(verdict.class.as_str());
+    // Its page says nothing of what helps, and may quote an address with a secret in it.
+    let redirected = whole
+        .as_ref()
+        .and_then(|whole| redirected(whole.status, &whole.headers));
+    let message = redirected.as_ref().unwrap_or(&verdict.message).clone();
     Ended {
         upstream: Arc::clone(&route.name),
         error: JobError {
             class: Some(verdict.class),
-            ..JobError::new(code, verdict.message.clone())
+            ..JobError::new(code, message)
         },
         may_have_been_sent: verdict.class == FailureClass::Ambiguous,
         exceeds_context: verdict.exceeds_context(),
-        answer: whole.map(|whole| said_answer(dialect, route, whole)),
+        answer: whole
+            .filter(|_| redirected.is_none())
+            .map(|whole| said_answer(dialect, route, whole)),
     }
 }
 

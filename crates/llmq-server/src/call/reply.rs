@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use llmq_core::{Clock, Timestamp};
 use llmq_provider::{Dialect, failed_status, translate};
@@ -138,25 +138,11 @@ fn in_its_words(
     reply
 }
 
-/// What is told of a redirect. It is meant for whoever set the base URL: an SDK that followed it
-/// would send the prompt, and perhaps its key, round the gateway.
+/// What is told of a redirect.
 pub(crate) fn redirected(status: StatusCode, headers: &HeaderMap) -> Option<Refusal> {
-    if !status.is_redirection() {
-        return None;
-    }
-    let to = headers.get(LOCATION).and_then(|to| to.to_str().ok());
-    // What follows the path may be anybody's secret.
-    let to = to.and_then(|to| to.split(['?', '#']).next());
-    let to: String = to.unwrap_or("elsewhere").chars().take(200).collect();
-    Some(Refusal::new(
-        StatusCode::BAD_GATEWAY,
-        "upstream_failed",
-        format!(
-            "the upstream answered {} and leads to {to}: its base_url is to be the address that \
-             answers by itself",
-            status.as_u16()
-        ),
-    ))
+    let message = llmq_provider::redirected(status, headers)?;
+    let status = StatusCode::BAD_GATEWAY;
+    Some(Refusal::new(status, "upstream_failed", message))
 }
 
 /// A word of llmq's own. An SDK is to try again by itself only where it is said when, and that is

@@ -17,6 +17,8 @@ use crate::Problem;
 
 /// A job that has not ended is worth asking again after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The code of a job whose answer was larger than is kept, which is no fault of its caller.
+const ANSWER_TOO_LARGE: &str = "answer_too_large";
 
 impl Desk {
     /// The answer to `GET /api/requests/{id}/result`.
@@ -79,6 +81,7 @@ pub(super) fn failure(job: &Job) -> Problem {
         _ if code_of_job == Some(BUDGET_EXHAUSTED) => {
             (StatusCode::TOO_MANY_REQUESTS, BUDGET_EXHAUSTED)
         }
+        _ if code_of_job == Some(ANSWER_TOO_LARGE) => (StatusCode::BAD_GATEWAY, ANSWER_TOO_LARGE),
         Some(FailureClass::TooLarge) => (StatusCode::BAD_REQUEST, "too_large"),
         Some(FailureClass::RowFault) => (StatusCode::BAD_REQUEST, "invalid_request"),
         _ => (StatusCode::BAD_GATEWAY, "upstream_failed"),

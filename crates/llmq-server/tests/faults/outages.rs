@@ -233,26 +233,22 @@ async fn a_redirect_is_told_and_not_handed_on() {
         ("308 Permanent Redirect", &[][..]),
         ("301 Moved Permanently", &[("idempotency-key", "k")]),
     ] {
-        let location = "location: https://api.example.com/v1/chat/completions?secret=1\r\n";
-        let moved = Act::Say(with_body(
-            status,
-            "text/html",
-            location,
-            "<html>moved</html>",
-        ));
+        let to = "https://api.example.com/v1/chat/completions?secret=1";
+        let location = format!("location: {to}\r\n");
+        let page = format!("<html>The document has moved <a href=\"{to}\">here</a></html>");
+        let moved = Act::Say(with_body(status, "text/html", &location, &page));
         let one = Upstream::start("one", move |_| moved.clone()).await;
         let world = World::new(&[&one], "", "").await;
         let seen = world.ask_with(Mode::Whole, headers).await;
         assert_eq!(seen.status, 502, "{seen:?}");
         assert!(!seen.headers.contains_key("location"), "{seen:?}");
         assert!(!seen.body.contains("secret"), "{seen:?}");
-        if headers.is_empty() {
-            seen.failed(502, "leads to https://api.example.com/v1/chat/completions");
-        }
+        seen.failed(502, "leads to https://api.example.com/v1/chat/completions");
+        assert_eq!(seen.headers["content-type"], "application/json");
     }
 }
 
-/// The caller was told that its call was wrong.
+/// The caller was told that its call was wrong, or an accepted request that it was.
 #[tokio::test]
 async fn an_answer_that_is_too_large_is_no_fault_of_its_caller() {
     let padding = "x".repeat(ANSWER_BYTES_MAX);
@@ -261,6 +257,32 @@ async fn an_answer_that_is_too_large_is_no_fault_of_its_caller() {
     let one = Upstream::start("one", move |_| large.clone()).await;
     let world = World::new(&[&one], "", "").await;
     world.ask(Mode::Whole).await.failed(502, "answer_too_large");
+    let key = [("idempotency-key", "k")];
+    let seen = world.ask_with(Mode::Whole, &key).await;
+    seen.failed(502, "answer_too_large");
+    assert_eq!(one.calls(), 2);
+    let list = Request::get("/api/requests");
+    let list = world.send(list, &[], String::new()).await;
+    let list: Value = serde_json::from_str(&list.body).unwrap();
+    let id = list["requests"][0]["queue_id"].as_str().unwrap();
+    let result = Request::get(format!("/api/requests/{id}/result"));
+    let result = world.send(result, &[], String::new()).await;
+    result.failed(502, "\"code\":\"answer_too_large\"");
+}
+
+/// It was told as an event that is no JSON, and the call was sent again, five times at most.
+#[tokio::test]
+async fn a_stream_that_is_too_large_to_keep_is_asked_for_once() {
+    let words = chunk(&format!(
+        "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n",
+        "x".repeat(4 << 20)
+    ));
+    let large = STREAM.to_owned() + &words.repeat(17);
+    let one = Upstream::start("one", move |_| Act::Hang(large.clone())).await;
+    let world = World::new(&[&one], "", "stream_recovery = \"buffer\"").await;
+    let key = [("idempotency-key", "k")];
+    let seen = world.ask_with(Mode::Stream, &key).await;
+    seen.failed(502, "answer_too_large");
     assert_eq!(one.calls(), 1);
 }
 
