@@ -26,7 +26,7 @@ use crate::log::{self, LogArgs, LogFormat};
 use crate::signals::Signals;
 use crate::text::{address, grouped};
 use source::{Found, Source, stand_in};
-use watch::Watch;
+use watch::{Watch, as_read, stamps};
 
 /// The gateway: an OpenAI and Anthropic endpoint that waits instead of failing
 ///
@@ -85,11 +85,15 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
         listen: args.listen,
         mock: mock.as_ref().map(MockServer::addr),
     };
+    let before = stamps(&source.config.path);
     let Found {
         settings,
         any_model,
         names_store,
     } = source.read()?;
+    // The start takes its time, and what changes meanwhile is to be taken over.
+    let files = source.files(&settings);
+    let seen = as_read(before, stamps(&files));
     let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
     let tasks = Tasks::new();
     let clock = SystemClock::new();
@@ -133,8 +137,7 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
         }
         say!("Ctrl-C lets calls in flight end, and again leaves at once");
     }
-    let files = source.files(&settings);
-    let watch = Watch::new(source, files, Arc::clone(&gateway), !global.quiet);
+    let watch = Watch::new(source, (files, seen), Arc::clone(&gateway), !global.quiet);
     let watch = watch.map_err(|error| Failure::wrong(&error))?;
     tasks.spawn(watch.run(accepting.clone()));
     signals.next().await;

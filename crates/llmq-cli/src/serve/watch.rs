@@ -20,6 +20,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) struct Watch {
     source: Source,
     files: Vec<PathBuf>,
+    /// As they were before they were last read.
+    seen: Stamps,
     gateway: Arc<Gateway>,
     hang_up: HangUp,
     /// Whether it says on the terminal what it does.
@@ -27,20 +29,21 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Of settings that came from `source` and `files`.
+    /// Of settings that came from `source` and from files, with what they were when they were read.
     ///
     /// # Errors
     ///
     /// When the system does not let us listen to signals.
     pub(super) fn new(
         source: Source,
-        files: Vec<PathBuf>,
+        (files, seen): (Vec<PathBuf>, Stamps),
         gateway: Arc<Gateway>,
         speaks: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             source,
             files,
+            seen,
             gateway,
             hang_up: HangUp::listen()?,
             speaks,
@@ -49,7 +52,6 @@ impl Watch {
 
     /// Works until `tasks` are cancelled.
     pub(super) async fn run(mut self, tasks: Tasks) {
-        let mut seen = self.stamps();
         // What has changed is taken over when it stays the same for one look: it may still be
         // being written.
         let mut changing = None;
@@ -59,15 +61,15 @@ impl Watch {
                 () = tokio::time::sleep(LOOK) => false,
                 () = tasks.cancelled() => return,
             };
-            let now = self.stamps();
-            let settled = now != seen && changing.as_ref() == Some(&now);
+            let now = stamps(&self.files);
+            let settled = now != self.seen && changing.as_ref() == Some(&now);
             if !told && !settled {
-                changing = (now != seen).then_some(now);
+                changing = (now != self.seen).then_some(now);
                 continue;
             }
             self.reload();
             // The files may be others now.
-            seen = as_read(now, self.stamps());
+            self.seen = as_read(now, stamps(&self.files));
             changing = None;
         }
     }
@@ -104,19 +106,20 @@ impl Watch {
             }
         }
     }
-
-    fn stamps(&self) -> Stamps {
-        let stamp = |file: &PathBuf| (file.clone(), Stamp::of(file));
-        self.files.iter().map(stamp).collect()
-    }
 }
 
 /// Each file, as far as it is there.
-type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
+pub(super) type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
+
+/// Files as they are now.
+pub(super) fn stamps<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Stamps {
+    let stamp = |file: &PathBuf| (file.clone(), Stamp::of(file));
+    files.into_iter().map(stamp).collect()
+}
 
 /// What was read between `before` and `after`: a file that was changed meanwhile has perhaps been
 /// read as it was, and is to be read again. Those that nobody looked at before are taken as read.
-fn as_read(before: Stamps, after: Stamps) -> Stamps {
+pub(super) fn as_read(before: Stamps, after: Stamps) -> Stamps {
     let stamp = |(file, after)| {
         let stamp = before.get(&file).cloned().unwrap_or(after);
         (file, stamp)
@@ -126,7 +129,7 @@ fn as_read(before: Stamps, after: Stamps) -> Stamps {
 
 /// What changes when a file does; a file that is put in another's place has another number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     modified: Option<SystemTime>,
     length: u64,
     #[cfg(unix)]
@@ -149,7 +152,7 @@ impl Stamp {
 mod tests {
     use super::*;
 
-    fn stamps(files: &[(&str, u64)]) -> Stamps {
+    fn some(files: &[(&str, u64)]) -> Stamps {
         let stamp = |(file, length): &(&str, u64)| {
             let stamp = Stamp {
                 modified: None,
@@ -165,10 +168,10 @@ mod tests {
     /// A second change while the first was taken over was taken for seen, and never came into force.
     #[test]
     fn a_file_that_changes_while_it_is_read_has_not_been_seen_yet() {
-        let before = stamps(&[("llmq.toml", 1), ("old.pem", 1)]);
-        let after = stamps(&[("llmq.toml", 2), ("new.pem", 3)]);
+        let before = some(&[("llmq.toml", 1), ("old.pem", 1)]);
+        let after = some(&[("llmq.toml", 2), ("new.pem", 3)]);
         let seen = as_read(before, after.clone());
         assert_ne!(seen, after);
-        assert_eq!(seen, stamps(&[("llmq.toml", 1), ("new.pem", 3)]));
+        assert_eq!(seen, some(&[("llmq.toml", 1), ("new.pem", 3)]));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use llmq_testkit::PATIENCE;
 use tokio::time::Instant;
 
 use crate::common::World;
@@ -32,6 +33,32 @@ fn a_changed_file_is_taken_over_by_itself_and_calls_in_line_go_on() {
     assert_eq!(statuses, [200, 200]);
     // The two of before are still in the books, so there is no fifth.
     assert_eq!(served.calls(1, "x-llmq-max-wait: 0s\r\n"), [429]);
+}
+
+/// It stayed out of force until the file was touched again: a service that is started before its
+/// configuration is put in place ran on with the one of before.
+#[test]
+fn a_file_that_changes_while_the_server_starts_is_taken_over_too() {
+    let (world, provider) = (World::new(), Strict::with(&[]));
+    world.write("llmq.toml", config(provider.addr(), ""));
+    let log = world.path("calls.log");
+    let made = std::process::Command::new("mkfifo").arg(&log).status();
+    assert!(made.unwrap().success());
+    // The start waits for a reader of its log, which is opened after the store.
+    let line = "--config llmq.toml --store sqlite:kept.db --call-log calls.log";
+    let starting = Served::starting(&world, line);
+    let deadline = Instant::now() + PATIENCE;
+    while !world.path("kept.db").exists() {
+        assert!(Instant::now() < deadline, "it opens its store");
+        std::thread::yield_now();
+    }
+    let other = config(provider.addr(), "").replace("[models.m]", "[models.other]");
+    world.write("llmq.toml", other);
+    let _reader = std::fs::File::open(&log).unwrap();
+    let mut served = Served::listening(starting);
+    served.running.wait_for("in force");
+    let (_, models) = get(served.addr, "/v1/models", "");
+    assert!(models.contains("\"other\""), "{models}");
 }
 
 #[test]

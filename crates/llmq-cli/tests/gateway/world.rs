@@ -59,8 +59,16 @@ pub(crate) struct Served {
 impl Served {
     /// Starts one in a world with these further arguments.
     pub(crate) fn start(world: &World, arguments: &str) -> Self {
-        let line = format!("serve --listen 127.0.0.1:0 {arguments}");
-        let mut running = Running::start(world, &line);
+        Self::listening(Self::starting(world, arguments))
+    }
+
+    /// The same without waiting for it.
+    pub(crate) fn starting(world: &World, arguments: &str) -> Running {
+        Running::start(world, &format!("serve --listen 127.0.0.1:0 {arguments}"))
+    }
+
+    /// Waits until it listens.
+    pub(crate) fn listening(mut running: Running) -> Self {
         let said = running.wait_for("listening: OpenAI http");
         let addr = said.split("://").nth(1).unwrap().split('/').next().unwrap();
         Self {
