@@ -87,8 +87,16 @@ impl Early {
 /// anything else as an error event.
 fn late(reply: Reply, dialect: Dialect) -> ReplyBody {
     let status = reply.status();
+    let kind = reply.headers().get(CONTENT_TYPE);
+    let is_stream = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     match reply.into_body() {
         stream @ ReplyBody::Passing(_) => stream,
+        // That of a call with a key, as it comes or as it is kept.
+        stream @ (ReplyBody::Whole(_) | ReplyBody::Other(_))
+            if is_stream && status.is_success() =>
+        {
+            stream
+        }
         ReplyBody::Whole(Some(body)) if !status.is_success() && is_json(&body) => {
             let event = if names_error(&body) {
                 event(&body, dialect)

@@ -74,19 +74,16 @@ pub(crate) async fn call(
         let accepted = openai::background::accepted(&gateway, &incoming, background, &model);
         return Box::pin(accepted).await;
     }
-    match &incoming.later {
-        Some(later) if later.is_keyed() => {
-            return Box::pin(jobs::by_key(&gateway, &incoming, &model)).await;
-        }
-        Some(later) if later.respond_async && !later.waits_first => {
-            return Box::pin(jobs::accepted(&gateway, &incoming, &model)).await;
-        }
-        _ => {}
+    let later = incoming.later.as_ref();
+    let is_keyed = later.is_some_and(|later| later.is_keyed());
+    if later.is_some_and(|later| later.respond_async && !later.waits_first) {
+        return Box::pin(jobs::accepted(&gateway, &incoming, &model)).await;
     }
     let early_headers = incoming.early_headers.or(model.settings.early_headers);
     match early_headers.filter(|_| incoming.stream) {
+        None if is_keyed => Box::pin(jobs::by_key(&gateway, &incoming, &model)).await,
         None => finish(&gateway, &incoming, &model).await,
-        Some(after) => Box::pin(begin_early(gateway, incoming, model, after)).await,
+        Some(after) => Box::pin(begin_early(gateway, incoming, model, is_keyed, after)).await,
     }
 }
 
@@ -95,13 +92,21 @@ async fn begin_early(
     gateway: Arc<Gateway>,
     incoming: Incoming,
     model: Arc<Model>,
+    is_keyed: bool,
     after: Duration,
 ) -> Reply {
     let dialect = incoming.dialect;
     let (id, shown) = (incoming.id, Arc::clone(&gateway));
-    let call = async move { finish(&gateway, &incoming, &model).await };
+    let call = async move {
+        match is_keyed {
+            true => Box::pin(jobs::by_key(&gateway, &incoming, &model)).await,
+            false => finish(&gateway, &incoming, &model).await,
+        }
+    };
     early::reply(call, dialect, after, |reply| {
-        reply::begun(reply, id, line::waits_for(&shown, id));
+        // A call with a key has the id of whoever came first with it.
+        let told = (!is_keyed).then_some(id);
+        reply::begun(reply, told, line::waits_for(&shown, id));
     })
     .await
 }

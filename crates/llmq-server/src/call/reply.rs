@@ -66,9 +66,11 @@ fn forwarded(status: StatusCode, headers: HeaderMap, body: ReplyBody) -> Reply {
     reply
 }
 
-/// Signs a reply that begins before it has an answer.
-pub(crate) fn begun(reply: &mut Reply, id: Uuid, waits_for: Option<String>) {
-    name(reply.headers_mut(), id);
+/// Signs a reply that begins before it has an answer. `id`: none where nobody knows it yet.
+pub(crate) fn begun(reply: &mut Reply, id: Option<Uuid>, waits_for: Option<String>) {
+    if let Some(id) = id {
+        name(reply.headers_mut(), id);
+    }
     if let Some(Ok(text)) = waits_for.map(HeaderValue::try_from) {
         reply.headers_mut().insert(WAIT, text);
     }

@@ -388,7 +388,7 @@ async fn told(gateway: &Gateway, incoming: &Incoming, model: &Model, job: Job) -
                     // llmq has tried as often as makes sense.
                     headers.insert("x-should-retry", HeaderValue::from_static("false"));
                 }
-                return response.map(ReplyBody::Other);
+                return response.map(ReplyBody::whole);
             }
             Ok(None) => match over_budget(gateway, incoming, model, &job).await {
                 Some(refusal) => refusal,

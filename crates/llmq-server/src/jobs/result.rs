@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode};
 use llmq_core::{FailureClass, Status};
@@ -35,7 +35,7 @@ impl Desk {
                 Ok(response)
             }
             Status::Completed | Status::Failed => match self.answer(id).await? {
-                Some(answer) => Ok(passed_on(answer, id)),
+                Some(answer) => Ok(passed_on(answer, id).map(Body::from)),
                 None => Err(failure(&job)),
             },
             Status::Expired => {
@@ -56,8 +56,8 @@ impl Desk {
 }
 
 /// A provider's answer, as it was.
-pub(super) fn passed_on(answer: StoredAnswer, id: JobId) -> Response {
-    let mut response = Response::new(Body::from(answer.body));
+pub(super) fn passed_on(answer: StoredAnswer, id: JobId) -> http::Response<Bytes> {
+    let mut response = http::Response::new(answer.body);
     // What a provider answered was a status.
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let headers = response.headers_mut();

@@ -61,6 +61,38 @@ async fn a_stream_that_waits_begins_with_comments_and_goes_on_as_itself() {
     assert!(seen.body.ends_with("data: [DONE]\n\n"), "{seen:?}");
 }
 
+/// It was passed over in silence where the call had a key.
+#[tokio::test]
+async fn a_stream_with_a_key_begins_with_comments_too() {
+    let key = ("idempotency-key", "k");
+    let soon = [SOON[0], key];
+    let (one, go_on) = held_back(Act::Answer).await;
+    let world = World::new(&[&one], "", "").await;
+    let mut opened = open(&world, CHAT, &soon).await;
+    assert!(opened.piece().await);
+    assert_eq!(opened.seen.body, ": wait\n");
+    // One that asks again hears it when it is whole.
+    let mut again = open(&world, CHAT, &soon).await;
+    assert!(again.piece().await);
+    go_on.notify_one();
+    for opened in [opened, again] {
+        let seen = opened.rest().await;
+        seen.is_from(&one);
+        assert!(seen.body.ends_with("data: [DONE]\n\n"), "{seen:?}");
+    }
+    assert_eq!(one.calls(), 1);
+
+    let (one, go_on) = held_back(refusal()).await;
+    let world = World::new(&[&one], "", "").await;
+    let mut opened = open(&world, CHAT, &soon).await;
+    assert!(opened.piece().await);
+    go_on.notify_one();
+    let seen = opened.rest().await;
+    seen.broke_off();
+    let event = "\ndata: {\"error\":{\"message\":\"No such thing\"";
+    assert!(seen.body.contains(event), "{seen:?}");
+}
+
 #[tokio::test]
 async fn a_failure_after_early_headers_is_an_event_and_no_clean_end() {
     for (path, event) in [
