@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse as _;
 use http::{Method, Request, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use llmq_provider::{Dialect, Operation};
 use percent_encoding::percent_decode_str;
@@ -96,19 +97,47 @@ fn route(front: &Arc<Front>, request: Request<Incoming>) -> Answering {
     }
 }
 
-async fn models(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
+async fn models(gateway: Arc<Gateway>, mut request: Request<Incoming>) -> Reply {
+    let is_head = becomes_get(&mut request);
     let name = request.uri().path().strip_prefix(MODEL);
     // The official SDKs write the slash of a name as `%2F`.
     let name = name.map(|name| percent_decode_str(name).decode_utf8_lossy());
-    model_list::answer(&gateway, &request, name.as_deref()).await
+    let reply = model_list::answer(&gateway, &request, name.as_deref()).await;
+    match is_head {
+        true => head_of(reply),
+        false => reply,
+    }
+}
+
+/// HEAD is answered as GET is, but for the body (RFC 9110, 9.3.2); the small routes see to it
+/// themselves.
+fn becomes_get(request: &mut Request<Incoming>) -> bool {
+    let is_head = request.method() == Method::HEAD;
+    if is_head {
+        *request.method_mut() = Method::GET;
+    }
+    is_head
+}
+
+fn head_of(mut reply: Reply) -> Reply {
+    if let Some(length) = reply.body().size_hint().exact() {
+        let headers = reply.headers_mut();
+        headers.insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    reply.map(|_| ReplyBody::Whole(None))
 }
 
 /// A response that was made earlier: in the background here, or by a provider that keeps it.
-async fn earlier(gateway: Arc<Gateway>, request: Request<Incoming>) -> Reply {
+async fn earlier(gateway: Arc<Gateway>, mut request: Request<Incoming>) -> Reply {
+    let is_head = becomes_get(&mut request);
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-    match background::kept(&gateway, method, uri, headers).await {
+    let reply = match background::kept(&gateway, method, uri, headers).await {
         Some(reply) => reply,
         None => call::response(&gateway, &request, &uri.path()[RESPONSE.len()..]).await,
+    };
+    match is_head {
+        true => head_of(reply),
+        false => reply,
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) async fn answer(
         Err(denied) => return call::refused(&denied.into(), dialect),
     };
     if *request.method() != Method::GET {
-        return wrong_method("models are listed with GET", dialect, "GET");
+        return wrong_method("models are listed with GET", dialect, "GET, HEAD");
     }
     let model = |name: &str| match dialect {
         Dialect::OpenAi => {

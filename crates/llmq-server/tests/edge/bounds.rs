@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, interval, timeout};
 
-use crate::world::{SHORT, World, all, get, is};
+use crate::world::{SHORT, World, all, get, goes_on, is};
 
 const CHAT: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
 
@@ -62,6 +62,64 @@ async fn other_methods_and_paths_get_an_answer_that_says_what_there_is() {
         is(&answer, status, part);
     }
     is(&world.exchange("no http at all\r\n\r\n").await, 400, "");
+}
+
+/// RFC 9110, 9.1: HEAD is there wherever GET is. The list of models answered 405.
+#[tokio::test]
+async fn head_is_answered_as_get_without_the_body() {
+    let world = World::new("", SHORT).await;
+    for (path, status) in [
+        ("/v1/models", 200),
+        ("/v1/models/m", 200),
+        ("/v1/models/none", 404),
+        ("/v1/responses/none", 404),
+        ("/health", 200),
+        ("/api/queues", 200),
+        ("/v1/files", 200),
+        ("/nothing", 404),
+    ] {
+        let whole = world.exchange(get(path, "")).await;
+        let head = get(path, "").replacen("GET", "HEAD", 1);
+        let head = world.exchange(head).await;
+        is(&head, status, "");
+        is(&whole, status, "");
+        assert!(head.ends_with("\r\n\r\n"), "{path}: {head}");
+        let length = |answer: &str| {
+            let line = answer
+                .lines()
+                .find(|line| line.starts_with("content-length: "));
+            line.map(str::to_owned)
+        };
+        if path.starts_with("/v1/models") {
+            assert_eq!(length(&head), length(&whole), "{path}");
+        }
+    }
+    let post = get("/v1/chat/completions", "").replacen("GET", "HEAD", 1);
+    is(&world.exchange(post).await, 405, "allow: POST");
+}
+
+/// RFC 9110, 10.1.1: a caller that asks before it sends its body is told to go on, or at once why
+/// not.
+#[tokio::test]
+async fn a_body_that_is_asked_for_first_is_taken_or_refused_before_it_comes() {
+    let world = World::new("max_body = \"1MB\"", SHORT).await;
+    let expects = |length: usize| {
+        format!(
+            "{CHAT}expect: 100-continue\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        )
+    };
+    let refused = world.exchange(expects(5_000_000)).await;
+    is(&refused, 413, "server.max_body");
+    assert!(!refused.contains(" 100 "), "{refused}");
+    let mut stream = world.connect().await;
+    let body = r#"{"model":"none","messages":[]}"#;
+    stream
+        .write_all(expects(body.len()).as_bytes())
+        .await
+        .unwrap();
+    goes_on(&mut stream).await;
+    stream.write_all(body.as_bytes()).await.unwrap();
+    is(&all(&mut stream).await, 404, "model_not_found");
 }
 
 /// Writes `bytes` one at a time until the other side ends the connection.

@@ -5,7 +5,7 @@ use llmq_testkit::PATIENCE;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::world::{World, all, get, is};
+use crate::world::{World, all, get, goes_on, is};
 
 /// A gateway whose queue stands still.
 async fn paused() -> World {
@@ -63,6 +63,21 @@ async fn a_caller_that_leaves_takes_its_call_out_of_line() {
     until_waiting(&world, 1).await;
     drop(stays);
     until_waiting(&world, 0).await;
+}
+
+/// Once its body is here, one that asked before it sent it waits like any other.
+#[tokio::test]
+async fn a_call_that_asked_before_it_sent_its_body_waits_its_turn() {
+    let world = paused().await;
+    let mut stream = world.connect().await;
+    let call = chat("expect: 100-continue\r\nconnection: close\r\nx-llmq-max-wait: 1s\r\n");
+    let (head, body) = call.split_once("\r\n\r\n").unwrap();
+    let head = format!("{head}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    goes_on(&mut stream).await;
+    stream.write_all(body.as_bytes()).await.unwrap();
+    until_waiting(&world, 1).await;
+    is(&all(&mut stream).await, 503, "\"paused\"");
 }
 
 /// What comes behind a call that waits is neither an end nor lost.

@@ -116,6 +116,15 @@ pub(crate) async fn all(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Reads that a caller is to send its body, and nothing else.
+pub(crate) async fn goes_on(stream: &mut TcpStream) {
+    let told = "HTTP/1.1 100 Continue\r\n\r\n";
+    let mut said = vec![0; told.len()];
+    let read = timeout(PATIENCE, stream.read_exact(&mut said)).await;
+    read.expect("it is told in time").unwrap();
+    assert_eq!(String::from_utf8_lossy(&said), told);
+}
+
 /// A request without a body, after which the connection is closed.
 pub(crate) fn get(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n")
