@@ -103,6 +103,24 @@ async fn a_signed_message_is_handed_over_and_a_changed_one_is_refused() {
     assert_eq!(messages[2], "msg_3 later");
 }
 
+/// Those who sent a head and no body held every place for ever, and nobody else was heard again.
+#[tokio::test(start_paused = true)]
+async fn senders_that_fall_silent_keep_nobody_else_out() {
+    let heard = receiver().await;
+    let mut silent = Vec::new();
+    for _ in 0..256 {
+        let mut stream = TcpStream::connect(heard.receiver).await.unwrap();
+        let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        silent.push(stream);
+    }
+    let done = heard.deliver("msg_1", "{}", "{}").await;
+    assert_eq!(done, "HTTP/1.1 204 No Content");
+    let mut told = String::new();
+    silent[0].read_to_string(&mut told).await.unwrap();
+    assert!(told.starts_with("HTTP/1.1 408"), "{told}");
+}
+
 #[tokio::test]
 async fn what_is_no_webhook_is_refused() {
     let heard = receiver().await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,8 +17,10 @@ use super::{Message, Verifier, VerifyError};
 
 /// A larger message is refused. Those of llmq are far smaller.
 const BODY_MAX: usize = 1 << 20;
-/// A sender that says nothing for so long is let go.
+/// A sender whose head takes so long is let go …
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// … and so is one whose body does.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// So many senders are heard at once; others wait to be accepted.
 const SENDERS_MAX: usize = 256;
 /// When no connection can be accepted, there is a reason that takes a moment to pass.
@@ -156,10 +158,21 @@ where
             return answer(StatusCode::METHOD_NOT_ALLOWED, "webhooks come by POST");
         }
         let (parts, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, BODY_MAX).collect().await else {
-            return answer(StatusCode::PAYLOAD_TOO_LARGE, "the message is too large");
-        };
-        self.judge(&parts.headers, &body.to_bytes())
+        let body = Limited::new(body, BODY_MAX).collect();
+        match tokio::time::timeout(BODY_WITHIN, body).await {
+            Ok(Ok(body)) => self.judge(&parts.headers, &body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                answer(StatusCode::PAYLOAD_TOO_LARGE, "the message is too large")
+            }
+            Ok(Err(_)) => answer(StatusCode::BAD_REQUEST, "the message breaks off"),
+            Err(_) => {
+                let mut late = answer(StatusCode::REQUEST_TIMEOUT, "the message took too long");
+                // Its rest may still come, and is no next message.
+                let close = HeaderValue::from_static("close");
+                late.headers_mut().insert(header::CONNECTION, close);
+                late
+            }
+        }
     }
 
     fn judge(&self, headers: &HeaderMap, body: &[u8]) -> Response<Full<Bytes>> {
