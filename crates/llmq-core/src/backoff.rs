@@ -36,7 +36,8 @@ pub struct Backoffs {
     pub rate_limit: Backoff,
     /// A limit per day or money, when the provider gave no time.
     pub quota: Backoff,
-    /// The share that is added at random, 0 to 1. Waits are never shorter than asked.
+    /// The share that is added at random, 0 to 1; what is no number is none. Waits are never
+    /// shorter than asked.
     pub jitter: f64,
 }
 
@@ -85,7 +86,11 @@ impl Backoffs {
             Wait::Quota => self.quota,
             Wait::Server => self.server,
         };
-        let share = self.jitter.clamp(0.0, 1.0) * random.clamp(0.0, 1.0);
+        let jitter = match self.jitter.is_nan() {
+            true => 0.0,
+            false => self.jitter.clamp(0.0, 1.0),
+        };
+        let share = jitter * random.clamp(0.0, 1.0);
         Some(match told {
             Some(told) => told.saturating_add(told.mul_f64(share).min(JITTER_ON_TOLD_MAX)),
             None => {
@@ -125,6 +130,17 @@ mod tests {
             Backoffs::default().wait(FailureClass::RowFault, None, 1, 0.5),
             None
         );
+    }
+
+    /// It panicked under the dispatcher's lock, and the call's place was never free again.
+    #[test]
+    fn a_jitter_that_is_no_number_is_none() {
+        let backoffs = Backoffs {
+            jitter: f64::NAN,
+            ..Backoffs::default()
+        };
+        let wait = backoffs.wait(FailureClass::Transient, None, 1, 0.5);
+        assert_eq!(wait, Some(Duration::from_millis(500)));
     }
 
     proptest! {

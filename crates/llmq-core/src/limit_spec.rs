@@ -77,8 +77,6 @@ pub struct LimitSpec {
 const PERIOD_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// The shortest period a limit can have.
 const PERIOD_MIN: Duration = Duration::from_millis(1);
-/// The largest count, so that sums of charges stay far inside 64 bits.
-const COUNT_MAX: u64 = 1_000_000_000_000_000;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -111,6 +109,9 @@ pub enum ParseLimitError {
 }
 
 impl LimitSpec {
+    /// The largest count, so that sums of charges stay far inside 64 bits.
+    pub const COUNT_MAX: u64 = 1_000_000_000_000_000;
+
     /// A limit of `count` calls in flight.
     #[must_use]
     pub fn concurrency(count: u64) -> Self {
@@ -258,7 +259,7 @@ pub fn parse_count(text: &str) -> Result<u64, ParseLimitError> {
     whole
         .checked_mul(unit)
         .and_then(|count| count.checked_add(fraction * unit / scale))
-        .filter(|count| (1..=COUNT_MAX).contains(count))
+        .filter(|count| (1..=LimitSpec::COUNT_MAX).contains(count))
         .ok_or_else(wrong)
 }
 
@@ -429,7 +430,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(count in 1u64..COUNT_MAX, period_ms in 1u64..31_622_400_000, form in 0..3) {
+        fn what_is_written_reads_back(count in 1u64..LimitSpec::COUNT_MAX, period_ms in 1u64..31_622_400_000, form in 0..3) {
             let period = Duration::from_millis(period_ms);
             let algorithm = match form {
                 0 => Algorithm::Sliding,

@@ -1,12 +1,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
-use llmq_core::{Now, WallTime, parse_duration};
+use llmq_core::{LimitSpec, Now, WallTime, parse_duration};
 
 /// The longest wait taken over from a header. The longest that providers really name is a
 /// month's spending cap; anything above is a mistake, and must not park an upstream for good.
-const WAIT_MAX: Duration = Duration::from_secs(31 * 86_400);
-/// The largest count believed; the same bound as for limits that people write.
-const COUNT_MAX: u64 = 1_000_000_000_000_000;
+pub const WAIT_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// No documented value is longer, so what is longer need not be looked at.
 const VALUE_LEN_MAX: usize = 64;
 /// A bare number from here on is a Unix time, not a length: 10^9 s would be 31 years.
@@ -112,7 +110,9 @@ pub fn header_count(text: &str) -> Option<u64> {
     if !digits(whole) || !digits(fraction) {
         return None;
     }
-    whole.parse().ok().filter(|count| *count <= COUNT_MAX)
+    // The same bound as for limits that people write.
+    let count = whole.parse().ok();
+    count.filter(|count| *count <= LimitSpec::COUNT_MAX)
 }
 
 /// How long the provider asks to wait: `retry-after-ms` first, since it is the finer of the

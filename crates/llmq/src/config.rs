@@ -260,6 +260,9 @@ impl ModelConfig {
                 mistakes.push(format!("{limit}: there is another limit {}", limit.name()));
             }
         }
+        if let Some(breaker) = &self.breaker {
+            mistakes.extend(check_breaker(breaker).map(str::to_owned));
+        }
         if let Some(Err(errors)) = self.quota.as_ref().map(QuotaConfig::check) {
             mistakes.push(errors.to_string());
         }
@@ -287,6 +290,9 @@ pub(crate) fn check_limit(limit: &LimitSpec) -> Result<(), &'static str> {
     if limit.count == 0 {
         return Err("a limit of 0 lets nothing pass, use at least 1");
     }
+    if limit.count > LimitSpec::COUNT_MAX {
+        return Err("use at most 10^15, or leave it out");
+    }
     if limit.kind == LimitKind::Concurrency {
         return Ok(());
     }
@@ -297,6 +303,16 @@ pub(crate) fn check_limit(limit: &LimitSpec) -> Result<(), &'static str> {
         Algorithm::Bucket { depth } if depth.is_zero() => Err("a bucket needs a depth"),
         Algorithm::Bucket { .. } | Algorithm::Sliding | Algorithm::Fixed => Ok(()),
     }
+}
+
+/// What is wrong with a breaker. One that is wanted never to open is left out.
+fn check_breaker(breaker: &BreakerConfig) -> impl Iterator<Item = &'static str> {
+    let in_a_row = (breaker.failures_in_row == 0)
+        .then_some("breaker.failures_in_row: use at least 1, or without_breaker");
+    // No share at all would open it with the first outcomes, whatever they are.
+    let share = (breaker.failure_share.is_nan() || breaker.failure_share <= 0.0)
+        .then_some("breaker.failure_share: use more than 0");
+    in_a_row.into_iter().chain(share)
 }
 
 #[cfg(test)]
@@ -330,10 +346,36 @@ mod tests {
             .max_attempts(0)
             .timeout(Duration::ZERO)
             .requests_per(5, Duration::ZERO);
+        let config = ModelConfig {
+            breaker: Some(BreakerConfig {
+                failures_in_row: 0,
+                failure_share: f64::NAN,
+                ..BreakerConfig::default()
+            }),
+            ..config
+        };
         let text = mistakes(config);
-        for word in ["model_id", "capacity", "max_attempts", "timeout", "period"] {
+        for word in [
+            "model_id",
+            "capacity",
+            "max_attempts",
+            "timeout",
+            "period",
+            "failures_in_row",
+            "failure_share",
+        ] {
             assert!(text.contains(word), "{word} in {text}");
         }
+    }
+
+    /// Sums of charges ran over: an unused limit had nothing left.
+    #[test]
+    fn a_limit_that_is_meant_as_none_is_refused() {
+        let at_most = |count| ModelConfig::new("m").requests_per_minute(count);
+        assert!(mistakes(at_most(u64::MAX)).contains("10^15"));
+        assert!(at_most(LimitSpec::COUNT_MAX).check().is_ok());
+        let places = ModelConfig::new("m").concurrent(u64::MAX);
+        assert!(mistakes(places).contains("10^15"));
     }
 
     #[test]
