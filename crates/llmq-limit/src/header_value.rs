@@ -2,7 +2,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use llmq_core::{LimitSpec, Now, WallTime, parse_duration};
 
-/// The longest wait taken over from a header. The longest that providers really name is a
+/// The longest wait taken over from an answer. The longest that providers really name is a
 /// month's spending cap; anything above is a mistake, and must not park an upstream for good.
 pub const WAIT_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// No documented value is longer, so what is longer need not be looked at.
@@ -138,6 +138,27 @@ pub fn retry_after<'a>(
         wait.read(name, value);
     }
     wait.resolve(now)
+}
+
+/// The sender's clock when it answered, by the answer's `Date`; our own when it did not tell. What
+/// its body names as an instant is measured from it.
+///
+/// ```
+/// use llmq_core::{Now, WallTime};
+/// let headers = [("Date", "Thu, 01 Jan 1970 00:00:07 GMT")];
+/// let at = llmq_limit::answered_at(headers, Now::default());
+/// assert_eq!(at, WallTime::from_micros(7_000_000));
+/// ```
+#[must_use]
+pub fn answered_at<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    now: Now,
+) -> WallTime {
+    let mut wait = RetryAfter::default();
+    for (name, value) in headers {
+        wait.read(name, value);
+    }
+    wait.sent_at(now)
 }
 
 /// The headers that say how long to wait, collected in any order.

@@ -46,7 +46,7 @@ pub use breaker::{Admit, Breaker, BreakerChange, BreakerConfig, BreakerState, Ca
 pub use charge::{ChargeRule, InputCharge, OutputCharge, Refund, charge_rule, default_algorithm};
 pub use denied::Denied;
 pub use factor::Factor;
-pub use header_value::{HeaderTime, header_count, retry_after};
+pub use header_value::{HeaderTime, WAIT_MAX, answered_at, header_count, retry_after};
 pub use headers::parse_rate_limit_headers;
 pub use limit::{Cost, Entry, FirstWord, Limit, UnderWay, Verdict};
 pub use margin::Margin;

@@ -3,7 +3,10 @@ use std::time::Duration;
 use http::header::LOCATION;
 use http::{HeaderMap, StatusCode};
 use llmq_core::{FailureClass, Host, Now, Pause, Wait};
-use llmq_limit::{DayZone, LimitText, parse_limit_text, parse_rate_limit_headers, retry_after};
+use llmq_limit::{
+    DayZone, LimitText, WAIT_MAX, answered_at, parse_limit_text, parse_rate_limit_headers,
+    retry_after,
+};
 
 use crate::answer::NoAnswer;
 use crate::codes::{CodeMeaning, implied_status, meaning, refused};
@@ -448,7 +451,9 @@ impl Failure<'_> {
         if class == FailureClass::QuotaDay && self.source.host == Host::Gemini {
             return Some(DayZone::pacific().next_turn(now.wall).since(now.wall));
         }
-        let resets_in = |said: &LimitText| said.resets_at.map(|at| at.since(now.wall));
+        // The instant is one of the sender's clock.
+        let sent_at = || answered_at(self.texts(), now);
+        let resets_in = |said: &LimitText| said.resets_at.map(|at| at.since(sent_at()));
         [
             retry_after(self.texts(), now),
             limit.and_then(|said| said.try_again),
@@ -458,6 +463,7 @@ impl Failure<'_> {
         .into_iter()
         .flatten()
         .max()
+        .map(|wait| wait.min(WAIT_MAX))
     }
 
     fn refused(&self, class: FailureClass) -> Option<Refused> {

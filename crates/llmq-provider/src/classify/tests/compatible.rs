@@ -163,6 +163,29 @@ fn groq() {
     );
 }
 
+/// They were taken at their word: an upstream was parked for centuries, and that was saved.
+#[test]
+fn no_wait_that_a_body_names_is_longer_than_a_month() {
+    let month = 31.0 * 86_400.0;
+    for (host, body) in [
+        (
+            Host::OpenRouter,
+            r#"{"error":{"code":429,"message":"Rate limit exceeded: free-models-per-day","metadata":{"headers":{"X-RateLimit-Reset":"1768028460000000"}}}}"#,
+        ),
+        (
+            Host::OpenAi,
+            r#"{"error":{"message":"Rate limit reached. Please try again in 4000000h.","code":"rate_limit_exceeded"}}"#,
+        ),
+        (
+            Host::Unknown,
+            r#"{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"9999999999s"}]}}"#,
+        ),
+    ] {
+        let told = verdict(host, (429, &[], body)).wait.unwrap();
+        assert!(told.as_secs_f64() <= month, "{host:?} {told:?}");
+    }
+}
+
 #[test]
 fn openrouter() {
     check(
@@ -176,6 +199,16 @@ fn openrouter() {
                 ),
                 C::QuotaDay,
                 Some(60.0),
+            ),
+            // Its clock is an hour behind ours: it was measured by ours, and waited for a minute.
+            (
+                (
+                    429,
+                    &[("date", "Sat, 10 Jan 2026 06:00:00 GMT")],
+                    r#"{"error":{"code":429,"message":"Rate limit exceeded: free-models-per-day","metadata":{"headers":{"X-RateLimit-Reset":"1768028460000"}}}}"#,
+                ),
+                C::QuotaDay,
+                Some(3_660.0),
             ),
             (
                 (
