@@ -105,6 +105,7 @@ impl Dispatcher {
         }
         upstream.quota = setup.quota;
         upstream.quota_is_saved = setup.quota_is_saved;
+        upstream.saving &= setup.quota_is_saved;
         upstream.heed_quota(now);
         self.retime_gate(id, now);
         ended

@@ -18,7 +18,7 @@ use crate::config::{ModelConfig, same_slot};
 use crate::error::QueueError;
 use crate::hooks::Hooks;
 use crate::quota::{going_on, saved, write};
-use crate::quota_files::QuotaFiles;
+use crate::quota_files::{QuotaFile, QuotaFiles};
 use crate::tenant::{TenantConfig, Tenants};
 
 /// The dispatcher of one manager, running, with what all its queues share.
@@ -56,6 +56,8 @@ pub(crate) struct Place {
     pub(crate) host: Host,
     /// Whether it matters when a call was sent.
     pub(crate) dates: bool,
+    /// Where the count of its day is kept.
+    quota_file: Option<Arc<QuotaFile>>,
 }
 
 impl Engine {
@@ -227,7 +229,15 @@ impl Engine {
                 breaker: config.breaker.unwrap_or_else(no_breaker),
                 quota,
                 quota_is_saved: config.quota_file.is_some(),
+        let old_file = before.and_then(|place| place.quota_file.clone());
+        let old_held = old_file.as_ref().map(|file| file.hold());
                 learn_as: Some(config.host),
+        let file = config.quota_file.clone().map(QuotaFile::new);
+        let _held = file.as_ref().map(|file| file.hold());
+        if let Some(before) = before {
+            // What waits may start in its new place at once, and ask for more of the day.
+            self.quota_files.keep(before.upstream, file.as_ref());
+        }
                 ..UpstreamSetup::default()
             };
             let upstream = match before {
@@ -272,8 +282,10 @@ impl Engine {
                 host: config.host,
             }
         });
-        let file = config.quota_file.clone();
-        self.quota_files.keep(place.upstream, file);
+        self.quota_files.keep(place.upstream, file.as_ref());
+        if let Some(old) = old_held {
+            old.replaced();
+        }
         places.insert(Arc::clone(&config.model_id), place.clone());
         Ok(place)
     }
@@ -286,6 +298,7 @@ impl Engine {
         before: Option<&Place>,
         rules: Option<&QuotaRules>,
     ) -> Result<Option<String>, QueueError> {
+                quota_file: file.clone(),
         let (Some(path), Some(rules)) = (&config.quota_file, rules) else {
             return Ok(None);
         };
@@ -314,7 +327,9 @@ impl Engine {
 
     /// The count of a model's day as it is when no more is started, if it is kept in a file.
     pub(crate) async fn end_day(&self, place: &Place) {
-        self.quota_files.end(place.upstream, &self.hub).await;
+        if let Some(file) = &place.quota_file {
+            file.end(place.upstream, &self.hub).await;
+        }
     }
 
     /// A model that is no longer offered: what runs of it ends, and its books are kept.

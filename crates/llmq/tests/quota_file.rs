@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use llmq::{ModelConfig, ProcessorError, QueueError, QueueManager, QueueRequest, QuotaConfig};
 use llmq_testkit::zone_far_from_midnight;
 use tokio::time::timeout;
@@ -82,6 +83,38 @@ async fn a_crash_costs_at_most_a_portion_of_the_day_and_is_no_way_past_it() {
     assert!(used >= OF_A_DAY - 9 * PORTION, "{used}");
 }
 
+/// The end of the old registration was the end of the new one's file: nothing was written any
+/// more, and the next process had the whole day again.
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_registered_again_while_it_leaves_goes_on_in_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file_of = |life: u64| directory.path().join(format!("{life}.json"));
+    let manager = Manager::new();
+    let call = Duration::from_secs(1);
+    manager
+        .register_queue(
+            model("m", &file_of(1)),
+            move |request: QueueRequest<u64>| async move {
+                tokio::time::sleep(call).await;
+                Ok::<_, ProcessorError>(request.params)
+            },
+        )
+        .unwrap();
+    let mut running = Box::pin(manager.submit_request(QueueRequest::new("m", 0)));
+    assert!(running.as_mut().now_or_never().is_none());
+    let mut leaving = Box::pin(manager.remove_queue("m", call * 30));
+    assert!(leaving.as_mut().now_or_never().is_none(), "a call runs");
+    register(&manager, model("m", &file_of(1))).unwrap();
+    let (answer, report) = tokio::join!(running, leaving);
+    assert!(answer.is_ok() && report.unwrap().is_clean());
+    let used = 1 + served(&manager, 3 * PORTION).await;
+    assert_eq!(used, 1 + 3 * PORTION);
+    std::fs::copy(file_of(1), file_of(2)).unwrap();
+    let again = self::manager(&file_of(2));
+    let left = served(&again, OF_A_DAY).await;
+    assert!(left <= OF_A_DAY - used, "{left} after {used}");
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_written_or_is_anothers_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -120,4 +153,32 @@ async fn what_cannot_be_written_is_not_used() {
     assert!(early.is_err(), "it went on: {early:?}");
     std::fs::rename(&gone, &real).unwrap();
     assert_eq!(more.await, 2 * PORTION + 2);
+}
+
+/// A model whose file could not be written stayed shut when it was registered without one.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_model_that_is_registered_without_its_file_waits_for_it_no_more() {
+    use std::os::unix::fs::symlink;
+
+    let directory = tempfile::tempdir().unwrap();
+    let (real, gone, link) = (
+        directory.path().join("real"),
+        directory.path().join("gone"),
+        directory.path().join("link"),
+    );
+    std::fs::create_dir(&real).unwrap();
+    symlink(&real, &link).unwrap();
+    let manager = manager(&link.join("m.json"));
+    std::fs::rename(&real, &gone).unwrap();
+    let more = served(&manager, 2 * PORTION + 2);
+    let stuck = timeout(Duration::from_millis(500), more).await;
+    assert!(stuck.is_err(), "it went on: {stuck:?}");
+    manager.remove_queue("m", Duration::ZERO).await.unwrap();
+    let mut without = model("m", &link);
+    without.quota_file = None;
+    register(&manager, without).unwrap();
+    let request = manager.submit_request(QueueRequest::new("m", 0));
+    let answer = timeout(Duration::from_secs(10), request).await;
+    assert!(answer.unwrap().is_ok());
 }
