@@ -74,6 +74,16 @@ impl Dispatcher {
         self.add_learned(upstream, setup, Learned::remembered(), now)
     }
 
+    /// A person states another count: from now on no header raises it above this one.
+    pub fn set_count(&mut self, id: LimitId, count: u64, now: Now, effects: &mut Vec<Effect>) {
+        let slot = &mut self.limits[id.index()];
+        slot.configured = Some(count);
+        slot.learned = None;
+        slot.limit.set_count(count, now.mono);
+        self.touch(Spot::Limit(id));
+        self.pump(now, effects);
+    }
+
     /// The limits of an upstream that were learned, by this process or an earlier one.
     #[must_use]
     pub fn learned_limits(&self, upstream: UpstreamId) -> Vec<LimitId> {

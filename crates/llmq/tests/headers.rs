@@ -85,6 +85,33 @@ async fn a_limit_that_nobody_named_is_kept_once_three_answers_have_stated_it() {
     assert!(start.elapsed() > before, "the eleventh waits");
 }
 
+/// The next answer undid what a person had said: down to the provider's count, or up to it.
+#[tokio::test(start_paused = true)]
+async fn a_count_that_a_person_sets_holds_whatever_was_configured() {
+    for (stated, set) in [(50, 10), (100, 100)] {
+        let headers = move |calls: u64| {
+            let left = stated - calls;
+            vec![(LIMIT, stated.to_string()), (REMAINING, left.to_string())]
+        };
+        let manager = manager(config().requests_per_minute(50), headers, |_| Ok(()));
+        let queue = manager.queue(MODEL).unwrap();
+        let count = || queue.info().limits[0].limit.count;
+        for calls in 1..=3 {
+            queue.submit(request(calls)).await.unwrap();
+        }
+        let limit = ModelConfig::new(MODEL).requests_per_minute(set).limits[0];
+        queue.set_limit(limit).unwrap();
+        queue.submit(request(4)).await.unwrap();
+        assert_eq!(count(), set);
+        // Registered again as it was, it is what that says.
+        manager.shutdown_all(Duration::from_secs(1)).await;
+        let again = manager.register_queue(config().requests_per_minute(50), |_| async {
+            Ok::<_, ProcessorError>(())
+        });
+        assert_eq!(again.unwrap().info().limits[0].limit.count, 50);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_the_error_names_no_wait_that_of_the_headers_holds() {
     let first = std::sync::atomic::AtomicBool::new(true);

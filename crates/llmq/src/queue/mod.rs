@@ -226,7 +226,8 @@ where
         inner.engine.hub.handle(Event::Resume(inner.place.queue));
     }
 
-    /// Changes the count of a limit that the model has; what is used of it stays used.
+    /// Changes the count of a limit that the model has; what is used of it stays used. Headers
+    /// lower it, and raise it up to this count again, as they do with one that was configured.
     ///
     /// # Errors
     ///
@@ -244,11 +245,7 @@ where
             )));
         };
         inner.engine.hub.change(|dispatcher, now, effects| {
-            let books = dispatcher.limit_mut(id);
-            books.set_count(limit.count, now.mono);
-            let allowed = books.allowed();
-            // The same allowance again, so that those who wait for the limit are asked anew.
-            dispatcher.allow(id, allowed, now, effects);
+            dispatcher.set_count(id, limit.count, now, effects);
         });
         Ok(())
     }
