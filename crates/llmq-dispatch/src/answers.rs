@@ -143,12 +143,9 @@ impl Dispatcher {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        for (limit, entry) in &running.entries {
-            self.limits[limit.index()]
-                .limit
-                .settle(*entry, usage, now.mono);
-            self.touch(Spot::Limit(*limit));
-        }
+        self.settle(id, running, |limit, entry| {
+            limit.settle(entry, usage, now.mono)
+        });
         self.attempt_over(id, running, now, effects);
     }
 
@@ -232,6 +229,9 @@ impl Dispatcher {
             self.touch(Spot::Gate(running.upstream));
         }
         self.release(id, running, ended.usage.as_ref(), now, effects);
+        if ended.usage.is_none() {
+            self.learns_later(id);
+        }
         let attempts = self.ticket(id).map_or(0, |ticket| ticket.attempts);
         self.forget(id);
         effects.push(Effect::Completed {
@@ -280,18 +280,15 @@ impl Dispatcher {
                 .slow_down(sent, now);
         }
         if class.is_rate_limit() || class == FailureClass::TooLarge {
-            for (limit, entry) in &running.entries {
-                self.limits[limit.index()].limit.refused(*entry, now.mono);
-                self.touch(Spot::Limit(*limit));
-            }
+            self.settle(id, running, |limit, entry| {
+                limit.refused(entry, now.mono);
+                None
+            });
             self.attempt_over(id, running, now, effects);
         } else if class == FailureClass::Ambiguous || ended.usage.is_some() {
             self.release(id, running, ended.usage.as_ref(), now, effects);
         } else {
-            for (limit, entry) in &running.entries {
-                self.limits[limit.index()].limit.failed(*entry, now.mono);
-                self.touch(Spot::Limit(*limit));
-            }
+            self.settle(id, running, |limit, entry| limit.failed(entry, now.mono));
             self.attempt_over(id, running, now, effects);
         }
         if ended.was_silent {

@@ -4,7 +4,7 @@
 //! do. [`Call`] is what it is given, [`Event`] what it is told, [`Effect`] what it says;
 //! [`QueueSetup`], [`UpstreamSetup`] and [`LimitSetup`] are what it knows. Then, in the order of a
 //! decision: `pump` picks the lane that is tried next, `admit` asks every limit on its way and `choice` takes one of several that have room,
-//! `answers` settles what came of it (`hearing` learns from it, `learned` keeps limits nobody configured, `gates` shut what it shows to be
+//! `answers` settles what came of it (`late` corrects that when more is told, `hearing` learns from it, `learned` keeps limits nobody configured, `gates` shut what it shows to be
 //! closed), `timers` does what falls due, and `renew` takes another configuration over. `why` and `outlook` tell what a call waits for, and how long.
 //!
 //! [`Shared`] puts it behind a lock and hands out tickets that are guards.
@@ -34,6 +34,7 @@ mod gates;
 mod heard_of;
 mod hearing;
 mod joining;
+mod late;
 mod learned;
 mod pump;
 mod renew;

@@ -6,6 +6,7 @@ use rustc_hash::FxHashSet;
 
 use crate::events::Refusal;
 use crate::ids::{LaneId, TicketId};
+use crate::late::Remembered;
 use crate::setup::{Capacity, QueueSetup};
 
 /// A queue's own state: what waits, whether it refuses, whether it stands still.
@@ -30,6 +31,8 @@ pub(crate) struct Queue {
     pub(crate) lanes: FxHashSet<LaneId>,
     /// When its next deadline is looked at.
     pub(crate) deadline_timer: Option<Timestamp>,
+    /// For usage that is told late.
+    pub(crate) remembered: Remembered,
 }
 
 /// How much is inside of something that has a capacity.
@@ -89,6 +92,7 @@ impl Queue {
             deadlines: BTreeSet::new(),
             lanes: FxHashSet::default(),
             deadline_timer: None,
+            remembered: Remembered::default(),
         }
     }
 

@@ -18,6 +18,10 @@ pub(crate) struct Bucket {
     as_of: Timestamp,
     /// Since when it has been full, if it is.
     full_since: Timestamp,
+    /// What would have come into it while it was full, summed up.
+    lost: i128,
+    /// What was taken, summed up.
+    drawn: u64,
     /// Guards against spending a full bucket in one instant.
     pace: Pace,
 }
@@ -31,6 +35,13 @@ pub(crate) struct Bucket {
 struct Pace {
     level: i128,
     as_of: Timestamp,
+}
+
+/// Where a bucket stood when a call ended, by what had been taken from it and lost until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    drawn: u64,
+    lost: u64,
 }
 
 const PACE_SHARE: i128 = 10;
@@ -50,6 +61,8 @@ impl Bucket {
             level: 0,
             as_of: now,
             full_since: Timestamp::ZERO,
+            lost: 0,
+            drawn: 0,
             pace: Pace {
                 level: 0,
                 as_of: now,
@@ -104,6 +117,7 @@ impl Bucket {
             self.full_since = self.full_at();
         }
         self.level = level.min(full);
+        self.lost = self.lost.saturating_add((level - full).max(0));
         self.as_of = self.as_of.max(now);
         let elapsed = i128::try_from((now - self.pace.as_of).as_nanos()).unwrap_or(i128::MAX / 4);
         self.pace.level =
@@ -181,6 +195,37 @@ impl Bucket {
         self.level = (self.level - change).min(self.capacity(Duration::ZERO));
         if amount > 0 {
             self.pace.level -= change.min(self.pace_capacity());
+            self.drawn = self.drawn.saturating_add(amount.unsigned_abs());
+        }
+    }
+
+    /// Where it stands now, for [`Bucket::correct`]; call `advance` first.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            drawn: self.drawn,
+            lost: self.lost_whole(),
+        }
+    }
+
+    fn lost_whole(&self) -> u64 {
+        u64::try_from(self.lost / i128::from(self.period_ns)).unwrap_or(u64::MAX)
+    }
+
+    /// Takes `amount` more (gives back, if negative) for a call that ended at `mark`, as far as
+    /// that still makes a difference; call `advance` first.
+    pub(crate) fn correct(&mut self, amount: i64, mark: Mark) {
+        let asked = amount.unsigned_abs();
+        if amount > 0 {
+            // While this one was full, the provider's, which had less, went on refilling.
+            let refilled = self.lost_whole().saturating_sub(mark.lost);
+            self.level -= self.in_level(asked.saturating_sub(refilled));
+            self.drawn = self.drawn.saturating_add(asked);
+        } else {
+            // It had at least this much room since the mark. What is beyond it, the provider's,
+            // which had more, may have been too full to take in.
+            let drawn = self.in_level(self.drawn.saturating_sub(mark.drawn));
+            let room = self.capacity(Duration::ZERO) - self.level - drawn;
+            self.level += self.in_level(asked).min(room).max(0);
         }
     }
 

@@ -48,7 +48,7 @@ pub use denied::Denied;
 pub use factor::Factor;
 pub use header_value::{HeaderTime, WAIT_MAX, answered_at, header_count, retry_after};
 pub use headers::parse_rate_limit_headers;
-pub use limit::{Cost, Entry, FirstWord, Limit, UnderWay, Verdict};
+pub use limit::{Cost, Entry, FirstWord, Limit, Settled, UnderWay, Verdict};
 pub use margin::Margin;
 pub use minute_gate::MinuteGate;
 pub use observation::{HeaderSource, Observation, QuotaStatus, RateLimitHeaders};

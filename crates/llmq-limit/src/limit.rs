@@ -26,10 +26,10 @@ mod others;
 mod quiet;
 mod saved;
 
-pub use entry::{Cost, Entry, Verdict};
+pub use entry::{Cost, Entry, Settled, Verdict};
 pub use joining::{FirstWord, UnderWay};
 
-use entry::{EntryState, Expect};
+use entry::{EntryState, Expect, When};
 use late::Late;
 
 /// One limit with its books: what has been used, what is held, what the provider last said.

@@ -115,18 +115,6 @@ impl Sliding {
         self.dated += amount;
     }
 
-    /// Adds a negative `amount` for a call that was dated at `from` or soon after; nothing when
-    /// that has left the window.
-    pub(crate) fn take_back(&mut self, amount: i64, from: Timestamp) {
-        let index = from.as_nanos() / self.slice_ns;
-        let position = self.slices.partition_point(|slice| slice.index < index);
-        // What is given back leaves the window no later than the call itself.
-        if let Some(slice) = self.slices.get_mut(position) {
-            slice.used += amount;
-            self.dated += amount;
-        }
-    }
-
     /// Takes `amount` back from what is dated up to `until`: the newest first, and of each part
     /// no more than half, so that what is taken leaves about when its calls do.
     pub(crate) fn take_back_before(&mut self, amount: i64, until: Timestamp) {
@@ -208,19 +196,6 @@ mod tests {
         assert_eq!(window.check(25, 0), Ok(()));
         window.add(25, ms(0));
         assert_eq!(window.check(1, 0), Err(Denied::Until(ms(1_000))));
-    }
-
-    #[test]
-    fn what_is_taken_back_late_is_free_at_once_and_leaves_with_the_call() {
-        let mut window = Sliding::new(10, Duration::from_secs(1));
-        // Dated a little after it was sent, in another slice.
-        window.add(10, ms(102));
-        window.take_back(-6, ms(100));
-        assert_eq!(window.used(), 4);
-        window.advance(ms(1_102));
-        assert_eq!(window.used(), 0);
-        window.take_back(-4, ms(100));
-        assert_eq!(window.used(), 0, "it has left the window");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use llmq_core::Timestamp;
+use llmq_core::{Timestamp, Usage};
 use llmq_dispatch::{Ended, NoGrant};
 use llmq_engine::{AfterFailure, Grant, Ticket};
 use tokio::time::Sleep;
@@ -44,7 +44,8 @@ enum Stage<P, T> {
     Waiting(Active<P, T>, Ticket),
     /// Its waiting is over.
     Called(Active<P, T>, Turn),
-    Running(Active<P, T>, Grant, Processed<T>),
+    /// Dropped in this order: what is told last is that the request is over.
+    Running(Processed<T>, Grant, Active<P, T>),
     Over,
 }
 
@@ -116,14 +117,14 @@ where
                     Next::Stage(stage) => stage,
                     Next::Ended(ended) => return Poll::Ready(ended),
                 },
-                Stage::Running(active, grant, mut processed) => {
+                Stage::Running(mut processed, grant, active) => {
                     match processed.as_mut().poll(context) {
                         Poll::Ready(outcome) => match this.processed(active, grant, outcome) {
                             Next::Stage(stage) => stage,
                             Next::Ended(ended) => return Poll::Ready(ended),
                         },
                         Poll::Pending => {
-                            this.stage = Stage::Running(active, grant, processed);
+                            this.stage = Stage::Running(processed, grant, active);
                             return Poll::Pending;
                         }
                     }
@@ -157,7 +158,7 @@ where
                     deadline: deadline(&active, timeout, at),
                 };
                 let processed = Box::pin(attempt.run(self.request.clone()));
-                return Next::Stage(Stage::Running(active, grant, processed));
+                return Next::Stage(Stage::Running(processed, grant, active));
             }
             Ending::Own(Err(no_grant)) => refused(&active, no_grant, timeout),
             Ending::Asked(end) => ended(&active, end),
@@ -177,19 +178,22 @@ where
         let result = match outcome {
             Ending::Own(Ok(result)) => {
                 grant.complete(Ended {
-                    usage: active.live.usage(),
+                    usage,
                     headers: active.live.take_headers(),
                     ..Ended::default()
                 });
                 Ok(result)
+                let usage = active.live.attempts_usage();
             }
             Ending::Own(Err(error)) => match fail(&active, grant, &error, took) {
                 Some(ticket) => return Next::Stage(Stage::Waiting(active, ticket)),
                 None => Err(given_up(&active, error)),
             },
+                heed_usage(&active, usage);
             // The grant is dropped: the provider will have charged the call.
             Ending::Asked(end) => {
                 drop(grant);
+                heed_usage(&active, None);
                 Err(ended(&active, end))
             }
             Ending::TimedOut => {
@@ -201,6 +205,7 @@ where
     }
 }
 
+                heed_usage(&active, None);
 fn poll_granted<P, T>(
     active: &Active<P, T>,
     ticket: &mut Ticket,
@@ -287,11 +292,21 @@ fn fail<P, T>(
     let headers = active.live.take_headers();
     let said = headers.as_ref().and_then(|headers| headers.retry_after);
     let ended = Ended {
-        usage: active.live.usage(),
+/// Corrects an attempt that was settled to `settled`, if something else has been told of it.
+fn heed_usage<P, T>(active: &Active<P, T>, settled: Option<Usage>) {
+    let told = active.live.attempts_usage();
+    if let Some(usage) = told.filter(|_| told != settled) {
+        active.inner.correct(active.live.ticket, &usage);
+    }
+}
+
+        usage,
         headers,
         ..error.ended(said)
     };
-    match grant.fail(ended) {
+    let after = grant.fail(ended);
+    heed_usage(active, usage);
+    match after {
         AfterFailure::Again(ticket) => {
             counters.retried.one();
             if let Some(hooks) = active.inner.engine.hooks.as_ref() {
@@ -300,6 +315,7 @@ fn fail<P, T>(
                 tell(Some(hooks), |hooks| hooks.retried(&event, error));
             }
             Some(ticket)
+    let usage = active.live.attempts_usage();
         }
         AfterFailure::GivenUp { .. } => None,
     }

@@ -283,6 +283,7 @@ impl Engine {
             }
         });
         self.quota_files.keep(place.upstream, file.as_ref());
+            dispatcher.remember_calls(queue, config.history);
         if let Some(old) = old_held {
             old.replaced();
         }

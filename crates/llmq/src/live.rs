@@ -5,7 +5,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use llmq_core::{CallSize, Now, Priority, Status, Timestamp, Usage};
+use llmq_core::{Now, Priority, Status, Timestamp, Usage};
 use llmq_dispatch::TicketId;
 use llmq_limit::RateLimitHeaders;
 use tokio::sync::Notify;
@@ -22,7 +22,6 @@ pub(crate) struct Live<T> {
     pub(crate) ticket: TicketId,
     pub(crate) submitted: Now,
     pub(crate) priority: Priority,
-    pub(crate) size: CallSize,
     pub(crate) key: Option<Arc<str>>,
     /// Only kept where there are hooks to see it.
     pub(crate) metadata: BTreeMap<String, String>,
@@ -48,6 +47,8 @@ struct Outcome<T> {
 #[derive(Default)]
 struct Told {
     usage: Option<Usage>,
+    /// Whether the usage is that of the last attempt, and not of one before it.
+    is_its: bool,
     headers: Option<RateLimitHeaders>,
 }
 
@@ -66,7 +67,6 @@ pub(crate) struct Birth {
     pub(crate) ticket: TicketId,
     pub(crate) submitted: Now,
     pub(crate) priority: Priority,
-    pub(crate) size: CallSize,
     pub(crate) key: Option<Arc<str>>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) is_shared: bool,
@@ -79,7 +79,6 @@ impl<T> Live<T> {
             ticket: birth.ticket,
             submitted: birth.submitted,
             priority: birth.priority,
-            size: birth.size,
             key: birth.key,
             metadata: birth.metadata,
             attempts: AtomicU32::new(0),
@@ -112,6 +111,9 @@ impl<T> Live<T> {
     pub(crate) fn stops(&self, at: Timestamp) -> Duration {
         let took = at - self.sent_at();
         self.is_processing.store(0, Ordering::Relaxed);
+        if let Some(told) = self.told.get() {
+            lock(told).is_its = false;
+        }
         self.processing_nanos.store(nanos(took), Ordering::Relaxed);
         took
     }
@@ -148,10 +150,13 @@ impl<T> Live<T> {
     }
 
     pub(crate) fn tell_usage(&self, usage: Usage) {
-        self.told().usage = Some(usage);
+        let mut told = self.told();
+        told.usage = Some(usage);
+        told.is_its = true;
     }
 
-    pub(crate) fn usage(&self) -> Option<Usage> {
+    /// What was told last, of whichever attempt.
+    fn usage(&self) -> Option<Usage> {
         lock(self.told.get()?).usage
     }
 
@@ -170,6 +175,12 @@ impl<T> Live<T> {
 
     /// Asks its driver to end it; false if it was asked before.
     pub(crate) fn end(&self, end: End) -> bool {
+    /// What was told of the last attempt.
+    pub(crate) fn attempts_usage(&self) -> Option<Usage> {
+        let told = lock(self.told.get()?);
+        told.usage.filter(|_| told.is_its)
+    }
+
         let code = match end {
             End::Cancelled => 1,
             End::ShutDown => 2,

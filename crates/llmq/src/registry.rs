@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use llmq_core::{CallSize, Timestamp};
+use llmq_dispatch::TicketId;
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
@@ -21,8 +21,8 @@ pub(crate) struct Registry<T> {
 /// A request that has finished.
 pub(crate) struct Finished<T> {
     pub(crate) response: QueueResponse<T>,
-    pub(crate) size: CallSize,
-    pub(crate) sent_at: Timestamp,
+    /// Under which the dispatcher remembers what it was charged.
+    pub(crate) ticket: TicketId,
 }
 
 /// What a queue knows of a request.

@@ -1,5 +1,7 @@
 use llmq_core::Timestamp;
 
+use crate::bucket::Mark;
+
 /// What one call costs one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
@@ -48,6 +50,29 @@ impl Entry {
 pub(super) enum EntryState {
     Granted,
     Sent { expect: Expect, produced: u64 },
+}
+
+/// What a call that has ended was charged, for when somebody tells only later what it used:
+/// [`Limit::correct`](crate::Limit::correct).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    pub(super) stated: u64,
+    /// When it arrived.
+    pub(super) arrival: u64,
+    /// For its answer.
+    pub(super) output: u64,
+    pub(super) when: When,
+    /// Whether its usage has been told.
+    pub(super) is_told: bool,
+}
+
+/// What says how much of a charge is still in the books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// In windows: when the call arrived, and when it ended.
+    Dated(Timestamp, Timestamp),
+    /// In a bucket: where that stood at the call's end.
+    Drawn(Mark),
 }
 
 /// What we expected the provider to have left when it saw a call.

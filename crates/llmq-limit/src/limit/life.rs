@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use llmq_core::{Timestamp, Usage};
 
-use super::{Cost, Entry, EntryState, Expect, Limit, Meter, float};
-use crate::charge::OutputCharge;
+use super::{Cost, Entry, EntryState, Expect, Limit, Meter, Settled, When, float};
+use crate::charge::{OutputCharge, Refund};
 use crate::learner::Sample;
 use crate::margin::within;
 use crate::sliding::signed;
@@ -173,10 +173,17 @@ impl Limit {
     }
 
     /// The call ended. With `usage` estimates are corrected in either direction, below zero if
-    /// need be; without it, what was taken stays taken.
-    pub fn settle(&mut self, mut entry: Entry, usage: Option<&Usage>, now: Timestamp) {
+    /// need be; without it, what was taken stays taken. Returns what it was charged where usage
+    /// that is told later may [correct](Limit::correct) it.
+    pub fn settle(
+        &mut self,
+        mut entry: Entry,
+        usage: Option<&Usage>,
+        now: Timestamp,
+    ) -> Option<Settled> {
         let EntryState::Sent { expect, produced } = entry.state else {
-            return self.give_back(entry);
+            self.give_back(entry);
+            return None;
         };
         self.close(&entry);
         self.caution.admitted();
@@ -196,7 +203,8 @@ impl Limit {
             (OutputCharge::Place | OutputCharge::None | OutputCharge::Cap { .. }, _) => {}
         }
         self.held = self.held.saturating_sub(entry.cost.later);
-        if let Some(real) = usage.and_then(|usage| self.rule.settled(usage)) {
+        let real = usage.and_then(|usage| self.rule.settled(usage));
+        if let Some(real) = real {
             self.learn_input(entry.cost.stated, real);
             self.advance(now);
             let correction = signed(real) - signed(expect.own);
@@ -205,6 +213,35 @@ impl Limit {
             self.tail.charged(correction, now);
         }
         self.reconcile(now);
+        let settled = self.settled(&entry, now)?;
+        Some(Settled {
+            arrival: real.unwrap_or(settled.arrival),
+            is_told: usage.is_some(),
+            ..settled
+        })
+    }
+
+    /// What a call that ends is charged, where that is corrected to what it used.
+    fn settled(&mut self, entry: &Entry, now: Timestamp) -> Option<Settled> {
+        let EntryState::Sent { expect, produced } = entry.state else {
+            return None;
+        };
+        if self.rule.refund != Refund::ToUsage {
+            return None;
+        }
+        self.advance(now);
+        Some(Settled {
+            stated: entry.cost.stated,
+            arrival: expect.own,
+            output: produced,
+            when: match &self.meter {
+                Meter::Bucket(bucket) => When::Drawn(bucket.mark()),
+                Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => {
+                    When::Dated(expect.dated, now)
+                }
+            },
+            is_told: false,
+        })
     }
 
     /// A provider that corrects to usage charges usage: its factor is real over estimate.
@@ -227,16 +264,38 @@ impl Limit {
         self.factor.follow(self.learner.factor());
     }
 
-    /// A call that was sent at `sent_at` and has been settled turns out to have cost `amount`
-    /// more, or less where that is negative.
-    pub fn correct(&mut self, amount: i64, sent_at: Timestamp, now: Timestamp) {
-        self.advance(now);
-        match &mut self.meter {
-            Meter::Sliding(window) if amount < 0 => window.take_back(amount, sent_at),
-            _ => self.charge(amount, sent_at, sent_at),
+    /// Somebody tells what a call used that has ended: its charges become what they would be had
+    /// it been told in time. What has left the window since is neither taken nor given back.
+    pub fn correct(&mut self, settled: &mut Settled, usage: &Usage, now: Timestamp) {
+        let real = self.rule.settled(usage);
+        if let Some(real) = real.filter(|_| !settled.is_told) {
+            self.learn_input(settled.stated, real);
         }
-        self.charged += amount;
-        self.tail.charged(amount, now);
+        let arrival = real.unwrap_or(settled.arrival);
+        let output = match self.rule.output {
+            OutputCharge::Produced => usage.output_tokens,
+            OutputCharge::Place | OutputCharge::None | OutputCharge::Cap { .. } => settled.output,
+        };
+        let more = [(arrival, settled.arrival), (output, settled.output)]
+            .map(|(now, before)| signed(now) - signed(before));
+        self.advance(now);
+        let sum = more[0].saturating_add(more[1]);
+        match (&mut self.meter, &mut settled.when) {
+            (Meter::Bucket(bucket), When::Drawn(mark)) => {
+                bucket.correct(sum, *mark);
+                *mark = bucket.mark();
+            }
+            (_, When::Dated(arrived, ended)) => {
+                let (arrived, ended) = (*arrived, *ended);
+                self.charge(more[0], arrived, arrived);
+                self.charge(more[1], ended, ended);
+            }
+            (_, When::Drawn(_)) => {}
+        }
+        self.charged = self.charged.saturating_add(sum);
+        self.tail.charged(sum, now);
+        (settled.arrival, settled.output) = (arrival, output);
+        settled.is_told = true;
     }
 
     pub(super) fn close(&mut self, entry: &Entry) {
@@ -280,12 +339,14 @@ impl Limit {
     }
 
     /// The call failed with an answer of the provider's: what it was charged on arrival and what
-    /// it has produced stays; what was held for the rest of its answer is free.
-    pub fn failed(&mut self, entry: Entry, now: Timestamp) {
+    /// it has produced stays; what was held for the rest of its answer is free. Returns the same
+    /// as [`Limit::settle`].
+    pub fn failed(&mut self, entry: Entry, now: Timestamp) -> Option<Settled> {
         self.doubt(&entry);
         self.conclude_survey();
         self.give_back(entry);
         self.reconcile(now);
+        self.settled(&entry, now)
     }
 
     /// The provider may not have counted the call: that it has more left than we thought says

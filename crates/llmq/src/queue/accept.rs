@@ -125,7 +125,6 @@ fn enter<P, T>(
         ticket: ticket.id(),
         submitted: now,
         priority: request.priority,
-        size,
         key: request.dedup_key.as_deref().map(Into::into),
         metadata: match inner.engine.hooks {
             Some(_) => request.metadata.clone(),

@@ -115,8 +115,7 @@ impl<P, T> Active<P, T> {
         let mut registry = self.inner.registry();
         let finished = registry.remembers().then(|| Finished {
             response,
-            size: self.live.size,
-            sent_at: self.live.sent_at(),
+            ticket: self.live.ticket,
         });
         registry.finish(&self.live, finished);
     }
@@ -131,6 +130,9 @@ impl<P, T> Drop for Active<P, T> {
     fn drop(&mut self) {
         if !self.is_open {
             return;
+        }
+        if let Some(usage) = self.live.attempts_usage() {
+            self.inner.correct(self.live.ticket, &usage);
         }
         let error = self.cancelled();
         let status = self.count(Err(&error));

@@ -159,9 +159,11 @@ where
 
     /// Tells what a request really used, so that limits on tokens are settled to it.
     ///
-    /// Best told from inside the processor: then it counts from the request's end on. Told
-    /// later, the difference to what was charged is taken or given back at once. False when
-    /// the request is unknown.
+    /// Best told from inside the processor: then it counts from the attempt's end on. Told
+    /// later, the difference to what was charged is taken or given back at once, as long as its
+    /// window counts the call: of the model's own limits, of shared ones and of the tenant's.
+    /// Each attempt has its own usage; what is told between two is that of the one before. False
+    /// when the request is unknown.
     pub fn update_token_usage(&self, id: Uuid, usage: Usage) -> bool {
         self.inner.tell_usage(id, usage)
     }
