@@ -151,6 +151,12 @@ where
         let timeout = active.inner.timeout_of(&self.request);
         let error = match turn {
             Ending::Own(Ok(grant)) => {
+                if let Some(end) = active.live.asked() {
+                    // Not sent, it gives everything back.
+                    drop(grant);
+                    let error = active.ended(end);
+                    return Next::Ended(active.finish(Err(error)));
+                }
                 let at = begin(&active, &grant);
                 let attempt = Attempt {
                     inner: Arc::clone(&active.inner),
@@ -161,7 +167,7 @@ where
                 return Next::Stage(Stage::Running(processed, grant, active));
             }
             Ending::Own(Err(no_grant)) => refused(&active, no_grant, timeout),
-            Ending::Asked(end) => ended(&active, end),
+            Ending::Asked(end) => active.ended(end),
             Ending::TimedOut => timed_out(&active, timeout),
         };
         Next::Ended(active.finish(Err(error)))
@@ -177,27 +183,28 @@ where
         active.inner.counters.processing_nanos.span(took);
         let result = match outcome {
             Ending::Own(Ok(result)) => {
+                let usage = active.live.attempts_usage();
                 grant.complete(Ended {
                     usage,
                     headers: active.live.take_headers(),
                     ..Ended::default()
                 });
+                heed_usage(&active, usage);
                 Ok(result)
-                let usage = active.live.attempts_usage();
             }
             Ending::Own(Err(error)) => match fail(&active, grant, &error, took) {
                 Some(ticket) => return Next::Stage(Stage::Waiting(active, ticket)),
                 None => Err(given_up(&active, error)),
             },
-                heed_usage(&active, usage);
             // The grant is dropped: the provider will have charged the call.
             Ending::Asked(end) => {
                 drop(grant);
                 heed_usage(&active, None);
-                Err(ended(&active, end))
+                Err(active.ended(end))
             }
             Ending::TimedOut => {
                 drop(grant);
+                heed_usage(&active, None);
                 Err(timed_out(&active, active.inner.timeout_of(&self.request)))
             }
         };
@@ -205,12 +212,14 @@ where
     }
 }
 
-                heed_usage(&active, None);
 fn poll_granted<P, T>(
     active: &Active<P, T>,
     ticket: &mut Ticket,
     context: &mut Context<'_>,
 ) -> Poll<Turn> {
+    if let Some(end) = active.live.asked() {
+        return Poll::Ready(Ending::Asked(end));
+    }
     if let Poll::Ready(granted) = ticket.poll_granted(context) {
         return Poll::Ready(Ending::Own(granted));
     }
@@ -259,6 +268,9 @@ impl<P, T> Attempt<P, T> {
         let inner = Arc::clone(&self.inner);
         let mut processing = std::pin::pin!(process(&inner.processor, request));
         poll_fn(move |context| {
+            if let Some(end) = self.live.asked() {
+                return Poll::Ready(Ending::Asked(end));
+            }
             if let Poll::Ready(result) = processing.as_mut().poll(context) {
                 return Poll::Ready(Ending::Own(result));
             }
@@ -278,6 +290,14 @@ impl<P, T> Attempt<P, T> {
     }
 }
 
+/// Corrects an attempt that was settled to `settled`, if something else has been told of it.
+fn heed_usage<P, T>(active: &Active<P, T>, settled: Option<Usage>) {
+    let told = active.live.attempts_usage();
+    if let Some(usage) = told.filter(|_| told != settled) {
+        active.inner.correct(active.live.ticket, &usage);
+    }
+}
+
 /// Tells the dispatcher of a failure; the place in line for the next attempt, if there is one.
 fn fail<P, T>(
     active: &Active<P, T>,
@@ -291,15 +311,8 @@ fn fail<P, T>(
     }
     let headers = active.live.take_headers();
     let said = headers.as_ref().and_then(|headers| headers.retry_after);
+    let usage = active.live.attempts_usage();
     let ended = Ended {
-/// Corrects an attempt that was settled to `settled`, if something else has been told of it.
-fn heed_usage<P, T>(active: &Active<P, T>, settled: Option<Usage>) {
-    let told = active.live.attempts_usage();
-    if let Some(usage) = told.filter(|_| told != settled) {
-        active.inner.correct(active.live.ticket, &usage);
-    }
-}
-
         usage,
         headers,
         ..error.ended(said)
@@ -315,7 +328,6 @@ fn heed_usage<P, T>(active: &Active<P, T>, settled: Option<Usage>) {
                 tell(Some(hooks), |hooks| hooks.retried(&event, error));
             }
             Some(ticket)
-    let usage = active.live.attempts_usage();
         }
         AfterFailure::GivenUp { .. } => None,
     }
@@ -351,17 +363,6 @@ fn refused<P, T>(
             count,
         },
         _ => timed_out(active, timeout),
-    }
-}
-
-fn ended<P, T>(active: &Active<P, T>, end: End) -> QueueError {
-    let model = Arc::clone(&active.inner.model);
-    match end {
-        End::Cancelled => QueueError::Cancelled {
-            model,
-            request: active.live.id,
-        },
-        End::ShutDown => QueueError::ShuttingDown { model },
     }
 }
 

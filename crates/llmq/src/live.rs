@@ -59,6 +59,21 @@ pub(crate) enum End {
     ShutDown,
 }
 
+const OPEN: u8 = 0;
+const CANCELLED: u8 = 1;
+const SHUT_DOWN: u8 = 2;
+const OVER: u8 = 3;
+
+impl End {
+    fn of(code: u8) -> Option<Self> {
+        match code {
+            CANCELLED => Some(Self::Cancelled),
+            SHUT_DOWN => Some(Self::ShutDown),
+            _ => None,
+        }
+    }
+}
+
 const UNKNOWN: u64 = u64::MAX;
 
 /// What a request is made live with.
@@ -87,7 +102,7 @@ impl<T> Live<T> {
             queued_nanos: AtomicU64::new(UNKNOWN),
             processing_nanos: AtomicU64::new(UNKNOWN),
             told: OnceLock::new(),
-            end: AtomicU8::new(0),
+            end: AtomicU8::new(OPEN),
             waker: AtomicWaker::new(),
             is_shared: birth.is_shared,
             outcome: OnceLock::new(),
@@ -96,6 +111,9 @@ impl<T> Live<T> {
 
     /// An attempt begins; the wait for it, if it is the first.
     pub(crate) fn starts(&self, attempt: u32, at: Timestamp) -> Option<Duration> {
+        if let Some(told) = self.told.get() {
+            lock(told).is_its = false;
+        }
         let is_first = self.attempts.swap(attempt, Ordering::Relaxed) == 0
             && self.queued_nanos.load(Ordering::Relaxed) == UNKNOWN;
         self.sent_nanos.store(at.as_nanos(), Ordering::Relaxed);
@@ -111,9 +129,6 @@ impl<T> Live<T> {
     pub(crate) fn stops(&self, at: Timestamp) -> Duration {
         let took = at - self.sent_at();
         self.is_processing.store(0, Ordering::Relaxed);
-        if let Some(told) = self.told.get() {
-            lock(told).is_its = false;
-        }
         self.processing_nanos.store(nanos(took), Ordering::Relaxed);
         took
     }
@@ -160,6 +175,12 @@ impl<T> Live<T> {
         lock(self.told.get()?).usage
     }
 
+    /// What was told of the last attempt.
+    pub(crate) fn attempts_usage(&self) -> Option<Usage> {
+        let told = lock(self.told.get()?);
+        told.usage.filter(|_| told.is_its)
+    }
+
     pub(crate) fn tell_headers(&self, headers: RateLimitHeaders) {
         self.told().headers = Some(headers);
     }
@@ -173,34 +194,37 @@ impl<T> Live<T> {
         lock(self.told.get_or_init(Box::default))
     }
 
-    /// Asks its driver to end it; false if it was asked before.
+    /// Asks its driver to end it; false if it was asked before, or is over.
     pub(crate) fn end(&self, end: End) -> bool {
-    /// What was told of the last attempt.
-    pub(crate) fn attempts_usage(&self) -> Option<Usage> {
-        let told = lock(self.told.get()?);
-        told.usage.filter(|_| told.is_its)
-    }
-
         let code = match end {
-            End::Cancelled => 1,
-            End::ShutDown => 2,
+            End::Cancelled => CANCELLED,
+            End::ShutDown => SHUT_DOWN,
         };
         let first = self
             .end
-            .compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(OPEN, code, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
         self.waker.wake();
         first
     }
 
-    /// Whether its driver has been asked to end it; wakes the driver when that happens.
+    /// Whether its driver has been asked to end it.
+    pub(crate) fn asked(&self) -> Option<End> {
+        End::of(self.end.load(Ordering::Acquire))
+    }
+
+    /// The same; wakes the driver when that happens.
     pub(crate) fn poll_end(&self, context: &Context<'_>) -> Option<End> {
         self.waker.register(context.waker());
-        match self.end.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(End::Cancelled),
-            _ => Some(End::ShutDown),
-        }
+        self.asked()
+    }
+
+    /// It is over, and cannot be asked any more to end; whether it has been.
+    pub(crate) fn close(&self) -> Option<End> {
+        let closed = self
+            .end
+            .compare_exchange(OPEN, OVER, Ordering::AcqRel, Ordering::Acquire);
+        closed.err().and_then(End::of)
     }
 
     /// The response as of now, without a result.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llmq::{
+use futures_util::FutureExt as _;
     FailureClass, HookEvent, Hooks, ModelConfig, ProcessorError, ProcessorPanic, QueueError,
     QueueManager, QueueRequest, Status, Uuid,
 };
@@ -357,6 +358,79 @@ async fn shutting_down_finishes_what_was_accepted_and_accepts_nothing_more() {
     }
     let late = async {
         sleep(CALL).await;
+/// A manager that counts the calls of its processor, which take 20 ms.
+fn counting(config: ModelConfig) -> (Manager, Arc<AtomicUsize>) {
+    let manager = Manager::new();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    manager
+        .register_queue(config, move |request: QueueRequest<u64>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                sleep(CALL).await;
+                Ok::<_, ProcessorError>(request.params)
+            }
+        })
+        .unwrap();
+    (manager, calls)
+}
+
+/// Cancelling said that it was, and then it ran: its turn had come and nobody had polled it since.
+#[tokio::test(start_paused = true)]
+async fn what_was_cancelled_does_not_begin() {
+    let (manager, calls) = counting(ModelConfig::new(MODEL).concurrent(1));
+    let first = manager.submit_request(request(0).without_waiting()).await;
+    let second = request(1);
+    let id = second.id;
+    let mut waiting = Box::pin(manager.submit_request(second));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    manager
+        .wait(MODEL, first.unwrap().request_id)
+        .await
+        .unwrap();
+    assert!(manager.cancel(MODEL, id).unwrap());
+    let answer = waiting.await;
+    assert!(matches!(answer, Err(QueueError::Cancelled { .. })));
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    let status = manager.get_status(MODEL, id).unwrap().unwrap();
+    assert_eq!((status.status, status.attempts), (Status::Cancelled, 0));
+    // Its place is free.
+    assert!(manager.submit_request(request(2)).await.is_ok());
+}
+
+/// Named as cancelled by the report, it completed when it was polled again.
+#[tokio::test(start_paused = true)]
+async fn what_a_report_names_as_cancelled_has_no_result() {
+    let (manager, _) = counting(ModelConfig::new(MODEL));
+    let request = request(0);
+    let id = request.id;
+    let mut running = Box::pin(manager.submit_request(request));
+    assert!(running.as_mut().now_or_never().is_none());
+    // Its answer comes meanwhile, and nobody looks.
+    let report = manager.shutdown_all(CALL * 3).await;
+    assert_eq!(report.cancelled, [(Arc::from(MODEL), id)]);
+    let answer = running.await;
+    assert!(matches!(answer, Err(QueueError::ShuttingDown { .. })));
+    assert_eq!(manager.metrics().completed, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_that_it_is_cancelled_hears_the_truth_to_the_last_moment() {
+    let manager = Manager::new();
+    let canceller = manager.clone();
+    manager
+        .register_queue(
+            ModelConfig::new(MODEL),
+            move |request: QueueRequest<u64>| {
+                assert!(canceller.cancel(MODEL, request.id).unwrap());
+                std::future::ready(Ok::<_, ProcessorError>(request.params))
+            },
+        )
+        .unwrap();
+    let answer = manager.submit_request(request(0)).await;
+    assert!(matches!(answer, Err(QueueError::Cancelled { .. })));
+}
+
         manager.submit_request(request(99)).await
     };
     let (report, late) = tokio::join!(manager.shutdown_all(Duration::from_secs(1)), late);

@@ -6,7 +6,7 @@ use llmq_core::Status;
 use super::inner::Inner;
 use crate::error::QueueError;
 use crate::hooks::{HookEvent, tell};
-use crate::live::Live;
+use crate::live::{End, Live};
 use crate::registry::Finished;
 use crate::response::QueueResponse;
 
@@ -58,10 +58,15 @@ impl<P, T> Active<P, T> {
         }
     }
 
-    fn cancelled(&self) -> QueueError {
-        QueueError::Cancelled {
-            model: Arc::clone(&self.inner.model),
-            request: self.live.id,
+    /// The error of a request that was asked to end.
+    pub(crate) fn ended(&self, end: End) -> QueueError {
+        let model = Arc::clone(&self.inner.model);
+        match end {
+            End::Cancelled => QueueError::Cancelled {
+                model,
+                request: self.live.id,
+            },
+            End::ShutDown => QueueError::ShuttingDown { model },
         }
     }
 
@@ -85,6 +90,11 @@ impl<P, T: Clone> Active<P, T> {
         result: Result<T, QueueError>,
     ) -> Result<QueueResponse<T>, QueueError> {
         self.is_open = false;
+        // Who was told that it has been ended was told the truth.
+        let result = match self.live.close() {
+            Some(end) => Err(self.ended(end)),
+            None => result,
+        };
         let status = self.count(result.as_ref().map(|_| ()));
         let mut response = self.live.response(&self.inner.model, status);
         match result {
@@ -134,7 +144,8 @@ impl<P, T> Drop for Active<P, T> {
         if let Some(usage) = self.live.attempts_usage() {
             self.inner.correct(self.live.ticket, &usage);
         }
-        let error = self.cancelled();
+        let end = self.live.close().unwrap_or(End::Cancelled);
+        let error = self.ended(end);
         let status = self.count(Err(&error));
         let response = || QueueResponse {
             error: Some(error.clone()),

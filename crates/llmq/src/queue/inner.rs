@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::config::ModelConfig;
 use crate::engine::{Engine, Place};
-use crate::live::End;
+use crate::live::{End, Live};
 use crate::metrics::Counters;
 use crate::processor::Processor;
 use crate::registry::Registry;
@@ -103,9 +103,8 @@ impl<P, T> Inner<P, T> {
     /// Ends everything in flight; which requests that was.
     pub(super) fn end_all(&self) -> Vec<Uuid> {
         let live: Vec<_> = self.registry().live().cloned().collect();
-        for live in &live {
-            live.end(End::ShutDown);
-        }
-        live.iter().map(|live| live.id).collect()
+        // What is over is about to be recorded, and was asked nothing.
+        let is_ended = |live: &&Arc<Live<T>>| live.end(End::ShutDown) || live.asked().is_some();
+        live.iter().filter(is_ended).map(|live| live.id).collect()
     }
 }

@@ -147,8 +147,8 @@ where
         live.outcome().await
     }
 
-    /// Ends a request: it leaves the line, or its processor is dropped where it stands. False
-    /// when it is unknown, has finished or was cancelled before.
+    /// Ends a request: it leaves the line, or its processor is dropped where it stands. It has no
+    /// result then. False when it is unknown, has finished or was cancelled before.
     pub fn cancel(&self, id: Uuid) -> bool {
         let live = match self.inner.registry().find(id) {
             Some(Found::Live(live)) => Arc::clone(live),
