@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use llmq_dispatch::TicketId;
@@ -12,9 +13,12 @@ use crate::response::QueueResponse;
 pub(crate) struct Registry<T> {
     live: FxHashMap<Uuid, Arc<Live<T>>>,
     keys: FxHashMap<Arc<str>, Arc<Live<T>>>,
-    finished: FxHashMap<Uuid, Finished<T>>,
-    /// Finished ones, oldest first. One that ran again under its old id stands in it twice.
-    order: VecDeque<Uuid>,
+    finished: FxHashMap<Uuid, (u64, Finished<T>)>,
+    /// Finished ones with their numbers, oldest first. One that ran again under its old id stands
+    /// in it twice.
+    order: VecDeque<(Uuid, u64)>,
+    /// Of the last that finished.
+    number: u64,
     history: usize,
 }
 
@@ -46,6 +50,7 @@ impl<T> Registry<T> {
             keys: FxHashMap::default(),
             finished: FxHashMap::default(),
             order: VecDeque::new(),
+            number: 0,
             history,
         }
     }
@@ -59,8 +64,8 @@ impl<T> Registry<T> {
             return Err(Taken::Key(other));
         }
         match self.live.entry(live.id) {
-            std::collections::hash_map::Entry::Occupied(_) => return Err(Taken::Id),
-            std::collections::hash_map::Entry::Vacant(slot) => slot.insert(Arc::clone(live)),
+            Entry::Occupied(_) => return Err(Taken::Id),
+            Entry::Vacant(slot) => slot.insert(Arc::clone(live)),
         };
         if let Some(key) = &live.key {
             self.keys.insert(Arc::clone(key), Arc::clone(live));
@@ -69,10 +74,11 @@ impl<T> Registry<T> {
     }
 
     pub(crate) fn find(&mut self, id: Uuid) -> Option<Found<'_, T>> {
-        match self.live.get(&id) {
-            Some(live) => Some(Found::Live(live)),
-            None => self.finished.get_mut(&id).map(Found::Finished),
+        if let Some(live) = self.live.get(&id) {
+            return Some(Found::Live(live));
         }
+        let (_, finished) = self.finished.get_mut(&id)?;
+        Some(Found::Finished(finished))
     }
 
     pub(crate) fn live(&self) -> impl Iterator<Item = &Arc<Live<T>>> {
@@ -91,11 +97,18 @@ impl<T> Registry<T> {
             self.keys.remove(key);
         }
         let Some(finished) = finished else { return };
-        self.finished.insert(live.id, finished);
-        self.order.push_back(live.id);
+        self.number += 1;
+        self.finished.insert(live.id, (self.number, finished));
+        self.order.push_back((live.id, self.number));
         while self.order.len() > self.history {
-            if let Some(oldest) = self.order.pop_front() {
-                self.finished.remove(&oldest);
+            let Some((oldest, number)) = self.order.pop_front() else {
+                return;
+            };
+            // The id may be that of a later one by now.
+            if let Entry::Occupied(slot) = self.finished.entry(oldest)
+                && slot.get().0 == number
+            {
+                slot.remove();
             }
         }
     }

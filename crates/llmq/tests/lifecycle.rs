@@ -257,6 +257,24 @@ async fn only_so_many_finished_requests_are_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
+/// The old end of an id that ran again took the new result with it.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_runs_again_under_its_id_is_remembered_as_long_as_any() {
+    let manager = manager(ModelConfig::new(MODEL).history(2));
+    let first = request(1).without_waiting();
+    let id = first.id;
+    for request in [first, request(2), request(3).id(id).without_waiting()] {
+        let id = manager.submit_request(request).await.unwrap().request_id;
+        let _ = manager.wait(MODEL, id).await;
+    }
+    let result = || manager.get_status(MODEL, id).unwrap().unwrap().result;
+    assert_eq!(result(), Some(3));
+    manager.submit_request(request(4)).await.unwrap();
+    assert_eq!(result(), Some(3));
+    manager.submit_request(request(5)).await.unwrap();
+    assert!(manager.get_status(MODEL, id).unwrap().is_none());
+}
+
 async fn the_same_key_in_flight_runs_once_and_everybody_gets_its_result() {
     let runs = Arc::new(AtomicUsize::new(0));
     let manager = Manager::new();
