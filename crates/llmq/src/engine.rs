@@ -40,9 +40,9 @@ pub(crate) struct Engine {
     places: Mutex<HashMap<Arc<str>, Place>>,
 }
 
-/// What holds requests that no task drives.
+/// What holds requests.
 pub(crate) trait EndsWithRuntime: Send + Sync {
-    /// No task will run any more: whatever waits for one must end.
+    /// Nothing happens at its time any more: whatever is in flight must end.
     fn runtime_ended(&self);
 }
 
@@ -125,6 +125,21 @@ impl Engine {
     /// Whether the runtime on which it was started has dropped its tasks.
     pub(crate) fn runtime_has_ended(&self) -> bool {
         self.has_ended.load(Ordering::SeqCst)
+    }
+
+    /// Refuses what would wait for a timer that is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::InvalidConfiguration`] when the runtime has ended.
+    pub(crate) fn check_runtime(&self, what: &str) -> Result<(), QueueError> {
+        if !self.runtime_has_ended() {
+            return Ok(());
+        }
+        Err(QueueError::invalid(
+            what,
+            "the tokio runtime on which its timer ran has ended: make a new one on a runtime that lasts",
+        ))
     }
 
     fn runtime_ended(&self) {
@@ -214,7 +229,15 @@ impl Engine {
         };
         let mut places = self.places();
         let before = places.get(&config.model_id);
+        let old_file = before.and_then(|place| place.quota_file.clone());
+        let old_held = old_file.as_ref().map(|file| file.hold());
         let saved = self.begin_day(config, before, rules.as_ref())?;
+        let file = config.quota_file.clone().map(QuotaFile::new);
+        let _held = file.as_ref().map(|file| file.hold());
+        if let Some(before) = before {
+            // What waits may start in its new place at once, and ask for more of the day.
+            self.quota_files.keep(before.upstream, file.as_ref());
+        }
         let place = self.hub.change(|dispatcher, now, effects| {
             let (mut quota, news) = quota_of(dispatcher, before, rules, saved.as_deref(), now);
             if let (Some(quota), Some(_)) = (&mut quota, &config.quota_file) {
@@ -229,15 +252,7 @@ impl Engine {
                 breaker: config.breaker.unwrap_or_else(no_breaker),
                 quota,
                 quota_is_saved: config.quota_file.is_some(),
-        let old_file = before.and_then(|place| place.quota_file.clone());
-        let old_held = old_file.as_ref().map(|file| file.hold());
                 learn_as: Some(config.host),
-        let file = config.quota_file.clone().map(QuotaFile::new);
-        let _held = file.as_ref().map(|file| file.hold());
-        if let Some(before) = before {
-            // What waits may start in its new place at once, and ask for more of the day.
-            self.quota_files.keep(before.upstream, file.as_ref());
-        }
                 ..UpstreamSetup::default()
             };
             let upstream = match before {
@@ -268,6 +283,7 @@ impl Engine {
                 }
                 None => dispatcher.add_queue(setup),
             };
+            dispatcher.remember_calls(queue, config.history);
             let told = news.into_iter().map(|event| Notice::Quota(upstream, event));
             effects.extend(told.map(Effect::Notice));
             let dates = |spec: &LimitSpec| spec.kind != LimitKind::Concurrency;
@@ -280,10 +296,10 @@ impl Engine {
                     || limits.iter().any(|(_, spec)| dates(spec)),
                 limits,
                 host: config.host,
+                quota_file: file.clone(),
             }
         });
         self.quota_files.keep(place.upstream, file.as_ref());
-            dispatcher.remember_calls(queue, config.history);
         if let Some(old) = old_held {
             old.replaced();
         }
@@ -299,7 +315,6 @@ impl Engine {
         before: Option<&Place>,
         rules: Option<&QuotaRules>,
     ) -> Result<Option<String>, QueueError> {
-                quota_file: file.clone(),
         let (Some(path), Some(rules)) = (&config.quota_file, rules) else {
             return Ok(None);
         };

@@ -16,7 +16,8 @@ where
 {
     /// The manager of the process for these types, for those who do not want to hand one
     /// around. It is made when it is first asked for and never dropped; its timer runs on the
-    /// runtime on which its first queue was registered.
+    /// runtime on which its first queue was registered, and it takes nothing more when that has
+    /// ended.
     ///
     /// ```
     /// use llmq::QueueManager;

@@ -84,7 +84,8 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`QueueError::QueueFull`] when 100,000 wait already.
+    /// [`QueueError::QueueFull`] when 100,000 wait already; [`QueueError::InvalidConfiguration`]
+    /// when the runtime on which it was made has ended.
     ///
     /// # Cancel safety
     ///
@@ -97,13 +98,14 @@ impl RateLimiter {
     ///
     /// # Errors
     ///
-    /// [`QueueError::RequestTooLarge`] when it is above the whole of a limit;
-    /// [`QueueError::QueueFull`].
+    /// [`QueueError::RequestTooLarge`] when it is above the whole of a limit; those of
+    /// [`RateLimiter::acquire`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the line; nothing stays taken.
     pub async fn acquire_sized(&self, size: CallSize) -> Result<Permit, QueueError> {
+        self.engine.check_runtime(NAME)?;
         permit(self.line_up(size)?.granted().await)
     }
 

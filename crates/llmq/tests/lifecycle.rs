@@ -3,12 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::error::Error as _;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use llmq::{
 use futures_util::FutureExt as _;
+use llmq::{
     FailureClass, HookEvent, Hooks, ModelConfig, ProcessorError, ProcessorPanic, QueueError,
     QueueManager, QueueRequest, Status, Uuid,
 };
@@ -256,7 +257,6 @@ async fn only_so_many_finished_requests_are_remembered() {
     assert_eq!((last.status, last.result), (Status::Completed, None));
 }
 
-#[tokio::test(start_paused = true)]
 /// The old end of an id that ran again took the new result with it.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_runs_again_under_its_id_is_remembered_as_long_as_any() {
@@ -275,6 +275,7 @@ async fn a_request_that_runs_again_under_its_id_is_remembered_as_long_as_any() {
     assert!(manager.get_status(MODEL, id).unwrap().is_none());
 }
 
+#[tokio::test(start_paused = true)]
 async fn the_same_key_in_flight_runs_once_and_everybody_gets_its_result() {
     let runs = Arc::new(AtomicUsize::new(0));
     let manager = Manager::new();
@@ -307,6 +308,27 @@ async fn the_same_key_in_flight_runs_once_and_everybody_gets_its_result() {
     assert_eq!(again.result, Some(9));
 }
 
+/// One that was joined to another waited as long as that one ran.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_joined_to_another_keeps_its_own_time() {
+    let manager = manager(ModelConfig::new(MODEL));
+    let keyed = |n: u64| request(n).dedup_key("hello");
+    let first = manager.submit_request(keyed(1));
+    let hasty = manager.submit_request(keyed(2).timeout(CALL / 2));
+    let patient = manager.submit_request(keyed(3).timeout(CALL * 2));
+    let start = Instant::now();
+    let hasty = async { (hasty.await, start.elapsed()) };
+    let (first, (hasty, left_after), patient) = tokio::join!(first, hasty, patient);
+    assert!(matches!(
+        hasty,
+        Err(QueueError::QueueTimeout { attempts: 1, .. })
+    ));
+    assert_eq!(left_after, CALL / 2);
+    for answer in [first, patient] {
+        assert_eq!(answer.unwrap().result, Some(1));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn cancelling_takes_a_request_out_of_the_line_or_drops_its_processor() {
     let manager = manager(ModelConfig::new(MODEL).concurrent(1));
@@ -336,46 +358,6 @@ async fn cancelling_takes_a_request_out_of_the_line_or_drops_its_processor() {
     assert!(manager.submit_request(request(2)).await.is_ok());
 }
 
-#[tokio::test(start_paused = true)]
-async fn dropping_a_submission_frees_its_place_wherever_it_stood() {
-    let manager = manager(ModelConfig::new(MODEL).concurrent(1));
-    let (running, waiting) = (request(0), request(1));
-    let ids = [running.id, waiting.id];
-    {
-        let running = manager.submit_request(running);
-        let waiting = manager.submit_request(waiting);
-        let both = async { tokio::join!(running, waiting) };
-        assert!(tokio::time::timeout(CALL / 2, both).await.is_err());
-    }
-    for id in ids {
-        let status = manager.get_status(MODEL, id).unwrap().unwrap();
-        assert_eq!(status.status, Status::Cancelled);
-    }
-    let info = manager.get_queue_info(MODEL).unwrap();
-    assert_eq!((info.queue_size, info.processing), (0, 0));
-    let start = Instant::now();
-    assert!(manager.submit_request(request(2)).await.is_ok());
-    assert_eq!(start.elapsed(), CALL);
-    assert_eq!(manager.metrics().cancelled, 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_submission_that_was_never_polled_was_never_made() {
-    let manager = manager(ModelConfig::new(MODEL));
-    drop(manager.submit_request(request(0)));
-    assert_eq!(manager.metrics().accepted, 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn shutting_down_finishes_what_was_accepted_and_accepts_nothing_more() {
-    let manager = manager(ModelConfig::new(MODEL).concurrent(2));
-    let requests: Vec<_> = (0..10).map(|n| request(n).without_waiting()).collect();
-    let ids: Vec<Uuid> = requests.iter().map(|request| request.id).collect();
-    for request in requests {
-        manager.submit_request(request).await.unwrap();
-    }
-    let late = async {
-        sleep(CALL).await;
 /// A manager that counts the calls of its processor, which take 20 ms.
 fn counting(config: ModelConfig) -> (Manager, Arc<AtomicUsize>) {
     let manager = Manager::new();
@@ -449,6 +431,46 @@ async fn who_hears_that_it_is_cancelled_hears_the_truth_to_the_last_moment() {
     assert!(matches!(answer, Err(QueueError::Cancelled { .. })));
 }
 
+#[tokio::test(start_paused = true)]
+async fn dropping_a_submission_frees_its_place_wherever_it_stood() {
+    let manager = manager(ModelConfig::new(MODEL).concurrent(1));
+    let (running, waiting) = (request(0), request(1));
+    let ids = [running.id, waiting.id];
+    {
+        let running = manager.submit_request(running);
+        let waiting = manager.submit_request(waiting);
+        let both = async { tokio::join!(running, waiting) };
+        assert!(tokio::time::timeout(CALL / 2, both).await.is_err());
+    }
+    for id in ids {
+        let status = manager.get_status(MODEL, id).unwrap().unwrap();
+        assert_eq!(status.status, Status::Cancelled);
+    }
+    let info = manager.get_queue_info(MODEL).unwrap();
+    assert_eq!((info.queue_size, info.processing), (0, 0));
+    let start = Instant::now();
+    assert!(manager.submit_request(request(2)).await.is_ok());
+    assert_eq!(start.elapsed(), CALL);
+    assert_eq!(manager.metrics().cancelled, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_submission_that_was_never_polled_was_never_made() {
+    let manager = manager(ModelConfig::new(MODEL));
+    drop(manager.submit_request(request(0)));
+    assert_eq!(manager.metrics().accepted, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutting_down_finishes_what_was_accepted_and_accepts_nothing_more() {
+    let manager = manager(ModelConfig::new(MODEL).concurrent(2));
+    let requests: Vec<_> = (0..10).map(|n| request(n).without_waiting()).collect();
+    let ids: Vec<Uuid> = requests.iter().map(|request| request.id).collect();
+    for request in requests {
+        manager.submit_request(request).await.unwrap();
+    }
+    let late = async {
+        sleep(CALL).await;
         manager.submit_request(request(99)).await
     };
     let (report, late) = tokio::join!(manager.shutdown_all(Duration::from_secs(1)), late);
@@ -485,6 +507,29 @@ async fn what_does_not_finish_in_time_is_cancelled_and_told_of() {
     );
     let metrics = manager.metrics();
     assert_eq!(metrics.accepted, metrics.completed + metrics.cancelled);
+}
+
+/// A panic in what says how large a request is left the queue busy for ever.
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_estimator_leaves_nothing_behind() {
+    let manager = Manager::new();
+    manager
+        .register_queue_sized(
+            ModelConfig::new(MODEL).tokens_per_minute(1_000),
+            |request: QueueRequest<u64>| async move { Ok::<_, ProcessorError>(request.params) },
+            |params| {
+                assert_ne!(*params, 0, "nothing to estimate");
+                llmq::CallSize::of_input(1)
+            },
+        )
+        .unwrap();
+    let panics = AssertUnwindSafe(manager.submit_request(request(0)));
+    assert!(panics.catch_unwind().await.is_err());
+    assert!(manager.submit_request(request(1)).await.is_ok());
+    let start = Instant::now();
+    let report = manager.shutdown_all(Duration::from_secs(3_600)).await;
+    assert!(report.is_clean());
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 trait Statuses {

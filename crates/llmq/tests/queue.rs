@@ -221,6 +221,33 @@ async fn submitting_more_than_a_queue_holds_at_once_fills_it_piece_by_piece() {
     assert_eq!(results(answers).len(), 10_000);
 }
 
+/// With less room than a few thousand, most were refused as soon as the first had filled it.
+#[tokio::test(start_paused = true)]
+async fn a_small_queue_takes_all_that_are_submitted_at_once() {
+    let manager = manager(ModelConfig::new(MODEL).concurrent(10).capacity(100));
+    let requests = (0..1_000).map(|n| match n % 3 {
+        0 => request(n).dedup_key(n.to_string()),
+        _ => request(n),
+    });
+    let answers = manager.submit_all(requests).await;
+    assert_eq!(results(answers), (0..1_000).collect::<Vec<_>>());
+    assert_eq!(manager.metrics().refused, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_others_have_filled_refuses() {
+    let manager = manager(ModelConfig::new(MODEL).concurrent(1).capacity(2));
+    for n in 0..2 {
+        let others = request(n).without_waiting();
+        manager.submit_request(others).await.unwrap();
+    }
+    let answers = manager.submit_all((2..4).map(request)).await;
+    for answer in answers {
+        assert!(matches!(answer, Err(QueueError::QueueFull { .. })));
+    }
+    assert_eq!(manager.metrics().refused, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_paused_queue_starts_nothing_and_loses_nothing() {
     let manager = manager(ModelConfig::new(MODEL));
@@ -380,33 +407,6 @@ async fn usage_told_by_the_processor_or_later_is_what_counts() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_estimator_sizes_requests_that_do_not_say_how_large_they_are() {
-    let manager = Manager::new();
-    manager
-        .register_queue_sized(
-            ModelConfig::new(MODEL).input_tokens_per_minute(100),
-            |request: QueueRequest<u64>| async move { Ok::<_, ProcessorError>(request.params) },
-            |params| llmq::CallSize::of_input(u32::try_from(*params).unwrap()),
-        )
-        .unwrap();
-    manager.submit_request(request(30)).await.unwrap();
-    let limit = &manager.get_queue_info(MODEL).unwrap().limits[0];
-    assert_eq!(limit.available(), 70);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_waiting_request_says_what_it_waits_for() {
-    let manager = manager(ModelConfig::new(MODEL).requests_per_minute(1));
-    manager.submit_request(request(0)).await.unwrap();
-    let waiting = request(1).without_waiting();
-    let id = waiting.id;
-    let response = manager.submit_request(waiting).await.unwrap();
-    assert_eq!(response.status, Status::Queued);
-    let why = manager.why(MODEL, id).unwrap().unwrap();
-    assert_eq!(why.blockers, [llmq::Blocker::Limit(format!("rpm {MODEL}"))]);
-    manager.wait(MODEL, id).await.unwrap();
-    assert_eq!(manager.why(MODEL, id).unwrap(), None);
 fn used(manager: &Manager, limit: usize) -> u64 {
     let limit = &manager.get_queue_info(MODEL).unwrap().limits[limit];
     limit.limit.count - limit.available()
@@ -575,6 +575,33 @@ async fn a_call_that_is_cut_off_is_charged_what_was_told_of_it() {
     assert_eq!(used(&manager, 0), 214);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_estimator_sizes_requests_that_do_not_say_how_large_they_are() {
+    let manager = Manager::new();
+    manager
+        .register_queue_sized(
+            ModelConfig::new(MODEL).input_tokens_per_minute(100),
+            |request: QueueRequest<u64>| async move { Ok::<_, ProcessorError>(request.params) },
+            |params| llmq::CallSize::of_input(u32::try_from(*params).unwrap()),
+        )
+        .unwrap();
+    manager.submit_request(request(30)).await.unwrap();
+    let limit = &manager.get_queue_info(MODEL).unwrap().limits[0];
+    assert_eq!(limit.available(), 70);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_request_says_what_it_waits_for() {
+    let manager = manager(ModelConfig::new(MODEL).requests_per_minute(1));
+    manager.submit_request(request(0)).await.unwrap();
+    let waiting = request(1).without_waiting();
+    let id = waiting.id;
+    let response = manager.submit_request(waiting).await.unwrap();
+    assert_eq!(response.status, Status::Queued);
+    let why = manager.why(MODEL, id).unwrap().unwrap();
+    assert_eq!(why.blockers, [llmq::Blocker::Limit(format!("rpm {MODEL}"))]);
+    manager.wait(MODEL, id).await.unwrap();
+    assert_eq!(manager.why(MODEL, id).unwrap(), None);
 }
 
 #[expect(

@@ -86,3 +86,19 @@ async fn a_limit_that_cannot_be_meant_is_refused() {
     let error = RateLimiter::new([llmq::LimitSpec::concurrency(0)]).unwrap_err();
     assert!(error.to_string().contains("a limit of 0"), "{error}");
 }
+
+#[test]
+fn after_its_runtimes_end_nobody_waits_for_a_timer_that_is_gone() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_time().build().unwrap()
+    };
+    let first = runtime();
+    let limits = ["requests=2/1m".parse().unwrap()];
+    let limiter = first.block_on(async { RateLimiter::new(limits) }).unwrap();
+    drop(first);
+    let refused = runtime().block_on(limiter.acquire()).unwrap_err();
+    assert!(refused.to_string().contains("runtime"), "{refused}");
+    // What needs no timer goes on.
+    assert!(limiter.try_acquire().is_ok());
+}

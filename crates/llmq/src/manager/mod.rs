@@ -1,3 +1,4 @@
+mod many;
 mod register;
 mod requests;
 mod shutdown;
@@ -153,6 +154,7 @@ impl<P, T> QueueManager<P, T> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(engine) = &*engine {
+            engine.check_runtime("manager")?;
             return Ok(Arc::clone(engine));
         }
         let started = Engine::start(self.shared.backoffs, self.shared.hooks.clone())?;

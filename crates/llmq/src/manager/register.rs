@@ -29,7 +29,8 @@ where
     /// # Errors
     ///
     /// [`QueueError::AlreadyRegistered`], or [`QueueError::InvalidConfiguration`] with every
-    /// mistake, or when there is no tokio runtime: the first registration starts a timer on it.
+    /// mistake, or when there is no tokio runtime: the first registration starts a timer on it,
+    /// and nothing more can be registered or submitted when that one has ended.
     pub fn register_queue<E, F, R>(
         &self,
         config: ModelConfig,
@@ -43,7 +44,8 @@ where
         self.add(&config, boxed(processor), None)
     }
 
-    /// The same with a function that says how large a call is, for limits on tokens.
+    /// The same with a function that says how large a call is, for limits on tokens. Where it
+    /// panics, the submission does, and the request was never accepted.
     ///
     /// # Errors
     ///

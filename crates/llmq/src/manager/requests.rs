@@ -1,19 +1,15 @@
 use std::future::{Future, ready};
 
-use futures_util::StreamExt;
-use futures_util::future::Either;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::{BoxFuture, Either};
 use llmq_core::Usage;
 use uuid::Uuid;
 
 use super::QueueManager;
+use super::many::Many;
 use crate::error::QueueError;
 use crate::request::QueueRequest;
 use crate::response::QueueResponse;
 
-/// So many requests of one [`QueueManager::submit_all`] are in line at once; the rest is taken
-/// in as they finish.
-const SUBMIT_WINDOW: usize = 4_096;
 impl<P, T> QueueManager<P, T>
 where
     P: Clone + Send + 'static,
@@ -43,7 +39,8 @@ where
     /// of the requests. Each has its own error: one that fails does not touch the others.
     ///
     /// However many there are, a few thousand are in line at once, so a queue is not filled up
-    /// by it. Their processors take turns on the task that polls this; give processors that
+    /// by it; where a queue is full all the same, the next one is submitted when one of these has
+    /// finished. Their processors take turns on the task that polls this; give processors that
     /// compute much a task of their own.
     ///
     /// # Cancel safety
@@ -54,20 +51,30 @@ where
         requests: impl IntoIterator<Item = QueueRequest<P>, IntoIter: Send> + Send,
     ) -> Vec<Result<QueueResponse<T>, QueueError>> {
         let mut requests = requests.into_iter().enumerate();
-        let mut running = FuturesUnordered::new();
+        let mut many = Many::new(self);
         let mut answers: Vec<Option<Result<QueueResponse<T>, QueueError>>> = Vec::new();
         loop {
-            while running.len() < SUBMIT_WINDOW
+            while many.has_room()
                 && let Some((index, request)) = requests.next()
             {
                 answers.push(None);
-                let answer = self.submit_request(request);
-                running.push(async move { (index, answer.await) });
+                many.add(index, request);
             }
-            match running.next().await {
+            match many.next().await {
                 Some((index, answer)) => answers[index] = Some(answer),
                 None => return answers.into_iter().flatten().collect(),
             }
+        }
+    }
+
+    /// Submits a request now; gives it back where its queue is full.
+    pub(super) fn try_submit(
+        &self,
+        request: QueueRequest<P>,
+    ) -> Result<BoxFuture<'static, Result<QueueResponse<T>, QueueError>>, QueueRequest<P>> {
+        match self.queue(&request.model_id) {
+            Ok(queue) => queue.try_submit(request),
+            Err(error) => Ok(Box::pin(ready(Err(error)))),
         }
     }
 

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use llmq_core::CallSize;
 use llmq_dispatch::{Call, CallKind, Refusal};
 use llmq_engine::Ticket;
 
@@ -9,7 +10,7 @@ use super::active::Active;
 use super::inner::Inner;
 use crate::error::QueueError;
 use crate::hooks::tell;
-use crate::live::{Birth, Live};
+use crate::live::{Birth, End, Live};
 use crate::registry::Taken;
 use crate::request::QueueRequest;
 
@@ -25,6 +26,19 @@ pub(super) fn accept<P, T>(
     request: &QueueRequest<P>,
     kind: CallKind,
 ) -> Result<Accepted<P, T>, QueueError> {
+    try_accept(inner, request, kind).inspect_err(|error| {
+        if matches!(error, QueueError::QueueFull { .. }) {
+            inner.counters.refused.one();
+        }
+    })
+}
+
+/// The same, where a full queue is not the last word.
+pub(super) fn try_accept<P, T>(
+    inner: &Arc<Inner<P, T>>,
+    request: &QueueRequest<P>,
+    kind: CallKind,
+) -> Result<Accepted<P, T>, QueueError> {
     if request.model_id != inner.model {
         return Err(QueueError::ModelNotRegistered {
             model: Arc::clone(&request.model_id),
@@ -36,12 +50,18 @@ pub(super) fn accept<P, T>(
         inner.counters.deduplicated.one();
         return Ok(Accepted::Joined(live));
     }
+    // The caller's own code, which may panic: nothing is counted yet.
+    let size = inner.size_of(request);
     // Counted before the look at `is_closed`: whoever shuts down closes first and counts then.
     inner.in_flight.fetch_add(1, Ordering::SeqCst);
-    let accepted = enter(inner, request, kind);
+    let accepted = enter(inner, request, size, kind);
     match accepted {
         Ok(Entered::New(live, ticket)) => {
             inner.counters.accepted.one();
+            // Either this sees the runtime's end, or that end sees the request.
+            if inner.engine.runtime_has_ended() {
+                live.end(End::ShutDown);
+            }
             let active = Active::new(Arc::clone(inner), live);
             tell(active.inner.engine.hooks.as_ref(), |hooks| {
                 hooks.queued(&active.event(Duration::ZERO, None));
@@ -54,7 +74,9 @@ pub(super) fn accept<P, T>(
             Ok(Accepted::Joined(live))
         }
         Err(error) => {
-            inner.counters.refused.one();
+            if !matches!(error, QueueError::QueueFull { .. }) {
+                inner.counters.refused.one();
+            }
             inner.leave();
             Err(error)
         }
@@ -84,6 +106,7 @@ enum Entered<T> {
 fn enter<P, T>(
     inner: &Inner<P, T>,
     request: &QueueRequest<P>,
+    size: CallSize,
     kind: CallKind,
 ) -> Result<Entered<T>, QueueError> {
     if inner.is_closed() {
@@ -91,6 +114,7 @@ fn enter<P, T>(
             model: Arc::clone(&inner.model),
         });
     }
+    inner.engine.check_runtime(&inner.model)?;
     let tenant = request.tenant.as_ref();
     let Some(tenant) = inner.engine.tenant(tenant.map(|name| &**name)) else {
         return Err(QueueError::UnknownTenant {
@@ -98,10 +122,6 @@ fn enter<P, T>(
         });
     };
     let now = inner.engine.now();
-    let size = request
-        .size
-        .or_else(|| inner.estimator.as_ref().map(|size| size(&request.params)))
-        .unwrap_or_default();
     let start_by = inner.timeout_of(request).map(|timeout| now.mono + timeout);
     let call = Call {
         priority: request.priority,

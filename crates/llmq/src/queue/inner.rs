@@ -24,7 +24,7 @@ pub(crate) struct Inner<P, T> {
     pub(crate) place: Place,
     pub(crate) processor: Processor<P, T>,
     pub(crate) counters: Counters,
-    pub(super) estimator: Option<Estimator<P>>,
+    estimator: Option<Estimator<P>>,
     timeout: Option<Duration>,
     registry: Mutex<Registry<T>>,
     pub(super) in_flight: AtomicU64,
@@ -69,6 +69,12 @@ impl<P, T> Inner<P, T> {
 
     pub(crate) fn timeout_of(&self, request: &QueueRequest<P>) -> Option<Duration> {
         request.timeout.or(self.timeout)
+    }
+
+    /// How large a request's call is. What the caller gave for that is called, and may panic.
+    pub(super) fn size_of(&self, request: &QueueRequest<P>) -> CallSize {
+        let estimated = || self.estimator.as_ref().map(|size| size(&request.params));
+        request.size.or_else(estimated).unwrap_or_default()
     }
 
     /// Whether it matters when a call was sent.

@@ -9,12 +9,12 @@ mod parked;
 mod settle;
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, Either};
 use llmq_core::{LimitSpec, Usage};
-use llmq_dispatch::{Event, Why};
+use llmq_dispatch::{CallKind, Event, Why};
 use uuid::Uuid;
 
 use crate::config::{ModelConfig, check_limit, same_slot};
@@ -28,6 +28,8 @@ use crate::processor::Processor;
 use crate::registry::Found;
 use crate::request::QueueRequest;
 use crate::response::QueueResponse;
+
+use accept::{Accepted, try_accept};
 
 pub(crate) use accept::accept_alone;
 pub(crate) use active::Active;
@@ -99,11 +101,31 @@ where
         request: QueueRequest<P>,
     ) -> impl Future<Output = Result<QueueResponse<T>, QueueError>> + Send + use<P, T> {
         let inner = Arc::clone(&self.inner);
-        if request.dedup_key.is_some() || !request.wait_for_completion {
+        if goes_on_alone(&request) {
             Either::Left(boxed(parked::submit_shared(inner, request)))
         } else {
             Either::Right(Box::pin(Drive::new(inner, request)))
         }
+    }
+
+    /// Takes a request into the line now; gives it back where that is full.
+    pub(crate) fn try_submit(
+        &self,
+        request: QueueRequest<P>,
+    ) -> Result<BoxFuture<'static, Result<QueueResponse<T>, QueueError>>, QueueRequest<P>> {
+        let inner = Arc::clone(&self.inner);
+        let kind = match goes_on_alone(&request) {
+            true => CallKind::Stored,
+            false => CallKind::Plain,
+        };
+        Ok(match try_accept(&inner, &request, kind) {
+            Ok(Accepted::New(active, ticket)) if kind == CallKind::Plain => {
+                Box::pin(Drive::accepted(active, ticket, request))
+            }
+            Ok(accepted) => boxed(parked::go_on(inner, request, accepted)),
+            Err(QueueError::QueueFull { .. }) => return Err(request),
+            Err(error) => Box::pin(ready(Err(error))),
+        })
     }
 
     /// Where a request stands: one in flight, or one of the last that finished; none for an
@@ -326,6 +348,11 @@ where
     pub(crate) fn end_all(&self) -> Vec<Uuid> {
         self.inner.end_all()
     }
+}
+
+/// Whether it goes on when its submitter does not wait for it any more.
+fn goes_on_alone<P>(request: &QueueRequest<P>) -> bool {
+    request.dedup_key.is_some() || !request.wait_for_completion
 }
 
 /// A future of which the one that awaits it holds only a pointer.

@@ -14,7 +14,6 @@ use super::inner::Inner;
 use crate::drive::Drive;
 use crate::engine::{EndsWithRuntime, Engine};
 use crate::error::QueueError;
-use crate::live::{End, Live};
 use crate::request::QueueRequest;
 use crate::response::QueueResponse;
 
@@ -27,24 +26,50 @@ where
     P: Clone + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
+    let accepted = accept(&inner, &request, CallKind::Stored)?;
+    go_on(inner, request, accepted).await
+}
+
+/// What follows for one that goes on without its submitter; it is in line when this returns.
+pub(super) fn go_on<P, T>(
+    inner: Arc<Inner<P, T>>,
+    request: QueueRequest<P>,
+    accepted: Accepted<P, T>,
+) -> impl Future<Output = Result<QueueResponse<T>, QueueError>> + Send + use<P, T>
+where
+    P: Clone + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
     let waits = request.wait_for_completion;
-    let (live, response) = match accept(&inner, &request, CallKind::Stored)? {
+    let (live, response, timeout) = match accepted {
         Accepted::Joined(live) => {
             let response = live.response(&inner.model, live.status());
-            (live, response)
+            (live, response, inner.timeout_of(&request))
         }
         Accepted::New(active, ticket) => {
             let live = Arc::clone(&active.live);
             // As of now: its task may begin before this one goes on.
             let response = live.response(&inner.model, Status::Queued);
-            park(&inner, Drive::accepted(active, ticket, request), &live);
-            (live, response)
+            park(&inner, Drive::accepted(active, ticket, request));
+            // It keeps its own time.
+            (live, response, None)
         }
     };
-    if waits {
-        live.outcome().await
-    } else {
-        Ok(response)
+    async move {
+        match timeout {
+            _ if !waits => Ok(response),
+            None => live.outcome().await,
+            // Only this one leaves; the one that it was joined to goes on.
+            Some(timeout) => tokio::time::timeout(timeout, live.outcome())
+                .await
+                .unwrap_or_else(|_| {
+                    Err(QueueError::QueueTimeout {
+                        model: Arc::clone(&inner.model),
+                        timeout,
+                        attempts: live.attempts(),
+                    })
+                }),
+        }
     }
 }
 
@@ -64,7 +89,7 @@ struct Slot<P, T> {
 }
 
 /// Lets a request wait without a task.
-fn park<P, T>(inner: &Arc<Inner<P, T>>, mut drive: Drive<P, T>, live: &Live<T>)
+fn park<P, T>(inner: &Arc<Inner<P, T>>, mut drive: Drive<P, T>)
 where
     P: Clone + Send + 'static,
     T: Clone + Send + Sync + 'static,
@@ -81,11 +106,7 @@ where
         return start(&inner.engine, drive);
     }
     if let Some(called) = parked.keep(drive) {
-        return start(&inner.engine, called);
-    }
-    // Its wakers are set, so either this sees the runtime's end, or that end sees the request.
-    if inner.engine.runtime_has_ended() {
-        live.end(End::ShutDown);
+        start(&inner.engine, called);
     }
 }
 
@@ -195,7 +216,7 @@ where
     P: Send + 'static,
     T: Send + Sync + 'static,
 {
-    /// Lets its parked requests end with the runtime.
+    /// Lets its requests end with the runtime.
     pub(super) fn end_with_runtime(self: &Arc<Self>) {
         let weak = Arc::downgrade(self);
         self.engine.end_with_runtime(weak);
@@ -208,10 +229,7 @@ where
     T: Send + Sync,
 {
     fn runtime_ended(&self) {
-        let live: Vec<_> = self.registry().live().cloned().collect();
-        for live in live.iter().filter(|live| live.is_shared()) {
-            live.end(End::ShutDown);
-        }
+        self.end_all();
     }
 }
 
@@ -241,7 +259,7 @@ mod tests {
         let config = ModelConfig::new(MODEL)
             .concurrent(1)
             .history(length)
-            .capacity(length as u64);
+            .capacity(length as u64 + 1);
         let (queue, ids) = runtime.block_on(async {
             let never = |_| std::future::pending::<Result<(), ProcessorError>>();
             let queue = manager.register_queue(config, never).unwrap();
@@ -300,14 +318,24 @@ mod tests {
         assert!(receiver.try_recv().is_ok());
     }
 
+    /// Those whose submitters drove them on another runtime waited for a timer that was gone.
     #[test]
-    fn after_its_runtimes_end_nothing_is_parked_for_ever() {
+    fn after_its_runtimes_end_nothing_waits_for_ever() {
         let params = Params::default();
         let (runtime, queue, _) = line(2, &params);
         queue.pause();
+        let request = || QueueRequest::new(MODEL, Arc::clone(&params));
+        let timeout = Duration::from_secs(1);
+        let mut waiting = Box::pin(queue.submit(request().timeout(timeout)));
+        assert!(waiting.as_mut().now_or_never().is_none());
         drop(runtime);
-        let id = submit(&queue, &params).now_or_never().unwrap();
-        assert_eq!(statuses(&queue, &[id]), [Status::Cancelled]);
+        let ended = waiting.now_or_never().unwrap();
+        assert!(matches!(ended, Err(QueueError::ShuttingDown { .. })));
+        for request in [request(), request().without_waiting()] {
+            let refused = queue.submit(request).now_or_never().unwrap();
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("runtime"), "{error}");
+        }
         assert_eq!(Arc::strong_count(&params), 1);
     }
 
@@ -347,7 +375,7 @@ mod tests {
     fn what_waits_without_a_task_is_small() {
         let sizes = [
             size_of::<Parked<Box<[u8]>, usize>>(),
-            size_of::<Live<usize>>(),
+            size_of::<crate::live::Live<usize>>(),
         ];
         assert!(sizes[0] <= 256 && sizes[1] <= 192, "{sizes:?}");
     }
