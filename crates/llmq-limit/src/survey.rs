@@ -20,6 +20,8 @@ use crate::sliding::signed;
 pub(crate) struct Survey {
     stated: SentLog,
     squares: f64,
+    /// What of it no call of ours stated.
+    rest: u64,
     /// What was stated by calls that were refused, and so not counted.
     uncounted: Doubts,
     /// What was stated by calls of which nobody knows whether they were counted.
@@ -86,6 +88,7 @@ impl Survey {
         Self {
             stated: SentLog::new(span),
             squares: 0.0,
+            rest: 0,
             uncounted: Doubts::default(),
             doubted: Doubts::default(),
             groups: VecDeque::new(),
@@ -104,8 +107,33 @@ impl Survey {
         now: Timestamp,
         margin: Duration,
     ) -> u64 {
-        self.stated.add(stated, now);
         self.squares += float(stated) * float(stated);
+        self.add(stated, at, now, margin)
+    }
+
+    /// So much was used, by the answer to a call that was sent between `at` and `now`, when nothing
+    /// had been kept yet; returns the number of its group. Of how far calls stray it says nothing.
+    pub(crate) fn rest(
+        &mut self,
+        used: u64,
+        at: Timestamp,
+        now: Timestamp,
+        margin: Duration,
+    ) -> u64 {
+        self.rest = self.rest.saturating_add(used);
+        self.add(used, at, now, margin)
+    }
+
+    /// A call was sent about when the first word's was, which may have counted it. Its own word
+    /// is not to be told.
+    pub(crate) fn unsure(&mut self, stated: u64, now: Timestamp, period: Duration) {
+        self.squares += float(stated) * float(stated);
+        self.stated.add(stated, now);
+        self.doubt(stated, now, period);
+    }
+
+    fn add(&mut self, stated: u64, at: Timestamp, now: Timestamp, margin: Duration) -> u64 {
+        self.stated.add(stated, now);
         let number = match self.groups.back_mut() {
             Some(group) if at - group.last <= margin && at - group.first <= margin * LONGEST => {
                 group.first = group.first.min(at);
@@ -270,7 +298,8 @@ impl Survey {
         }
         let new = float(total.saturating_sub(self.sampled)) / stated;
         self.sampled = self.sampled.max(total);
-        let each = self.squares / float(self.stated.total()).max(1.0);
+        let calls = self.stated.total().saturating_sub(self.rest);
+        let each = self.squares / float(calls).max(1.0);
         let sample = Sample {
             stated,
             squares: each * stated,

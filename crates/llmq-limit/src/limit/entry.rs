@@ -78,7 +78,7 @@ pub(super) enum When {
 /// What we expected the provider to have left when it saw a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Expect {
-    /// No byte of it was written before …
+    /// Its last bytes were written then at the earliest …
     pub(super) sent_at: Timestamp,
     /// … and all were by then: when we were told.
     pub(super) told_at: Timestamp,
@@ -94,8 +94,10 @@ pub(super) struct Expect {
     pub(super) squares: f64,
     pub(super) corrected: u64,
     pub(super) returned: u64,
-    /// Which of the survey's groups it was sent with.
-    pub(super) group: u64,
+    /// Which of the survey's groups it was sent with; none where its word teaches nothing.
+    pub(super) group: Option<u64>,
+    /// The word that the limit began with is newer than any on this call.
+    pub(super) is_outdated: bool,
     /// Which tail it was part of.
     pub(super) tail: u64,
     /// What was held for answers: the provider may have counted any part of it.

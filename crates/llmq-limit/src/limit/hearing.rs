@@ -32,6 +32,9 @@ impl Limit {
         let EntryState::Sent { expect, .. } = entry.state else {
             return Verdict::Stale;
         };
+        if expect.is_outdated {
+            return Verdict::Stale;
+        }
         let margin = within(margin, self.spec.period);
         let seen = remaining.saturating_sub(self.shown_beyond_depth(expect.count));
         let rounding = signed(rounding.saturating_sub(1));
@@ -63,9 +66,9 @@ impl Limit {
         // What is used stays so by any count, and others may be kept by the time it matters.
         let used = signed(expect.count).saturating_sub(remaining);
         self.tail.heard(expect.tail, used.saturating_add(rounding));
-        if self.learns_from_words() {
+        if let Some(group) = expect.group {
             self.survey.heard(Word {
-                group: expect.group,
+                group,
                 sent_at: expect.sent_at,
                 stated: entry.cost.stated,
                 used,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use llmq_core::Timestamp;
 
-use super::{Cost, Entry, Limit};
+use super::{Cost, Entry, EntryState, Limit, Meter};
 use crate::margin::within;
 use crate::sliding::signed;
 
@@ -31,6 +31,16 @@ pub struct UnderWay {
     pub sent: Option<(Timestamp, Timestamp)>,
 }
 
+/// How a call under way stands to the word that its limit begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It was there before the word's call, so its own word is an older one.
+    Earlier,
+    /// Nobody knows which of the two was there first.
+    Unsure,
+    Later,
+}
+
 impl Limit {
     /// Begins amid calls that are under way: they count, and what their answers say is heard, as
     /// that of calls which are sent from now on. Where a word has come before, the limit should
@@ -47,43 +57,97 @@ impl Limit {
     ) -> Vec<Entry> {
         let margin = within(margin, self.spec.period);
         let Some(word) = word else {
-            return self.join_all(calls, margin);
+            return self.join_all(calls, |_| Place::Later, margin);
         };
+        let place = |call: &UnderWay| match call.sent {
+            Some((_, told_at)) if told_at + margin <= word.sent_at => Place::Earlier,
+            Some((sent_at, _)) if sent_at <= word.told_at + margin => Place::Unsure,
+            _ => Place::Later,
+        };
+        let earlier = calls.partition_point(|call| place(call) == Place::Earlier);
         let told_at = |call: &UnderWay| call.sent.map(|(_, told_at)| told_at);
-        // Only calls that were there before its own, however long they took, are in it for sure.
-        let is_in = |call: &&UnderWay| told_at(call).is_some_and(|at| at + margin <= word.sent_at);
-        let known = calls.iter().filter(is_in).map(|call| call.cost.arrival);
-        let rest = known.fold(word.used, u64::saturating_sub);
-        let cost = Cost {
-            arrival: rest,
-            later: 0,
-            stated: rest,
-        };
-        // First in the books, so that no earlier call is expected to have met an unused limit.
-        let mut first = self.take(cost);
-        self.sent(&mut first, word.sent_at, word.told_at, margin);
-        // Whose it was, and what for, is not known; it may be that of calls which join now, and so
-        // says nothing of how they are charged.
-        self.survey.doubt(rest, word.sent_at, self.spec.period);
-        self.taken = self.taken.saturating_sub(rest);
-        self.charged -= signed(rest);
         let before =
             calls.partition_point(|call| told_at(call).is_some_and(|at| at <= word.told_at));
-        let mut entries = self.join_all(&calls[..before], margin);
+        let unused = self.meter.clone();
+        let mut entries = self.join_all(&calls[..earlier], place, margin);
+        if let Meter::Bucket(_) = unused {
+            // What they used may have been refilled since: the word says what has not been.
+            self.meter = unused;
+        }
+        let known = calls[..earlier]
+            .iter()
+            .filter(|call| self.has(call, word, margin));
+        let known = known.map(|call| call.cost.arrival);
+        let rest = known.fold(word.used, u64::saturating_sub);
+        // Before those of which nobody knows whether they are in it, so that none of them is
+        // expected to have met an unused limit.
+        let first = self.take_rest(rest, word, margin);
+        entries.extend(self.join_all(&calls[earlier..before], place, margin));
         let left = signed(self.spec.count) - signed(word.used);
         self.observe(&first, left, word.rounding, word.told_at, margin);
         self.close(&first);
         self.conclude_survey();
         self.reconcile(word.told_at);
-        entries.extend(self.join_all(&calls[before..], margin));
+        entries.extend(self.join_all(&calls[before..], place, margin));
         entries
     }
 
-    fn join_all(&mut self, calls: &[UnderWay], margin: Duration) -> Vec<Entry> {
+    /// Whether an earlier call is in the books and, for sure, in what the word says is used.
+    fn has(&self, call: &UnderWay, word: &FirstWord, margin: Duration) -> bool {
+        let Some((sent_at, _)) = call.sent else {
+            return false;
+        };
+        match &self.meter {
+            Meter::Sliding(_) => sent_at + self.spec.period > word.told_at + margin,
+            Meter::Fixed(window) => {
+                !window.spans_edge(sent_at.before(margin), word.told_at + margin)
+            }
+            Meter::Bucket(_) | Meter::Places => false,
+        }
+    }
+
+    /// Takes what was used beside the calls that are known: whose it was, when and what for,
+    /// nobody knows, so it says nothing of how calls are charged.
+    fn take_rest(&mut self, rest: u64, word: &FirstWord, margin: Duration) -> Entry {
+        let mut first = self.take(Cost {
+            arrival: rest,
+            later: 0,
+            stated: rest,
+        });
+        let (at, now) = (word.sent_at, word.told_at);
+        let learns = self.learns_from_words();
+        let group = learns.then(|| self.survey.rest(rest, at, now, margin));
+        if learns && !matches!(self.meter, Meter::Bucket(_)) {
+            // It leaves the window bit by bit. A bucket's next word is compared with this one.
+            self.survey.doubt(rest, now, self.spec.period);
+        }
+        self.date(&mut first, at, now, margin, group);
+        self.taken = self.taken.saturating_sub(rest);
+        self.charged -= signed(rest);
+        first
+    }
+
+    fn join_all(
+        &mut self,
+        calls: &[UnderWay],
+        place: impl Fn(&UnderWay) -> Place,
+        margin: Duration,
+    ) -> Vec<Entry> {
         let join = |call: &UnderWay| {
             let mut entry = self.take(call.cost);
-            if let Some((sent_at, told_at)) = call.sent {
+            let Some((sent_at, told_at)) = call.sent else {
+                return entry;
+            };
+            let place = place(call);
+            if place == Place::Unsure && self.learns_from_words() {
+                self.survey
+                    .unsure(call.cost.stated, told_at, self.spec.period);
+                self.date(&mut entry, sent_at, told_at, margin, None);
+            } else {
                 self.sent(&mut entry, sent_at, told_at, margin);
+            }
+            if let EntryState::Sent { expect, .. } = &mut entry.state {
+                expect.is_outdated = place == Place::Earlier;
             }
             entry
         };
@@ -95,27 +159,38 @@ impl Limit {
 mod tests {
     use llmq_core::{CallSize, Host, Now, Usage};
 
-    use super::super::tests::{MARGIN, at, limit};
+    use super::super::tests::{MARGIN, at, call, limit, send};
     use super::*;
     use crate::Verdict;
     use crate::charge::charge_rule;
 
-    /// A limit of 100 a minute that begins by a word of 12 used, on a call sent at 5 s.
+    /// A limit that begins by a word of 12 used, on a call sent at 5 s.
     fn begun(text: &str, sent: &[Option<u64>]) -> (Limit, Vec<Entry>) {
-        let blank = limit(text, Host::Unknown);
-        let cost = blank.cost(&CallSize::default(), 0);
+        begun_by(text, Host::Unknown, 1, sent, 12)
+    }
+
+    /// The same by a word of so much used, and calls of so many tokens.
+    fn begun_by(
+        text: &str,
+        host: Host,
+        tokens: u32,
+        sent: &[Option<u64>],
+        used: u64,
+    ) -> (Limit, Vec<Entry>) {
+        let blank = limit(text, host);
+        let cost = blank.cost(&call(tokens, 0), 0);
         let as_of = Now {
             mono: at(5_000),
             ..Now::default()
         };
-        let rule = charge_rule(Host::Unknown, blank.spec().kind);
+        let rule = charge_rule(host, blank.spec().kind);
         let mut limit = Limit::new(*blank.spec(), rule, as_of);
         let calls = sent.iter().map(|ms| UnderWay {
             cost,
             sent: ms.map(|ms| (at(ms), at(ms))),
         });
         let word = FirstWord {
-            used: 12,
+            used,
             rounding: 1,
             sent_at: at(5_000),
             told_at: at(5_000),
@@ -137,6 +212,46 @@ mod tests {
                 limit.settle(entry, None, at(5_010));
             }
             assert_eq!(limit.books(at(5_010), MARGIN), 86, "nobody said otherwise");
+        }
+    }
+
+    /// They were taken for part of what is used, and a sliding window forgot them at once: so much
+    /// more was sent than there was room. A bucket was in debt by what had long been refilled.
+    #[test]
+    fn calls_that_have_left_the_limit_are_not_in_the_word() {
+        let long_ago = [Some(0); 30];
+        for text in ["requests=100/1s", "requests=100/1s:bucket"] {
+            let (mut limit, entries) = begun(text, &long_ago);
+            limit.advance(at(5_001));
+            assert_eq!(limit.books(at(5_001), MARGIN), 88, "{text}");
+            for entry in entries {
+                limit.settle(entry, None, at(5_001));
+            }
+            assert_eq!(limit.books(at(5_001), MARGIN), 88, "{text}");
+        }
+    }
+
+    /// A word as old as its call brought back what others had used then.
+    #[test]
+    fn what_earlier_calls_met_is_not_used_any_more() {
+        for text in ["requests=100/1s", "requests=100/1s:bucket"] {
+            let (mut limit, entries) = begun(text, &[Some(0), Some(4_500)]);
+            for entry in entries {
+                let said = limit.observe(&entry, 3, 1, at(5_001), MARGIN);
+                assert_eq!(said, Verdict::Stale, "{text}");
+            }
+            assert_eq!(limit.books(at(5_001), MARGIN), 88, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_earlier_call_that_is_refused_was_not_in_the_word() {
+        for text in ["tokens=100000/1m", "tokens=100000/1m:bucket"] {
+            let (mut limit, entries) = begun_by(text, Host::Mock, 1_000, &[Some(0)], 12_000);
+            for entry in entries {
+                limit.refused(entry, at(5_000));
+            }
+            assert_eq!(limit.books(at(5_000), MARGIN), 88_000, "{text}");
         }
     }
 
@@ -166,7 +281,7 @@ mod tests {
     #[test]
     fn a_word_on_calls_that_may_be_in_it_teaches_no_factor() {
         let mut limit = limit("tokens=100000/1m", Host::Mock);
-        let cost = limit.cost(&super::super::tests::call(900, 100), 0);
+        let cost = limit.cost(&call(900, 100), 0);
         let calls: Vec<UnderWay> = (0..40)
             .map(|ms| UnderWay {
                 cost,
@@ -191,5 +306,50 @@ mod tests {
             60_000,
             "the last word is the truth"
         );
+    }
+
+    /// Their words were spoken before what others had used by the first word, which was counted
+    /// against them: the provider seemed to charge a third of what it does.
+    #[test]
+    fn words_on_earlier_calls_teach_no_factor() {
+        for text in ["tokens=100000/1m", "tokens=100000/1m:bucket"] {
+            let sent = [0, 1_000, 2_000, 3_000, 4_000].map(Some);
+            let (mut limit, entries) = begun_by(text, Host::Mock, 1_000, &sent, 24_000);
+            for (entry, used) in entries.into_iter().zip(1..) {
+                limit.observe(&entry, 100_000 - 1_000 * used, 1, at(5_500), MARGIN);
+                limit.settle(entry, Some(&Usage::default()), at(5_500));
+            }
+            let factor = limit.factor().value();
+            assert!((0.95..=1.05).contains(&factor), "{text}: {factor}");
+        }
+    }
+
+    /// What others had used was taken for a single call of ours: beside it all others seemed to
+    /// stray little, for thousands of them.
+    #[test]
+    fn what_was_used_before_says_nothing_of_how_far_calls_stray() {
+        // Far enough apart for a window to hold one of them, and close enough for the bucket not
+        // to be full in between.
+        for (text, apart) in [
+            ("tokens=1000000/1s", 1_100),
+            ("tokens=3600000/1h:bucket", 100),
+        ] {
+            let (mut limit, _) = begun_by(text, Host::Mock, 1, &[], 50_000);
+            let mut used = 50_000;
+            for number in 1..=100 {
+                let ms = 5_000 + apart * number;
+                let strays = if number % 2 == 0 { 900 } else { 1_100 };
+                used = match text.ends_with("bucket") {
+                    true => used - 100 + strays,
+                    false => strays,
+                };
+                let entry = send(&mut limit, &call(1_000, 0), at(ms));
+                let left = signed(limit.spec().count) - used;
+                limit.observe(&entry, left, 1, at(ms + 20), MARGIN);
+                limit.settle(entry, Some(&Usage::default()), at(ms + 20));
+            }
+            let stray = limit.learner.stray();
+            assert!((0.08..=0.12).contains(&stray), "{text}: {stray}");
+        }
     }
 }

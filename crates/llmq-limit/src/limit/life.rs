@@ -38,6 +38,22 @@ impl Limit {
             return;
         }
         let margin = within(margin, self.spec.period);
+        let at = at.min(now);
+        let stated = entry.cost.stated;
+        let learns = self.learns_from_words();
+        let group = learns.then(|| self.survey.sent(stated, at, now, margin));
+        self.date(entry, at, now, margin, group);
+    }
+
+    /// The same; what the survey is told of it is the caller's.
+    pub(super) fn date(
+        &mut self,
+        entry: &mut Entry,
+        at: Timestamp,
+        now: Timestamp,
+        margin: Duration,
+        group: Option<u64>,
+    ) {
         let own = entry.cost.arrival;
         self.held = self.held.saturating_sub(own);
         self.unsent = self.unsent.saturating_sub(own);
@@ -46,7 +62,6 @@ impl Limit {
         self.stated += stated;
         self.squares += stated * stated;
         self.advance(now);
-        let at = at.min(now);
         let dated = now + margin;
         self.charge(signed(own), at.before(margin), dated);
         self.charged += signed(own);
@@ -62,14 +77,10 @@ impl Limit {
         } else {
             0
         };
-        let group = if self.learns_from_words() {
-            self.survey.sent(entry.cost.stated, at, now, margin)
-        } else {
-            0
-        };
         self.late.seen(now - at, now, self.spec.period);
         let expect = Expect {
             group,
+            is_outdated: false,
             tail: self.tail.sent(at, now, margin),
             sent_at: at,
             told_at: now,
@@ -328,7 +339,8 @@ impl Limit {
             self.refused_at = Some(now);
             self.caution.refused(expect.sent_at, now);
             self.unlearn_refused(&expect, now);
-            if self.rule.is_estimate() {
+            // A word that came later had not counted it, and the books are by that.
+            if self.rule.is_estimate() && !expect.is_outdated {
                 self.advance(now);
                 self.charge(-signed(expect.own), expect.dated, expect.dated);
             }
