@@ -122,6 +122,12 @@ impl Limit {
             self.survey.doubt(rest, now, self.spec.period);
         }
         self.date(&mut first, at, now, margin, group);
+        // The books keep it as long as it can count at all. What later words show to count no more
+        // comes back, with its own date: room for it must not open twice.
+        self.returnable = self.returnable.saturating_add(rest);
+        if matches!(self.meter, Meter::Sliding(_)) {
+            self.doubts.add(now + margin, rest, self.spec.period);
+        }
         self.taken = self.taken.saturating_sub(rest);
         self.charged -= signed(rest);
         first
@@ -253,6 +259,24 @@ mod tests {
             }
             assert_eq!(limit.books(at(5_000), MARGIN), 88_000, "{text}");
         }
+    }
+
+    /// What others had used over the minute before was held for a minute, though the provider had
+    /// more and more room, as each answer said.
+    #[test]
+    fn what_was_used_before_comes_back_as_words_tell_and_once() {
+        let (mut limit, _) = begun_by("requests=100/1m", Host::Unknown, 1, &[], 40);
+        let under_way = send(&mut limit, &call(1, 0), at(9_000));
+        for (ms, left) in [(10_000, 78), (12_000, 77)] {
+            let entry = send(&mut limit, &call(1, 0), at(ms));
+            limit.observe(&entry, left, 1, at(ms + 20), MARGIN);
+            limit.settle(entry, None, at(ms + 20));
+        }
+        assert_eq!(limit.books(at(12_020), MARGIN), 77);
+        // A minute after the word the rest of it leaves, and nothing else.
+        limit.advance(at(65_010));
+        assert_eq!(limit.books(at(65_010), MARGIN), 97);
+        limit.settle(under_way, None, at(65_010));
     }
 
     #[test]
