@@ -163,7 +163,7 @@ impl Dispatcher {
         if running.sent.is_none() {
             upstream.has_not_sent(running.granted_at);
         }
-        upstream.in_flight = upstream.in_flight.saturating_sub(1);
+        upstream.has_ended(running.granted_at);
         // The answer that ends the betting frees those who wait for it as well.
         self.touch(Spot::Gate(running.upstream));
         if let Some(queue) = self.ticket(id).map(|ticket| ticket.call.queue) {

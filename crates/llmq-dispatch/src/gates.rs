@@ -86,7 +86,9 @@ impl Dispatcher {
         if upstream.closed.as_ref().is_some_and(is_over)
             && let Some(closed) = upstream.open_again(now)
         {
-            upstream.on_trial = (closed.class == FailureClass::NoAccess).then_some(now.mono);
+            if closed.class == FailureClass::NoAccess {
+                upstream.begin_trial(now.mono);
+            }
             effects.push(Effect::Notice(reopened(id, closed, now)));
         }
         self.touch(Spot::Gate(id));

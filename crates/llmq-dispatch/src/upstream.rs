@@ -26,8 +26,8 @@ pub(crate) struct Upstream {
     pub(crate) was_unforeseen: bool,
     /// It is open again after such a 429, and takes calls little by little.
     slow_start: Option<SlowStart>,
-    /// Since when, after a refusal that a person need not mend, it has been tried by one call.
-    pub(crate) on_trial: Option<Timestamp>,
+    /// After a refusal that a person need not mend, it is tried by one call.
+    trial: Option<Trial>,
     /// It has answered a call.
     pub(crate) has_completed: bool,
     /// It takes nothing below `high` until then, to spare the day's quota.
@@ -65,6 +65,14 @@ pub(crate) struct Upstream {
     pub(crate) garbled: MinuteGate,
     /// It is not configured any more.
     pub(crate) retired: bool,
+}
+
+/// One call at a time finds out whether an upstream takes calls again.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    since: Timestamp,
+    /// A call that was granted since then is under way.
+    is_out: bool,
 }
 
 /// Why and how long an upstream takes nothing.
@@ -121,7 +129,7 @@ impl Upstream {
             closed: None,
             was_unforeseen: false,
             slow_start: None,
-            on_trial: None,
+            trial: None,
             has_completed: false,
             low_closed: None,
             quota_closed: None,
@@ -158,7 +166,7 @@ impl Upstream {
             let down = matches!(closed.class, FailureClass::NoAccess | FailureClass::Money);
             return shut(closed.until, down, false);
         }
-        if self.on_trial.is_some() && self.in_flight > 0 {
+        if self.trial.is_some_and(|trial| trial.is_out) {
             return shut(None, true, false);
         }
         if let Some(until) = self.breaker.opens_at(now) {
@@ -237,6 +245,9 @@ impl Upstream {
         if let Some(slow) = &mut self.slow_start {
             slow.started();
         }
+        if let Some(trial) = &mut self.trial {
+            trial.is_out = true;
+        }
         self.breaker.admit(now) == Admit::Probe
     }
 
@@ -304,7 +315,23 @@ impl Upstream {
     /// A call that was granted then has ended. One from before a trial decides nothing there.
     pub(crate) fn answered(&mut self, granted_at: Timestamp) {
         self.answers = self.answers.saturating_add(1);
-        self.on_trial = self.on_trial.filter(|since| granted_at < *since);
+        self.trial = self.trial.filter(|trial| granted_at < trial.since);
+    }
+
+    /// The next call is to find out whether it takes calls again.
+    pub(crate) fn begin_trial(&mut self, now: Timestamp) {
+        self.trial = Some(Trial {
+            since: now,
+            is_out: false,
+        });
+    }
+
+    /// A call that was granted then is over, answered or not: another one may try.
+    pub(crate) fn has_ended(&mut self, granted_at: Timestamp) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(trial) = &mut self.trial {
+            trial.is_out &= granted_at < trial.since;
+        }
     }
 
     pub(crate) fn learn_output(&mut self, tokens: u64) {
@@ -350,7 +377,7 @@ impl Upstream {
                 until,
                 since,
             });
-            self.on_trial = None;
+            self.trial = None;
         }
         longer
     }

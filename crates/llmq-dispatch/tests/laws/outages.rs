@@ -347,22 +347,25 @@ fn what_was_refused_and_is_no_key_is_tried_again_by_one_call() {
     assert_eq!(world.started(), [newcomer]);
 }
 
-/// It ended the trial, though it had begun before the refusal: all that waited started at once, to
-/// be refused one by one.
+/// A stream that ran on kept the upstream shut for as long as it took, though it was up. Before
+/// that the end of such a call ended the trial: all that waited started at once, to be refused one
+/// by one.
 #[test]
-fn a_call_from_before_the_refusal_decides_no_trial() {
+fn a_call_from_before_the_refusal_neither_hinders_nor_decides_a_trial() {
     let (mut world, queue, _) = World::simple(&[]);
     let [streams, refused] = [(); 2].map(|()| world.submit(world.call(queue)));
     assert_eq!(world.started(), [streams, refused]);
     world.sent(refused);
     world.tell(Event::Ended(refused, Box::new(perhaps_its_own())));
-    for _ in 0..3 {
-        world.submit(world.call(queue));
-    }
+    let waiting = [(); 4].map(|()| world.submit(world.call(queue)));
     world.advance(MINUTE * 6);
-    assert_eq!(world.started(), []);
+    assert_eq!(world.started(), [waiting[0]], "one call tries");
+    world.tell(Event::Dropped(waiting[0]));
+    assert_eq!(world.started(), [waiting[1]], "nothing came of it");
     world.complete(streams);
-    assert_eq!(world.started().len(), 1, "one call tries");
+    assert_eq!(world.started(), []);
+    world.complete(waiting[1]);
+    assert_eq!(world.started(), waiting[2..]);
 }
 
 /// A key was revoked and another one configured: the refusal of a call that was still under way
