@@ -32,7 +32,7 @@ pub struct Why {
 /// How far a call has come: what whoever keeps it elsewhere must know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Attempts that count; while one runs it is among them.
+    /// Attempts that count. One that runs may still turn out not to, and is not among them.
     pub attempts: u32,
     /// Refusals in a row that were no fault of its own.
     pub throttles: u32,
@@ -176,8 +176,9 @@ impl Dispatcher {
     #[must_use]
     pub fn standing(&self, id: TicketId) -> Option<Standing> {
         let ticket = self.ticket(id)?;
+        let is_running = matches!(ticket.state, State::Running(_));
         Some(Standing {
-            attempts: ticket.attempts,
+            attempts: ticket.attempts.saturating_sub(u32::from(is_running)),
             throttles: ticket.throttles,
             not_before: match ticket.state {
                 State::Delayed(at) => Some(at),

@@ -1,17 +1,19 @@
 //! What becomes of attempts that fail.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use llmq_core::{FailureClass, Status};
-use llmq_store::Store;
+use llmq_store::{NewJob, Store};
 
-use crate::world::{Act, Upstream, World};
+use crate::world::{Act, Upstream, World, job};
 
 over_each_store! {
     a_fault_that_passes_is_tried_again_and_counted,
     a_job_whose_attempts_are_used_up_fails_with_the_providers_words,
     what_the_provider_cannot_take_is_sent_once,
     a_refusal_for_a_limit_is_no_attempt,
+    a_refusal_that_another_upstream_makes_good_at_once_is_no_attempt,
     the_probes_of_an_outage_are_not_counted_as_throttles,
     an_account_without_money_ends_no_job,
     a_call_above_a_whole_limit_fails_without_being_sent,
@@ -66,6 +68,36 @@ async fn a_refusal_for_a_limit_is_no_attempt(store: Arc<dyn Store>) {
     let job = world.end(id).await;
     assert_eq!((job.status, job.attempts), (Status::Completed, 1));
     assert_eq!(upstream.count(), 4);
+}
+
+/// The attempt that had begun meanwhile was taken for the one that had been refused: the store
+/// counted the refusal, and a job of two attempts failed with a process that ended then.
+async fn a_refusal_that_another_upstream_makes_good_at_once_is_no_attempt(store: Arc<dyn Store>) {
+    for status in [429, 503] {
+        let upstream = Upstream::start(move |call| match call {
+            0 => Act::Refuse(status, "slow down"),
+            1 => Act::Wait,
+            _ => Act::Answer("hi".to_owned()),
+        })
+        .await;
+        let world = World::over_two(Arc::clone(&store), &upstream).await;
+        let twice = NewJob {
+            max_attempts: 2,
+            ..job()
+        };
+        let id = world.runner.accept(twice).await.unwrap().id;
+        upstream.got(2).await;
+        let kept = store.job(id).await.unwrap().unwrap();
+        assert_eq!((kept.attempts, kept.throttles), (1, 1), "{status}");
+        world.stops(Duration::from_millis(50)).await;
+        let kept = store.job(id).await.unwrap().unwrap();
+        assert_eq!(kept.status, Status::Queued, "{status}");
+        let world = World::over_two(Arc::clone(&store), &upstream).await;
+        let job = world.end(id).await;
+        assert_eq!((job.status, job.attempts), (Status::Completed, 2));
+        assert!(job.may_have_been_sent);
+        world.stops(Duration::ZERO).await;
+    }
 }
 
 /// The store counted each probe of an upstream that was down, and the next process failed the job

@@ -301,31 +301,39 @@ impl World {
         lease: Duration,
     ) -> Self {
         let lives = (lease, Verdict::Retry);
-        Self::opened(clock, store, upstream, limits, lives).await
+        Self::opened(clock, store, upstream, &way("one", limits), lives).await
+    }
+
+    /// A process whose model is served by two upstreams, both at the same address.
+    pub(crate) async fn over_two(store: Arc<dyn Store>, upstream: &Upstream) -> Self {
+        let ways = format!("{}, {}", way("one", ""), way("two", ""));
+        let lives = (Duration::from_secs(30), Verdict::Retry);
+        Self::opened(SystemClock::new(), store, upstream, &ways, lives).await
     }
 
     /// A process that sends nothing again that may have been billed.
     pub(crate) async fn sending_once(store: Arc<dyn Store>, upstream: &Upstream) -> Self {
         let lives = (Duration::from_secs(30), Verdict::GiveUp);
-        Self::opened(SystemClock::new(), store, upstream, "", lives).await
+        Self::opened(SystemClock::new(), store, upstream, &way("one", ""), lives).await
     }
 
     async fn opened(
         clock: SystemClock,
         store: Arc<dyn Store>,
         upstream: &Upstream,
-        limits: &str,
+        ways: &str,
         (lease, lost_attempt): (Duration, Verdict),
     ) -> Self {
         let text = format!(
             "[retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
              quota = {{ base = \"10ms\", max = \"20ms\" }}\n\
-             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{}/v1\"\n\
-             [models.gpt]\nupstreams = [ {{ upstream = \"one\", limits = {{ {limits} }} }} ]\n\
+             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"{url}/v1\"\n\
+             [upstreams.two]\nprovider = \"openai\"\nbase_url = \"{url}/v1\"\n\
+             [models.gpt]\nupstreams = [ {ways} ]\n\
              context_fallback = [\"huge\", \"vast\"]\n\
              [models.huge]\nupstreams = [ {{ upstream = \"one\" }} ]\n\
              [models.vast]\nupstreams = [ {{ upstream = \"one\" }} ]\n",
-            upstream.url
+            url = upstream.url
         );
         let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
@@ -405,6 +413,11 @@ impl World {
         self.runner.stop(grace).await;
         self.tasks.cancel();
     }
+}
+
+/// A way of a model to its upstream of this name.
+fn way(upstream: &str, limits: &str) -> String {
+    format!(r#"{{ upstream = "{upstream}", limits = {{ {limits} }} }}"#)
 }
 
 pub(crate) fn job() -> NewJob {
