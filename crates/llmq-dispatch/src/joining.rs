@@ -38,7 +38,7 @@ impl Dispatcher {
         });
         let calls: Vec<UnderWay> = under_way.iter().map(|(_, call)| *call).collect();
         let limit = &mut self.limits[id.index()].limit;
-        let entries = limit.begin_amid(&calls, word, margin);
+        let entries = limit.begin_amid(&calls, word, now.mono, margin);
         for ((ticket, _), entry) in under_way.into_iter().zip(entries) {
             if let Some(State::Running(running)) = self.ticket_mut(ticket).map(|t| &mut t.state) {
                 running.entries.push((id, entry));

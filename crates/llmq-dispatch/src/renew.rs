@@ -38,8 +38,9 @@ impl Dispatcher {
     /// Changes an upstream's limits, credential, breaker, concurrency and quota. It is opened if
     /// it waited for a person. What it learned stays unless a limit of the same kind and period
     /// is stated; a breaker that is to open as before stays as it stands; calls under way settle
-    /// what they hold, and hold what a limit that joins them counts. Answers what it ended, to be told. To be followed by
-    /// [`Dispatcher::reconsider`].
+    /// what they hold, and hold what a limit that joins them counts; all of their output counts
+    /// there as produced after that, which holds back too much for one window. Answers what it
+    /// ended, to be told. To be followed by [`Dispatcher::reconsider`].
     #[must_use = "what it ended is to be told"]
     pub fn change_upstream(
         &mut self,
@@ -402,6 +403,22 @@ mod tests {
             .change_upstream(upstream, to(&[limit]), now);
         world.submit(1);
         assert_eq!(world.starts(), 0);
+    }
+
+    /// Streams that had begun long before counted as if they had just been sent.
+    #[test]
+    fn a_bucket_that_joins_owes_nothing_for_calls_of_an_hour_ago() {
+        let mut world = world("requests=9/1s");
+        world.submit(9);
+        assert_eq!(world.starts(), 9);
+        world.now = world.now.after(Duration::from_secs(3_600));
+        let (upstream, now) = (world.upstream, world.now);
+        let bucket = stated("requests=9/60s:bucket");
+        let bucket = world.dispatcher.add_limit(bucket, now);
+        let limits = to(&[world.limit, bucket]);
+        let _ = world.dispatcher.change_upstream(upstream, limits, now);
+        world.submit(1);
+        assert_eq!(world.starts(), 1);
     }
 
     #[test]

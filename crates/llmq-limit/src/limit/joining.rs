@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use llmq_core::Timestamp;
+use llmq_core::{Algorithm, Timestamp};
 
 use super::{Cost, Entry, EntryState, Limit, Meter};
+use crate::bucket::Bucket;
 use crate::margin::within;
 use crate::sliding::signed;
 
@@ -53,11 +54,12 @@ impl Limit {
         &mut self,
         calls: &[UnderWay],
         word: Option<&FirstWord>,
+        now: Timestamp,
         margin: Duration,
     ) -> Vec<Entry> {
         let margin = within(margin, self.spec.period);
         let Some(word) = word else {
-            return self.join_all(calls, |_| Place::Later, margin);
+            return self.begin_unheard(calls, now, margin);
         };
         let place = |call: &UnderWay| match call.sent {
             Some((_, told_at)) if told_at + margin <= word.sent_at => Place::Earlier,
@@ -89,6 +91,36 @@ impl Limit {
         self.conclude_survey();
         self.reconcile(word.told_at);
         entries.extend(self.join_all(&calls[before..], place, margin));
+        entries
+    }
+
+    /// Nobody has said what is used: each call counts from when it was sent. What has come into a
+    /// bucket since then is not owed any more.
+    fn begin_unheard(
+        &mut self,
+        calls: &[UnderWay],
+        now: Timestamp,
+        margin: Duration,
+    ) -> Vec<Entry> {
+        self.advance(now);
+        let began = calls.first().and_then(|call| call.sent);
+        let (Meter::Bucket(mut bucket), Algorithm::Bucket { depth }, Some((_, began))) =
+            (self.meter.clone(), self.spec.algorithm, began)
+        else {
+            return self.join_all(calls, |_| Place::Later, margin);
+        };
+        let full = Bucket::new(self.spec.count, self.spec.period, depth, began);
+        self.meter = Meter::Bucket(full);
+        let mut entries = self.join_all(calls, |_| Place::Later, margin);
+        self.advance(now);
+        let of_others = signed(bucket.depth()) - bucket.remaining();
+        for entry in &mut entries {
+            if let EntryState::Sent { expect, .. } = &mut entry.state {
+                expect.remaining -= of_others;
+            }
+        }
+        bucket.take(signed(bucket.depth()) - self.books(now, margin));
+        self.meter = Meter::Bucket(bucket);
         entries
     }
 
@@ -201,7 +233,7 @@ mod tests {
             sent_at: at(5_000),
             told_at: at(5_000),
         };
-        let entries = limit.begin_amid(&calls.collect::<Vec<_>>(), Some(&word), MARGIN);
+        let entries = limit.begin_amid(&calls.collect::<Vec<_>>(), Some(&word), at(5_000), MARGIN);
         (limit, entries)
     }
 
@@ -289,6 +321,31 @@ mod tests {
         assert_eq!(limit.books(at(6_000), MARGIN), 80);
     }
 
+    /// They were charged as if all of them had just been sent, and nothing started for as long as
+    /// that takes to come in.
+    #[test]
+    fn a_bucket_owes_nothing_of_what_has_come_in_since() {
+        let mut limit = limit("requests=60/1m:bucket", Host::Unknown);
+        let cost = limit.cost(&CallSize::default(), 0);
+        // One a second, as fast as it fills, and then ten at once.
+        let sent = (0..300).map(|second| second * 1_000).chain([299_500; 10]);
+        let calls = sent.map(|ms| UnderWay {
+            cost,
+            sent: Some((at(ms), at(ms))),
+        });
+        let calls: Vec<UnderWay> = calls.collect();
+        let entries = limit.begin_amid(&calls, None, at(300_000), MARGIN);
+        assert_eq!(limit.books(at(300_000), MARGIN), 50);
+        for (entry, left) in [(entries[250], 59), (entries[309], 49)] {
+            let said = limit.observe(&entry, left, 1, at(300_001), MARGIN);
+            assert!(!matches!(said, Verdict::Below(_)), "{said:?}");
+        }
+        assert_eq!(limit.books(at(300_001), MARGIN), 50);
+        for entry in entries {
+            limit.settle(entry, None, at(300_001));
+        }
+    }
+
     #[test]
     fn what_earlier_calls_met_gives_nothing_back() {
         // They saw less used than the word that came after them.
@@ -318,7 +375,7 @@ mod tests {
             sent_at: at(5_000),
             told_at: at(5_000),
         };
-        let entries = limit.begin_amid(&calls, Some(&word), MARGIN);
+        let entries = limit.begin_amid(&calls, Some(&word), at(5_000), MARGIN);
         for (entry, used) in entries.into_iter().zip(1..) {
             limit.observe(&entry, 100_000 - 1_000 * used, 1, at(5_500), MARGIN);
             limit.settle(entry, Some(&Usage::default()), at(5_500));
