@@ -213,10 +213,14 @@ async fn with_ambiguous_fail_a_silent_upstream_is_the_last_that_is_asked() {
             text += "[models.m]\nupstreams = [{ upstream = \"bad\", weight = 1e9 }, \
                      { upstream = \"good\", weight = 1e-9 }]\n";
             let world = World::set(&text).await;
-            world
-                .ask_with(mode, headers)
-                .await
-                .failed(502, "within 200ms");
+            // Whoever asks again with the key is told the same.
+            let times = if headers.is_empty() { 1 } else { 2 };
+            for _ in 0..times {
+                world
+                    .ask_with(mode, headers)
+                    .await
+                    .failed(502, "within 200ms");
+            }
             assert_eq!(
                 (bad.calls(), good.calls()),
                 (1, 0),

@@ -8,9 +8,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
+use llmq_core::Clock as _;
 use llmq_engine::config::Config;
 use llmq_engine::{SystemClock, Tasks};
-use llmq_server::{Gateway, GatewayOptions, serve};
+use llmq_server::{Gateway, GatewayOptions, serve, store_settings};
+use llmq_store_sqlite::{Options, Place, Store};
 pub(crate) use llmq_testkit::PATIENCE;
 use llmq_testkit::{Guest, ScriptedServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -227,8 +229,14 @@ impl World {
         let settings = settings.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
         let tasks = Tasks::new();
         let clock = SystemClock::new();
+        let kept = Options {
+            settings: store_settings(&settings),
+            ..Options::default()
+        };
+        let store = Store::open_with(&Place::Memory, kept, clock.now().wall).unwrap();
         let options = GatewayOptions {
             any_model: settings.models.is_empty(),
+            store,
             ..GatewayOptions::in_memory(&clock).unwrap()
         };
         let gateway = Gateway::new(&settings, options, clock, &tasks)
