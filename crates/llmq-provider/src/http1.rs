@@ -65,7 +65,7 @@ impl Http1 {
             let error = match head {
                 Ok(head) => {
                     if mark.sent().is_none() {
-                        leaving.ended(leaving.now());
+                        leaving.ended(mark.moved().unwrap_or_else(|| leaving.now()));
                     }
                     let body = BodySource::own(link, Arc::clone(&self.pool));
                     return Ok(inner.answer(head, body, started, &mark));

@@ -76,7 +76,7 @@ impl Http2 {
         );
         let response = sent.await?.map_err(|error| unsent(inner, &error, &mark))?;
         // It may have answered before it has read the call.
-        mark.ended(inner.clock.now().mono);
+        mark.ended(mark.moved().unwrap_or_else(|| inner.clock.now().mono));
         let (parts, body) = response.into_parts();
         let head = AnswerHead {
             status: parts.status,

@@ -19,7 +19,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// HTTP/2 it is called before the bytes are on the wire, by microseconds for small bodies; at most
 /// about 400 KiB of a large one are still on their way then, and of a call without a body it is
 /// called when the answer is there. A server that answers before it has read the call ends its
-/// sending too.
+/// sending too: what is told is when some of it was handed over last, which is before that answer.
 pub type SentHook = Box<dyn FnOnce(Timestamp) + Send>;
 
 /// A request body that knows how far it got, for HTTP/2.

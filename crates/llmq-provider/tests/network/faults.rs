@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use llmq_core::FailureClass;
 use llmq_provider::{
@@ -8,7 +8,7 @@ use llmq_provider::{
 use llmq_testkit::{FakeClock, ScriptedServer};
 use tokio::net::TcpListener;
 
-use crate::server::{Called, SOON, chat, provider};
+use crate::server::{Called, SOON, chat, provider, until_stuck};
 
 async fn failed(provider: &Provider) -> CallError {
     provider.call(chat("{}")).await.unwrap_err()
@@ -135,6 +135,35 @@ async fn a_server_that_stops_taking_the_call_is_silent() {
         "{error:?}"
     );
     assert!(error.is_silence());
+}
+
+/// It was told by an instant after the answer, as if it had been sent after all that was answered
+/// in between.
+#[tokio::test]
+async fn a_call_that_is_answered_before_it_is_read_was_sent_before_that() {
+    let server = ScriptedServer::start().await;
+    let clock = Arc::new(FakeClock::new());
+    let provider = Provider::new(server.config(), clock.clone()).unwrap();
+    let told = Arc::new(Mutex::new(None));
+    let hook = Arc::clone(&told);
+    // More than any socket holds.
+    let body = vec![b' '; 64 << 20];
+    let call = Request::new(Operation::ChatCompletions, body);
+    let call = call.on_sent(move |at| *hook.lock().unwrap() = Some(at));
+    let serve = async {
+        let mut guest = server.accept().await;
+        guest.readable().await;
+        until_stuck().await;
+        clock.advance(SOON);
+        guest
+            .say("HTTP/1.1 429 Busy\r\ncontent-length: 0\r\n\r\n")
+            .await;
+        guest
+    };
+    let (answer, _guest) = tokio::join!(provider.call(call), serve);
+    let times = answer.unwrap().times();
+    assert_eq!(*told.lock().unwrap(), Some(times.sent));
+    assert_eq!(times.head - times.sent, SOON);
 }
 
 #[tokio::test]

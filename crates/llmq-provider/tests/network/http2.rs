@@ -9,11 +9,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use llmq_provider::{CallError, Dialect, Provider, ProviderConfig};
-use llmq_testkit::ScriptedServer;
+use llmq_testkit::{FakeClock, ScriptedServer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::server::{chat, provider};
+use crate::server::{SOON, chat, provider, until_stuck};
 
 /// Answers every HTTP/2 call with its own body.
 async fn echo(listener: TcpListener) {
@@ -83,14 +83,21 @@ async fn a_connection_that_closes_without_an_answer_is_no_answer() {
     );
 }
 
-/// Answers every HTTP/2 call with a refusal, at its head.
-async fn refuse(listener: TcpListener) {
+/// Answers every HTTP/2 call with a refusal, at its head, when no more of it comes.
+async fn refuse(listener: TcpListener, clock: Arc<FakeClock>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let service = service_fn(|_: http::Request<Incoming>| async move {
-            let answer = http::Response::builder().status(429);
-            Ok::<_, Infallible>(answer.body(Full::new(Bytes::new())).unwrap())
+        let clock = Arc::clone(&clock);
+        let service = service_fn(move |call: http::Request<Incoming>| {
+            let clock = Arc::clone(&clock);
+            async move {
+                until_stuck().await;
+                clock.advance(SOON);
+                drop(call);
+                let answer = http::Response::builder().status(429);
+                Ok::<_, Infallible>(answer.body(Full::new(Bytes::new())).unwrap())
+            }
         });
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(stream), service);
@@ -99,14 +106,18 @@ async fn refuse(listener: TcpListener) {
 }
 
 /// It passed for a call that had never been sent, so that no limit counted it; and what was still
-/// sent of it was told as if it were the next attempt's.
+/// sent of it was told as if it were the next attempt's. Then it was told by an instant after the
+/// answer.
 #[tokio::test]
 async fn a_call_that_is_answered_before_it_is_read_has_been_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut tasks = JoinSet::new();
-    tasks.spawn(refuse(listener));
-    let provider = http2(format!("http://{address}/v1"));
+    let clock = Arc::new(FakeClock::new());
+    tasks.spawn(refuse(listener, Arc::clone(&clock)));
+    let mut config = ProviderConfig::new(Dialect::OpenAi, format!("http://{address}/v1"));
+    config.http2 = true;
+    let provider = Provider::new(config, clock).unwrap();
     let body: &'static str = "x".repeat(8 << 20).leak();
     let told = Arc::new(AtomicU32::new(0));
     let hook = Arc::clone(&told);
@@ -115,6 +126,7 @@ async fn a_call_that_is_answered_before_it_is_read_has_been_sent() {
     });
     let answer = provider.call(call).await.unwrap();
     assert_eq!(answer.status(), 429);
+    assert_eq!(answer.times().head - answer.times().sent, SOON);
     assert_eq!(told.load(Ordering::SeqCst), 1);
     assert_eq!(Arc::strong_count(&told), 1, "nobody can tell it again");
 }

@@ -37,6 +37,13 @@ pub(crate) fn provider(config: ProviderConfig) -> Provider {
     Provider::new(config, Arc::new(FakeClock::with_tokio())).unwrap()
 }
 
+/// Lets the other side write for as long as its connection takes anything.
+pub(crate) async fn until_stuck() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
 pub(crate) fn chat(body: &'static str) -> Request {
     Request::new(Operation::ChatCompletions, body)
 }
