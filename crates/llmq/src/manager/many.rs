@@ -17,10 +17,13 @@ const SUBMIT_WINDOW: usize = 4_096;
 
 type Answer<T> = Result<QueueResponse<T>, QueueError>;
 
+/// Ends with a request's index, its model and its answer.
+type Running<'a, T> = BoxFuture<'a, (usize, Arc<str>, Answer<T>)>;
+
 /// Requests that are submitted together, each as soon as its queue has room.
 pub(super) struct Many<'a, P, T> {
     manager: &'a QueueManager<P, T>,
-    running: FuturesUnordered<BoxFuture<'a, (usize, Arc<str>, Answer<T>)>>,
+    running: FuturesUnordered<Running<'a, T>>,
     lines: FxHashMap<Arc<str>, Line<P>>,
     /// Requests that stand outside of queues that are full.
     outside: usize,
@@ -90,11 +93,11 @@ where
                 Ok(submission) => submission,
                 // The next of ours to finish makes room.
                 Err(request) if line.running > 0 => {
-                    line.outside.push_front((index, request));
+                    line.outside.push_front((index, *request));
                     return;
                 }
                 // It is others that fill the queue: that is told.
-                Err(request) => Box::pin(self.manager.submit_request(request)),
+                Err(request) => Box::pin(self.manager.submit_request(*request)),
             };
             line.running += 1;
             self.outside -= 1;

@@ -1,12 +1,13 @@
 use std::future::{Future, ready};
 
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::Either;
 use llmq_core::Usage;
 use uuid::Uuid;
 
 use super::QueueManager;
 use super::many::Many;
 use crate::error::QueueError;
+use crate::queue::Submission;
 use crate::request::QueueRequest;
 use crate::response::QueueResponse;
 
@@ -71,7 +72,7 @@ where
     pub(super) fn try_submit(
         &self,
         request: QueueRequest<P>,
-    ) -> Result<BoxFuture<'static, Result<QueueResponse<T>, QueueError>>, QueueRequest<P>> {
+    ) -> Result<Submission<T>, Box<QueueRequest<P>>> {
         match self.queue(&request.model_id) {
             Ok(queue) => queue.try_submit(request),
             Err(error) => Ok(Box::pin(ready(Err(error)))),

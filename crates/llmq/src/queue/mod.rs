@@ -35,6 +35,9 @@ pub(crate) use accept::accept_alone;
 pub(crate) use active::Active;
 pub(crate) use inner::{Estimator, Inner};
 
+/// A request on its way to its result.
+pub(crate) type Submission<T> = BoxFuture<'static, Result<QueueResponse<T>, QueueError>>;
+
 /// The line of one model: what [`QueueManager::register_queue`](crate::QueueManager::register_queue)
 /// made.
 ///
@@ -112,7 +115,7 @@ where
     pub(crate) fn try_submit(
         &self,
         request: QueueRequest<P>,
-    ) -> Result<BoxFuture<'static, Result<QueueResponse<T>, QueueError>>, QueueRequest<P>> {
+    ) -> Result<Submission<T>, Box<QueueRequest<P>>> {
         let inner = Arc::clone(&self.inner);
         let kind = match goes_on_alone(&request) {
             true => CallKind::Stored,
@@ -123,7 +126,7 @@ where
                 Box::pin(Drive::accepted(active, ticket, request))
             }
             Ok(accepted) => boxed(parked::go_on(inner, request, accepted)),
-            Err(QueueError::QueueFull { .. }) => return Err(request),
+            Err(QueueError::QueueFull { .. }) => return Err(Box::new(request)),
             Err(error) => Box::pin(ready(Err(error))),
         })
     }
