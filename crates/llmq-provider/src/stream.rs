@@ -142,8 +142,8 @@ impl StreamReader {
         self.end()
     }
 
-    /// The same for a body that broke, was not waited for any longer, or has no end of its own: all of it is there where
-    /// that is [beyond doubt](StreamReader::is_all_there).
+    /// The same for a body that broke, was not waited for any longer, or has no end of its own: all
+    /// of it is there where that is [beyond doubt](StreamReader::is_all_there).
     pub fn broke(&mut self) -> StreamEnd {
         self.end_of_bytes();
         if self.state.end == StreamEnd::CutOff && self.is_all_there() {
