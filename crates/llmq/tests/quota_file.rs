@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -131,20 +131,21 @@ async fn a_file_that_cannot_be_written_or_is_anothers_is_refused() {
     register(&manager, ModelConfig::new("other")).unwrap();
 }
 
+/// A directory, the name under which it is put away, and a link by which files in it are named.
+#[cfg(unix)]
+fn movable(within: &Path) -> [PathBuf; 3] {
+    let [real, gone, link] = ["real", "gone", "link"].map(|name| within.join(name));
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    [real, gone, link]
+}
+
 /// Until the count can be written, nothing more is started; then it goes on.
 #[cfg(unix)]
 #[tokio::test]
 async fn what_cannot_be_written_is_not_used() {
-    use std::os::unix::fs::symlink;
-
     let directory = tempfile::tempdir().unwrap();
-    let (real, gone, link) = (
-        directory.path().join("real"),
-        directory.path().join("gone"),
-        directory.path().join("link"),
-    );
-    std::fs::create_dir(&real).unwrap();
-    symlink(&real, &link).unwrap();
+    let [real, gone, link] = movable(directory.path());
     let manager = manager(&link.join("m.json"));
     std::fs::rename(&real, &gone).unwrap();
     let more = served(&manager, 2 * PORTION + 2);
@@ -159,16 +160,8 @@ async fn what_cannot_be_written_is_not_used() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_model_that_is_registered_without_its_file_waits_for_it_no_more() {
-    use std::os::unix::fs::symlink;
-
     let directory = tempfile::tempdir().unwrap();
-    let (real, gone, link) = (
-        directory.path().join("real"),
-        directory.path().join("gone"),
-        directory.path().join("link"),
-    );
-    std::fs::create_dir(&real).unwrap();
-    symlink(&real, &link).unwrap();
+    let [real, gone, link] = movable(directory.path());
     let manager = manager(&link.join("m.json"));
     std::fs::rename(&real, &gone).unwrap();
     let more = served(&manager, 2 * PORTION + 2);

@@ -56,19 +56,11 @@ impl Limit {
 mod tests {
     use std::time::Duration;
 
-    use llmq_core::{Host, Usage};
+    use llmq_core::Host;
     use proptest::prelude::*;
 
-    use super::super::tests::{MARGIN, at, call, limit, send};
+    use super::super::tests::{MARGIN, at, call, limit, send, used};
     use super::*;
-
-    fn used(input_tokens: u64, output_tokens: u64) -> Usage {
-        Usage {
-            input_tokens,
-            output_tokens,
-            ..Usage::default()
-        }
-    }
 
     #[test]
     fn the_last_word_is_the_truth() {

@@ -76,18 +76,22 @@ pub async fn a_key_is_of_its_tenant_and_is_forgotten(mut world: World) {
     assert!(matches!(kept, Err(EnqueueError::Conflict { .. })));
 }
 
+/// Whether a key finds a job that failed so, or makes a new one.
+async fn is_kept_after(world: &World, class: FailureClass) -> bool {
+    let key = class.as_str();
+    let first = world.accept(keyed(key, 1)).await;
+    let lease = world.start(first).await;
+    world.report(lease, failed(class)).await.unwrap();
+    world.accept(keyed(key, 1)).await == first
+}
+
 pub async fn what_a_retry_cures_may_be_asked_for_again(world: World) {
     for (class, is_kept) in [
         (FailureClass::RowFault, true),
         (FailureClass::Transient, false),
         (FailureClass::Ambiguous, false),
     ] {
-        let key = class.as_str();
-        let first = world.accept(keyed(key, 1)).await;
-        let lease = world.start(first).await;
-        world.report(lease, failed(class)).await.unwrap();
-        let again = world.accept(keyed(key, 1)).await;
-        assert_eq!(again == first, is_kept, "{class}");
+        assert_eq!(is_kept_after(&world, class).await, is_kept, "{class}");
     }
 }
 
@@ -104,12 +108,7 @@ pub async fn what_may_not_be_sent_again_keeps_its_key(world: World) {
         (FailureClass::Ambiguous, true),
         (FailureClass::Transient, false),
     ] {
-        let key = class.as_str();
-        let first = world.accept(keyed(key, 1)).await;
-        let lease = world.start(first).await;
-        world.report(lease, failed(class)).await.unwrap();
-        let again = world.accept(keyed(key, 1)).await;
-        assert_eq!(again == first, is_kept, "{class}");
+        assert_eq!(is_kept_after(&world, class).await, is_kept, "{class}");
     }
     // Nobody said how it ended.
     let mut world = world;
