@@ -78,8 +78,11 @@ fn agree(scan: &RequestScan, members: &[(String, Tree)]) {
     let usage = is_true(usage.map(|(_, value)| value));
     assert_eq!(scan.include_usage == Some(true), usage);
     let count = |name| find(name).and_then(whole).map(clamped);
-    let choices = [count("n"), count("best_of"), Some(1)];
-    assert_eq!(Some(scan.size.choices), choices.into_iter().flatten().max());
+    let choices = [count("n"), count("best_of")];
+    let choices = choices.into_iter().flatten().max().unwrap_or(1).max(1);
+    let prompts = members.iter().filter(|(name, _)| name == "prompt");
+    let prompts = prompts.map(|(_, value)| answered(value)).max().unwrap_or(1);
+    assert_eq!(scan.size.choices, choices.saturating_mul(prompts));
     let caps = [
         count("max_completion_tokens"),
         count("max_output_tokens"),
@@ -93,6 +96,15 @@ fn agree(scan: &RequestScan, members: &[(String, Tree)]) {
             caps.into_iter().flatten().next()
         ),
     }
+}
+
+/// How many prompts a completion is asked for: its texts and lists of tokens.
+fn answered(prompt: &Tree) -> u32 {
+    let Tree::List(items) = prompt else {
+        return 1;
+    };
+    let is_prompt = |item: &&Tree| matches!(item, Tree::Text(_) | Tree::List(_));
+    clamped(items.iter().filter(is_prompt).count().max(1) as u64)
 }
 
 fn chooses_twice((name, value): &(String, Tree)) -> bool {
