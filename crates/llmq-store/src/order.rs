@@ -235,10 +235,18 @@ impl<K: Copy> Line<K> {
         let later = self.waits.keys().chain(self.calendar.keys()).take(max);
         let mut later: Vec<Place> = later.map(|(_, place)| *place).collect();
         later.sort_unstable();
-        let mut due = self.due.keys().take(max).peekable();
-        let mut passed = 0;
+        // Those that were just accepted stand at the end of a long line.
+        let first = places.first().copied().unwrap_or(Place(0));
+        let near = 4 * places.len();
+        let behind = self.due.range(first..).take(near + 1).count();
+        let (from, mut passed) = if behind <= near {
+            (first, (self.due.len() - behind) as u64)
+        } else {
+            (Place(0), 0)
+        };
+        let mut due = self.due.range(from..).take(max).peekable();
         for (place, before) in places.iter().zip(before) {
-            while due.next_if(|other| *other < place).is_some() {
+            while due.next_if(|(other, _)| *other < place).is_some() {
                 passed += 1;
             }
             *before += passed + later.partition_point(|other| other < place) as u64;
@@ -258,6 +266,10 @@ impl<K: Copy> Line<K> {
 /// Counts those before `place` or those from it on, whichever end is nearer: whoever came last is
 /// told its place in no time, however many wait.
 fn count_due_before<K>(due: &BTreeMap<Place, K>, place: Place, max: usize) -> usize {
+    let last = due.last_key_value().map(|(last, _)| *last);
+    if last.is_none_or(|last| last <= place) {
+        return (due.len() - usize::from(last == Some(place))).min(max);
+    }
     let mut before = due.range(..place).take(max);
     let mut behind = due.range(place..);
     let mut steps = 0;
@@ -296,6 +308,8 @@ fn first_of(queue: &str) -> Lane {
 
 #[cfg(test)]
 mod tests {
+    use std::cmp::Reverse;
+
     use super::*;
 
     /// A page of a list asks for a thousand at once.
@@ -318,13 +332,27 @@ mod tests {
                 order.insert(&lane, Place(place), place, due);
                 all.push((lane, Place(place)));
             }
-            random.shuffle(&mut all);
-            all.truncate(500);
-            let each: Vec<_> = all
-                .iter()
-                .map(|(lane, place)| order.position(lane, *place))
-                .collect();
-            assert_eq!(order.positions(&all), each, "of {size}");
+            let before = |(lane, place): &(Lane, Place)| {
+                let goes_before = |(other, at): &&(Lane, Place)| {
+                    other.queue == lane.queue
+                        && (Reverse(other.priority), at) < (Reverse(lane.priority), place)
+                };
+                match all.iter().filter(goes_before).count() as u64 {
+                    POSITION_MAX.. => Position::AtLeast(POSITION_MAX),
+                    before => Position::Exactly(before + 1),
+                }
+            };
+            let last = all[all.len() - 9..].to_vec();
+            let mut some = all.clone();
+            random.shuffle(&mut some);
+            some.truncate(500);
+            for wanted in [some, last] {
+                let told = order.positions(&wanted);
+                for ((lane, place), told) in wanted.iter().zip(told) {
+                    assert_eq!(told, before(&(lane.clone(), *place)), "{place:?} of {size}");
+                    assert_eq!(order.position(lane, *place), told, "{place:?} of {size}");
+                }
+            }
         }
     }
 }

@@ -108,13 +108,11 @@ impl Bulk {
         }
         let published = undone(desk.publish_stage(stage, self.now, false))?;
         desk.tell_of_staged(&published, self.now)?;
-        // Counted from the end of the line, where they are: the way to each is short.
-        let order = &desk.index.order;
-        let positions = published.iter().map(|staged| {
-            let position = order.position(&staged.lane, staged.place);
-            (staged.place, Some(position))
-        });
-        note_positions(&mut self.begun.answers, positions);
+        let stand = |staged: &Staged| (staged.lane.clone(), staged.place);
+        let lined_up: Vec<_> = published.iter().map(stand).collect();
+        let positions = desk.index.order.positions(&lined_up).into_iter().map(Some);
+        let places = lined_up.iter().map(|(_, place)| *place);
+        note_positions(&mut self.begun.answers, places.zip(positions));
         Ok(Slice::Done(Ok(())))
     }
 
