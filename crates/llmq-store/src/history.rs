@@ -235,11 +235,16 @@ impl<'a> Checker<'a> {
 
     fn started(&mut self, job: JobId, token: LeaseToken, at: WallTime) {
         let seen = self.jobs.entry(job).or_default();
-        let is_late = seen.expires_at.is_some_and(|expires| at >= expires);
+        let late = seen.expires_at.filter(|expires| at >= *expires);
         let is_new = seen.tokens.insert(token);
         let end = seen.end;
-        if is_late {
-            self.blame(Rule::NotTooLate, job, "it started after its time");
+        if let Some(expires) = late {
+            let late = at.as_micros() - expires.as_micros();
+            self.blame(
+                Rule::NotTooLate,
+                job,
+                format!("it started {late} µs after its time"),
+            );
         }
         if !is_new {
             self.blame(
