@@ -9,6 +9,13 @@ pub(crate) fn instant(at: WallTime) -> String {
     format!("{at:.3}")
 }
 
+/// The end of a time, which is told no earlier than it is: nothing that is done in time looks late.
+pub(crate) fn deadline(at: WallTime) -> String {
+    let micros = at.as_micros();
+    let up = (1_000 - micros.rem_euclid(1_000)) % 1_000;
+    instant(WallTime::from_micros(micros.saturating_add(up)))
+}
+
 /// Billionths of a dollar in dollars.
 #[expect(
     clippy::cast_precision_loss,
@@ -16,4 +23,26 @@ pub(crate) fn instant(at: WallTime) -> String {
 )]
 pub(crate) fn usd(nano_usd: u64) -> f64 {
     nano_usd as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_is_told_no_earlier_and_what_was_no_later() {
+        let at = WallTime::from_micros;
+        for (micros, was, ends) in [
+            (0, "00.000", "00.000"),
+            (1, "00.000", "00.001"),
+            (999, "00.000", "00.001"),
+            (1_000, "00.001", "00.001"),
+            (9_500_001, "09.500", "09.501"),
+        ] {
+            let told = |seconds: &str| format!("1970-01-01T00:00:{seconds}Z");
+            assert_eq!(instant(at(micros)), told(was));
+            assert_eq!(deadline(at(micros)), told(ends));
+        }
+        assert_eq!(deadline(at(i64::MAX)), instant(at(i64::MAX)));
+    }
 }

@@ -6,7 +6,7 @@ use llmq_store::{Job, Position};
 
 use super::Desk;
 use super::desk::Standing;
-use crate::shown::{instant as text, usd};
+use crate::shown::{deadline, instant as text, usd};
 
 impl Desk {
     /// A job as it is shown.
@@ -53,7 +53,7 @@ fn shown(job: &Job) -> RequestState {
         estimated_start: None,
         created_at: text(job.created_at),
         not_before: job.not_before.map(text),
-        expires_at: job.expires_at.map(text),
+        expires_at: job.expires_at.map(deadline),
         started_at: job.started_at.map(text),
         finished_at: job.finished_at.map(text),
         attempts: job.attempts,
