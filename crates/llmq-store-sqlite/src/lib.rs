@@ -1,8 +1,8 @@
-//! The embedded store: one SQLite file that one process owns and one thread writes.
+//! The embedded store: one SQLite file that one process owns and one writer writes.
 //!
 //! Read [`Store`] first: everything is asked of it, and each method says what is on disk when it
 //! returns. Then `writer`, the thread behind it: it takes all that waits, makes one transaction
-//! of it, syncs once and only then tells each caller. `keys`, `usage`, `books` and `learned` are
+//! of it, syncs once and only then tells each caller; who is alone does it himself (`writer::room`). `keys`, `usage`, `books` and `learned` are
 //! tables, one module each; `jobs` is a room of its own, and [`llmq_store::Store`] is how it is
 //! asked. `migrate` holds the history of the layout, `sums` the checksums of
 //! its smaller rows, `owner` the lock that keeps other processes out, `header` what is looked at before SQLite is.

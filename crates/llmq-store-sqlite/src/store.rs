@@ -15,7 +15,7 @@ use crate::ballast::Ballast;
 use crate::jobs::{self, Desk, Done};
 use crate::migrate::migrate;
 use crate::owner::{self, OwnerLock};
-use crate::writer::{Access, BeginBulk, Question, Seen, Task, Work, Writer, load_at_open};
+use crate::writer::{Access, BeginBulk, Question, Room, Seen, Task, Work, Writer, load_at_open};
 use crate::{OpenError, Opened, Owner, Place, StoreError, header, sums};
 
 /// How much may wait for the writer before those who bring more wait themselves.
@@ -43,6 +43,11 @@ pub struct Options {
     /// The name under which SQLite knows the file system to use; `None`: the system's. Tests
     /// register one that loses power.
     pub vfs: Option<String>,
+    /// Whether a caller who is alone commits on its own thread (by
+    /// [`block_in_place`](tokio::task::block_in_place)), which saves it two changes of threads.
+    /// Then the methods are only for tasks of a multi-threaded runtime and outside a
+    /// [`LocalSet`](tokio::task::LocalSet): they panic elsewhere. Off unless it is said.
+    pub in_place: bool,
 }
 
 impl Options {
@@ -62,6 +67,7 @@ impl Default for Options {
             ballast_bytes: Self::BALLAST_BYTES,
             log_bytes: Self::LOG_BYTES,
             vfs: None,
+            in_place: false,
         }
     }
 }
@@ -89,6 +95,8 @@ struct Shared {
     id: Uuid,
     opened: Opened,
     seen: Arc<Seen>,
+    room: Room,
+    in_place: bool,
     /// Ends with the writer.
     ended: watch::Receiver<()>,
     /// None once the store was closed. Only ever held to look.
@@ -141,7 +149,7 @@ impl Store {
         let touched_before = lock.as_ref().and_then(|lock| lock.touched_before);
         let failed = |source| unusable(place.path(), source);
         let (mut index, mut opened) =
-            load_at_open(&connection, options.settings, now).map_err(failed)?;
+            load_at_open(&connection, options.settings.clone(), now).map_err(failed)?;
         let id = jobs::id(&connection).map_err(failed)?;
         findings.append(&mut opened.findings);
         opened.findings = findings;
@@ -165,12 +173,14 @@ impl Store {
             // Until it was said, it is not known.
             is_full_sync: false,
         };
+        let room = Room::new(writer);
         let (to_writer, waiting) = mpsc::channel(WAITING_MAX);
         let (end, ended) = watch::channel(());
+        let working = room.clone();
         let writer = std::thread::Builder::new()
             .name("llmq-store".to_owned())
             .spawn(move || {
-                writer.work(waiting);
+                working.work(waiting);
                 drop(lock);
                 drop(end);
             })
@@ -185,6 +195,8 @@ impl Store {
             id,
             opened,
             seen,
+            room,
+            in_place: options.in_place,
             ended,
             to_writer: Mutex::new(Some(to_writer)),
             writer: Mutex::new(Some(writer)),
@@ -278,14 +290,44 @@ impl Store {
         now: Now,
     ) -> Result<Vec<Enqueued>, EnqueueError> {
         let (begin, answer) = BeginBulk::new(jobs, now);
-        self.hand_over(begin).await?;
+        // It goes on after its turn, which is for the thread.
+        self.send(Box::new(begin)).await?;
         answer.await.unwrap_or(Err(StoreError::Closed.into()))
     }
 
     async fn hand_over(&self, work: impl Work + 'static) -> Result<(), StoreError> {
+        let mut work: Box<dyn Work> = Box::new(work);
+        if self.shared.in_place {
+            // As long as there is a sender, the writer is there.
+            let _open = self.shared.to_writer().ok_or(StoreError::Closed)?;
+            let _entered = self.shared.room.enter();
+            match self.shared.room.commit_alone(work) {
+                None => return Ok(()),
+                Some(back) => work = back,
+            }
+        }
+        self.send(work).await
+    }
+
+    async fn send(&self, work: Box<dyn Work>) -> Result<(), StoreError> {
         let to_writer = self.shared.to_writer().ok_or(StoreError::Closed)?;
-        let sent = to_writer.send(Box::new(work)).await;
-        sent.map_err(|_| StoreError::Closed)
+        let entered = self.shared.room.enter();
+        let sent = to_writer.send(work).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        entered.leave_to_thread();
+        Ok(())
+    }
+
+    /// How much waits for the thread of the writer.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        let to_writer = self.shared.to_writer();
+        to_writer.map_or(0, |sender| sender.max_capacity() - sender.capacity())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> &Room {
+        &self.shared.room
     }
 
     pub(crate) fn seen_id(&self) -> Uuid {

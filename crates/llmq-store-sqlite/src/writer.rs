@@ -1,5 +1,5 @@
-//! The thread that holds the connection, and group commit: while one transaction is synced the
-//! next batch forms by itself, so a sync is shared by all who waited for it and no timer is
+//! The writer, which alone holds the connection, and group commit: while one transaction is synced
+//! the next batch forms by itself, so a sync is shared by all who waited for it and no timer is
 //! needed.
 
 use std::collections::VecDeque;
@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llmq_core::WallTime;
 use llmq_store::{EventId, Health};
 use rusqlite::Connection;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::StoreError;
 use crate::ballast::Ballast;
 use crate::error::{failed, is_damage, is_full, is_of_all, is_of_disk};
 use crate::jobs::{Bulk, Desk, Index, Slice, Unreadable};
 
+mod room;
 mod work;
 
+pub(crate) use room::Room;
 pub(crate) use work::{Access, BeginBulk, Question, Task, Work};
 
 /// Work in one transaction, at most: bounds how long the first of a batch waits for the last.
@@ -108,28 +110,6 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Works until every sender is gone and everything they sent is done.
-    pub(crate) fn work(mut self, mut waiting: mpsc::Receiver<Box<dyn Work>>) {
-        let mut batch = Vec::new();
-        loop {
-            if self.bulks.is_empty() {
-                if waiting.blocking_recv_many(&mut batch, BATCH_MAX) == 0 {
-                    break;
-                }
-            } else {
-                while batch.len() < BATCH_MAX
-                    && let Ok(work) = waiting.try_recv()
-                {
-                    batch.push(work);
-                }
-            }
-            self.turn(&mut batch);
-        }
-        // Copies the log into the database and removes it; if that fails, the log is read next
-        // time.
-        let _ = self.connection.close();
-    }
-
     /// All that waits, and a slice of a large insert, in one transaction. Who makes it fail does so
     /// alone: the others are carried out again without it.
     fn turn(&mut self, batch: &mut Vec<Box<dyn Work>>) {

@@ -11,6 +11,7 @@ fn open(place: &Place, settings: Settings) -> Arc<dyn llmq_store::Store> {
     let options = Options {
         settings,
         ballast_bytes: 0,
+        in_place: matches!(place, Place::File(_)),
         ..Options::default()
     };
     Arc::new(Store::open_with(place, options, WallTime::default()).unwrap())

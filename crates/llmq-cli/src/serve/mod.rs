@@ -209,6 +209,7 @@ fn open_store(
     };
     let options = Options {
         settings: store_settings(settings),
+        in_place: true,
         ..Options::default()
     };
     let store = Store::open_with(&place, options, clock.now().wall);

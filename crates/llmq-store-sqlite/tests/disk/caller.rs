@@ -70,6 +70,7 @@ pub(crate) fn open(disk: &Disk, path: &Path, now: Now) -> Result<Store, OpenErro
         ballast_bytes: 0,
         log_bytes: LOG_BYTES,
         vfs: Some(disk.name().to_owned()),
+        in_place: false,
     };
     Store::open_with(&Place::File(path.to_owned()), options, now.wall)
 }
