@@ -279,13 +279,15 @@ def lives(yard):
         jobs = yard.jobs(server, 2, BULK, 1 if yard.quick else 2)["jobs"]
         rates.append(jobs / drained(server, began))
         yard.ended(server)
-    inside = inner_lives(yard)
+    inside, in_line = inner_lives(yard)
     command = f"llmq serve; LLMQ_BENCH_MANY={BULK} wrk -t1 -c2 -d2s -s {LUA} http://ADDRESS"
     return [
         figure("lives over HTTP", f"{WORDS['lives']}, over HTTP, the upstream another process",
                rates, "jobs/s", command),
         figure("lives", f"{WORDS['lives']}, the store with an instant processor", inside, "jobs/s",
                INNER, (">=", 20_000)),
+        figure("lives in line", "the same where each waits in line before it is started", in_line,
+               "jobs/s", INNER),
         # The rivals' processors are functions of the worker's own, so ours is one too.
         *beside(yard, inside, "lives", 3),
     ]
@@ -295,17 +297,19 @@ INNER = "cargo run --release -p llmq-store-sqlite --example bench DIRECTORY 5000
 
 
 def inner_lives(yard):
-    """Whole lives a second in the store alone, as its own measurement prints them."""
+    """Whole lives a second in the store alone, as its own measurement prints them: as the server
+    lives them while there is room, and where each waits in line first."""
     jobs = 5_000 if yard.quick else 50_000
-    found = []
+    started, in_line = [], []
     for turn in range(yard.rounds):
         place = yard.bench.directory / f"store-{turn}"
         place.mkdir()
         output = yard.bench.cargo("run", "--release", "-q", "-p", "llmq-store-sqlite", "--example",
                                   "bench", "--", str(place), str(jobs))
-        found += [float(each) for each in re.findall(r"whole lives.*: (\d+)/s", output)][-1:]
+        for name, found in ("whole lives", started), ("lives that wait in line", in_line):
+            found += [float(each) for each in re.findall(rf"{name}, .*: (\d+)/s", output)][-1:]
         shutil.rmtree(place)
-    return found
+    return started, in_line
 
 
 def backlog(yard):

@@ -14,10 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llmq_core::{CallSize, Now, Timestamp, WallTime};
-use llmq_store::{Jobs, NewJob, Reads, Report, Settings, Start, StoredAnswer, Worker};
+use llmq_store::{
+    JobId, Jobs, NewJob, Reads, Report, Settings, Start, Started, StoredAnswer, Worker,
+};
 use llmq_store_sqlite::{Options, Place, Store};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+/// The program's own.
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static MEMORY: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn now() -> Now {
     let wall = jiff::Timestamp::now().as_microsecond();
@@ -46,6 +53,7 @@ fn open(path: &Path) -> Store {
             max_bytes: 1 << 40,
             ..Settings::default()
         },
+        in_place: true,
         ..Options::default()
     };
     Store::open_with(&Place::File(path.to_owned()), options, now().wall).unwrap()
@@ -115,15 +123,25 @@ async fn accept_thousand(store: Store) {
     store.enqueue(jobs, now()).await.unwrap();
 }
 
+/// Where there is room, a job is started as it is accepted.
 async fn life(store: Store) {
     let job = job();
-    let id = job.id;
-    store.enqueue(vec![job], now()).await.unwrap();
-    finish(&store, id).await;
+    let start = start_of(job.id);
+    let (_, started) = store.enqueue_started(job, start, now()).await.unwrap();
+    finish(&store, started.unwrap()).await;
 }
 
-async fn finish(store: &Store, job: llmq_store::JobId) {
-    let start = Start {
+/// Where there is none, it waits in between.
+async fn life_in_line(store: Store) {
+    let job = job();
+    let start = start_of(job.id);
+    store.enqueue(vec![job], now()).await.unwrap();
+    let mut started = store.start(vec![start], now()).await.unwrap();
+    finish(&store, started.remove(0).unwrap()).await;
+}
+
+fn start_of(job: JobId) -> Start {
+    Start {
         job,
         worker: Worker {
             node: "bench".to_owned(),
@@ -131,13 +149,10 @@ async fn finish(store: &Store, job: llmq_store::JobId) {
         },
         lease: Duration::from_secs(30),
         upstream: Some("openai".to_owned()),
-    };
-    let started = store
-        .start(vec![start], now())
-        .await
-        .unwrap()
-        .remove(0)
-        .unwrap();
+    }
+}
+
+async fn finish(store: &Store, started: Started) {
     let answer = StoredAnswer {
         status: 200,
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
@@ -187,6 +202,8 @@ fn main() {
             println!("bulk of 1,000, 4 producers: {took}");
             let took = rate(&store, 256, 51_200, 1, life).await;
             println!("whole lives, 256 at once: {took}");
+            let took = rate(&store, 256, 51_200, 1, life_in_line).await;
+            println!("lives that wait in line, 256 at once: {took}");
             store.close();
         }
         if wanted("waiting") {
