@@ -38,6 +38,8 @@ fn play(family: Family, runs: u64) {
     let mut crowded = 0_u64;
     // Those where all of them were sent when the provider had said something.
     let mut crowded_told = 0_u64;
+    // Those where one of them was of a call that was started when the first was known.
+    let mut crowded_heard = 0_u64;
     let mut mean = 0.0;
     for seed in 0..runs {
         let report = run(&Scenario::drawn(family, seed));
@@ -53,13 +55,14 @@ fn play(family: Family, runs: u64) {
         }
         crowded += u64::from(report.not_ours_in_a_window > 1);
         crowded_told += u64::from(report.told_in_a_window > 1);
+        crowded_heard += u64::from(report.heard_in_a_window > 0);
         mean += report.use_beside_pacing();
         all.add(&report);
     }
     #[expect(clippy::cast_precision_loss, reason = "a count of runs")]
     let mean = mean / runs.max(1) as f64;
     println!(
-        r#"{{"family":"{family:?}","runs":{runs},"sent":{},"ours":{},"not_ours":{},"crowded":{crowded},"crowded_told":{crowded_told},"literal":{:.5},"used":{:.5},"mean":{mean:.5},"broken":{broken},"seeds":{seeds:?},"refused":{}}}"#,
+        r#"{{"family":"{family:?}","runs":{runs},"sent":{},"ours":{},"not_ours":{},"crowded":{crowded},"crowded_told":{crowded_told},"crowded_heard":{crowded_heard},"literal":{:.5},"used":{:.5},"mean":{mean:.5},"broken":{broken},"seeds":{seeds:?},"refused":{}}}"#,
         all.sent,
         all.ours,
         all.not_ours,

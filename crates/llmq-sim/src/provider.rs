@@ -43,6 +43,8 @@ pub(crate) enum Decision {
     Refused {
         answer: Box<Ended>,
         ours: bool,
+        /// The index of the limit that refused it.
+        limit: usize,
         /// What refused, in words.
         by: String,
         /// No waiting helps: not a matter of rates.
@@ -160,6 +162,7 @@ impl Provider {
         Decision::Refused {
             answer,
             ours,
+            limit: refusal.limit,
             by,
             too_large,
         }

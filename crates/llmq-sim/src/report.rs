@@ -26,6 +26,9 @@ pub struct Report {
     /// The same, of calls that were sent when their provider had told what was left at least
     /// once: before that nobody can know of others.
     pub told_in_a_window: u64,
+    /// The same, of calls that were started when a refusal of that window had been heard of: those in
+    /// flight by then cannot be called back.
+    pub heard_in_a_window: u64,
     /// From the first call to the end of the last.
     pub elapsed: Duration,
     /// How long work waited that the limits and not a breaker held up.
@@ -94,6 +97,7 @@ impl Report {
         self.not_ours += other.not_ours;
         self.not_ours_in_a_window = self.not_ours_in_a_window.max(other.not_ours_in_a_window);
         self.told_in_a_window = self.told_in_a_window.max(other.told_in_a_window);
+        self.heard_in_a_window = self.heard_in_a_window.max(other.heard_in_a_window);
         self.elapsed += other.elapsed;
         self.waiting += other.waiting;
         self.idle += other.idle;

@@ -94,6 +94,8 @@ struct Live {
     asked_until: Option<Timestamp>,
     /// It was written then, and nobody has told of it yet.
     untold: Option<Timestamp>,
+    /// The index of the limit that refused it, until our side hears of it.
+    refused_by: Option<usize>,
     /// Answers come in order.
     heard: Timestamp,
     /// Output so far, at the provider …
@@ -219,6 +221,7 @@ impl<'a> World<'a> {
                 limits_known: 0,
                 asked_until: None,
                 untold: None,
+                refused_by: None,
                 heard: Timestamp::ZERO,
                 produced: 0,
                 told: 0,
@@ -341,6 +344,8 @@ impl<'a> World<'a> {
             *most = surprises.most.max(*most);
             let most_told = &mut self.report.told_in_a_window;
             *most_told = surprises.most_told.max(*most_told);
+            let most_heard = &mut self.report.heard_in_a_window;
+            *most_heard = surprises.most_heard.max(*most_heard);
             self.report
                 .surprises
                 .extend(surprises.words.iter().cloned());

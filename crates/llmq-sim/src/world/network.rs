@@ -40,7 +40,9 @@ impl World<'_> {
         let upstream = self.upstreams.iter().position(|id| *id == upstream);
         let upstream = upstream.unwrap_or(0);
         let arrival = self.arrival(index);
+        let knew = Knew::as_of(self.told[upstream], self.now);
         let call = &mut self.calls[index];
+        call.knew = knew;
         call.attempt += 1;
         call.upstream = upstream;
         call.admitted = None;
@@ -49,6 +51,7 @@ impl World<'_> {
         call.heard = self.now;
         call.asked_until = None;
         call.untold = None;
+        call.refused_by = None;
         let attempt = call.attempt;
         self.report.sent += 1;
         self.report.sent_to[upstream] += 1;
@@ -85,8 +88,6 @@ impl World<'_> {
         if !self.is_present(index, attempt) {
             return;
         }
-        let told = self.told[self.calls[index].upstream];
-        self.calls[index].knew = Knew::as_of(told);
         let late = self.lateness();
         let call = &mut self.calls[index];
         call.untold = Some(self.now);
@@ -138,9 +139,11 @@ impl World<'_> {
             Decision::Refused {
                 answer,
                 ours,
+                limit,
                 by,
                 too_large,
             } => {
+                self.calls[index].refused_by = Some(limit);
                 if ours && !too_large && self.report.refusals.len() < REFUSALS_MAX {
                     let at = self.now.as_nanos() / 1_000;
                     let text = format!("at {at} µs, upstream {upstream}, {by}");
@@ -197,6 +200,11 @@ impl World<'_> {
                 self.tell(Event::Produced(ticket, tokens));
             }
             Told::Ended(ended) => {
+                if let Some(limit) = call.refused_by.take() {
+                    self.providers[call.upstream]
+                        .surprises
+                        .heard(limit, self.now);
+                }
                 let headers = ended.headers.as_ref();
                 if headers.is_some_and(|headers| !headers.observations.is_empty()) {
                     let told = &mut self.told[call.upstream];
