@@ -204,10 +204,12 @@ fn first_url(path: &Path) -> Result<String, Failure> {
     let file = std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
     for line in BufReader::new(file).lines() {
         let line = line.map_err(|error| cannot_read(path, &error))?;
+        // Some editors begin a file with a byte order mark.
+        let line = line.trim_start_matches('\u{feff}');
         if line.trim().is_empty() {
             continue;
         }
-        let line: Option<Value> = serde_json::from_str(&line).ok();
+        let line: Option<Value> = serde_json::from_str(line).ok();
         let url = line.as_ref().map(|line| text(line, "url"));
         return match url {
             Some(url) if !url.is_empty() => Ok(url.to_owned()),

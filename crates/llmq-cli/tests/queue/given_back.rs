@@ -122,6 +122,86 @@ fn rows_that_the_account_refuses_have_no_result() {
     assert_eq!(files.results().len(), 3);
 }
 
+/// They had failed for good, all of a file within a second.
+#[test]
+fn rows_for_which_a_keys_budget_has_no_room_are_for_the_next_run() {
+    let spent = |row: u64| {
+        json!({"custom_id": format!("{row} row-{row}"), "response": null,
+            "error": {"code": "budget_exhausted", "message": "2000 tokens a day are spent"}})
+    };
+    let server = Scripted::start(move |question| match question.what.as_str() {
+        "GET /v1/files/file-out/content" => Some(Reply::Lines(vec![answered(1)])),
+        "GET /v1/files/file-err/content" => Some(Reply::Lines(vec![spent(2), spent(3)])),
+        what if what.starts_with("GET /v1/batches/") => Some(batch(
+            "completed",
+            1,
+            &[
+                ("output_file_id", "file-out"),
+                ("error_file_id", "file-err"),
+            ],
+        )),
+        _ => None,
+    });
+    let files = Files::with_rows(3);
+    let (code, said) = ends(files.command(server.addr));
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("2000 tokens a day are spent"), "{said}");
+    assert_eq!(files.results().len(), 1);
+
+    server.then(finishes(3));
+    let (code, said) = ends(files.command(server.addr));
+    assert_eq!(code, 0, "{said}");
+    files.are_whole(3);
+}
+
+/// Each call of the command ended at once with what the server had said of the file.
+#[test]
+fn a_batch_whose_results_are_gone_can_be_given_up() {
+    let server = Scripted::start(|question| match question.what.as_str() {
+        "GET /v1/files/file-out/content" => {
+            Some(Reply::Json(404, json!({"error": {"message": "no"}})))
+        }
+        what if what.starts_with("GET /v1/batches/") => {
+            Some(batch("completed", 3, &[("output_file_id", "file-out")]))
+        }
+        _ => None,
+    });
+    let files = Files::with_rows(3);
+    let (code, said) = ends(files.command(server.addr));
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("rows 1-3"), "{said}");
+
+    let mut finish = finishes(3);
+    server.then(move |question| match question.what.as_str() {
+        "GET /v1/batches/batch-1" => Some(batch("completed", 3, &[("output_file_id", "gone")])),
+        "GET /v1/files/gone/content" => Some(Reply::Json(404, json!({}))),
+        _ => finish(question),
+    });
+    let mut command = files.command(server.addr);
+    command.arg("--resume-anyway");
+    let (code, said) = ends(command);
+    assert_eq!(code, 0, "{said}");
+    files.are_whole(3);
+}
+
+/// It was asked for again for ever.
+#[test]
+fn a_file_that_always_breaks_off_ends_a_run() {
+    let mut finish = finishes(3);
+    let server = Scripted::start(move |question| match question.what.as_str() {
+        "GET /v1/files/file-out/content" => Some(Reply::Cut),
+        _ => finish(question),
+    });
+    let files = Files::with_rows(3);
+    let (code, said) = ends(files.command(server.addr));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("cannot give its file file-out"), "{said}");
+    server.then(finishes(3));
+    let (code, said) = ends(files.command(server.addr));
+    assert_eq!(code, 0, "{said}");
+    files.are_whole(3);
+}
+
 /// Each call of the command took one such batch, and stopped.
 #[test]
 fn all_that_has_ended_is_fetched_before_the_account_stops_a_run() {

@@ -260,6 +260,24 @@ fn batches_are_as_small_as_the_server_wants_them() {
     assert_eq!(place.calls(), 700);
 }
 
+/// A batch may have 50,000 texts in all, and the rows above that failed for good.
+#[test]
+fn rows_of_many_texts_are_shared_between_batches() {
+    let place = Place::new(Duration::from_millis(1), "");
+    let server = place.serve();
+    let texts = vec!["a"; 2_000];
+    let rows = (1..=30).map(|row| {
+        let line = json!({"custom_id": format!("row-{row}"), "method": "POST",
+                          "url": "/v1/embeddings", "body": {"model": "gpt", "input": texts}});
+        format!("{line}\n")
+    });
+    let files = Files::with("in.jsonl", &rows.collect::<String>());
+    let (code, said) = ends(files.command(server.addr));
+    assert_eq!(code, 0, "{said}");
+    files.are_whole(30);
+    assert_eq!(place.calls(), 30);
+}
+
 #[test]
 fn who_leaves_is_told_that_the_work_goes_on_and_who_cancels_has_it_back() {
     let place = Place::new(Duration::from_millis(1), "");

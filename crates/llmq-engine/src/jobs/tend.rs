@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use llmq_core::{Now, Status};
 use llmq_dispatch::{Event, QueueId};
-use llmq_store::{Moved, QueueState, StoreError};
+use llmq_store::{Lease, Moved, QueueState, StoreError};
 
 use super::runner::Inner;
 use super::table::Came;
@@ -37,6 +37,7 @@ pub(super) struct KnownQueues {
 impl Inner {
     pub(super) async fn keep_tended(self: Arc<Self>) {
         let mut sign_at = self.now().mono;
+        let mut suspects = Vec::new();
         let mut compare_at = sign_at + COMPARE;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -50,14 +51,14 @@ impl Inner {
             // for long and goes on still holds what it held, if nobody else took it.
             let now = self.now();
             if now.mono >= sign_at {
-                if self.give_sign(now).await {
+                if self.give_sign(now, &mut suspects).await {
                     sign_at = now.mono + self.lease / SIGNS_A_LEASE;
                 } else if !self.store.health().takes_work() {
                     // It may record again at any moment: the first that it hears then is the sign.
                     continue;
                 }
             }
-            if let Err(error) = self.tend(now).await {
+            if let Err(error) = self.tend(now, &mut suspects).await {
                 tracing::warn!(%error, "the store could not be tended");
             }
             if now.mono >= compare_at {
@@ -84,22 +85,24 @@ impl Inner {
         }
     }
 
-    /// Whether it was given.
-    async fn give_sign(&self, now: Now) -> bool {
+    /// Whether it was given. `suspects` are the leases that the store did not know the last time: one
+    /// that was reported on just then is still held here for a moment, and is not lost.
+    async fn give_sign(&self, now: Now, suspects: &mut Vec<Lease>) -> bool {
         let leases = self.table().leases();
         if leases.is_empty() {
             return true;
         }
         match self.store.extend(leases, now).await {
-            Ok(lost) => {
-                for lease in lost {
-                    // It may have ended between the two looks.
+            Ok(mut lost) => {
+                lost.retain(|lease| {
                     let held = self.table().get(lease.job).and_then(|held| held.lease);
-                    if held == Some(lease) {
-                        tracing::warn!(job = %lease.job, "the lease of a job was lost");
-                        self.leave(lease.job);
-                    }
+                    held == Some(*lease)
+                });
+                for lease in lost.iter().filter(|lease| suspects.contains(lease)) {
+                    tracing::warn!(job = %lease.job, "the lease of a job was lost");
+                    self.leave(lease.job);
                 }
+                *suspects = lost;
                 true
             }
             Err(error) => {
@@ -109,7 +112,7 @@ impl Inner {
         }
     }
 
-    async fn tend(&self, mut now: Now) -> Result<(), StoreError> {
+    async fn tend(&self, mut now: Now, suspects: &mut Vec<Lease>) -> Result<(), StoreError> {
         for _ in 0..SLICES {
             let tended = self.store.tend(now).await?;
             self.moved(&tended.moved).await;
@@ -118,7 +121,7 @@ impl Inner {
             }
             // All that took its time, and the next slice looks at the leases again.
             now = self.now();
-            if !self.give_sign(now).await {
+            if !self.give_sign(now, suspects).await {
                 break;
             }
         }

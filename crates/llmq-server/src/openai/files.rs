@@ -202,9 +202,16 @@ pub(super) async fn content(
     let file = find(&gateway, &caller, &name).await?;
     let store = Arc::clone(gateway.desk.store());
     let id = file.id;
-    let chunks = stream::try_unfold((store, 0), move |(store, chunk)| async move {
-        let read = store.read_file(id, chunk).await?;
-        Ok::<_, StoreError>(read.map(|bytes| (bytes, (store, chunk + 1))))
+    // Once the head is sent, an error can only break the answer off.
+    let first = store.read_file(id, 0).await?;
+    let chunks = stream::try_unfold((store, 0, first), move |(store, chunk, first)| async move {
+        let read = match first {
+            Some(first) => Some(first),
+            None => store.read_file(id, chunk).await.inspect_err(|error| {
+                tracing::error!(file = %ids::file(id), %error, "a file breaks off");
+            })?,
+        };
+        Ok::<_, StoreError>(read.map(|bytes| (bytes, (store, chunk + 1, None))))
     });
     let mut response = Response::new(Body::from_stream(chunks));
     let headers = response.headers_mut();

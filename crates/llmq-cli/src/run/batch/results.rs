@@ -17,6 +17,10 @@ use crate::batches::text;
 use crate::client::Asked;
 use crate::exit::{FAILED, Failure, UNREACHABLE};
 
+/// A server that is there and so many times in a row cannot give a file to its end will not do so
+/// later either: its store is damaged.
+const BREAKS_MAX: u32 = 5;
+
 impl Handing {
     /// Takes what a batch that has ended brought.
     pub(super) fn collect(
@@ -31,15 +35,25 @@ impl Handing {
         let has_answers = batch["request_counts"]["completed"].as_u64() > Some(0);
         let files = results_of(batch);
         for file in &files {
-            self.fetch(file, |handing, _, line| {
+            let is_there = self.fetch(file, |handing, _, line| {
                 handing.take(part, has_answers, line)
             })?;
+            if !is_there {
+                return self.lose(part);
+            }
         }
         if files.is_empty() {
             // It was cancelled before it was read.
             self.left_out.unread += part.rows;
         }
         self.let_go(index, batch)
+    }
+
+    /// What became of a batch is not known any more.
+    fn lose(&mut self, part: &HandedIn) -> Result<(), Halt> {
+        self.lost.insert(part.file.clone());
+        let synced = self.output.sync();
+        Ok(synced.map_err(|error| Failure::wrong(&error))?)
     }
 
     /// What is written is on the disk before its batch is forgotten, and its files are removed at
@@ -80,7 +94,9 @@ impl Handing {
             self.save()?;
             return self.pause(FULL);
         }
-        if told("too_many_requests").is_some() && part.rows > 1 {
+        // Bounds of a batch, which are nothing against any of its rows.
+        let too_many = told("too_many_requests").or(told("too_many_inputs"));
+        if too_many.is_some() && part.rows > 1 {
             self.rows_max = (part.rows / 2).max(1);
             return self.let_go(index, batch);
         }
@@ -105,14 +121,17 @@ impl Handing {
             let code = FAILED;
             return Err(Halt::Failed(Failure { code, message }));
         }
-        self.fetch(&part.file, |handing, number, line| {
+        let is_there = self.fetch(&part.file, |handing, number, line| {
             // All rows of a batch ask for one model, and the first faults alone are told.
             match by_line.get(&number).copied().or(model) {
                 Some(error) => handing.fault(line, error),
                 None => Ok(()),
             }
         })?;
-        self.let_go(index, batch)
+        match is_there {
+            true => self.let_go(index, batch),
+            false => self.lose(part),
+        }
     }
 
     /// A row that its batch could not be made with.
@@ -151,8 +170,13 @@ impl Handing {
         }
         let Some(response) = &line.response else {
             let said = line.error.unwrap_or_default();
-            if matches!(said.code.as_str(), "batch_expired" | "batch_cancelled") {
+            // A budget that is spent is the key's matter, and the row is for the next run.
+            let is_spent = said.code == "budget_exhausted";
+            if is_spent || matches!(said.code.as_str(), "batch_expired" | "batch_cancelled") {
                 self.left_out.rows.insert(row);
+                if is_spent {
+                    self.left_out.refused = Some(said.message);
+                }
                 return Ok(());
             }
             let error = RowError {
@@ -213,14 +237,15 @@ impl Handing {
     }
 
     /// Hands on the lines of a file of the server with their numbers, from the first again if it
-    /// goes away.
+    /// goes away. False: it has no such file any more.
     fn fetch(
         &mut self,
         file: &str,
         mut take: impl FnMut(&mut Self, u64, &[u8]) -> Result<(), Halt>,
-    ) -> Result<(), Halt> {
+    ) -> Result<bool, Halt> {
         let path = format!("/v1/files/{file}/content");
         let server = self.server.clone();
+        let mut broken = 0;
         loop {
             let (mut rest, mut number, mut halt) = (Vec::new(), 0, None);
             let copied = server.copy(&path, |bytes| {
@@ -241,8 +266,25 @@ impl Handing {
                 return Err(halt);
             }
             match copied? {
-                Asked::Away(away) => self.wait_for_server(&away.message)?,
-                there => return Ok(there.found()?),
+                Asked::Found(()) => return Ok(true),
+                Asked::Unknown(_) => return Ok(false),
+                Asked::Away(away) => {
+                    self.wait_for_server(&away.message)?;
+                    let known = server.ask::<Value>(&format!("/v1/files/{file}"))?;
+                    broken = if matches!(known, Asked::Found(_)) {
+                        broken + 1
+                    } else {
+                        0
+                    };
+                    if broken == BREAKS_MAX {
+                        let why = away.message;
+                        let message = format!("the server cannot give its file {file}: {why}");
+                        return Err(Halt::Failed(Failure {
+                            code: FAILED,
+                            message,
+                        }));
+                    }
+                }
             }
         }
     }

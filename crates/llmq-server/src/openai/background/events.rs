@@ -56,7 +56,11 @@ impl Events {
 
     fn item(&mut self, at: usize, item: &Value) {
         let id = item["id"].clone();
-        let mut empty = item.clone();
+        let mut empty = match item.is_object() {
+            true => item.clone(),
+            // What a provider of its own kind put there is shown as it is.
+            false => json!({}),
+        };
         empty["status"] = "in_progress".into();
         for member in ["content", "summary"] {
             if empty[member].is_array() {
@@ -178,6 +182,24 @@ mod tests {
                 data
             })
             .collect()
+    }
+
+    /// It ended the connection, and every other call that it carried.
+    #[test]
+    fn what_is_no_item_is_shown_as_it_is() {
+        let response = json!({"status": "completed", "output": ["hello", 1, null, ["x"]]});
+        let events = read(None, &response);
+        let done: Vec<&Value> = events
+            .iter()
+            .filter_map(|event| event.get("item"))
+            .collect();
+        for (item, shown) in ["hello".into(), 1.into(), Value::Null, json!(["x"])]
+            .into_iter()
+            .zip(done.iter().skip(1).step_by(2))
+        {
+            assert_eq!(**shown, item);
+        }
+        assert_eq!(done.len(), 8);
     }
 
     #[test]
