@@ -23,6 +23,8 @@ pub(crate) enum Assessed {
     Wait(Blocked),
     /// It is above the whole of this limit wherever it might go.
     TooLarge { limit: String, count: u64 },
+    /// No upstream is left to it, nor is a fallback paused that may go on.
+    NoUpstream,
 }
 
 /// An upstream, and the queue whose limits apply on the way to it.
@@ -88,12 +90,14 @@ impl Dispatcher {
         };
         let mut waits: Option<Blocked> = None;
         let mut too_large = None;
+        let mut may_resume = false;
         for tier in 0..=self.queues[own.index()].setup.fallback.len() {
             let served_by = match tier.checked_sub(1) {
                 None => own,
                 Some(index) => self.queues[own.index()].setup.fallback[index],
             };
             if served_by != own && self.queues[served_by.index()].paused {
+                may_resume = true;
                 continue;
             }
             let mut all_out = true;
@@ -152,10 +156,11 @@ impl Dispatcher {
                 limit: self.limits[limit.index()].name.clone(),
                 count,
             },
-            (None, None) => Assessed::Wait(Blocked {
+            (None, None) if may_resume => Assessed::Wait(Blocked {
                 scope: Scope::Model,
                 spots: SmallVec::new(),
             }),
+            (None, None) => Assessed::NoUpstream,
         }
     }
 
@@ -165,7 +170,7 @@ impl Dispatcher {
             return false;
         };
         let head = Head {
-            lane: self.lane_for(call.queue, call.priority, call.tenant),
+            lane: self.lane_for((call.queue, call.priority, call.tenant, Box::default())),
             priority: call.priority,
             own: call.priority,
             size: call.size,
@@ -287,18 +292,7 @@ impl Dispatcher {
         margin: Duration,
         now: Now,
     ) -> Result<(), Denied> {
-        let keep_back = {
-            let LimitSlot { limit, scope, .. } = &self.limits[id.index()];
-            let count = limit.spec().count;
-            let reserve = self.queues[way.served_by.index()].keep_back(head.priority, count);
-            let ramp = match scope {
-                Scope::Upstream | Scope::Account => {
-                    self.upstreams[way.upstream.index()].held_back(count, now)
-                }
-                Scope::Tenant | Scope::Model => 0,
-            };
-            reserve.saturating_add(ramp)
-        };
+        let keep_back = self.keep_back(id, way.served_by, head.priority, way.upstream, now);
         let is_betting = self.upstreams[way.upstream.index()].is_betting();
         let limit = &mut self.limits[id.index()].limit;
         let cost = limit.cost(&head.size, mean_output);
@@ -311,17 +305,39 @@ impl Dispatcher {
         if is_betting && limit.is_bold(cost) {
             return Err(Denied::OnRelease);
         }
-        self.ask_order(head, id, mean_output, margin, is_betting, now)
+        self.ask_order(head, way.upstream, id, mean_output, margin, now)
+    }
+
+    /// How much of a limit a call of this priority leaves alone, in this queue and on the way to
+    /// this upstream.
+    fn keep_back(
+        &self,
+        id: LimitId,
+        served_by: QueueId,
+        priority: Priority,
+        upstream: UpstreamId,
+        now: Now,
+    ) -> u64 {
+        let LimitSlot { limit, scope, .. } = &self.limits[id.index()];
+        let count = limit.spec().count;
+        let reserve = self.queues[served_by.index()].keep_back(priority, count);
+        let ramp = match scope {
+            Scope::Upstream | Scope::Account => {
+                self.upstreams[upstream.index()].held_back(count, now)
+            }
+            Scope::Tenant | Scope::Model => 0,
+        };
+        reserve.saturating_add(ramp)
     }
 
     /// There is room; but nothing takes from a limit for which a better head waits.
     fn ask_order(
         &mut self,
         head: &Head,
+        upstream: UpstreamId,
         id: LimitId,
         mean_output: u64,
         margin: Duration,
-        is_betting: bool,
         now: Now,
     ) -> Result<(), Denied> {
         let spot = Spot::Limit(id);
@@ -351,18 +367,19 @@ impl Dispatcher {
                 return Err(Denied::OnRelease);
             }
         }
-        let waiting = self.lanes[best.lane.index()]
-            .head()
-            .and_then(|(_, ticket)| self.ticket(ticket));
+        let lane = &self.lanes[best.lane.index()];
+        let waiting = lane.head().and_then(|(_, ticket)| self.ticket(ticket));
         let Some(size) = waiting.map(|ticket| ticket.call.size) else {
             return Ok(());
         };
+        let keep_back = self.keep_back(id, lane.queue, lane.priority, upstream, now);
+        let is_betting = self.upstreams[upstream.index()].is_betting();
         let limit = &mut self.limits[id.index()].limit;
         let cost = limit.cost(&size, mean_output);
         if is_betting && limit.is_bold(cost) {
             return Err(Denied::OnRelease);
         }
-        match limit.check(cost, 0, now.mono, margin) {
+        match limit.check(cost, keep_back, now.mono, margin) {
             Ok(()) => {
                 // What held it back here does so no more. Something else may.
                 self.overtaken.push(best.lane);

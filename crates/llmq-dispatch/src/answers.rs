@@ -143,8 +143,8 @@ impl Dispatcher {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        self.settle(id, running, |limit, entry| {
-            limit.settle(entry, usage, now.mono)
+        self.settle(id, running, |slot, entry| {
+            slot.limit.settle(entry, usage, now.mono)
         });
         self.attempt_over(id, running, now, effects);
     }
@@ -280,15 +280,20 @@ impl Dispatcher {
                 .slow_down(sent, now);
         }
         if class.is_rate_limit() || class == FailureClass::TooLarge {
-            self.settle(id, running, |limit, entry| {
-                limit.refused(entry, now.mono);
+            self.settle(id, running, |slot, entry| {
+                match slot.may_have_refused(class, text) {
+                    true => slot.limit.refused(entry, now.mono),
+                    false => slot.limit.refused_for_another(entry, now.mono),
+                }
                 None
             });
             self.attempt_over(id, running, now, effects);
         } else if class == FailureClass::Ambiguous || ended.usage.is_some() {
             self.release(id, running, ended.usage.as_ref(), now, effects);
         } else {
-            self.settle(id, running, |limit, entry| limit.failed(entry, now.mono));
+            self.settle(id, running, |slot, entry| {
+                slot.limit.failed(entry, now.mono)
+            });
             self.attempt_over(id, running, now, effects);
         }
         if ended.was_silent {
@@ -437,10 +442,9 @@ impl Dispatcher {
         let Some(ticket) = self.ticket(id) else {
             return false;
         };
-        let key = (ticket.call.queue, ticket.call.priority, ticket.call.tenant);
         let starts = self
             .lane_of
-            .get(&key)
+            .get(&ticket.lane_key())
             .map_or(0, |lane| self.lanes[lane.index()].starts);
         let Some(ticket) = self.ticket_mut(id) else {
             return false;

@@ -8,7 +8,7 @@ use slab::Slab;
 
 use crate::events::{Call, Effect, Event, Refusal};
 use crate::ids::{LaneId, LimitId, QueueId, TenantId, TicketId, UpstreamId};
-use crate::lane::Lane;
+use crate::lane::{Lane, LaneKey};
 use crate::learned::Learned;
 use crate::order::{Fair, Spot, WaitList};
 use crate::queue::{Content, Queue};
@@ -34,7 +34,7 @@ pub struct Dispatcher {
     pub(crate) limits: Vec<LimitSlot>,
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) lanes: Slab<Lane>,
-    pub(crate) lane_of: FxHashMap<(QueueId, Priority, TenantId), LaneId>,
+    pub(crate) lane_of: FxHashMap<LaneKey, LaneId>,
     pub(crate) tickets: Slab<Ticket>,
     seq: u64,
     /// Lanes whose head has not been tried yet, in the order in which they are tried.
@@ -259,8 +259,8 @@ impl Dispatcher {
         let Some(ticket) = self.ticket(id) else {
             return;
         };
-        let (call, seq) = (ticket.call, ticket.seq);
-        let lane_id = self.lane_for(call.queue, call.priority, call.tenant);
+        let (key, seq) = (ticket.lane_key(), ticket.seq);
+        let lane_id = self.lane_for(key);
         let lane = &mut self.lanes[lane_id.index()];
         let was_empty = lane.is_empty();
         lane.insert(seq, id);
@@ -276,18 +276,13 @@ impl Dispatcher {
         }
     }
 
-    pub(crate) fn lane_for(
-        &mut self,
-        queue: QueueId,
-        priority: Priority,
-        tenant: TenantId,
-    ) -> LaneId {
-        if let Some(lane) = self.lane_of.get(&(queue, priority, tenant)) {
+    pub(crate) fn lane_for(&mut self, key: LaneKey) -> LaneId {
+        if let Some(lane) = self.lane_of.get(&key) {
             return *lane;
         }
-        let id = LaneId::at(self.lanes.insert(Lane::new(queue, tenant, priority)));
-        self.lane_of.insert((queue, priority, tenant), id);
-        self.queues[queue.index()].lanes.insert(id);
+        let id = LaneId::at(self.lanes.insert(Lane::new(key.clone())));
+        self.queues[key.0.index()].lanes.insert(id);
+        self.lane_of.insert(key, id);
         id
     }
 
@@ -299,7 +294,7 @@ impl Dispatcher {
         if self.lanes.len() <= EMPTY_LANES_KEPT {
             return;
         }
-        self.lane_of.remove(&(lane.queue, lane.base, lane.tenant));
+        self.lane_of.remove(&lane.key());
         self.queues[lane.queue.index()].lanes.remove(&id);
         self.lanes.remove(id.index());
     }

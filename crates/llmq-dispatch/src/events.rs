@@ -196,6 +196,12 @@ pub enum Effect {
         /// Its count.
         count: u64,
     },
+    /// None of the upstreams that are left could take this call, and it is out of the dispatcher's
+    /// books. So it is when another configuration takes away the only one that could.
+    NoUpstream {
+        /// The call.
+        ticket: TicketId,
+    },
     /// Something that people want to know.
     Notice(Notice),
 }

@@ -7,7 +7,7 @@ use llmq_limit::{
     Answer, AnswerOutcome, HeaderSource, LimitText, Observation, RateLimitHeaders, Verdict,
 };
 
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, LimitSlot};
 use crate::events::{Effect, Ended, Notice, Outcome};
 use crate::ids::LimitId;
 use crate::order::Spot;
@@ -65,15 +65,8 @@ impl Dispatcher {
         class: FailureClass,
         text: Option<&LimitText>,
     ) -> bool {
-        running.entries.iter().any(|(id, _)| {
-            let slot = &self.limits[id.index()];
-            let spec = slot.limit.spec();
-            // A key's own limit is none of the provider's, nor are places for calls in flight;
-            // and a day's limit is not meant where the provider says to come again in a minute.
-            let is_rate = slot.scope >= Scope::Upstream && !spec.period.is_zero();
-            let is_meant = text.is_none_or(|text| is_limit_of(spec, text));
-            is_rate && is_meant && (class != FailureClass::QuotaWindow || spec.period <= HOUR)
-        })
+        let mut limits = running.entries.iter();
+        limits.any(|(id, _)| self.limits[id.index()].may_have_refused(class, text))
     }
 
     /// Tells the adaptive concurrency, where there is one.
@@ -155,15 +148,22 @@ impl Dispatcher {
             // That of the account and one of the upstream's own may be of the same window.
             let exact =
                 |id: &LimitId| seen.limit == Some(self.limits[id.index()].limit.spec().count);
-            let Some((id, entry)) = spoken_of.min_by_key(|(id, _)| !exact(id)).copied() else {
-                self.learn_limit(running, seen, now, effects);
+            let is_lowest = is_lowest(seen, headers);
+            let spoken_of = spoken_of.min_by_key(|(id, _)| !exact(id));
+            let heard = spoken_of.filter(|(id, _)| is_lowest || exact(id));
+            let Some((id, entry)) = heard.copied() else {
+                if is_lowest {
+                    self.learn_limit(running, seen, now, effects);
+                }
                 continue;
             };
             let own = match self.limits[id.index()].scope {
                 Scope::Account => self.own_beside(running.upstream, id),
                 _ => None,
             };
-            self.heed_count(running, own.unwrap_or(id), seen, now, effects);
+            if is_lowest {
+                self.heed_count(running, own.unwrap_or(id), seen, now, effects);
+            }
             let slot = &mut self.limits[id.index()];
             if let (Some(remaining), Some(count)) = (seen.remaining, entry.sent_by()) {
                 // Where a lower limit is kept than the provider's, or was until now, use is what
@@ -184,10 +184,45 @@ impl Dispatcher {
     }
 }
 
-/// Whether an observation speaks of this limit: by its window, or by its very count where the
-/// window is not told.
+impl LimitSlot {
+    /// Whether it may be the limit that a call was refused for.
+    pub(crate) fn may_have_refused(&self, class: FailureClass, text: Option<&LimitText>) -> bool {
+        let spec = self.limit.spec();
+        // A key's own limit is none of the provider's, nor are places for calls in flight; a day's
+        // limit is not meant where the provider says to come again in a minute; and no use makes a
+        // call too large.
+        let is_rate = self.scope >= Scope::Upstream && !spec.period.is_zero();
+        let is_meant = text.is_none_or(|text| is_limit_of(spec, text));
+        let is_in_time = class != FailureClass::QuotaWindow || spec.period <= HOUR;
+        is_rate && is_meant && is_in_time && class != FailureClass::TooLarge
+    }
+}
+
+/// Whether an observation speaks of this limit: by its window, or by its very count where it may be
+/// full again within its period. What is inferred of the reset of a fixed window, which counts down
+/// to its end, is no window.
 pub(crate) fn is_seen(spec: &LimitSpec, seen: &Observation) -> bool {
-    spec.kind == seen.kind && (seen.window == Some(spec.period) || seen.limit == Some(spec.count))
+    let in_time = seen.window.is_none() || seen.reset.is_none_or(|reset| reset <= spec.period);
+    let by_count = in_time && seen.limit == Some(spec.count);
+    spec.kind == seen.kind && (seen.window == Some(spec.period) || by_count)
+}
+
+/// Whether no other limit of its kind and window that an answer states is lower: a project's holds
+/// beside its organization's, even where its window is not told.
+fn is_lowest(seen: &Observation, headers: &RateLimitHeaders) -> bool {
+    let is_beside = |other: &Observation| {
+        other.window == seen.window
+            || other.source == HeaderSource::Project && other.window.is_none()
+    };
+    let mut others = headers.observations.iter();
+    !others.any(|other| {
+        let counts = other.limit.zip(seen.limit);
+        let is_lower = counts.is_some_and(|(other, seen)| other < seen);
+        is_lower
+            && other.kind == seen.kind
+            && other.source != HeaderSource::Informational
+            && is_beside(other)
+    })
 }
 
 fn is_limit_of(spec: &LimitSpec, text: &LimitText) -> bool {

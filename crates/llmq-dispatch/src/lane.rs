@@ -3,17 +3,23 @@ use std::collections::VecDeque;
 use llmq_core::{Priority, Timestamp};
 use smallvec::SmallVec;
 
-use crate::ids::{QueueId, TenantId, TicketId};
+use crate::ids::{QueueId, TenantId, TicketId, UpstreamId};
 use crate::order::{Rank, Spot};
 use crate::setup::Scope;
 
-/// One queue, one priority, one tenant: first come, first served.
+/// Which calls stand in one lane: a queue, a priority, a tenant, and in order the upstreams that they
+/// may not go to. What may go to few stands apart, and holds up nothing that may go elsewhere.
+pub(crate) type LaneKey = (QueueId, Priority, TenantId, Box<[UpstreamId]>);
+
+/// One queue, one priority, one tenant, one choice of upstreams: first come, first served.
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) queue: QueueId,
     pub(crate) tenant: TenantId,
     /// The priority its calls were submitted with.
     pub(crate) base: Priority,
+    /// The upstreams that its calls may not go to.
+    left_out: Box<[UpstreamId]>,
     /// Its priority now: risen when it has waited long.
     pub(crate) priority: Priority,
     /// Waiting calls by sequence number, oldest first.
@@ -35,11 +41,12 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(queue: QueueId, tenant: TenantId, priority: Priority) -> Self {
+    pub(crate) fn new((queue, priority, tenant, left_out): LaneKey) -> Self {
         Self {
             queue,
             tenant,
             base: priority,
+            left_out,
             priority,
             tickets: VecDeque::new(),
             parked: SmallVec::new(),
@@ -50,6 +57,10 @@ impl Lane {
             starts: 0,
             ready: None,
         }
+    }
+
+    pub(crate) fn key(&self) -> LaneKey {
+        (self.queue, self.base, self.tenant, self.left_out.clone())
     }
 
     pub(crate) fn head(&self) -> Option<(u64, TicketId)> {

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use llmq_core::{Now, Usage};
-use llmq_limit::{Entry, Limit, Settled};
+use llmq_limit::{Entry, Settled};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, LimitSlot};
 use crate::events::Effect;
 use crate::ids::{LimitId, QueueId, TicketId, UpstreamId};
 use crate::order::Spot;
@@ -60,11 +60,11 @@ impl Dispatcher {
         &mut self,
         id: TicketId,
         running: &Running,
-        mut end: impl FnMut(&mut Limit, Entry) -> Option<Settled>,
+        mut end: impl FnMut(&mut LimitSlot, Entry) -> Option<Settled>,
     ) {
         let mut charges = Charges::new();
         for (limit, entry) in &running.entries {
-            let settled = end(&mut self.limits[limit.index()].limit, *entry);
+            let settled = end(&mut self.limits[limit.index()], *entry);
             charges.extend(settled.map(|settled| (*limit, settled)));
             self.touch(Spot::Limit(*limit));
         }

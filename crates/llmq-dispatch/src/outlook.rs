@@ -49,7 +49,7 @@ impl Dispatcher {
     /// Those of a call that would be submitted now.
     #[must_use]
     pub fn outlook_of(&mut self, call: &Call, now: Now) -> Outlook {
-        let key = (call.queue, call.priority, call.tenant);
+        let key = (call.queue, call.priority, call.tenant, Box::default());
         let lane = self.lane_of.get(&key).copied();
         self.look_ahead(call, lane, u64::MAX, now)
     }

@@ -22,12 +22,12 @@ enum Tried {
     Idle,
 }
 
-/// A call that is above the whole of a limit wherever it might go.
+/// A call that can be sent nowhere.
 #[derive(Debug, PartialEq, Eq)]
-struct TooLarge {
+struct Never {
     ticket: TicketId,
-    limit: String,
-    count: u64,
+    /// The limit that it is above the whole of, and its count; none: no upstream is left to it.
+    above: Option<(String, u64)>,
 }
 
 /// Lanes that were asked whether they go before another one, and cannot.
@@ -131,18 +131,17 @@ impl Dispatcher {
         loop {
             match self.try_head(id, &mut looked_at, now, effects) {
                 Ok(tried) => return tried,
-                Err(TooLarge {
-                    ticket,
-                    limit,
-                    count,
-                }) => {
+                Err(Never { ticket, above }) => {
                     self.lanes[id.index()].remove_head();
                     self.after_removal(id);
                     self.forget(ticket);
-                    effects.push(Effect::TooLarge {
-                        ticket,
-                        limit,
-                        count,
+                    effects.push(match above {
+                        Some((limit, count)) => Effect::TooLarge {
+                            ticket,
+                            limit,
+                            count,
+                        },
+                        None => Effect::NoUpstream { ticket },
                     });
                 }
             }
@@ -157,7 +156,7 @@ impl Dispatcher {
         looked_at: &mut LookedAt,
         now: Now,
         effects: &mut Vec<Effect>,
-    ) -> Result<Tried, TooLarge> {
+    ) -> Result<Tried, Never> {
         looked_at.push(id);
         loop {
             self.overtaken.clear();
@@ -175,10 +174,13 @@ impl Dispatcher {
                     return Ok(Tried::Blocked);
                 }
                 Assessed::TooLarge { limit, count } => {
-                    return Err(TooLarge {
+                    let above = Some((limit, count));
+                    return Err(Never { ticket, above });
+                }
+                Assessed::NoUpstream => {
+                    return Err(Never {
                         ticket,
-                        limit,
-                        count,
+                        above: None,
                     });
                 }
             };
@@ -186,7 +188,7 @@ impl Dispatcher {
             let better = better.find(|lane| !looked_at.contains(lane));
             if let Some(better) = better.filter(|_| looked_at.len() < LOOKED_AT_MAX) {
                 let depth = looked_at.len();
-                // What is too large is found out in its own turn.
+                // What can be sent nowhere is found out in its own turn.
                 if self.try_head(better, looked_at, now, effects) == Ok(Tried::Started) {
                     self.rerank(better);
                     // Whose turn it is after that is asked again.

@@ -1,10 +1,12 @@
 //! Another configuration for a running dispatcher: what stays keeps its books, and what goes
 //! lets its calls end.
 
-use llmq_core::Now;
+use std::time::Duration;
+
+use llmq_core::{FailureClass, Now};
 use llmq_limit::{Adaptive, Breaker, BreakerState};
 
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, LimitSlot};
 use crate::events::{Effect, Notice};
 use crate::gates::reopened;
 use crate::ids::{LaneId, LimitId, QueueId, UpstreamId};
@@ -15,19 +17,20 @@ use crate::upstream::{Upstream, each_once};
 impl Dispatcher {
     /// States a limit anew, one that was learned too: what is used of it stays used, and so does
     /// what the provider says of its count as long as the person says the same. False when it is
-    /// another one, which counts something else or otherwise, or in another period.
+    /// another one, which counts something else or otherwise, or in another period: one that counts
+    /// the same by another algorithm or charge rule [takes its place](Dispatcher::replace_limit).
     pub fn restate_limit(&mut self, id: LimitId, setup: &LimitSetup, now: Now) -> bool {
         let slot = &mut self.limits[id.index()];
         let (old, new) = (*slot.limit.spec(), setup.spec);
-        if (old.kind, old.period, old.algorithm) != (new.kind, new.period, new.algorithm) {
+        let counts_alike = (old.kind, old.period, old.algorithm, slot.limit.rule())
+            == (new.kind, new.period, new.algorithm, setup.rule);
+        if !counts_alike {
             return false;
         }
-        let learned = slot.learned.take();
-        let count = match slot.configured.replace(new.count) {
-            Some(before) if before == new.count => old.count,
-            None if learned.is_some_and(|learned| learned.is_stated()) => old.count.min(new.count),
-            _ => new.count,
-        };
+        let count = count_as_stated(slot, new.count);
+        slot.learned = None;
+        slot.configured = Some(new.count);
+        slot.name.clone_from(&setup.name);
         slot.scope = setup.scope;
         if count != old.count {
             slot.limit.set_count(count, now.mono);
@@ -35,12 +38,48 @@ impl Dispatcher {
         true
     }
 
+    /// States a limit anew that counts by another algorithm or charge rule now, which makes it
+    /// another one. What is used of it stays used, and its count stands as in
+    /// [`Dispatcher::restate_limit`]. Calls under way are counted once, as if they had met it from
+    /// the first. To be followed by [`Dispatcher::change_upstream`] for each upstream that has it.
+    pub fn replace_limit(&mut self, id: LimitId, setup: LimitSetup, now: Now) -> LimitId {
+        let mut under_way = self.used_by_calls_under_way(id, now);
+        let slot = &mut self.limits[id.index()];
+        let count = count_as_stated(slot, setup.spec.count);
+        // How calls are charged by one rule says nothing of another.
+        let is_same_rule = slot.limit.rule() == setup.rule;
+        let factor = slot.limit.learned_factor().filter(|_| is_same_rule);
+        let mut used = slot.limit.saved(now.mono);
+        // From the oldest on, so that what is left never counts for too short a time.
+        for (_, part) in &mut used {
+            let theirs = under_way.min(*part);
+            *part -= theirs;
+            under_way -= theirs;
+        }
+        let stated = setup.spec.count;
+        let new = self.add_limit(setup, now);
+        let limit = &mut self.limits[new.index()].limit;
+        if let Some(factor) = factor {
+            limit.set_factor(factor);
+        }
+        if count != stated {
+            limit.set_count(count, now.mono);
+        }
+        limit.restore(&used, Duration::ZERO, now.mono);
+        for upstream in self.upstreams_with(id) {
+            self.join(upstream, new, None, now);
+            self.upstreams[upstream.index()].limits.push(new);
+        }
+        new
+    }
+
     /// Changes an upstream's limits, credential, breaker, concurrency and quota. It is opened if
-    /// it waited for a person. What it learned stays unless a limit of the same kind and period
-    /// is stated; a breaker that is to open as before stays as it stands; calls under way settle
-    /// what they hold, and hold what a limit that joins them counts; all of their output counts
-    /// there as produced after that, which holds back too much for one window. Answers what it
-    /// ended, to be told. To be followed by [`Dispatcher::reconsider`].
+    /// it waited for a person, or refused our key or for want of credit. What it learned stays
+    /// unless a limit of the same kind and period is stated; a breaker that is to open as before
+    /// stays as it stands; calls under way settle what they hold, and hold what a limit that joins
+    /// them counts; all of their output counts there as produced after that, which holds back too
+    /// much for one window. Answers what it ended, to be told. To be followed by
+    /// [`Dispatcher::reconsider`].
     #[must_use = "what it ended is to be told"]
     pub fn change_upstream(
         &mut self,
@@ -87,17 +126,26 @@ impl Dispatcher {
         let upstream = &mut self.upstreams[id.index()];
         upstream.adaptive = adaptive;
         upstream.adaptive_by = setup.adaptive;
+        if upstream.credential != setup.credential {
+            // Another account may have what the old one lacked.
+            upstream.closures = 0;
+        }
         upstream.credential = setup.credential;
         upstream.learn_as = setup.learn_as;
         upstream.ask_before_betting = setup.ask_before_betting;
         upstream.retired = false;
         // Whoever changes the configuration may have mended what only a person can mend.
-        let waits_for_a_person = upstream.closed.is_some_and(|closed| closed.until.is_none());
-        let closed = waits_for_a_person
-            .then(|| upstream.open_again(now))
-            .flatten()
-            .map(|closed| reopened(id, closed, now));
-        let mut ended: Vec<Notice> = closed.into_iter().collect();
+        let may_be_mended = upstream.closed.is_some_and(|closed| {
+            let refuses_us = matches!(closed.class, FailureClass::NoAccess | FailureClass::Money);
+            refuses_us || closed.until.is_none()
+        });
+        let mut ended = Vec::new();
+        if may_be_mended && let Some(closed) = upstream.open_again(now) {
+            if closed.class == FailureClass::NoAccess && closed.until.is_some() {
+                upstream.begin_trial(now.mono);
+            }
+            ended.push(reopened(id, closed, now));
+        }
         if *upstream.breaker.config() != setup.breaker {
             if upstream.breaker.state() != BreakerState::Closed {
                 ended.push(Notice::BreakerClosed(id));
@@ -206,18 +254,27 @@ impl Dispatcher {
         self.pump(now, effects);
     }
 
-    fn spec(&self, id: LimitId) -> (llmq_core::LimitKind, std::time::Duration) {
+    fn spec(&self, id: LimitId) -> (llmq_core::LimitKind, Duration) {
         let spec = self.limits[id.index()].limit.spec();
         (spec.kind, spec.period)
     }
 }
 
+/// What is in force when a person states a count: what the provider says of it, as long as the
+/// person says the same, and for one that was learned no more than answers say.
+fn count_as_stated(slot: &LimitSlot, stated: u64) -> u64 {
+    let known = slot.limit.spec().count;
+    match slot.configured {
+        Some(before) if before == stated => known,
+        None if slot.learned.is_some_and(|learned| learned.is_stated()) => known.min(stated),
+        _ => stated,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use llmq_core::{Host, LimitSpec};
-    use llmq_limit::charge_rule;
+    use llmq_core::{Host, LimitKind, LimitSpec};
+    use llmq_limit::{Factor, charge_rule};
 
     use super::*;
     use crate::Refusal;
@@ -419,6 +476,108 @@ mod tests {
         let _ = world.dispatcher.change_upstream(upstream, limits, now);
         world.submit(1);
         assert_eq!(world.starts(), 1);
+    }
+
+    /// A limit that was to count by another algorithm began unused: a whole window, or a whole
+    /// day's, went out above what the provider gave.
+    #[test]
+    fn a_limit_that_counts_otherwise_keeps_what_is_used_and_counts_calls_under_way_once() {
+        for (from, into) in [
+            ("", ":bucket"),
+            ("", ":fixed"),
+            (":bucket", ""),
+            (":bucket", ":fixed"),
+            (":fixed", ""),
+            (":fixed", ":bucket"),
+        ] {
+            let mut world = world(&format!("requests=1000/1d{from}"));
+            let (old, upstream, now) = (world.limit, world.upstream, world.now);
+            let before = world.dispatcher.limit_mut(old);
+            before.restore(&[(Duration::ZERO, 10)], Duration::ZERO, now.mono);
+            world.submit(40);
+            assert_eq!(world.starts(), 40);
+            let setup = stated(&format!("requests=1000/1d{into}"));
+            assert!(!world.dispatcher.restate_limit(old, &setup, now));
+            let new = world.dispatcher.replace_limit(old, setup, now);
+            let _ = world.dispatcher.change_upstream(upstream, to(&[new]), now);
+            let used = world.dispatcher.limit_mut(new).saved(now.mono);
+            let used: u64 = used.iter().map(|(_, used)| used).sum();
+            assert_eq!(used, 50, "`{from}` to `{into}`");
+        }
+    }
+
+    /// It went on correcting to usage at a provider that keeps the cap charged.
+    #[test]
+    fn a_limit_that_charges_otherwise_keeps_what_is_used_and_not_how_that_was_charged() {
+        let mut world = world("tokens=60000/60s");
+        let (old, now) = (world.limit, world.now);
+        let before = world.dispatcher.limit_mut(old);
+        before.restore(&[(Duration::ZERO, 10)], Duration::ZERO, now.mono);
+        before.set_factor(Factor::remembered(2.0));
+        let rule = charge_rule(Host::Cerebras, LimitKind::Tokens);
+        let setup = LimitSetup {
+            rule,
+            ..stated("tokens=60000/60s")
+        };
+        assert!(!world.dispatcher.restate_limit(old, &setup, now));
+        let new = world.dispatcher.replace_limit(old, setup, now);
+        let limit = world.dispatcher.limit_mut(new);
+        assert_eq!((limit.rule(), limit.learned_factor()), (rule, None));
+        let used: u64 = limit.saved(now.mono).iter().map(|(_, used)| used).sum();
+        assert_eq!(used, 10);
+    }
+
+    /// The provider had lowered the count, and with the algorithm the file's was in force again.
+    #[test]
+    fn a_limit_that_counts_otherwise_stays_as_the_provider_lowered_it() {
+        let mut world = world("requests=10/60s");
+        let (limit, now) = (world.limit, world.now);
+        world.dispatcher.limit_mut(limit).set_count(5, now.mono);
+        for (again, count) in [("requests=10/60s:fixed", 5), ("requests=8/60s:fixed", 8)] {
+            let new = world.dispatcher.replace_limit(limit, stated(again), now);
+            assert_eq!(world.dispatcher.limit_view(new, now).spec.count, count);
+        }
+    }
+
+    /// An account without credit was closed for up to an hour more, whatever key was stated.
+    #[test]
+    fn an_upstream_that_refused_us_is_tried_again_with_another_key() {
+        let refusals = [
+            (FailureClass::Money, None, 4),
+            // What is refused fails its call, so one finds out for the rest.
+            (FailureClass::NoAccess, Some(llmq_core::Pause::Upstream), 1),
+        ];
+        for (class, pause, starts) in refusals {
+            let mut world = world("requests=9/1s");
+            let (upstream, now) = (world.upstream, world.now);
+            world.submit(1);
+            let first = world.effects.iter().find_map(|effect| match effect {
+                Effect::Start(start) => Some(start.ticket),
+                _ => None,
+            });
+            assert_eq!(world.starts(), 1);
+            let refused = crate::Ended {
+                outcome: crate::Outcome::Failed {
+                    class,
+                    told: None,
+                    text: None,
+                },
+                pause,
+                ..crate::Ended::default()
+            };
+            let ended = Event::Ended(first.unwrap(), Box::new(refused));
+            world.dispatcher.handle(ended, now, &mut world.effects);
+            let closed = world.dispatcher.upstream_view(upstream).closed;
+            assert!(matches!(closed, Some((_, Some(_)))), "{class}: {closed:?}");
+            let setup = UpstreamSetup {
+                credential: Some(2),
+                ..to(&[world.limit])
+            };
+            let ended = world.dispatcher.change_upstream(upstream, setup, now);
+            assert!(matches!(ended[..], [Notice::UpstreamReopened { .. }]));
+            world.submit(3);
+            assert_eq!(world.reconsider(), starts, "{class}");
+        }
     }
 
     #[test]

@@ -58,6 +58,7 @@ enum News {
     },
     /// Boxed: it is rare, and every waiting ticket has room for its news.
     TooLarge(Box<(String, u64)>),
+    NoUpstream,
 }
 
 /// Why a ticket got no grant.
@@ -78,6 +79,9 @@ pub enum NoGrant {
         /// Its count.
         count: u64,
     },
+    /// None of the upstreams that are left could take it.
+    #[error("no upstream is left that could take the call")]
+    NoUpstream,
 }
 
 /// What follows from a failed attempt.
@@ -291,6 +295,9 @@ impl Core {
                     let news = News::TooLarge(Box::new((limit, count)));
                     self.call(ticket, news, mine, aftermath);
                 }
+                Effect::NoUpstream { ticket } => {
+                    self.call(ticket, News::NoUpstream, mine, aftermath);
+                }
                 Effect::Completed { ticket, attempts }
                 | Effect::Failed {
                     ticket, attempts, ..
@@ -359,7 +366,7 @@ impl<S: Surroundings> Ticket<S> {
     ///
     /// # Errors
     ///
-    /// [`NoGrant`] when it is too late or the call can never fit.
+    /// [`NoGrant`] when it is too late or the call can never be sent.
     ///
     /// # Cancel safety
     ///
@@ -387,6 +394,7 @@ impl<S: Surroundings> Ticket<S> {
                 let (limit, count) = *refused;
                 Err(NoGrant::TooLarge { limit, count })
             }
+            News::NoUpstream => Err(NoGrant::NoUpstream),
         })
     }
 

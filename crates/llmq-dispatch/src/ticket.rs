@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use crate::events::{Bounded, Call};
 use crate::ids::{LaneId, LimitId, TicketId, UpstreamId};
+use crate::lane::LaneKey;
 
 /// One call in the dispatcher's books: what decisions need, never its payload.
 #[derive(Debug)]
@@ -66,6 +67,11 @@ pub(crate) struct Sent {
 }
 
 impl Running {
+    /// Whether a limit has an entry of it.
+    pub(crate) fn holds(&self, id: LimitId) -> bool {
+        self.entries.iter().any(|(limit, _)| *limit == id)
+    }
+
     /// What its answer states to be used of a limit.
     pub(crate) fn word(&self, seen: &Observation, now: Now) -> Option<FirstWord> {
         Some(FirstWord {
@@ -98,6 +104,18 @@ impl Ticket {
             ttl_at,
             state: State::Delayed(Timestamp::FAR_FUTURE),
         }
+    }
+
+    /// The lane in which it stands when it waits.
+    pub(crate) fn lane_key(&self) -> LaneKey {
+        let mut left_out = self.barred.to_vec();
+        if self.exhausted {
+            left_out.extend(&self.avoid);
+        }
+        left_out.sort_unstable();
+        left_out.dedup();
+        let call = &self.call;
+        (call.queue, call.priority, call.tenant, left_out.into())
     }
 
     /// It waits again, after an attempt that took so long.

@@ -3,8 +3,8 @@ use std::time::Duration;
 use llmq_core::Host;
 use llmq_core::{FailureClass, Now, Timestamp};
 use llmq_limit::{
-    Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin, MinuteGate, PauseReason,
-    PauseScope, QuotaEvent, QuotaMonitor, QuotaState, RampGuard, SlowStart,
+    Adaptive, AdaptiveConfig, Admit, Breaker, CallRole, Margin, MinuteGate, PauseAdvice,
+    PauseReason, PauseScope, QuotaEvent, QuotaMonitor, QuotaState, RampGuard, SlowStart,
 };
 
 use crate::heard_of::HeardOf;
@@ -269,21 +269,19 @@ impl Upstream {
 
     /// Brings the gates in line with what the quota says; true if either changed.
     pub(crate) fn heed_quota(&mut self, now: Now) -> bool {
-        let advice = self
-            .quota
+        let quota = self.quota.as_ref();
+        let pause_of = |work| quota.and_then(|quota| quota.pause_of(work, now));
+        let until = |advice: &PauseAdvice| now.when(advice.resume_at);
+        // A short refusal of all work ends at its time, though work below `high` waits longer.
+        let all = pause_of(PauseScope::All);
+        let low = pause_of(PauseScope::BelowHigh).as_ref().map(until);
+        let told = all
             .as_ref()
-            .and_then(|quota| quota.should_pause(now));
-        let until = advice.as_ref().map(|advice| now.when(advice.resume_at));
-        let all = advice
-            .as_ref()
-            .is_some_and(|advice| advice.scope == PauseScope::All);
-        let told = advice
-            .as_ref()
-            .filter(|advice| all && matches!(advice.reason, PauseReason::Told(_)));
-        self.day_refused = told.and(until);
+            .filter(|advice| matches!(advice.reason, PauseReason::Told(_)));
+        self.day_refused = told.map(until);
         let before = (self.low_closed.is_some(), self.quota_closed.is_some());
-        self.low_closed = until;
-        self.quota_closed = until.filter(|_| all);
+        self.low_closed = low;
+        self.quota_closed = all.as_ref().map(until);
         before != (self.low_closed.is_some(), self.quota_closed.is_some())
     }
 

@@ -13,6 +13,7 @@ use crate::ids::{LimitId, QueueId, TicketId, UpstreamId};
 use crate::lane::Lane;
 use crate::order::Spot;
 use crate::queue::Queue;
+use crate::setup::Scope;
 use crate::ticket::State;
 use crate::upstream::Upstream;
 
@@ -317,18 +318,22 @@ impl Dispatcher {
         &self.queues[id.index()].setup.name
     }
 
-    /// Every upstream that is offered, or has calls to finish.
+    /// Every upstream that is offered, or has calls to finish. The offered ones come first.
     pub fn upstream_ids(&self) -> impl Iterator<Item = UpstreamId> + use<> {
         let shown =
             |(_, upstream): &(usize, &Upstream)| !upstream.retired || upstream.in_flight > 0;
         let shown = self.upstreams.iter().enumerate().filter(shown);
-        let ids: Vec<UpstreamId> = shown.map(|(index, _)| UpstreamId::at(index)).collect();
+        let mut ids: Vec<UpstreamId> = shown.map(|(index, _)| UpstreamId::at(index)).collect();
+        ids.sort_by_key(|id| self.upstreams[id.index()].retired);
         ids.into_iter()
     }
 
-    /// Every upstream, also those that are offered no more: what was used there is used.
+    /// Every upstream, also those that are offered no more: what was used there is used. They come
+    /// first: of two with one name the later one is in force.
     pub fn all_upstream_ids(&self) -> impl Iterator<Item = UpstreamId> + use<> {
-        (0..self.upstreams.len()).map(UpstreamId::at)
+        let mut ids: Vec<UpstreamId> = (0..self.upstreams.len()).map(UpstreamId::at).collect();
+        ids.sort_by_key(|id| !self.upstreams[id.index()].retired);
+        ids.into_iter()
     }
 
     /// How many lanes there are, those included that are kept for their next call.
@@ -337,9 +342,22 @@ impl Dispatcher {
         self.lanes.len()
     }
 
-    /// Every limit, also those that no upstream has any more.
+    /// Every limit, also those that no upstream has any more. They come first: of two with one name
+    /// the later one is in force.
     pub fn limit_ids(&self) -> impl Iterator<Item = LimitId> + use<> {
-        (0..self.limits.len()).map(LimitId::at)
+        let mut are_held: Vec<bool> = self
+            .limits
+            .iter()
+            .map(|slot| matches!(slot.scope, Scope::Tenant | Scope::Model))
+            .collect();
+        for upstream in self.upstreams.iter().filter(|upstream| !upstream.retired) {
+            for limit in &upstream.limits {
+                are_held[limit.index()] = true;
+            }
+        }
+        let mut ids: Vec<LimitId> = (0..self.limits.len()).map(LimitId::at).collect();
+        ids.sort_by_key(|id| are_held[id.index()]);
+        ids.into_iter()
     }
 
     /// An upstream's state.

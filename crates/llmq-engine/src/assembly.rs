@@ -140,8 +140,9 @@ struct Account {
 /// is found again when it comes back.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// By name and, where they are an upstream's own, its server.
-    limits: FxHashMap<String, LimitId>,
+    /// By kind, period and whose they are, of an upstream's own by its server too: those that
+    /// were stated last.
+    limits: FxHashMap<String, Vec<LimitId>>,
     /// By [`learner`](crate::books::learner).
     upstreams: FxHashMap<String, UpstreamId>,
     /// By the public model.

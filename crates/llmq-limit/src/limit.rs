@@ -219,6 +219,12 @@ impl Limit {
         &self.spec
     }
 
+    /// How it charges.
+    #[must_use]
+    pub fn rule(&self) -> ChargeRule {
+        self.rule
+    }
+
     /// The learned charge factor.
     #[must_use]
     pub fn factor(&self) -> Factor {

@@ -128,6 +128,15 @@ impl ProviderConfig {
     }
 }
 
+/// Whether calls in `dialect` can go to `base_url`, as [`crate::Provider::new`] checks it.
+///
+/// # Errors
+///
+/// [`ConfigError`] says what is wrong with it.
+pub fn check_base_url(dialect: Dialect, base_url: &str) -> Result<(), ConfigError> {
+    Addresses::of(dialect, base_url).map(drop)
+}
+
 /// A base URL that was checked, with the full address of each operation.
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses {

@@ -78,7 +78,7 @@ pub use classify::{
     Refused, Source, Verdict, check_answer, check_stream, classify, failed_status, redirected,
 };
 pub use client::{Item, Provider, Request};
-pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig};
+pub use config::{ANSWER_BYTES_MAX, ConfigError, ProviderConfig, check_base_url};
 pub use endpoint::{Dialect, Operation};
 pub use host::{host_of, is_own_server};
 pub use recorder::Recorder;

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use http::HeaderValue;
+
 /// A text that is never shown: an API key, a signing secret.
 ///
 /// `Debug` and `Display` print `***`, so that a configuration, a request or an error can be
@@ -59,6 +61,18 @@ impl Secret {
                 name: name.to_owned(),
             }),
         }
+    }
+
+    /// Whether it can stand in an HTTP header, as a key must.
+    ///
+    /// ```
+    /// use llmq_provider::Secret;
+    /// assert!(Secret::new("sk-1").fits_header());
+    /// assert!(!Secret::new("sk-1\nsk-2").fits_header());
+    /// ```
+    #[must_use]
+    pub fn fits_header(&self) -> bool {
+        HeaderValue::from_str(&self.0).is_ok()
     }
 
     /// The text itself, for the one place that puts it into a header.

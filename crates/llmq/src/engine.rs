@@ -1,7 +1,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use llmq_core::{Backoffs, Host, LimitKind, LimitSpec, Now};
 use llmq_dispatch::{
@@ -428,18 +427,7 @@ fn limits_of(
         });
         let id = match old {
             Some((old, _)) if dispatcher.restate_limit(*old, &setup, now) => *old,
-            // It counts by another algorithm now: what was used is told to it.
-            Some((old, _)) => {
-                let old = dispatcher.limit_mut(*old);
-                let (used, factor) = (old.saved(now.mono), old.learned_factor());
-                let id = dispatcher.add_limit(setup, now);
-                let limit = dispatcher.limit_mut(id);
-                if let Some(factor) = factor {
-                    limit.set_factor(factor);
-                }
-                limit.restore(&used, Duration::ZERO, now.mono);
-                id
-            }
+            Some((old, _)) => dispatcher.replace_limit(*old, setup, now),
             None => dispatcher.add_limit(setup, now),
         };
         limits.push((id, *spec));

@@ -1,7 +1,9 @@
 //! Which of several upstreams serves a call: by weight, by room, and a fallback only for cause.
 
 use llmq_core::FailureClass;
-use llmq_dispatch::{Bounded, Call, Effect, QueueSetup, Route, Scope, TicketId, UpstreamId};
+use llmq_dispatch::{
+    Bounded, Call, Effect, Event, QueueId, QueueSetup, Route, Scope, TicketId, UpstreamId,
+};
 
 use crate::world::{MINUTE, SECOND, World};
 
@@ -184,4 +186,105 @@ fn time_at_an_upstream_is_no_waiting() {
     assert!(!expired(&world), "ten of its sixty seconds are left");
     world.advance(SECOND * 2);
     assert!(expired(&world));
+}
+
+/// A queue over both upstreams.
+fn over_both(world: &mut World, upstreams: [UpstreamId; 2]) -> QueueId {
+    let route = |upstream| Route {
+        upstream,
+        weight: 1.0,
+    };
+    world.dispatcher.add_queue(QueueSetup {
+        routes: upstreams.map(route).to_vec(),
+        ..QueueSetup::to("m", upstreams[0])
+    })
+}
+
+/// It stood at the head of its line, and everything behind it waited with it for an upstream that
+/// was shut, beside an idle one.
+#[test]
+fn a_call_that_may_go_to_one_upstream_only_delays_none_that_may_go_elsewhere() {
+    let mut world = World::new();
+    let upstreams = [(); 2].map(|()| world.upstream(&[]));
+    let queue = over_both(&mut world, upstreams);
+    let shut = world.queue(upstreams[1]);
+    let refused = world.submit(world.call(shut));
+    world.fail(refused, FailureClass::QuotaWindow, Some(SECOND * 30));
+    world.tell(Event::Dropped(refused));
+    world.started();
+    let tied = world.submit(world.call(queue));
+    assert_eq!(world.started(), [tied]);
+    world.tell(Event::Declined(tied));
+    assert_eq!(world.started(), []);
+    let free = world.submit(world.call(queue));
+    assert_eq!(world.started(), [free]);
+    world.complete(free);
+    world.advance(SECOND * 32);
+    assert_eq!(world.started(), [tied]);
+}
+
+#[test]
+fn a_call_that_may_go_to_one_upstream_only_goes_there_before_those_that_came_later() {
+    let mut world = World::new();
+    let limits = ["concurrency=1", "requests=1/1m"];
+    let limits = limits.map(|text| world.limit(text, Scope::Upstream));
+    let upstreams = limits.map(|limit| world.upstream(&[limit]));
+    let queue = over_both(&mut world, upstreams);
+    let full = world.queue(upstreams[1]);
+    let first = world.submit(world.call(full));
+    world.complete(first);
+    let tied = world.submit(world.call(queue));
+    assert_eq!(world.started(), [first, tied]);
+    world.tell(Event::Declined(tied));
+    let [free, later] = [(); 2].map(|()| world.submit(world.call(queue)));
+    assert_eq!(world.started(), [free]);
+    world.advance(SECOND * 61);
+    assert_eq!(world.started(), [tied]);
+    world.complete(free);
+    assert_eq!(world.started(), [later]);
+}
+
+/// Everything behind it waited with it for the fallback's limit.
+#[test]
+fn a_call_that_waits_for_its_try_at_the_fallback_delays_none_behind_it() {
+    let mut world = World::new();
+    let limit = world.limit("requests=1/1m", Scope::Upstream);
+    let upstreams = [world.upstream(&[]), world.upstream(&[limit])];
+    let fallback = world.queue(upstreams[1]);
+    let queue = world.dispatcher.add_queue(QueueSetup {
+        fallback: vec![fallback],
+        max_attempts: 1,
+        ..QueueSetup::to("m", upstreams[0])
+    });
+    let full = world.submit(world.call(fallback));
+    world.complete(full);
+    let failed = world.submit(world.call(queue));
+    assert_eq!(world.started(), [full, failed]);
+    world.fail(failed, FailureClass::Transient, None);
+    assert_eq!(world.started(), []);
+    let behind = world.submit(world.call(queue));
+    assert_eq!(world.started(), [behind]);
+    world.advance(SECOND * 61);
+    assert_eq!(world.started(), [failed]);
+}
+
+/// It waited nowhere, and nothing ever woke it.
+#[test]
+fn a_call_whose_only_upstream_is_taken_away_is_told_so() {
+    let mut world = World::new();
+    let limit = world.limit("requests=1/1m", Scope::Upstream);
+    let upstreams = [world.upstream(&[]), world.upstream(&[limit])];
+    let queue = over_both(&mut world, upstreams);
+    let full = world.queue(upstreams[1]);
+    let first = world.submit(world.call(full));
+    world.complete(first);
+    let tied = world.submit(world.call(queue));
+    world.tell(Event::Declined(tied));
+    let setup = QueueSetup::to("m", upstreams[0]);
+    world.dispatcher.change_queue(queue, setup);
+    world.started();
+    world.dispatcher.reconsider(world.now, &mut world.effects);
+    let gone = Effect::NoUpstream { ticket: tied };
+    assert!(world.effects.contains(&gone), "{:?}", world.effects);
+    assert_eq!(world.dispatcher.queue_view(queue).jobs, 0);
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use llmq_core::{CallSize, FailureClass, Host, LimitSpec, Priority};
+use llmq_core::{CallSize, FailureClass, Host, LimitKind, LimitSpec, Priority};
 use llmq_dispatch::{
-    Call, Effect, Ended, Event, LimitSetup, Notice, QueueSetup, Reserve, Scope, UpstreamSetup,
+    Call, Effect, Ended, Event, LimitSetup, Notice, Outcome, QueueSetup, Reserve, Scope,
+    UpstreamSetup,
 };
-use llmq_limit::{RateLimitHeaders, charge_rule};
+use llmq_limit::{LimitText, RateLimitHeaders, charge_rule};
 
 use crate::world::{MINUTE, SECOND, World};
 
@@ -133,6 +134,67 @@ fn an_answer_that_failed_produced_nothing_more_than_was_seen() {
     };
     assert_eq!(sent(FailureClass::RowFault), 0.0);
     assert!(sent(FailureClass::Ambiguous) > 0.0, "its fate is unknown");
+}
+
+/// Every limit on the way of a refused call held more back, a key's own too: a file with a few rows
+/// that were too large left a part of each idle.
+#[test]
+fn only_a_limit_that_may_have_refused_grows_cautious() {
+    let of = |kind| LimitText {
+        class: FailureClass::QuotaWindow,
+        kind: Some(kind),
+        period: Some(MINUTE),
+        limit: None,
+        used: None,
+        requested: None,
+        try_again: None,
+        resets_at: None,
+    };
+    let (requests, tokens) = (of(LimitKind::Requests), of(LimitKind::InputTokens));
+    for (scope, class, text, starts) in [
+        (Scope::Upstream, FailureClass::TooLarge, None, 10),
+        (
+            Scope::Upstream,
+            FailureClass::QuotaWindow,
+            Some(requests),
+            10,
+        ),
+        (Scope::Tenant, FailureClass::QuotaWindow, None, 10),
+        (Scope::Upstream, FailureClass::QuotaWindow, Some(tokens), 9),
+    ] {
+        let mut world = World::new();
+        let tokens = world.limit("input_tokens=10000/1m", scope);
+        let requests = world.limit("requests=1000/1m", Scope::Upstream);
+        let upstream = if scope == Scope::Tenant {
+            world.tenant = world.dispatcher.add_tenant(1.0, vec![tokens]);
+            world.upstream(&[requests])
+        } else {
+            world.upstream(&[requests, tokens])
+        };
+        let queue = world.queue(upstream);
+        let call = Call {
+            size: CallSize::of_input(1_000),
+            ..world.call(queue)
+        };
+        let refused = world.submit(call);
+        assert_eq!(world.started(), [refused]);
+        world.sent(refused);
+        let outcome = Outcome::Failed {
+            class,
+            told: Some(SECOND),
+            text,
+        };
+        let ended = Ended {
+            outcome,
+            ..Ended::default()
+        };
+        world.tell(Event::Ended(refused, Box::new(ended)));
+        for _ in 0..10 {
+            world.submit(call);
+        }
+        world.advance(SECOND * 3);
+        assert_eq!(world.started().len(), starts, "{scope:?} {class:?}");
+    }
 }
 
 #[test]

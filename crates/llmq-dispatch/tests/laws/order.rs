@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use llmq_core::{CallSize, FailureClass, Priority};
-use llmq_dispatch::{Blocker, Call, QueueSetup, Route, Scope, TicketId};
+use llmq_dispatch::{Blocker, Call, QueueSetup, Reserve, Route, Scope, TicketId};
 
 use crate::world::{MINUTE, SECOND, World};
 
@@ -177,6 +177,41 @@ fn nothing_behind_takes_from_the_limit_that_a_head_is_short_of() {
         "the small one would fit, but the large one stands before it"
     );
     world.advance(Duration::from_secs(2));
+    assert_eq!(world.started(), [large, small]);
+}
+
+/// The large one was asked as if nothing were kept back from it, and whatever found room in that
+/// difference took from what it waits for.
+#[test]
+fn nothing_behind_takes_from_the_limit_that_a_head_is_short_of_beside_a_reserve() {
+    let mut world = World::new();
+    let limit = world.limit("tokens=1000/1m", Scope::Upstream);
+    let upstream = world.upstream(&[limit]);
+    let queue = world.dispatcher.add_queue(QueueSetup {
+        reserve: vec![Reserve {
+            priority: Priority::HIGH,
+            share: 0.1,
+        }],
+        ..QueueSetup::to("m", upstream)
+    });
+    let size = |tokens| CallSize {
+        max_output_tokens: Some(0),
+        ..CallSize::of_input(tokens)
+    };
+    let of = |size, priority| Call {
+        size,
+        priority,
+        ..world.call(queue)
+    };
+    let calls = [
+        of(size(500), Priority::NORMAL),
+        of(size(450), Priority::NORMAL),
+        of(size(50), Priority::LOW),
+    ];
+    let [first, large, small] = calls.map(|call| world.submit(call));
+    assert_eq!(world.started(), [first]);
+    world.complete(first);
+    world.advance(SECOND * 61);
     assert_eq!(world.started(), [large, small]);
 }
 

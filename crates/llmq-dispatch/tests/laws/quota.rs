@@ -200,6 +200,37 @@ fn low_work_does_not_pass_the_thresholds_pause_by_growing_old() {
     assert_eq!(world.started(), [high]);
 }
 
+/// A refusal for seconds over the threshold kept `high` work out until the day turned, and a
+/// second one that lasted longer was not heeded.
+#[test]
+fn a_short_refusal_over_the_threshold_ends_when_the_provider_said() {
+    let (mut world, queue, upstream) = with_quota(100);
+    for _ in 0..80 {
+        send(&mut world, queue);
+    }
+    let high = world.submit(Call {
+        priority: Priority::HIGH,
+        ..world.call(queue)
+    });
+    let low = world.submit(world.call(queue));
+    assert_eq!(world.started(), [high]);
+    for wait in [SECOND * 8, MINUTE * 30] {
+        world.fail(high, FailureClass::QuotaDay, Some(wait));
+        let closed = world.dispatcher.upstream_view(upstream).closed;
+        let class = closed.map(|(class, _)| class);
+        assert_eq!(class, Some(FailureClass::QuotaDay));
+        assert_eq!(world.started(), []);
+        // Up to a second of jitter.
+        world.advance(wait + SECOND * 2);
+        assert_eq!(world.started(), [high]);
+    }
+    world.complete(high);
+    world.advance(HOUR);
+    assert_eq!(world.started(), [], "the rest waits for the day to turn");
+    world.advance(HOUR * 24);
+    assert_eq!(world.started(), [low]);
+}
+
 /// Every call that found no connection was counted, and so was each probe of the breaker: an
 /// outage of a few hours reached the threshold without one request sent.
 #[test]

@@ -96,6 +96,11 @@ impl World {
 
     /// The same for limits of another kind.
     fn answer_of(&mut self, kind: LimitKind, stated: &[(u64, Option<Duration>)], used: u64) {
+        self.answer_as(headers(kind, stated, used));
+    }
+
+    /// A call that ends like this.
+    fn answer_as(&mut self, ended: Box<Ended>) {
         self.effects.clear();
         let call = Call::new(self.queue, self.tenant);
         let ticket = self
@@ -107,7 +112,7 @@ impl World {
         assert!(self.effects.iter().any(granted), "there is room");
         for event in [
             Event::Sent(ticket, self.now.mono),
-            Event::Ended(ticket, headers(kind, stated, used)),
+            Event::Ended(ticket, ended),
         ] {
             self.dispatcher.handle(event, self.now, &mut self.effects);
         }
@@ -134,13 +139,18 @@ impl World {
 }
 
 /// An answer that states these limits.
+fn small(count: u64) -> u32 {
+    u32::try_from(count).expect("a small count")
+}
+
 fn headers(kind: LimitKind, stated: &[(u64, Option<Duration>)], used: u64) -> Box<Ended> {
     let observation = |(limit, window): &(u64, Option<Duration>)| Observation {
         kind,
         source: HeaderSource::Standard,
         limit: Some(*limit),
         remaining: Some(limit - used),
-        reset: None,
+        // As a bucket's: the time until it is full.
+        reset: window.map(|window| window * small(used) / small(*limit)),
         window: *window,
         rounding: 1,
         query_cost: None,
@@ -273,6 +283,77 @@ fn one_answer_makes_no_call_too_large() {
         world.answer_of(LimitKind::Tokens, &[(100, Some(MINUTE))], 1);
     }
     assert_eq!(submit(&mut world, 5_000), Some(Err(100)));
+}
+
+/// It was taken for the minute's, and never learned: the minute had room for what the day refused.
+#[test]
+fn a_days_number_is_not_taken_for_a_minutes_that_is_the_same() {
+    let mut world = World::new();
+    let id = world.configure("requests=40/1m", Scope::Upstream);
+    world.add_upstream(id);
+    for used in 31..=33 {
+        world.answer_with(&[(40, Some(MINUTE * 60 * 24))], used);
+    }
+    assert_eq!(world.kept(), ["requests=40/1d"]);
+    let in_use = world.dispatcher.limit_view(id, world.now).in_use;
+    assert!(in_use < 0.1, "three of forty, not thirty-three: {in_use}");
+}
+
+#[test]
+fn a_window_that_is_inferred_of_a_fixed_ones_reset_is_none() {
+    for stated in ["requests=60/1m:fixed", "requests=60/1m"] {
+        let mut world = World::new();
+        let id = world.configure(stated, Scope::Upstream);
+        world.add_upstream(id);
+        // The first call of each minute is told that the minute lasts that long.
+        for _ in 0..5 {
+            world.answer_with(&[(60, Some(MINUTE * 60))], 1);
+            world.pass(MINUTE);
+        }
+        assert_eq!(world.kept(), Vec::<String>::new(), "{stated}");
+    }
+}
+
+/// Each answer's two counts replaced each other, so that neither was ever believed.
+#[test]
+fn of_a_projects_limit_and_its_organizations_the_lower_one_holds() {
+    let answer = |world: &mut World, project: u64| {
+        let stated = [4_000_000, project].map(|count| (count, Some(MINUTE)));
+        let mut ended = headers(LimitKind::Tokens, &stated, 1_000);
+        let told = ended.headers.as_mut().expect("headers");
+        told.observations[1].source = HeaderSource::Project;
+        world.answer_as(ended);
+        world.pass(SECOND);
+    };
+    let mut world = World::new();
+    for project in [1_000_000, 2_000_000] {
+        for _ in 0..3 {
+            answer(&mut world, project);
+        }
+        let limit = world.dispatcher.learned_limits(world.upstream);
+        assert_eq!(limit.len(), 1);
+        let count = world.dispatcher.limit_mut(limit[0]).spec().count;
+        assert_eq!(count, project);
+    }
+
+    let mut world = World::new();
+    let id = world.configure("tokens=4000000/1m", Scope::Upstream);
+    world.add_upstream(id);
+    for _ in 0..3 {
+        answer(&mut world, 1_000_000);
+    }
+    let call = Call {
+        size: CallSize::of_input(2_000_000),
+        ..Call::new(world.queue, world.tenant)
+    };
+    let (now, effects) = (world.now, &mut world.effects);
+    let ticket = world.dispatcher.submit(call, now, effects);
+    assert!(ticket.is_ok());
+    let too_large = world.effects.iter().find_map(|effect| match effect {
+        Effect::TooLarge { count, .. } => Some(*count),
+        _ => None,
+    });
+    assert_eq!(too_large, Some(1_000_000));
 }
 
 /// The model with the lowest limit set that of all models of its account.

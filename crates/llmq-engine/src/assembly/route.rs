@@ -8,7 +8,7 @@ use llmq_limit::{QuotaEvent, QuotaMonitor, charge_rule};
 use llmq_provider::Provider;
 
 use super::{Accounts, AssembledRoute};
-use crate::books::learner;
+use crate::books::{learner, limit_names};
 use crate::config::RouteSettings;
 
 impl Accounts {
@@ -82,7 +82,7 @@ impl Accounts {
                     }
                     None => dispatcher.add_upstream(setup, now),
                 };
-                self.remember(dispatcher, upstream, &name, &provider, learned, now);
+                self.remember(dispatcher, upstream, &name, &provider, &learned, now);
                 self.known.upstreams.insert(learner.clone(), upstream);
                 upstream
             }
@@ -123,13 +123,9 @@ impl Accounts {
     ) -> (Vec<LimitId>, Vec<LimitSpec>) {
         let host = provider.host();
         let mut stated = route.limits.specs(host);
-        let mut limits = Vec::new();
-        for spec in &stated {
-            let setup = limit(provider, *spec, name, Scope::Upstream);
-            let key = format!("{} at {}", setup.name, provider.authority());
-            let learned = known.and_then(|known| learned_as(dispatcher, known, spec));
-            limits.push(self.limit(dispatcher, key, setup, learned, now));
-        }
+        let own = setups(provider, &stated, name, Scope::Upstream);
+        let whose = learner(name, provider.authority());
+        let mut limits = self.stated_limits(dispatcher, own, &whose, known, now);
         for shared in shared {
             let specs = self.limits.get(shared).map(|table| table.specs(host));
             let specs = specs.unwrap_or_default();
@@ -137,11 +133,8 @@ impl Accounts {
             let ids = match self.shared.get(shared) {
                 Some(ids) => ids.clone(),
                 None => {
-                    let made = specs.iter().map(|spec| {
-                        let setup = limit(provider, *spec, shared, Scope::Account);
-                        self.limit(dispatcher, setup.name.clone(), setup, None, now)
-                    });
-                    let made: Vec<LimitId> = made.collect();
+                    let of_all = setups(provider, &specs, shared, Scope::Account);
+                    let made = self.stated_limits(dispatcher, of_all, shared, None, now);
                     self.shared.insert(shared.clone(), made.clone());
                     made
                 }
@@ -153,27 +146,66 @@ impl Accounts {
         (limits, stated)
     }
 
-    /// A limit: the one that is known by `key`, or `learned`, with its books; else a new one.
-    fn limit(
+    /// The limits of `whose`, with what is used of those that were stated before, or learned of
+    /// `upstream`, for the same kind and period.
+    fn stated_limits(
         &mut self,
         dispatcher: &mut Dispatcher,
-        key: String,
+        stated: Vec<LimitSetup>,
+        whose: &str,
+        upstream: Option<UpstreamId>,
+        now: Now,
+    ) -> Vec<LimitId> {
+        let key = |setup: &LimitSetup| format!("{} {whose}", setup.spec.name());
+        // Looked up before any is made: several may be of one kind and period.
+        let mut known = Vec::with_capacity(stated.len());
+        for setup in &stated {
+            let before = self.known.limits.get(&key(setup));
+            let mut before = before.cloned().unwrap_or_default();
+            before.extend(upstream.and_then(|id| learned_as(dispatcher, id, &setup.spec)));
+            known.push(before);
+        }
+        for setup in &stated {
+            self.known.limits.remove(&key(setup));
+        }
+        let mut limits = Vec::with_capacity(stated.len());
+        for (setup, before) in stated.into_iter().zip(known) {
+            let key = key(&setup);
+            let id = self.limit(dispatcher, setup, &before, now);
+            self.known.limits.entry(key).or_default().push(id);
+            limits.push(id);
+        }
+        limits
+    }
+
+    /// A limit: the one of those before that counts as it does, with its books; else a new one,
+    /// with what is used of those before, or was by an earlier process.
+    fn limit(
+        &self,
+        dispatcher: &mut Dispatcher,
         setup: LimitSetup,
-        learned: Option<LimitId>,
+        before: &[LimitId],
         now: Now,
     ) -> LimitId {
-        let known = self.known.limits.get(&key).copied().or(learned);
-        if let Some(id) = known
-            && dispatcher.restate_limit(id, &setup, now)
-        {
-            self.known.limits.insert(key, id);
+        let restated = |id: &&LimitId| dispatcher.restate_limit(**id, &setup, now);
+        if let Some(id) = before.iter().find(restated) {
+            return *id;
+        }
+        let used = |id: &&LimitId| -> u64 {
+            let used = dispatcher.limit_mut(**id).saved(now.mono);
+            used.iter().map(|(_, used)| used).sum()
+        };
+        if let Some(most_used) = before.iter().max_by_key(used) {
+            let id = dispatcher.replace_limit(*most_used, setup, now);
+            if let Some(memory) = &self.memory {
+                memory.write_ahead(dispatcher, id);
+            }
             return id;
         }
         let id = dispatcher.add_limit(setup, now);
         if let Some(memory) = &self.memory {
             memory.open(dispatcher, id, now);
         }
-        self.known.limits.insert(key, id);
         id
     }
 
@@ -210,12 +242,11 @@ impl Accounts {
         upstream: UpstreamId,
         name: &str,
         provider: &Provider,
-        learned: Vec<LimitSpec>,
+        learned: &[LimitSpec],
         now: Now,
     ) {
         let Some(memory) = &self.memory else { return };
-        for spec in learned {
-            let setup = limit(provider, spec, name, Scope::Upstream);
+        for setup in setups(provider, learned, name, Scope::Upstream) {
             let id = dispatcher.add_learned_limit(upstream, setup, now);
             memory.open(dispatcher, id, now);
         }
@@ -235,11 +266,13 @@ fn learned_as(
     })
 }
 
-fn limit(provider: &Provider, spec: LimitSpec, whose: &str, scope: Scope) -> LimitSetup {
-    LimitSetup {
-        name: format!("{} {whose}", spec.name()),
-        spec,
+fn setups(provider: &Provider, limits: &[LimitSpec], whose: &str, scope: Scope) -> Vec<LimitSetup> {
+    let names = limit_names(limits, whose).into_iter();
+    let setups = names.zip(limits).map(|(name, spec)| LimitSetup {
+        name,
+        spec: *spec,
         rule: charge_rule(provider.host(), spec.kind),
         scope,
-    }
+    });
+    setups.collect()
 }

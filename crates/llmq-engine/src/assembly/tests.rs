@@ -2,6 +2,7 @@ use llmq_dispatch::{Call, Effect};
 
 use super::*;
 use crate::SystemClock;
+use crate::books::Spent;
 use crate::config::Config;
 
 fn assembled(toml: &str) -> Assembly {
@@ -66,11 +67,24 @@ fn renew(assembly: &mut Assembly, toml: &str) -> (Vec<AssembledRoute>, Vec<Strin
     (routes, names.collect())
 }
 
+fn now() -> Now {
+    SystemClock::new().now()
+}
+
+/// Of each limit so much is used.
+fn uses(assembly: &mut Assembly, route: &AssembledRoute, used: &[u64]) {
+    let ids = assembly.dispatcher.upstream_view(route.upstream).limits;
+    for (id, used) in ids.into_iter().zip(used) {
+        let limit = assembly.dispatcher.limit_mut(id);
+        limit.start_with(limit.spec().count - used, now().mono);
+    }
+}
+
 fn limits(assembly: &mut Assembly, route: &AssembledRoute) -> Vec<String> {
     let ids = assembly.dispatcher.upstream_view(route.upstream).limits;
     let specs = ids.into_iter().map(|id| {
         let limit = assembly.dispatcher.limit_mut(id);
-        let used = limit.saved(Now::default().mono);
+        let used = limit.saved(now().mono);
         let used: u64 = used.iter().map(|(_, used)| used).sum();
         format!("{} used {used}", limit.spec())
     });
@@ -83,17 +97,67 @@ fn limits(assembly: &mut Assembly, route: &AssembledRoute) -> Vec<String> {
 fn another_configuration_keeps_the_books_of_what_stays() {
     let mut assembly = assembled(TWO_MODELS);
     let [one, _] = [&assembly.routes[0], &assembly.routes[1]].map(Clone::clone);
-    let ids = assembly.dispatcher.upstream_view(one.upstream).limits;
-    for id in ids {
-        let limit = assembly.dispatcher.limit_mut(id);
-        limit.start_with(limit.spec().count - 7, Now::default().mono);
-    }
+    uses(&mut assembly, &one, &[7, 7]);
     let changed = TWO_MODELS.replace("rpm = 10 }", "rpm = 20 }");
     let (routes, models) = renew(&mut assembly, &changed);
     assert_eq!(routes[0].upstream, one.upstream);
     assert_eq!(models, ["a", "b"]);
     let kept = ["requests=20/1m used 7", "requests=100/1m used 7"];
     assert_eq!(limits(&mut assembly, &routes[0]), kept);
+}
+
+/// The limit was another one then, and began unused: a whole window more was sent at once.
+#[test]
+fn a_limit_that_counts_by_another_algorithm_keeps_what_is_used_there_and_back() {
+    let with = |own: &str, shared: &str| {
+        let toml = TWO_MODELS.replace("rpm = 10 }", &format!("custom = [\"{own}\"] }}"));
+        toml.replace("rpm = 100", &format!("custom = [\"{shared}\"]"))
+    };
+    let sliding = ["requests=10/1d", "requests=100/1d"];
+    let other = ["requests=10/1d:bucket", "requests=100/1d:fixed"];
+    let mut assembly = assembled(&with(sliding[0], sliding[1]));
+    let one = assembly.routes[0].clone();
+    uses(&mut assembly, &one, &[7, 7]);
+    for stated in [other, sliding] {
+        let (routes, _) = renew(&mut assembly, &with(stated[0], stated[1]));
+        let kept = stated.map(|limit| format!("{limit} used 7"));
+        assert_eq!(routes[0].upstream, one.upstream);
+        assert_eq!(limits(&mut assembly, &routes[0]), kept);
+    }
+}
+
+/// Each of them took the other's place, and both began unused after every change of the file. Of
+/// two that differed in their counts alone the later one held.
+#[test]
+fn limits_of_one_kind_and_period_each_keep_what_is_used() {
+    let with = |custom: &str| {
+        let custom = format!("custom = [{custom}] }}");
+        TWO_MODELS.replace("rpm = 10 }", &custom)
+    };
+    let [sliding, fixed] = [r#""requests=20/1d""#, r#""requests=30/1d:fixed""#];
+    let twice = format!("{sliding}, {fixed}, \"requests=40/1d\"");
+    let mut assembly = assembled(&with(&twice));
+    let one = assembly.routes[0].clone();
+    let ids = assembly.dispatcher.upstream_view(one.upstream).limits;
+    let names = [0, 1].map(|index| assembly.dispatcher.limit_name(ids[index]).to_owned());
+    assert_eq!(names, ["rpd one/x", "rpd one/x (fixed)"]);
+    uses(&mut assembly, &one, &[7, 3]);
+    let [sliding_kept, fixed_kept] = ["requests=20/1d used 7", "requests=30/1d:fixed used 3"];
+    for (custom, kept) in [
+        (twice, vec![sliding_kept, fixed_kept]),
+        (
+            format!("{fixed}, {sliding}"),
+            vec![fixed_kept, sliding_kept],
+        ),
+        (fixed.to_owned(), vec![fixed_kept]),
+    ] {
+        let (routes, _) = renew(&mut assembly, &with(&custom));
+        let mut limits = limits(&mut assembly, &routes[0]);
+        assert_eq!(limits.pop().as_deref(), Some("requests=100/1m used 0"));
+        assert_eq!(limits, kept);
+    }
+    let id = assembly.dispatcher.upstream_view(one.upstream).limits[0];
+    assert_eq!(assembly.dispatcher.limit_name(id), "rpd one/x");
 }
 
 #[test]
@@ -118,6 +182,34 @@ fn another_server_under_the_same_name_has_limits_of_its_own() {
     let one = assembly.routes[0].upstream;
     let (routes, _) = renew(&mut assembly, &TWO_MODELS.replace(":9/", ":10/"));
     assert_ne!(routes[0].upstream, one);
+}
+
+/// The books had what was used at the other server, and the next process began with that.
+#[test]
+fn an_address_that_is_changed_back_has_its_own_use_in_the_books() {
+    let two_models = TWO_MODELS.replace("rpm = 10 }", "rpd = 10 }");
+    let mut assembly = assembled(&two_models);
+    let one = assembly.routes[0].clone();
+    uses(&mut assembly, &one, &[7]);
+    let (there, _) = renew(&mut assembly, &two_models.replace(":9/", ":10/"));
+    let (back, _) = renew(&mut assembly, &two_models);
+    assert_eq!(back[0].upstream, one.upstream);
+    let dispatcher = &mut assembly.dispatcher;
+    let last = dispatcher.all_upstream_ids().last();
+    assert!(last.is_some() && last != Some(there[0].upstream));
+    let mut spent = Spent {
+        clean: true,
+        ..Spent::default()
+    };
+    for limit in dispatcher.limit_ids().collect::<Vec<_>>() {
+        spent.add(dispatcher, limit, now());
+    }
+    let used: u64 = spent.limits["rpd one/x"]
+        .used
+        .iter()
+        .map(|(_, used)| used)
+        .sum();
+    assert_eq!(used, 7);
 }
 
 /// The first model by name that led to an account's model decided on its limits, and where it

@@ -110,6 +110,11 @@ impl Memory {
     /// keeper has written its first portion.
     pub fn open(&self, dispatcher: &mut Dispatcher, limit: LimitId, now: Now) {
         self.earlier.restore(dispatcher, limit, now);
+        self.write_ahead(dispatcher, limit);
+    }
+
+    /// The same for a limit whose books hold already what was used of it.
+    pub(crate) fn write_ahead(&self, dispatcher: &mut Dispatcher, limit: LimitId) {
         if next_portion(dispatcher, limit).is_some() {
             dispatcher.limit_mut(limit).allow(Some(0));
             self.wanted.ask(Save::Portion(limit));

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use llmq_core::{LimitKind, LimitSpec, Now, WallTime};
+use llmq_core::{Algorithm, LimitKind, LimitSpec, Now, WallTime};
 use llmq_dispatch::{Dispatcher, LimitId, UpstreamId};
 use llmq_limit::{Factor, Limit};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,23 @@ pub struct Parts {
 #[must_use]
 pub fn learner(upstream: &str, server: &str) -> String {
     format!("{upstream} at {server}")
+}
+
+/// What the books call the limits that are stated for one upstream or account. Where several
+/// count the same in the same period, all but the first are told apart by their algorithms.
+pub(crate) fn limit_names(limits: &[LimitSpec], whose: &str) -> Vec<String> {
+    let name = |limit: &LimitSpec| {
+        let name = format!("{} {whose}", limit.name());
+        let same = |other: &&LimitSpec| (other.kind, other.period) == (limit.kind, limit.period);
+        let first = limits.iter().find(same).map(|first| first.algorithm);
+        match limit.algorithm {
+            algorithm if first == Some(algorithm) => name,
+            Algorithm::Sliding => format!("{name} (sliding)"),
+            Algorithm::Bucket { .. } => format!("{name} (bucket)"),
+            Algorithm::Fixed => format!("{name} (fixed)"),
+        }
+    };
+    limits.iter().map(name).collect()
 }
 
 /// What a limit may use before its books are written again: a hundredth.
@@ -331,6 +348,30 @@ mod tests {
             };
             assert_eq!(limit.cost(&size, 0).arrival, 1_200);
         }
+    }
+
+    /// Two limits of one kind and period had one place in the books.
+    #[test]
+    fn each_limit_has_a_name_of_its_own_and_one_that_is_alone_the_name_it_always_had() {
+        let names = |limits: &[&str]| {
+            let limits: Vec<LimitSpec> = limits.iter().map(|text| text.parse().unwrap()).collect();
+            limit_names(&limits, "openai/m")
+        };
+        for alone in [
+            "requests=5/1d",
+            "requests=5/1d:bucket",
+            "requests=5/1d:fixed",
+        ] {
+            assert_eq!(names(&[alone]), [NAME]);
+        }
+        assert_eq!(
+            names(&[
+                "requests=5/1d:bucket",
+                "requests=5/1m",
+                "requests=5/1d:fixed"
+            ]),
+            [NAME, "rpm openai/m", "rpd openai/m (fixed)"]
+        );
     }
 
     #[test]

@@ -325,16 +325,26 @@ pub struct LimitTable {
 }
 
 impl LimitTable {
-    /// The limits; those in short form age as `host` is known to do it.
+    /// The limits; those in short form age as `host` is known to do it. Of two that differ in
+    /// their counts alone the lower holds.
     #[must_use]
     pub fn specs(&self, host: Host) -> Vec<LimitSpec> {
         let short = self.short.iter().map(|&(kind, period, count)| {
             LimitSpec::per(kind, count, period, default_algorithm(host, period))
         });
-        short
+        let all = short
             .chain(self.concurrency.map(LimitSpec::concurrency))
-            .chain(self.custom.iter().copied())
-            .collect()
+            .chain(self.custom.iter().copied());
+        let mut limits: Vec<LimitSpec> = Vec::new();
+        for limit in all {
+            let count = limit.count;
+            let same = |other: &&mut LimitSpec| LimitSpec { count, ..**other } == limit;
+            match limits.iter_mut().find(same) {
+                Some(other) => other.count = other.count.min(count),
+                None => limits.push(limit),
+            }
+        }
+        limits
     }
 }
 

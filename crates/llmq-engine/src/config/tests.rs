@@ -370,6 +370,34 @@ fn secrets_are_never_shown() {
     );
 }
 
+/// They were right here, and refused one at a time when the server began.
+#[test]
+fn an_address_that_is_none_and_a_key_that_no_header_holds_are_mistakes() {
+    let text = "
+        [upstreams.a]
+        provider = \"openai\"
+        base_url = \"https://exa mple.com/v1\"
+        [upstreams.b]
+        provider = \"anthropic\"
+        base_url = \"http://h/v1/messages\"
+        [upstreams.c]
+        provider = \"openai\"
+        base_url = \"http://h/v1#part\"
+        api_key = \"hunter2\\nhunter2\"
+    ";
+    assert_eq!(
+        mistakes(text),
+        [
+            "upstreams.a.base_url: the base URL is not a URL: write it like \
+             https://api.openai.com/v1",
+            "upstreams.b.base_url: the base URL ends with /messages, which is added by itself: \
+             leave it out",
+            "upstreams.c.base_url: the base URL holds a `#` part, which is never sent",
+            "upstreams.c.api_key: the API key holds characters that cannot stand in a header",
+        ]
+    );
+}
+
 #[test]
 fn entries_tell_where_each_value_comes_from() {
     let config = parse("[server]\nmax_wait = \"5s\"").with_flag("retry.jitter", "--jitter", "0.3");

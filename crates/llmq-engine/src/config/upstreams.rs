@@ -30,7 +30,9 @@ pub(super) fn upstream(section: &Section<'_, '_>) -> UpstreamSettings {
         section.wrong("provider", message.to_owned());
     }
     let provider = kind.unwrap_or_default();
-    let given = section.read("base_url", values::base_url);
+    let given = section.read("base_url", |found| {
+        values::base_url(found, provider.dialect())
+    });
     let base_url = given.or_else(|| provider.default_url().map(str::to_owned));
     if base_url.is_none() && provider == ProviderKind::Azure {
         let message = "is missing: write it like https://NAME.openai.azure.com/openai/v1";

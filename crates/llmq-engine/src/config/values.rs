@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use llmq_core::{LimitSpec, parse_count, parse_duration};
-use llmq_provider::Secret;
+use llmq_provider::{ConfigError, Dialect, Secret, check_base_url};
 use toml::Value;
 
 use super::reader::Found;
@@ -190,8 +190,8 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     address.parse().map_err(wrong)
 }
 
-/// An `http` or `https` address. What else may be wrong with it is told when it is first used.
-pub(super) fn base_url(found: &Found<'_>) -> Read<String> {
+/// An `http` or `https` address that calls in `dialect` can go to.
+pub(super) fn base_url(found: &Found<'_>, dialect: Dialect) -> Read<String> {
     let url = text(found)?;
     let rest = url
         .strip_prefix("https://")
@@ -202,14 +202,24 @@ pub(super) fn base_url(found: &Found<'_>) -> Read<String> {
         Some(authority) if authority.contains('@') => {
             Err("holds a user name or password: give the key as api_key".to_owned())
         }
-        Some(_) => Ok(url),
+        Some(_) => match check_base_url(dialect, &url) {
+            Ok(()) => Ok(url),
+            Err(error) => Err(error.to_string()),
+        },
     }
 }
 
 /// `{ env = "NAME" }`, or the key itself.
 pub(super) fn key(found: &Found<'_>) -> Read<KeySource> {
     match found.value.as_ref() {
-        Value::String(key) if !key.trim().is_empty() => Ok(KeySource::Literal(Secret::new(key))),
+        Value::String(key) if !key.trim().is_empty() => {
+            let key = Secret::new(key);
+            if key.fits_header() {
+                Ok(KeySource::Literal(key))
+            } else {
+                Err(ConfigError::Key.to_string())
+            }
+        }
         Value::Table(table) if table.len() == 1 => match table.get("env") {
             Some(Value::String(name)) if !name.trim().is_empty() => {
                 Ok(KeySource::Env(name.clone()))

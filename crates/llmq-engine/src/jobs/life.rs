@@ -191,9 +191,13 @@ impl Inner {
         };
         let started = self.start(start).await?;
         self.holds(started.lease);
+        let class = match refused {
+            NoGrant::NoUpstream => FailureClass::RowFault,
+            _ => FailureClass::TooLarge,
+        };
         let error = JobError {
-            class: Some(FailureClass::TooLarge),
-            ..JobError::new(FailureClass::TooLarge.as_str(), refused.to_string())
+            class: Some(class),
+            ..JobError::new(class.as_str(), refused.to_string())
         };
         self.fail(started.lease, error).await;
         Ok(())
@@ -206,7 +210,7 @@ impl Inner {
             answer: None,
             cost_nano_usd: None,
         };
-        self.record(lease, report, None, None).await;
+        self.record(lease, report, None, None, &mut None).await;
     }
 
     /// Carries a started job on to its end, or until it is given back.
@@ -293,7 +297,7 @@ impl Inner {
             error: None,
             after: HOLD_AGAIN,
         };
-        match self.record(lease, report, None, None).await {
+        match self.record(lease, report, None, None, &mut None).await {
             true => Left::Waits,
             false => Left::Over,
         }
@@ -310,10 +314,7 @@ impl Inner {
                     error: None,
                     after: Duration::ZERO,
                 };
-                return match self.record(lease, report, None, took).await {
-                    true => Next::Attempt(ticket),
-                    false => Next::Leave(Left::Over),
-                };
+                return self.requeue(lease, report, None, took, ticket).await;
             }
             Outcome::Declined(reason, AfterFailure::GivenUp { .. }) => {
                 let class = FailureClass::RowFault;
@@ -334,10 +335,7 @@ impl Inner {
             Outcome::Failed(ended, AfterFailure::Again(ticket)) => {
                 let (report, due_at) = self.again(started, &ended, &ticket);
                 tries.failed(ended);
-                return match self.record(lease, report, due_at, took).await {
-                    true => Next::Attempt(ticket),
-                    false => Next::Leave(Left::Over),
-                };
+                return self.requeue(lease, report, due_at, took, ticket).await;
             }
             Outcome::Failed(ended, AfterFailure::GivenUp { .. }) => {
                 if ended.exceeds_context
@@ -349,10 +347,7 @@ impl Inner {
                         may_have_been_sent: false,
                     };
                     tries.failed(ended);
-                    return match self.record(lease, report, None, took).await {
-                        true => Next::Attempt(ticket),
-                        false => Next::Leave(Left::Over),
-                    };
+                    return self.requeue(lease, report, None, took, ticket).await;
                 }
                 let told = telling(tries.first.take(), ended);
                 Report::Failed {
@@ -363,7 +358,7 @@ impl Inner {
             }
         };
         let waits = matches!(report, Report::Retry { .. } | Report::GivenBack { .. });
-        let recorded = self.record(lease, report, None, took).await;
+        let recorded = self.record(lease, report, None, took, &mut None).await;
         Next::Leave(if recorded && waits {
             Left::Waits
         } else {
@@ -372,8 +367,8 @@ impl Inner {
     }
 
     /// A place in the line of the next model with a larger context; none: there is none that
-    /// takes it. The store knows nothing of it: a process that finds the job again asks its own
-    /// model first, whose refusal costs nothing.
+    /// takes it. The store knows nothing of it: who finds the job there again asks its own model
+    /// first, whose refusal costs nothing.
     fn in_a_larger_context(&self, started: &Started, tries: &mut Tries) -> Option<Ticket> {
         let job = &started.job;
         let larger = || self.directory.larger_contexts(&job.queue).into_iter();
@@ -417,15 +412,36 @@ impl Inner {
         (report, standing.and_then(|standing| standing.not_before))
     }
 
+    /// Records an attempt that another follows, whose place in line is `ticket`.
+    async fn requeue(
+        &self,
+        lease: Lease,
+        report: Report,
+        due_at: Option<Timestamp>,
+        took: Option<Duration>,
+        ticket: Ticket,
+    ) -> Next {
+        let mut place = Some(ticket);
+        let recorded = self.record(lease, report, due_at, took, &mut place).await;
+        match (recorded, place) {
+            (true, Some(ticket)) => Next::Attempt(ticket),
+            // It is found again from the store.
+            (true, None) => Next::Leave(Left::Waits),
+            (false, _) => Next::Leave(Left::Over),
+        }
+    }
+
     /// Records a report, again and again until the store can. A job that waits then does so until
-    /// `due_at`, however long that takes. Whether it counted: not for a job that was cancelled or
-    /// lost meanwhile, or when this process ends before.
+    /// `due_at`, however long that takes; its `place` in line is given up when the store cannot at
+    /// once, since what is granted before it can would be held unused. Whether it counted: not for
+    /// a job that was cancelled or lost meanwhile, or when this process ends before.
     async fn record(
         &self,
         lease: Lease,
         mut report: Report,
         due_at: Option<Timestamp>,
         took: Option<Duration>,
+        place: &mut Option<Ticket>,
     ) -> bool {
         let mut wait = AGAIN_FIRST;
         loop {
@@ -454,6 +470,7 @@ impl Inner {
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "the end of an attempt could not be recorded yet");
+                    *place = None;
                     self.shut();
                 }
             }

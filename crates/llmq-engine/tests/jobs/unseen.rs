@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use llmq_core::{Priority, Status};
+use llmq_dispatch::Call;
 use llmq_engine::Tasks;
+use llmq_engine::jobs::Directory as _;
 use llmq_store::{Cancelled, JobId, NewJob, Reads, Store};
 use llmq_testkit::{FaultyStore, PATIENCE};
 
@@ -17,6 +19,7 @@ over_each_store! {
     rows_of_a_large_insert_are_seen_behind_those_that_were_read,
     a_read_that_fails_keeps_no_lane_from_being_read,
     a_retry_whose_report_came_late_is_sent,
+    what_cannot_be_recorded_takes_no_room_from_others,
     a_refusal_that_could_not_be_recorded_is_recorded_later,
     a_job_whose_route_is_gone_is_sent_when_there_is_one,
     one_job_that_cannot_be_read_keeps_no_other_from_being_followed,
@@ -125,6 +128,36 @@ async fn a_retry_whose_report_came_late_is_sent(store: Arc<dyn Store>) {
     let job = world.end(id).await;
     assert_eq!((job.status, job.attempts), (Status::Completed, 2));
     assert_eq!(store.fails_left("report"), 0);
+}
+
+/// The next grant of a job whose failure could not be recorded was held until it could: calls that
+/// need no store were refused, and nothing was at the provider.
+async fn what_cannot_be_recorded_takes_no_room_from_others(store: Arc<dyn Store>) {
+    let upstream = Upstream::start(|call| match call {
+        0 => Act::Refuse(500, "oops"),
+        _ => good(call),
+    })
+    .await;
+    let store = FaultyStore::new(store);
+    let world = World::over(store.clone(), &upstream, "concurrency = 1").await;
+    store.fails("report", 1_000_000);
+    let id = world.accept().await;
+    // The time between two tries is longer than the backoff.
+    let twice = async {
+        while store.fails_left("report") > 1_000_000 - 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, twice).await.unwrap();
+    let queue = world.models.queue("gpt").unwrap();
+    let plain = Call::new(queue, world.models.tenant("default", None));
+    let granted = world.hub.submit(plain).unwrap().granted();
+    let granted = tokio::time::timeout(PATIENCE, granted).await;
+    drop(granted.expect("nothing is sent").unwrap());
+    store.fails("report", 0);
+    let job = world.end(id).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 2));
+    assert_eq!(upstream.count(), 2);
 }
 
 async fn a_refusal_that_could_not_be_recorded_is_recorded_later(store: Arc<dyn Store>) {

@@ -61,6 +61,8 @@ pub struct Settled {
     pub(super) arrival: u64,
     /// For its answer.
     pub(super) output: u64,
+    /// What words had returned of the limit by its end: what they return later may be of it.
+    pub(super) returned: u64,
     pub(super) when: When,
     /// Whether its usage has been told.
     pub(super) is_told: bool,

@@ -223,8 +223,9 @@ impl Limit {
             self.charged += correction;
             self.tail.charged(correction, now);
         }
+        let settled = self.settled(&entry, now);
         self.reconcile(now);
-        let settled = self.settled(&entry, now)?;
+        let settled = settled?;
         Some(Settled {
             arrival: real.unwrap_or(settled.arrival),
             is_told: usage.is_some(),
@@ -245,6 +246,7 @@ impl Limit {
             stated: entry.cost.stated,
             arrival: expect.own,
             output: produced,
+            returned: self.returned,
             when: match &self.meter {
                 Meter::Bucket(bucket) => When::Drawn(bucket.mark()),
                 Meter::Sliding(_) | Meter::Fixed(_) | Meter::Places => {
@@ -276,7 +278,8 @@ impl Limit {
     }
 
     /// Somebody tells what a call used that has ended: its charges become what they would be had
-    /// it been told in time. What has left the window since is neither taken nor given back.
+    /// it been told in time. What has left the window since is neither taken nor given back, nor
+    /// is given back what the provider's words have returned since.
     pub fn correct(&mut self, settled: &mut Settled, usage: &Usage, now: Timestamp) {
         let real = self.rule.settled(usage);
         if let Some(real) = real.filter(|_| !settled.is_told) {
@@ -289,6 +292,14 @@ impl Limit {
         };
         let more = [(arrival, settled.arrival), (output, settled.output)]
             .map(|(now, before)| signed(now) - signed(before));
+        self.charged = self.charged.saturating_add(more[0].saturating_add(more[1]));
+        let more = more.map(|more| {
+            self.tail.charged(more, now);
+            let less = u64::try_from(-more).unwrap_or(0);
+            let known = less.min(self.returned.saturating_sub(settled.returned));
+            settled.returned += known;
+            more + signed(known)
+        });
         self.advance(now);
         let sum = more[0].saturating_add(more[1]);
         match (&mut self.meter, &mut settled.when) {
@@ -303,8 +314,6 @@ impl Limit {
             }
             (_, When::Drawn(_)) => {}
         }
-        self.charged = self.charged.saturating_add(sum);
-        self.tail.charged(sum, now);
         (settled.arrival, settled.output) = (arrival, output);
         settled.is_told = true;
     }
@@ -333,11 +342,19 @@ impl Limit {
     /// calls still count against a limit on calls (`OpenAI`'s rate-limit guide, 2026).
     pub fn refused(&mut self, entry: Entry, now: Timestamp) {
         if let EntryState::Sent { expect, .. } = entry.state {
+            self.refused_at = Some(now);
+            self.caution.refused(expect.sent_at, now);
+        }
+        self.refused_for_another(entry, now);
+    }
+
+    /// The same where this limit cannot be what the call was refused for: it holds back no more
+    /// than before.
+    pub fn refused_for_another(&mut self, entry: Entry, now: Timestamp) {
+        if let EntryState::Sent { expect, .. } = entry.state {
             self.charged -= signed(expect.own);
             self.survey
                 .refused(entry.cost.stated, expect.sent_at, self.spec.period);
-            self.refused_at = Some(now);
-            self.caution.refused(expect.sent_at, now);
             self.unlearn_refused(&expect, now);
             // A word that came later had not counted it, and the books are by that.
             if self.rule.is_estimate() && !expect.is_outdated {
@@ -357,8 +374,9 @@ impl Limit {
         self.doubt(&entry);
         self.conclude_survey();
         self.give_back(entry);
+        let settled = self.settled(&entry, now);
         self.reconcile(now);
-        self.settled(&entry, now)
+        settled
     }
 
     /// The provider may not have counted the call: that it has more left than we thought says

@@ -49,6 +49,16 @@ pub enum PauseReason {
     Told(String),
 }
 
+impl PauseReason {
+    /// Which work it pauses: at the threshold `high` work goes on to the limit itself.
+    pub(super) fn scope(&self) -> PauseScope {
+        match self {
+            Self::DailyLimit { used_percent, .. } if *used_percent < 100.0 => PauseScope::BelowHigh,
+            Self::DailyLimit { .. } | Self::Told(_) => PauseScope::All,
+        }
+    }
+}
+
 impl fmt::Display for PauseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -112,7 +122,7 @@ pub enum QuotaEvent {
         /// Used, in per cent.
         used_percent: f64,
     },
-    /// Work pauses, or stays paused for longer than was said.
+    /// Work pauses, or more of it does than was said, or for longer.
     Paused(PauseAdvice),
     /// Work goes on.
     Resumed {

@@ -273,10 +273,18 @@ impl QuotaMonitor {
         self.notice(now)
     }
 
-    /// Whether work should pause now.
+    /// Whether work should pause now: of two pauses the one of more work. Work below `high` may
+    /// have to wait longer: see [`pause_of`](Self::pause_of).
     #[must_use]
     pub fn should_pause(&self, now: Now) -> Option<PauseAdvice> {
-        let limit = self.pause_at_limit(now);
+        let all = self.pause_of(PauseScope::All, now);
+        all.or_else(|| self.pause_of(PauseScope::BelowHigh, now))
+    }
+
+    /// The pause that holds up this work now; of two the one that ends later. For
+    /// [`PauseScope::All`] that is a pause which `high` work heeds too.
+    #[must_use]
+    pub fn pause_of(&self, work: PauseScope, now: Now) -> Option<PauseAdvice> {
         let told = self.told.as_ref().and_then(|told| {
             Some(PauseAdvice {
                 reason: PauseReason::Told(told.words.clone()),
@@ -284,18 +292,10 @@ impl QuotaMonitor {
                 scope: PauseScope::All,
             })
         });
-        match (limit, told) {
-            (Some(limit), Some(told)) => {
-                let scope = limit.scope.max(told.scope);
-                let later = if limit.resume_at > told.resume_at {
-                    limit
-                } else {
-                    told
-                };
-                Some(PauseAdvice { scope, ..later })
-            }
-            (limit, told) => limit.or(told),
-        }
+        let limit = self.pause_at_limit(now);
+        let pauses = limit.into_iter().chain(told);
+        let pauses = pauses.filter(|pause| pause.scope >= work);
+        pauses.max_by_key(|pause| pause.resume_at)
     }
 
     /// Whether work may go on now, and why or why not.
@@ -399,17 +399,16 @@ impl QuotaMonitor {
             .filter(|_| self.rules.monitoring)?;
         let used = self.used_today(now);
         let share = used as f64 / limit as f64;
-        (share >= self.rules.pause_threshold).then(|| PauseAdvice {
-            reason: PauseReason::DailyLimit {
+        (share >= self.rules.pause_threshold).then(|| {
+            let reason = PauseReason::DailyLimit {
                 used_percent: used as f64 * 100.0 / limit as f64,
                 threshold_percent: self.rules.pause_threshold * 100.0,
-            },
-            resume_at: self.rules.zone.next_turn(now.wall),
-            scope: if used < limit {
-                PauseScope::BelowHigh
-            } else {
-                PauseScope::All
-            },
+            };
+            PauseAdvice {
+                scope: reason.scope(),
+                reason,
+                resume_at: self.rules.zone.next_turn(now.wall),
+            }
         })
     }
 
@@ -464,15 +463,17 @@ impl QuotaMonitor {
         match (self.paused.take(), self.should_pause(now)) {
             (before, Some(advice)) => {
                 let since = before.as_ref().map_or(now, |paused| paused.since);
-                let is_longer =
-                    |paused: Paused| advice.resume_at.since(paused.resume_at) > SAME_END;
-                let longer = before.is_none_or(is_longer);
+                let is_more = |paused: Paused| {
+                    advice.scope > paused.reason.scope()
+                        || advice.resume_at.since(paused.resume_at) > SAME_END
+                };
+                let more = before.is_none_or(is_more);
                 self.paused = Some(Paused {
                     since,
                     reason: advice.reason.clone(),
                     resume_at: advice.resume_at,
                 });
-                longer.then_some(QuotaEvent::Paused(advice))
+                more.then_some(QuotaEvent::Paused(advice))
             }
             (Some(paused), None) => Some(QuotaEvent::Resumed {
                 paused_for: now.mono - paused.since.mono,

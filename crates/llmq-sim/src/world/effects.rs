@@ -39,7 +39,9 @@ impl World<'_> {
                 }
                 return;
             }
-            Effect::Failed { ticket, .. } => (ticket, |report| &mut report.failed),
+            Effect::Failed { ticket, .. } | Effect::NoUpstream { ticket } => {
+                (ticket, |report| &mut report.failed)
+            }
             Effect::Completed { ticket, .. } => (ticket, |report| &mut report.completed),
             Effect::Expired { ticket, .. } => (ticket, |report| &mut report.expired),
             Effect::TooLarge { ticket, .. } => (ticket, |report| &mut report.too_large),

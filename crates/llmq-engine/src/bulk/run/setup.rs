@@ -7,7 +7,7 @@ use llmq_limit::{BreakerConfig, QuotaConfigErrors, QuotaEvent, charge_rule};
 use rustc_hash::FxHashMap;
 
 use super::options::{RouteOptions, RunOptions};
-use crate::books::{Earlier, allow_first, learner};
+use crate::books::{Earlier, allow_first, learner, limit_names};
 
 /// A dispatcher for one run, with what the run must know of it.
 pub(super) struct Line {
@@ -144,23 +144,17 @@ impl Books {
         now: Now,
     ) -> Vec<LimitId> {
         let mut ids: Vec<LimitId> = Vec::new();
-        for spec in &route.limits {
-            let name = format!("{} {}", spec.name(), route.name);
+        let names = limit_names(&route.limits, &route.name);
+        for (spec, name) in route.limits.iter().zip(names) {
             ids.push(self.limit(route, *spec, name, Scope::Upstream, now));
         }
         for (account, specs) in &route.shared {
             if !shared.contains_key(account) {
+                let names = limit_names(specs, account);
                 let made: Vec<LimitId> = specs
                     .iter()
-                    .map(|spec| {
-                        self.limit(
-                            route,
-                            *spec,
-                            format!("{} {account}", spec.name()),
-                            Scope::Account,
-                            now,
-                        )
-                    })
+                    .zip(names)
+                    .map(|(spec, name)| self.limit(route, *spec, name, Scope::Account, now))
                     .collect();
                 shared.insert(account.clone(), made);
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use llmq_core::{Now, Timestamp};
 use llmq_dispatch::{Notice, QueueId, Surroundings, UpstreamId};
-use llmq_limit::{BreakerState, QuotaEvent};
+use llmq_limit::{BreakerState, PauseScope, QuotaEvent};
 use tokio::sync::Notify;
 
 use super::fault::Faults;
@@ -127,7 +127,8 @@ impl Watch {
                     closed: view.closed,
                     quota: dispatcher
                         .quota(*id)
-                        .and_then(|quota| quota.should_pause(now))
+                        // Rows are `low`.
+                        .and_then(|quota| quota.pause_of(PauseScope::BelowHigh, now))
                         .map(|advice| (advice.reason.to_string(), advice.resume_at)),
                     down_since: self.down(*id, view.breaker, now),
                     fault: self.faults.last(*id),

@@ -33,6 +33,54 @@ fn usage_that_is_told_later_costs_what_it_does_when_told_in_time() {
     }
 }
 
+/// What a word showed to be left was given back at the call's end, and once more when its usage was
+/// told: a limit had more left than it has in all.
+#[test]
+fn what_a_word_has_given_back_usage_does_not_give_back_again() {
+    for text in [
+        "tokens=10000/1m",
+        "tokens=10000/1m:bucket",
+        "tokens=10000/1m:fixed",
+    ] {
+        for usage in [used(80, 20), used(300, 300), used(1_200, 50)] {
+            let end = |told: Option<&Usage>| {
+                let mut limit = limit(text, Host::Unknown);
+                let entry = send(&mut limit, &call(900, 100), at(0));
+                // The provider has counted its input, and none of its answer yet.
+                let left = 10_000 - signed(usage.input_tokens);
+                limit.observe(&entry, left, 1, at(0), MARGIN);
+                let settled = limit.settle(entry, told, at(0));
+                (limit, settled.expect("its usage counts"))
+            };
+            let (in_time, _) = end(Some(&usage));
+            let (mut later, mut settled) = end(None);
+            // Who tells again corrects that.
+            for told in [used(5_000, 1), usage] {
+                later.correct(&mut settled, &told, at(0));
+            }
+            let left = in_time.books(at(0), MARGIN);
+            assert_eq!(later.books(at(0), MARGIN), left, "{text} {usage:?}");
+            assert_eq!(later.charged(), in_time.charged());
+        }
+    }
+}
+
+/// The word that gave it back was that on a call which ended after it.
+#[test]
+fn what_the_word_on_another_call_has_given_back_usage_does_not_either() {
+    let mut limit = limit("tokens=10000/1m", Host::Unknown);
+    let [first, second] = [(); 2].map(|()| send(&mut limit, &call(900, 0), at(0)));
+    limit.observe(&first, 9_920, 1, at(0), MARGIN);
+    let mut settled = limit.settle(first, None, at(0)).expect("its usage counts");
+    limit.observe(&second, 9_840, 1, at(0), MARGIN);
+    limit.settle(second, Some(&used(80, 0)), at(0));
+    assert_eq!(limit.books(at(0), MARGIN), 9_840);
+    limit.correct(&mut settled, &used(80, 0), at(0));
+    assert_eq!(limit.books(at(0), MARGIN), 9_840);
+    limit.correct(&mut settled, &used(60, 0), at(0));
+    assert_eq!(limit.books(at(0), MARGIN), 9_860);
+}
+
 /// It was taken from the oldest call that was still in the window, whosever that was.
 #[test]
 fn what_has_left_the_window_is_not_given_back() {

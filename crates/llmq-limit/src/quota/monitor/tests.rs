@@ -287,6 +287,37 @@ fn of_two_pauses_the_later_end_counts() {
     assert!(monitor.can_resume(at("2026-11-22T14:00:00Z")).0);
 }
 
+/// A refusal of eight seconds over the threshold shut `high` work out until midnight, and nobody
+/// was told that it stood still as well.
+#[test]
+fn a_short_pause_over_the_threshold_has_its_own_end_and_is_told() {
+    let mut monitor = monitor(&config(Some(1_000)), 850);
+    monitor.poll(noon());
+    let (midnight, soon) = (wall("2026-11-23T00:00:00Z"), Duration::from_secs(8));
+    let ends = |monitor: &QuotaMonitor, now| {
+        let pauses =
+            [PauseScope::All, PauseScope::BelowHigh].map(|work| monitor.pause_of(work, now));
+        pauses.map(|pause| pause.map(|pause| pause.resume_at))
+    };
+    let told = monitor.pause("no more", Some(noon().wall + soon), noon());
+    let advice = monitor.should_pause(noon()).unwrap();
+    assert_eq!(
+        (advice.scope, advice.resume_at),
+        (PauseScope::All, noon().wall + soon)
+    );
+    assert_eq!(told, [QuotaEvent::Paused(advice)]);
+    let expected = [Some(noon().wall + soon), Some(midnight)];
+    assert_eq!(ends(&monitor, noon()), expected);
+    let rules = config(Some(1_000)).check().unwrap();
+    let after = QuotaMonitor::from_state(rules, monitor.to_state(), noon()).unwrap();
+    assert_eq!(ends(&after, noon()), expected, "what was saved");
+    let later = noon().after(soon);
+    let advice = monitor.should_pause(later).unwrap();
+    assert_eq!(advice.scope, PauseScope::BelowHigh);
+    assert_eq!(monitor.poll(later), [QuotaEvent::Paused(advice)]);
+    assert_eq!(ends(&monitor, later), [None, Some(midnight)]);
+}
+
 #[test]
 fn a_pause_without_an_end_lasts_the_configured_time_and_can_be_lifted() {
     let mut monitor = monitor(&config(None), 0);
