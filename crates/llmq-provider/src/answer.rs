@@ -3,6 +3,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use crate::Dialect;
+use crate::codes::is_failure;
 use crate::lenient::{First, FromAny, Lenient, Object, Present};
 use crate::plain::{Once, Plain};
 use crate::usage::RawUsage;
@@ -133,7 +134,7 @@ impl Body {
         let failed = body.error.0.0
             || body.kind.0.as_deref() == Some("error")
             || body.status.0.as_deref() == Some("failed")
-            || finish_reason.as_deref() == Some("error");
+            || finish_reason.as_deref().is_some_and(is_failure);
         if failed {
             return Err(NoAnswer::Failed);
         }
@@ -372,6 +373,9 @@ mod tests {
             r#"{"error":{"message":"x","code":502}}"#,
             r#"{"status":"failed","error":{"code":"rate_limit_exceeded"}}"#,
             r#"{"choices":[{"finish_reason":"error"}]}"#,
+            // A part of an answer was kept as the result.
+            r#"{"choices":[{"finish_reason":"insufficient_system_resource"}]}"#,
+            r#"{"choices":[{"finish_reason":"abort"}]}"#,
         ] {
             assert_eq!(read(body), Err(NoAnswer::Failed), "{body}");
         }

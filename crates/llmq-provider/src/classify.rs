@@ -389,7 +389,7 @@ impl Failure<'_> {
             408 | 409 | 425 => C::Transient,
             498 | 503 | 529 => C::Overload,
             400 if self.is_out_of_money() => C::Money,
-            400 if self.is_wrong_scheme() => C::NoAccess,
+            400 if self.is_wrong_scheme() || self.is_refused_key() => C::NoAccess,
             400..=499 => C::RowFault,
             _ => C::Transient,
         }
@@ -407,6 +407,18 @@ impl Failure<'_> {
             && texts
                 .into_iter()
                 .any(|text| mentions(&self.error.message, text))
+    }
+
+    /// xAI refuses a key with a 400 (openai/codex#1352), and Gemini the place where its account
+    /// calls from; neither has a code for it. The text begins so: further on it may be the
+    /// caller's own.
+    fn is_refused_key(&self) -> bool {
+        let message = self.error.message.to_ascii_lowercase();
+        let texts = [
+            "incorrect api key provided",
+            "user location is not supported",
+        ];
+        self.is_json && texts.into_iter().any(|text| message.starts_with(text))
     }
 
     /// OpenRouter refuses calls in flight beyond a small balance, and takes them a moment later.
@@ -472,8 +484,10 @@ impl Failure<'_> {
         }
         let by_status = || match self.status {
             401 => Refused::Key,
-            403 if self.is_json => Refused::Key,
-            404 if self.names_model() => Refused::Model,
+            400 if self.is_refused_key() => Refused::Key,
+            403 if !self.is_json => Refused::Unclear,
+            403 | 404 if self.names_model() => Refused::Model,
+            403 => Refused::Key,
             _ if self.is_outside_plan() => Refused::Model,
             _ => Refused::Unclear,
         };

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ pub struct Request {
     pub item: Option<Item>,
     /// Called once at the moment the last byte is handed to the connection.
     pub on_sent: Option<SentHook>,
+    /// Set to true as soon as any byte of the call may have left; over HTTP/2 only by a call with
+    /// a body. Who breaks the call off learns from it whether the provider may bill it.
+    pub has_left: Option<Arc<AtomicBool>>,
 }
 
 /// One thing that the provider keeps, and what to do with it.
@@ -86,6 +90,7 @@ impl Request {
             headers: HeaderMap::new(),
             item: None,
             on_sent: None,
+            has_left: None,
         }
     }
 
@@ -181,7 +186,7 @@ impl Provider {
     /// # Cancel safety
     ///
     /// Dropping the future ends the call: an HTTP/1.1 connection is closed, an HTTP/2 stream
-    /// reset. If the sent hook was called before, the provider may still work and bill.
+    /// reset. If [`Request::has_left`] was set before, the provider may still work and bill.
     pub async fn call(&self, request: Request) -> Result<Answer, CallError> {
         let has_address = |item: &Item| self.inner.addresses.has(request.operation, item);
         if !request.item.as_ref().is_none_or(has_address) {
@@ -224,7 +229,7 @@ impl Inner {
     /// What comes of `poll`, unless the head of the answer is overdue first. Connecting has its
     /// own limit inside the connector, so this one counts from the moment the other side took
     /// something of the call last: that of the whole call where it was sent, or of a part of it
-    /// where it takes no more.
+    /// where it takes no more. For a call that leaves unseen it begins where connecting would end.
     pub(crate) async fn in_time<T>(
         &self,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
@@ -233,7 +238,10 @@ impl Inner {
         started: Instant,
     ) -> Result<T, CallError> {
         let Timeouts {
-            total, first_byte, ..
+            connect,
+            first_byte,
+            total,
+            ..
         } = self.config.timeouts;
         let end = started + total;
         let mut look_again = (started + first_byte).min(end);
@@ -246,7 +254,13 @@ impl Inner {
                 if now >= end {
                     return Poll::Ready(Err(Cause::TotalTimeout(total)));
                 }
-                let waited = mark.moved().map(|at| self.clock.now().mono.since(at));
+                let waited = match mark.moved() {
+                    Some(at) => Some(self.clock.now().mono.since(at)),
+                    None if mark.leaves_unseen() => {
+                        Some(now.duration_since(started).saturating_sub(connect))
+                    }
+                    None => None,
+                };
                 let left = match waited {
                     Some(waited) if waited >= first_byte => {
                         return Poll::Ready(Err(Cause::FirstByteTimeout(first_byte)));

@@ -20,12 +20,13 @@ pub(crate) fn meaning(error: &ErrorBody) -> Option<CodeMeaning> {
 /// What the codes of `error` say is refused, where they do.
 pub(crate) fn refused(error: &ErrorBody) -> Option<Refused> {
     codes(error).find_map(|code| match code.to_ascii_lowercase().as_str() {
-        "model_not_found" | "deploymentnotfound" => Some(Refused::Model),
+        // Groq's `model_permission_blocked_org` among them.
+        code if code == "deploymentnotfound" || code.starts_with("model_") => Some(Refused::Model),
         "invalid_api_key"
         | "api_key_invalid"
         | "account_deactivated"
+        | "organization_restricted"
         | "authentication_error"
-        | "permission_error"
         | "unsupported_country_region_territory" => Some(Refused::Key),
         _ => None,
     })
@@ -78,12 +79,23 @@ fn of_code(code: &str) -> Option<CodeMeaning> {
         | "invalid_api_key"
         | "api_key_invalid"
         | "account_deactivated"
+        | "organization_restricted"
         | "authentication_error"
         | "permission_error"
         | "unsupported_country_region_territory" => C::NoAccess,
         _ => return None,
     };
     Some(CodeMeaning::Class(class))
+}
+
+/// Whether a `finish_reason` says that there is no answer, or but a part of one: `error` at
+/// OpenRouter and Mistral, `insufficient_system_resource` at DeepSeek (api-docs.deepseek.com,
+/// "Create Chat Completion", 2026), `abort` at vLLM and SGLang.
+pub(crate) fn is_failure(finish_reason: &str) -> bool {
+    matches!(
+        finish_reason,
+        "error" | "insufficient_system_resource" | "abort"
+    )
 }
 
 /// The status that an error stands for which came in a 200 body or in the middle of a stream:

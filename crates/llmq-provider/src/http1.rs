@@ -44,7 +44,7 @@ impl Http1 {
         started: Instant,
     ) -> Result<Answer, CallError> {
         let (method, mut outgoing) = self.written(inner, &mut request);
-        let mark = SentMark::new();
+        let mark = SentMark::new(request.has_left.take().unwrap_or_default());
         let mut leaving = Leaving::new(&mark, request.on_sent.take(), &*inner.clock);
         loop {
             let (mut link, is_new) = match self.pool.take(started) {

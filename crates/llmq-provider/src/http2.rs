@@ -56,7 +56,12 @@ impl Http2 {
         request: Request,
         started: Instant,
     ) -> Result<Answer, CallError> {
-        let mark = Arc::new(SentMark::with_hook(request.on_sent));
+        let has_left = request.has_left.unwrap_or_default();
+        let mark = Arc::new(SentMark::with_hook(
+            has_left,
+            request.on_sent,
+            &request.body,
+        ));
         let body = SentBody::new(request.body, Arc::clone(&mark), Arc::clone(&inner.clock));
         let _waiter = Waiter(&mark);
         let mut outgoing = http::Request::new(body);

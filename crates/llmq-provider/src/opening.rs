@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::SseEvent;
+use crate::codes::is_failure;
 use crate::lenient::Lenient;
 
 /// Events that name what will come, or only show that somebody is there: Anthropic's ("Streaming
@@ -127,9 +128,9 @@ impl Choice {
         !says_nothing(&self.finish_reason)
     }
 
-    /// Whether that is a failure: OpenRouter's word.
+    /// Whether that is a failure.
     pub(crate) fn has_failed(&self) -> bool {
-        self.finish_reason == "error"
+        self.finish_reason.as_str().is_some_and(is_failure)
     }
 
     /// Whether it brings something of its answer.

@@ -34,7 +34,7 @@ pub(crate) struct SentBody {
 
 /// What is known of a request's way out; shared by its body and the call that waits for it.
 pub(crate) struct SentMark {
-    touched: AtomicBool,
+    touched: Arc<AtomicBool>,
     /// Nanoseconds of the moment some of it was handed over last; `u64::MAX` before the first.
     moved: AtomicU64,
     /// The same of the last byte.
@@ -42,23 +42,32 @@ pub(crate) struct SentMark {
     /// Over HTTP/2 the body and the answer's head come in either order, and only the first of them
     /// calls it: the body may go on long after its call is over.
     hook: Mutex<Option<SentHook>>,
+    /// Nobody is told when it leaves.
+    leaves_unseen: bool,
 }
 
 impl SentMark {
-    pub(crate) fn new() -> Self {
+    /// `touched` is told as soon as any byte of the call may have left.
+    pub(crate) fn new(touched: Arc<AtomicBool>) -> Self {
         Self {
-            touched: AtomicBool::new(false),
+            touched,
             moved: AtomicU64::new(u64::MAX),
             sent: AtomicU64::new(u64::MAX),
             hook: Mutex::new(None),
+            leaves_unseen: false,
         }
     }
 
-    /// Whoever is first to know calls the hook.
-    pub(crate) fn with_hook(hook: Option<SentHook>) -> Self {
+    /// The same of a call with this body over HTTP/2: whoever is first to know calls the hook.
+    pub(crate) fn with_hook(
+        touched: Arc<AtomicBool>,
+        hook: Option<SentHook>,
+        body: &Bytes,
+    ) -> Self {
         Self {
             hook: Mutex::new(hook),
-            ..Self::new()
+            leaves_unseen: body.is_empty(),
+            ..Self::new(touched)
         }
     }
 
@@ -94,6 +103,11 @@ impl SentMark {
     /// When the connection took something of the call last.
     pub(crate) fn moved(&self) -> Option<Timestamp> {
         time(&self.moved)
+    }
+
+    /// Whether nobody is told when it leaves: a call without a body over HTTP/2.
+    pub(crate) fn leaves_unseen(&self) -> bool {
+        self.leaves_unseen
     }
 
     fn moves(&self, at: Timestamp) {

@@ -82,9 +82,25 @@ impl SseSplitter {
     /// [`EventTooLarge`]; the stream cannot be read further then.
     pub fn push(
         &mut self,
-        mut bytes: &[u8],
+        bytes: &[u8],
         mut on_event: impl FnMut(SseEvent<'_>),
     ) -> Result<(), EventTooLarge> {
+        let each = |event: SseEvent<'_>| {
+            on_event(event);
+            false
+        };
+        self.push_until(bytes, each)?;
+        Ok(())
+    }
+
+    /// The same as far as the end of the event that `is_last`; tells how many of the bytes were
+    /// taken.
+    pub(crate) fn push_until(
+        &mut self,
+        all: &[u8],
+        mut is_last: impl FnMut(SseEvent<'_>) -> bool,
+    ) -> Result<usize, EventTooLarge> {
+        let mut bytes = all;
         if self.after_cr && !bytes.is_empty() {
             self.after_cr = false;
             bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
@@ -92,16 +108,19 @@ impl SseSplitter {
         while let Some(at) = memchr2(b'\n', b'\r', bytes) {
             let is_cr = bytes[at] == b'\r';
             let (part, rest) = (&bytes[..at], &bytes[at + 1..]);
-            self.end_line(part, &mut on_event)?;
+            let is_enough = self.end_line(part, &mut is_last)?;
             self.after_cr = is_cr && rest.is_empty();
             bytes = match rest {
                 [b'\n', rest @ ..] if is_cr => rest,
                 rest => rest,
             };
+            if is_enough {
+                return Ok(all.len() - bytes.len());
+            }
         }
         self.check(self.line.len() + bytes.len())?;
         self.line.extend_from_slice(bytes);
-        Ok(())
+        Ok(all.len())
     }
 
     /// Takes the end of the stream as the end of its last line and event.
@@ -109,23 +128,28 @@ impl SseSplitter {
     /// The standard drops an event without its blank line, but servers leave it out after
     /// their last one, and what was really cut off is found by its content.
     pub fn finish(&mut self, mut on_event: impl FnMut(SseEvent<'_>)) {
+        let mut each = |event: SseEvent<'_>| {
+            on_event(event);
+            false
+        };
         // Neither call grows the event beyond what `push` has checked.
-        let _ = self.end_line(b"", &mut on_event);
-        self.dispatch(&mut on_event);
+        let _ = self.end_line(b"", &mut each);
+        self.dispatch(&mut each);
     }
 
+    /// Whether the line ends the event that is the last.
     fn end_line(
         &mut self,
         part: &[u8],
-        on_event: &mut impl FnMut(SseEvent<'_>),
-    ) -> Result<(), EventTooLarge> {
+        is_last: &mut impl FnMut(SseEvent<'_>) -> bool,
+    ) -> Result<bool, EventTooLarge> {
         if self.line.is_empty() {
-            return self.take_line(part, on_event);
+            return self.take_line(part, is_last);
         }
         self.check(self.line.len() + part.len())?;
         let mut line = std::mem::take(&mut self.line);
         line.extend_from_slice(part);
-        let taken = self.take_line(&line, on_event);
+        let taken = self.take_line(&line, is_last);
         line.clear();
         self.line = line;
         taken
@@ -134,15 +158,14 @@ impl SseSplitter {
     fn take_line(
         &mut self,
         mut line: &[u8],
-        on_event: &mut impl FnMut(SseEvent<'_>),
-    ) -> Result<(), EventTooLarge> {
+        is_last: &mut impl FnMut(SseEvent<'_>) -> bool,
+    ) -> Result<bool, EventTooLarge> {
         self.check(line.len())?;
         if std::mem::replace(&mut self.at_start, false) {
             line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
         }
         if line.is_empty() {
-            self.dispatch(on_event);
-            return Ok(());
+            return Ok(self.dispatch(is_last));
         }
         let (field, value) = match memchr(b':', line) {
             Some(at) => (&line[..at], &line[at + 1..]),
@@ -164,18 +187,19 @@ impl SseSplitter {
             }
             _ => {}
         }
-        Ok(())
+        Ok(false)
     }
 
-    fn dispatch(&mut self, on_event: &mut impl FnMut(SseEvent<'_>)) {
-        if std::mem::replace(&mut self.has_data, false) {
-            on_event(SseEvent {
+    fn dispatch(&mut self, is_last: &mut impl FnMut(SseEvent<'_>) -> bool) -> bool {
+        let has_data = std::mem::replace(&mut self.has_data, false);
+        let is_enough = has_data
+            && is_last(SseEvent {
                 name: &self.name,
                 data: &self.data,
             });
-        }
         self.name.clear();
         self.data.clear();
+        is_enough
     }
 
     fn check(&self, bytes: usize) -> Result<(), EventTooLarge> {

@@ -39,6 +39,8 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 pub struct StreamReader {
     splitter: SseSplitter,
     state: State,
+    /// So many of the last bytes were read.
+    taken: usize,
 }
 
 /// How a stream stands when no more bytes come.
@@ -89,6 +91,7 @@ impl StreamReader {
                 ended: Ended::default(),
                 facts: None,
             },
+            taken: 0,
         }
     }
 
@@ -120,8 +123,24 @@ impl StreamReader {
     ///
     /// [`EventTooLarge`] when an event is above the bound; nothing more can be read then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), EventTooLarge> {
-        let Self { splitter, state } = self;
-        splitter.push(bytes, |event| state.take(event))
+        let Self {
+            splitter,
+            state,
+            taken,
+        } = self;
+        *taken = splitter.push_until(bytes, |event| {
+            state.take(event);
+            state.is_broken()
+        })?;
+        Ok(())
+    }
+
+    /// How many of the bytes that were pushed last it has read: all of them, but where it
+    /// [broke](StreamReader::is_broken) those up to the end of that event. What stands behind it,
+    /// such as `[DONE]`, is not to be passed on.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.taken
     }
 
     /// How it would stand if no more bytes came, a last line without its end left aside.
@@ -153,7 +172,9 @@ impl StreamReader {
     }
 
     fn end_of_bytes(&mut self) {
-        let Self { splitter, state } = self;
+        let Self {
+            splitter, state, ..
+        } = self;
         let was_malformed = state.end == StreamEnd::Malformed;
         splitter.finish(|event| state.take(event));
         // The last event may have been cut in two.
@@ -187,7 +208,7 @@ impl StreamReader {
     /// Whether what came so far cannot become an answer any more.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        matches!(self.state.end, StreamEnd::Failed(_) | StreamEnd::Malformed)
+        self.state.is_broken()
     }
 
     /// The output tokens that have come so far, at least: no event brings less than one, and no
@@ -237,7 +258,7 @@ struct Inner {
 impl State {
     fn take(&mut self, event: SseEvent<'_>) {
         // What comes after a failure cannot cure it.
-        if matches!(self.end, StreamEnd::Failed(_) | StreamEnd::Malformed) {
+        if self.is_broken() {
             return;
         }
         self.events += 1;
@@ -310,6 +331,10 @@ impl State {
     /// The Responses API and Anthropic end by an event of their own.
     fn ends_with_done(&self) -> bool {
         self.dialect == Dialect::OpenAi && !self.is_responses
+    }
+
+    fn is_broken(&self) -> bool {
+        matches!(self.end, StreamEnd::Failed(_) | StreamEnd::Malformed)
     }
 
     fn is_all_there(&self) -> bool {

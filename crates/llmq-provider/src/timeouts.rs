@@ -10,7 +10,8 @@ use std::time::Duration;
 pub struct Timeouts {
     /// Looking up the name, opening the connection and its TLS, together. 10 s.
     pub connect: Duration,
-    /// From the last byte of the request to the head of the answer. 60 s.
+    /// From the last byte of the request to the head of the answer; over HTTP/2 nobody sees a call
+    /// without a body leave, which has `connect` on top. 60 s.
     pub first_byte: Duration,
     /// From the head of a stream to its first token; what comes before that, such as pings and
     /// the names of things, does not count. 60 s.

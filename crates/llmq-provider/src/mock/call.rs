@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::text::{Inputs, Text};
 use super::tools::{self, ToolCall};
 
-/// The most inputs that one embeddings call may hold (OpenAI's documented bound).
+/// The most inputs or prompts that one call may hold (OpenAI's documented bound for embeddings).
 const INPUTS_MAX: usize = 2_048;
-/// The most answers that one call may ask for (OpenAI's documented bound).
+/// The most answers that one call may ask for to a prompt (OpenAI's documented bound).
 const CHOICES_MAX: u32 = 128;
 /// The most numbers in an embedding.
 const DIMENSIONS_MAX: u32 = 4_096;
@@ -64,6 +64,7 @@ pub(super) struct Call<'a> {
     pub(super) prompt: Text,
     /// The cap on the output of one answer.
     pub(super) cap: Option<u64>,
+    /// How many answers it gets: `n` to each prompt.
     pub(super) choices: u32,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
@@ -84,7 +85,7 @@ struct Body<'a> {
     messages: Option<Text>,
     system: Option<Text>,
     instructions: Option<Text>,
-    prompt: Option<Text>,
+    prompt: Option<Inputs>,
     input: Option<Inputs>,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
@@ -135,10 +136,7 @@ impl<'a> Call<'a> {
             param: None,
         })?;
         let prompt = prompt_of(endpoint, &body)?;
-        let choices = body.n.unwrap_or(1);
-        if !(1..=CHOICES_MAX).contains(&choices) {
-            return Err(out_of_range("n", u64::from(CHOICES_MAX)));
-        }
+        let choices = choices_of(endpoint, &body)?;
         let dimensions = body.dimensions.unwrap_or(DIMENSIONS);
         if !(1..=DIMENSIONS_MAX).contains(&dimensions) {
             return Err(out_of_range("dimensions", u64::from(DIMENSIONS_MAX)));
@@ -164,10 +162,7 @@ impl<'a> Call<'a> {
             model: body.model.ok_or_else(|| missing("model"))?,
             prompt,
             cap,
-            choices: match endpoint {
-                Endpoint::Chat | Endpoint::Completions => choices,
-                _ => 1,
-            },
+            choices,
             stream: body.stream.unwrap_or(false),
             include_usage: body
                 .stream_options
@@ -224,10 +219,30 @@ fn shaped(endpoint: Endpoint, body: &Body<'_>, bytes: &[u8]) -> (Option<ToolCall
     )
 }
 
+/// Each prompt of a completion has `n` answers of its own.
+fn choices_of(endpoint: Endpoint, body: &Body<'_>) -> Result<u32, BadBody> {
+    let choices = body.n.unwrap_or(1);
+    if !(1..=CHOICES_MAX).contains(&choices) {
+        return Err(out_of_range("n", u64::from(CHOICES_MAX)));
+    }
+    let prompts = body.prompt.as_ref().map_or(0, |prompts| prompts.0.len());
+    match endpoint {
+        Endpoint::Completions if prompts > INPUTS_MAX => {
+            Err(out_of_range("prompt", INPUTS_MAX as u64))
+        }
+        Endpoint::Completions => {
+            let prompts = u32::try_from(prompts.max(1)).unwrap_or(u32::MAX);
+            Ok(choices.saturating_mul(prompts))
+        }
+        Endpoint::Chat => Ok(choices),
+        _ => Ok(1),
+    }
+}
+
 fn prompt_of(endpoint: Endpoint, body: &Body<'_>) -> Result<Text, BadBody> {
     let (text, name) = match endpoint {
         Endpoint::Chat | Endpoint::Messages | Endpoint::CountTokens => (body.messages, "messages"),
-        Endpoint::Completions => (body.prompt, "prompt"),
+        Endpoint::Completions => (body.prompt.as_ref().map(Inputs::joined), "prompt"),
         Endpoint::Responses | Endpoint::Embeddings => {
             (body.input.as_ref().map(Inputs::joined), "input")
         }
@@ -261,6 +276,35 @@ mod tests {
         assert_eq!(cap(Endpoint::Responses, responses), Ok(Some(20)));
         let embeddings = r#"{"model":"m","input":["x"]}"#;
         assert_eq!(cap(Endpoint::Embeddings, embeddings), Ok(Some(0)));
+    }
+
+    /// Several prompts were answered, and charged, as one.
+    #[test]
+    fn the_answers_are_as_many_as_are_reserved() {
+        for (prompt, choices) in [
+            (r#""a""#, 2),
+            (r#"["a","b","c"]"#, 6),
+            (r#"["a"]"#, 2),
+            ("[1,2,3]", 2),
+            ("[[1,2],[3]]", 4),
+            ("[]", 2),
+        ] {
+            let body = format!(r#"{{"model":"m","prompt":{prompt},"max_tokens":5,"n":2}}"#);
+            let call = Call::read(Endpoint::Completions, body.as_bytes()).unwrap();
+            let counter = crate::TokenCounter::Chars;
+            let reserved = crate::scan_request(body.as_bytes(), counter).unwrap().size;
+            let arrival = call.arrival();
+            assert_eq!(arrival.choices, choices, "{prompt}");
+            assert_eq!(reserved.choices, choices, "{prompt}");
+            assert_eq!(
+                arrival.input_tokens,
+                u64::from(reserved.input_tokens),
+                "{prompt}"
+            );
+        }
+        let template = r#"{"model":"m","input":"x","prompt":{"id":"pmpt_1"},"n":2}"#;
+        let call = Call::read(Endpoint::Responses, template.as_bytes()).unwrap();
+        assert_eq!(call.choices, 1);
     }
 
     #[test]

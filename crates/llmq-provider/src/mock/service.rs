@@ -123,6 +123,7 @@ impl Visit<'_> {
                 let mut answer = self.draft(&call, number).write();
                 self.add_ids(&mut answer.headers, number);
                 self.state.count_status(answer.status.as_u16());
+                self.record(number, &body, &answer).await;
                 Ok(send_whole(answer))
             }
             Ok(call) => self.admit(&call, number, &body).await,

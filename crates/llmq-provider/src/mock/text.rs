@@ -151,8 +151,8 @@ impl<'de> Deserialize<'de> for FieldName {
     }
 }
 
-/// The `input` of an embeddings or responses call: one text or a list of them. A list of token
-/// numbers is one text.
+/// The `input` of an embeddings or responses call, or the `prompt` of a completion: one text or a
+/// list of them. A list of token numbers is one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Inputs(pub(super) Vec<Text>);
 
@@ -190,6 +190,11 @@ impl<'de> Deserialize<'de> for Inputs {
                     }
                 }
                 Ok(Inputs(inputs))
+            }
+
+            // The `prompt` of a response is the name of a template.
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Inputs, A::Error> {
+                Ok(Inputs(vec![TextVisitor.visit_map(fields)?]))
             }
         }
         deserializer.deserialize_any(List)

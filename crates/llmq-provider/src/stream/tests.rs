@@ -244,10 +244,39 @@ fn failures_in_the_middle_are_kept_for_the_classifier() {
             "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}\n\ndata: [DONE]\n\n",
             "{\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}",
         ),
+        (
+            Dialect::OpenAi,
+            Operation::ChatCompletions,
+            "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"abort\"}]}\n\ndata: [DONE]\n\n",
+            "{\"choices\":[{\"delta\":{},\"finish_reason\":\"abort\"}]}",
+        ),
     ];
     for (dialect, operation, text, kept) in table {
         let failed = StreamEnd::Failed(kept.as_bytes().to_vec());
         assert_eq!(read(dialect, operation, text).0, failed);
+    }
+}
+
+/// What came in one piece with it was passed on behind it, `[DONE]` too.
+#[test]
+fn nothing_behind_a_failure_is_read() {
+    let done = "data: [DONE]";
+    for failed in [
+        r#"data: {"error":{"code":502}}"#,
+        r#"data: {"choices":[{"delta":{},"finish_reason":"error"}]}"#,
+    ] {
+        for line_end in ["\n", "\r\n"] {
+            let failure = format!("{failed}{line_end}{line_end}").len();
+            let text = format!("{failed}{line_end}{line_end}{done}{line_end}{line_end}");
+            for cut in 0..failure - 1 {
+                let (begun, rest) = text.as_bytes().split_at(cut);
+                let mut reader = StreamReader::new(Dialect::OpenAi, Operation::ChatCompletions);
+                reader.push(begun).unwrap();
+                assert_eq!((reader.taken(), reader.is_broken()), (cut, false));
+                reader.push(rest).unwrap();
+                assert_eq!((cut + reader.taken(), reader.is_broken()), (failure, true));
+            }
+        }
     }
 }
 

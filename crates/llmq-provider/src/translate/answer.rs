@@ -5,9 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::json::{
-    Json, Members, Text, empty_object, items_of, joined, members_of, object_in, quoted,
-};
+use super::json::{Json, Members, Text, arguments_of, items_of, joined, members_of, quoted};
 use super::usage::Tally;
 use super::{anthropic, openai, stop, written};
 use crate::Dialect;
@@ -158,7 +156,7 @@ fn for_anthropic(mut body: Members<'_>) -> Result<Bytes, UnreadableAnswer> {
             Some(block) => content.push(block),
             // The cap cut the arguments: the stop reason says that the answer is not whole, and
             // half an object cannot be written.
-            None if finish_reason == "length" => continue,
+            None if stop::is_cut_off(&finish_reason) => continue,
             None => return Err(unreadable("a call's arguments are not a JSON object")),
         }
         calls_tools = true;
@@ -179,8 +177,9 @@ fn for_anthropic(mut body: Members<'_>) -> Result<Bytes, UnreadableAnswer> {
     }))
 }
 
-/// A message's content: a text, or, at a few servers, parts of which some are texts.
-fn texts_of<'a>(message: &mut Members<'a>) -> Vec<Text<'a>> {
+/// The content of a message, or of a piece of one: a text, or, at a few servers, parts of which
+/// some are texts.
+pub(super) fn texts_of<'a>(message: &mut Members<'a>) -> Vec<Text<'a>> {
     let Some(content) = message.take("content") else {
         return Vec::new();
     };
@@ -200,10 +199,7 @@ fn tool_use<'a>(
 ) -> Option<anthropic::Block<'a>> {
     let mut call = members_of(call).ok()?;
     let mut function = call.object("function").ok().flatten()?;
-    let input = match text_of(&mut function, "arguments") {
-        Some(text) => object_in(text)?,
-        None => empty_object(),
-    };
+    let input = arguments_of(&mut function)?;
     let id = text_of(&mut call, "id").filter(|id| !id.is_empty());
     Some(anthropic::Block::ToolUse {
         id: id.map_or_else(|| call_id(answer_id, index), Text::json),

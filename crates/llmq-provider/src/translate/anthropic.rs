@@ -150,7 +150,7 @@ pub(super) struct Answer<'a> {
     pub(super) role: Role,
     pub(super) model: Json<'a>,
     pub(super) content: Vec<Block<'a>>,
-    pub(super) stop_reason: Option<&'static str>,
+    pub(super) stop_reason: Option<&'a str>,
     pub(super) stop_sequence: Option<Json<'a>>,
     pub(super) usage: MessageUsage,
 }
@@ -174,7 +174,7 @@ pub(super) enum Event<'a> {
         index: u32,
     },
     MessageDelta {
-        delta: Ending,
+        delta: Ending<'a>,
         usage: MessageUsage,
     },
     MessageStop,
@@ -189,8 +189,8 @@ pub(super) enum Delta<'a> {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Ending {
-    pub(super) stop_reason: &'static str,
+pub(super) struct Ending<'a> {
+    pub(super) stop_reason: &'a str,
     pub(super) stop_sequence: Option<&'static str>,
 }
 

@@ -193,6 +193,16 @@ pub(super) fn object_in(text: Text<'_>) -> Option<Json<'static>> {
     json.get().starts_with('{').then_some(Cow::Owned(json))
 }
 
+/// The arguments of a function that is called: inside a text, or, at a few servers, an object as
+/// it is; none at all are `{}`. `None` when they are not one whole object.
+pub(super) fn arguments_of<'a>(function: &mut Members<'a>) -> Option<Json<'a>> {
+    match function.take("arguments") {
+        None => Some(empty_object()),
+        Some(value) if value.get().starts_with('{') => Some(Cow::Borrowed(value)),
+        Some(value) => object_in(Text::of(value)?),
+    }
+}
+
 #[derive(Debug)]
 struct Key<'a>(Cow<'a, str>);
 

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use bytes::{BufMut, BytesMut};
 use serde_json::value::RawValue;
 
-use super::answer::{array_of, call_id, text_of, text_or_empty};
+use super::answer::{array_of, call_id, text_of, text_or_empty, texts_of};
 use super::anthropic::{Answer, Block, Delta, Ending, Event, Role};
 use super::json::{Json, Members, Text, empty_object, members_of, quoted};
 use super::stop;
 use super::stream::{StreamBroken, fail, write_json};
 use super::usage::{MessageUsage, Tally};
+use crate::codes::is_failure;
 use crate::{Dialect, SseEvent};
 
 /// How far a chat completion has been told.
@@ -84,7 +85,7 @@ impl ToAnthropic {
         self.went_on |= self.finish_reason.is_some() && said_something;
         let reason = text_of(&mut choice, "finish_reason").filter(|reason| !reason.is_empty());
         if let Some(reason) = &reason {
-            if reason.to_str() == "error" {
+            if is_failure(&reason.to_str()) {
                 return Err(fail(Dialect::Anthropic, event.data, out));
             }
             self.finish_reason = Some(reason.to_str().into_owned());
@@ -133,10 +134,10 @@ impl ToAnthropic {
     }
 
     fn add(&mut self, mut delta: Members<'_>, out: &mut BytesMut) -> Result<(), StreamBroken> {
-        for name in ["content", "refusal"] {
-            if let Some(text) = text_of(&mut delta, name).filter(|text| !text.is_empty()) {
-                self.add_text(text, out);
-            }
+        let said = texts_of(&mut delta).into_iter();
+        let said = said.chain(text_of(&mut delta, "refusal"));
+        for text in said.filter(|text| !text.is_empty()) {
+            self.add_text(text, out);
         }
         for call in array_of(&mut delta, "tool_calls") {
             self.add_call(call, out)?;
@@ -188,11 +189,17 @@ impl ToAnthropic {
             self.open_block(open, block, out);
             self.calls += 1;
         }
-        let part = text_of(&mut function, "arguments").filter(|part| !part.is_empty());
-        if let Some(part) = part {
-            let partial_json = part.json();
-            self.write_delta(Delta::InputJsonDelta { partial_json }, out);
-        }
+        let Some(part) = function.take("arguments") else {
+            return Ok(());
+        };
+        let partial_json = match Text::of(part) {
+            Some(part) if part.is_empty() => return Ok(()),
+            Some(part) => part.json(),
+            // A few servers tell them as they are, and not inside a text.
+            None if part.get().starts_with('{') => quoted(part.get()),
+            None => return Err(StreamBroken::Malformed("a call's arguments are no object")),
+        };
+        self.write_delta(Delta::InputJsonDelta { partial_json }, out);
         Ok(())
     }
 

@@ -118,6 +118,29 @@ async fn every_endpoint_answers_in_its_own_shape_and_counts_exactly() {
     assert_eq!(report.output_tokens, 40 + 40 + 6 + 40 + 5);
 }
 
+/// A limit was charged for one of three answers, and two never came.
+#[tokio::test]
+async fn each_prompt_of_a_completion_is_answered_and_charged() {
+    let config = MockConfig {
+        limits: limits(&["tokens=1000/1h"]),
+        ..instant()
+    };
+    let (server, caller) = start(config).await;
+    let mut call = json!({"model": "m", "prompt": ["a", "b", "c"], "max_tokens": 5});
+    let body = caller.post("/v1/completions", call.clone()).await.json();
+    let choices = body["choices"].as_array().unwrap();
+    let indices: Vec<&Value> = choices.iter().map(|choice| &choice["index"]).collect();
+    assert_eq!(indices, [0, 1, 2]);
+    assert_eq!(body["usage"]["total_tokens"], 1 + 3 * 5);
+
+    call["stream"] = json!(true);
+    let answer = caller.post("/v1/completions", call).await;
+    let ends = answer.text.matches(r#""finish_reason":"length""#).count();
+    assert_eq!(ends, 3);
+    let report = server.shutdown().await;
+    assert_eq!(report.limits[0].used, 2 * 16);
+}
+
 #[tokio::test]
 async fn streams_have_the_shapes_of_their_dialects() {
     let config = MockConfig {

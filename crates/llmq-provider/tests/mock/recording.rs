@@ -6,7 +6,7 @@ use http::StatusCode;
 use llmq_provider::mock::{MockConfig, MockServer};
 use serde_json::json;
 
-use crate::caller::{CHAT, chat, instant, start};
+use crate::caller::{CHAT, chat, instant, message, start};
 
 #[tokio::test]
 async fn what_is_recorded_is_replayed_and_holds_no_key() {
@@ -78,6 +78,30 @@ async fn what_is_recorded_is_replayed_and_holds_no_key() {
         ..instant()
     };
     assert!(MockServer::start(config).await.is_err());
+}
+
+/// Counts of tokens were not recorded, and their replay found nothing.
+#[tokio::test]
+async fn a_count_of_tokens_is_recorded_too() {
+    let path = "/v1/messages/count_tokens";
+    let directory = tempfile::tempdir().unwrap();
+    let config = MockConfig {
+        record: Some(directory.path().to_owned()),
+        ..instant()
+    };
+    let (server, caller) = start(config).await;
+    let recorded = caller.post(path, message("12345")).await.json();
+    server.shutdown().await;
+
+    let config = MockConfig {
+        replay: Some(directory.path().to_owned()),
+        ..instant()
+    };
+    let (server, caller) = start(config).await;
+    let replayed = caller.post(path, message("12345")).await;
+    assert_eq!(replayed.status, StatusCode::OK);
+    assert_eq!(replayed.json(), recorded);
+    server.shutdown().await;
 }
 
 fn recordings(directory: &Path) -> Vec<String> {

@@ -111,6 +111,26 @@ async fn a_tls_handshake_that_hangs_ends_with_the_connect_timeout() {
     );
 }
 
+#[tokio::test]
+async fn nothing_has_left_of_a_call_that_is_broken_off_while_it_connects() {
+    let server = ScriptedServer::start().await;
+    let mut config = server.config();
+    config.base_url = server.url().replace("http:", "https:");
+    let Some(provider) = secure(config) else {
+        return;
+    };
+    let has_left = Arc::new(AtomicBool::new(false));
+    let call = Request {
+        has_left: Some(Arc::clone(&has_left)),
+        ..chat("{}")
+    };
+    tokio::select! {
+        _ = provider.call(call) => panic!("nobody answers it"),
+        _guest = server.accept() => {}
+    }
+    assert!(!has_left.load(Ordering::SeqCst));
+}
+
 /// Silence was bounded only once all of the call was written: what was taken in part hung for the
 /// time of the whole call, ten minutes, and went there again.
 #[tokio::test]
@@ -121,9 +141,14 @@ async fn a_server_that_stops_taking_the_call_is_silent() {
     let provider = provider(config);
     // More than any socket holds.
     let body = vec![b' '; 64 << 20];
-    let call = provider.call(Request::new(Operation::ChatCompletions, body));
+    let has_left = Arc::new(AtomicBool::new(false));
+    let call = provider.call(Request {
+        has_left: Some(Arc::clone(&has_left)),
+        ..Request::new(Operation::ChatCompletions, body)
+    });
     let (error, _guest) = tokio::join!(call, server.accept());
     let error = error.unwrap_err();
+    assert!(has_left.load(Ordering::SeqCst), "a part of it has");
     assert!(
         matches!(
             error,

@@ -8,12 +8,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use llmq_provider::{CallError, Dialect, Provider, ProviderConfig};
+use llmq_provider::{CallError, Cause, Dialect, Operation, Provider, ProviderConfig, Request};
 use llmq_testkit::{FakeClock, ScriptedServer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::server::{SOON, chat, provider, until_stuck};
+use crate::server::{Called, SOON, chat, provider, until_stuck};
 
 /// Answers every HTTP/2 call with its own body.
 async fn echo(listener: TcpListener) {
@@ -78,6 +78,32 @@ async fn a_connection_that_closes_without_an_answer_is_no_answer() {
         matches!(
             error,
             CallError::NotSent { .. } | CallError::NoAnswer { .. }
+        ),
+        "{error:?}"
+    );
+}
+
+/// Nobody saw it leave, so that silence was bounded by the time of the whole call alone, ten
+/// minutes.
+#[tokio::test]
+async fn a_call_without_a_body_waits_no_longer_for_its_answer() {
+    let server = ScriptedServer::start().await;
+    let mut config = server.config();
+    config.http2 = true;
+    // Long enough for a busy machine to connect.
+    config.timeouts.connect = SOON * 10;
+    config.timeouts.first_byte = SOON;
+    let provider = provider(config);
+    let call = provider.call(Request::new(Operation::Models, ""));
+    let (error, _guest) = tokio::join!(call, server.accept());
+    let error = error.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::NotSent {
+                cause: Cause::FirstByteTimeout(SOON),
+                ..
+            }
         ),
         "{error:?}"
     );

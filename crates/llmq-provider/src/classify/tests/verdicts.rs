@@ -216,6 +216,29 @@ fn what_may_be_one_calls_fault_is_told_apart_from_a_refused_key() {
             (400, r#"{"error":{"message":"m","code":"api_key_invalid"}}"#),
             Refused::Key,
         ),
+        // Every row of a run failed for good where a key is refused with 400: at xAI, Groq and
+        // Gemini.
+        (
+            (
+                400,
+                r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: sk***y1. You can obtain an API key from https://console.x.ai."}"#,
+            ),
+            Refused::Key,
+        ),
+        (
+            (
+                400,
+                r#"{"error":{"message":"Organization has been restricted.","type":"invalid_request_error","code":"organization_restricted"}}"#,
+            ),
+            Refused::Key,
+        ),
+        (
+            (
+                400,
+                r#"[{"error":{"code":400,"message":"User location is not supported for the API use.","status":"FAILED_PRECONDITION"}}]"#,
+            ),
+            Refused::Key,
+        ),
         ((403, "<html>blocked"), Refused::Unclear),
         ((404, "404 page not found"), Refused::Unclear),
         (
@@ -230,6 +253,37 @@ fn what_may_be_one_calls_fault_is_told_apart_from_a_refused_key() {
             (404, r#"{"error":{"message":"no such model"}}"#),
             Refused::Model,
         ),
+        // One model that is not allowed closed all models of the account: at Groq, OpenAI and
+        // Anthropic.
+        (
+            (
+                403,
+                r#"{"error":{"message":"m","type":"permissions_error","code":"model_permission_blocked_org"}}"#,
+            ),
+            Refused::Model,
+        ),
+        (
+            (
+                403,
+                r#"{"error":{"message":"You are not allowed to sample from this model","code":null}}"#,
+            ),
+            Refused::Model,
+        ),
+        (
+            (
+                403,
+                r#"{"type":"error","error":{"type":"permission_error","message":"You may not use model: c"}}"#,
+            ),
+            Refused::Model,
+        ),
+        (
+            (
+                403,
+                r#"{"type":"error","error":{"type":"permission_error","message":"m"}}"#,
+            ),
+            Refused::Key,
+        ),
+        ((403, "<html>this model is blocked"), Refused::Unclear),
     ] {
         let (status, body) = failed;
         assert_eq!(refused((status, &[], body)), Some(expected), "{body}");
@@ -238,6 +292,8 @@ fn what_may_be_one_calls_fault_is_told_apart_from_a_refused_key() {
     assert_eq!(page.pause, Pause::Upstream);
     assert!(page.may_be_the_calls());
     assert_eq!(refused((500, &[], "")), None);
+    let quoted = r#"{"error":{"message":"Invalid value: 'Incorrect API key provided'"}}"#;
+    assert_eq!(refused((400, &[], quoted)), None, "the caller's own words");
 }
 
 #[test]

@@ -95,10 +95,13 @@ fn each_reason_to_stop_has_its_word() {
     for (finish_reason, stop_reason) in [
         (json!("stop"), "end_turn"),
         (json!("length"), "max_tokens"),
+        (json!("model_length"), "max_tokens"),
         (json!("content_filter"), "refusal"),
         (json!("tool_calls"), "tool_use"),
         (json!("eos"), "end_turn"),
         (Value::Null, "end_turn"),
+        // A word of which nobody knows whether it cuts the answer off was told as `end_turn`.
+        (json!("new_reason"), "new_reason"),
     ] {
         let body = chat(json!({"role": "assistant", "content": "x"}), &finish_reason);
         assert_eq!(told(Dialect::Anthropic, &body)["stop_reason"], stop_reason);
@@ -163,9 +166,32 @@ fn arguments_that_are_not_json_spoil_an_answer_unless_the_cap_cut_them() {
         )
         .is_err()
     );
-    let cut = told(Dialect::Anthropic, &body("length"));
-    assert_eq!(cut["content"], json!([{"type": "text", "text": "x"}]));
-    assert_eq!(cut["stop_reason"], "max_tokens");
+    for reason in ["length", "model_length"] {
+        let cut = told(Dialect::Anthropic, &body(reason));
+        assert_eq!(cut["content"], json!([{"type": "text", "text": "x"}]));
+        assert_eq!(cut["stop_reason"], "max_tokens");
+    }
+}
+
+/// llama.cpp of early 2026 and text-generation-inference write the object itself, and the tool was
+/// called with `{}`.
+#[test]
+fn arguments_outside_a_text_are_not_lost() {
+    let body = |arguments: &Value| {
+        let function = json!({"name": "f", "arguments": arguments});
+        let call = json!([{"id": "a", "type": "function", "function": function}]);
+        chat(
+            json!({"role": "assistant", "content": null, "tool_calls": call}),
+            &json!("tool_calls"),
+        )
+    };
+    let input = |arguments: Value| {
+        told(Dialect::Anthropic, &body(&arguments))["content"][0]["input"].take()
+    };
+    assert_eq!(input(json!({"city": "Paris"})), json!({"city": "Paris"}));
+    assert_eq!(input(Value::Null), json!({}));
+    let listed = body(&json!(["Paris"])).to_string();
+    assert!(answer(Dialect::Anthropic, listed.as_bytes(), 7).is_err());
 }
 
 #[test]

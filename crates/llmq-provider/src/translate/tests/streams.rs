@@ -199,15 +199,75 @@ fn where_the_bytes_are_cut_does_not_matter() {
     }
 }
 
+fn chunk(delta: &Value, finish: &Value) -> String {
+    let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
+    format!(
+        "data: {}\n\n",
+        json!({"id": "x-1", "model": "m", "choices": [choice]})
+    )
+}
+
+/// Of Mistral's models that think it left nothing.
+#[test]
+fn a_text_in_parts_is_not_lost_in_a_stream() {
+    let stream = [
+        chunk(
+            &json!({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}),
+            &Value::Null,
+        ),
+        chunk(
+            &json!({"content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}),
+            &Value::Null,
+        ),
+        chunk(&json!({"content": ""}), &json!("stop")),
+        "data: [DONE]\n\n".to_owned(),
+    ];
+    let message = fold::message(&whole(Dialect::Anthropic, &stream.concat()));
+    let expected = json!([{"type": "text", "text": "Hello"}]);
+    assert_eq!(message["content"], expected);
+}
+
+/// The tool was called with `{}`.
+#[test]
+fn arguments_outside_a_text_are_not_lost_in_a_stream() {
+    let stream = |arguments: &Value| {
+        let function = json!({"name": "f", "arguments": arguments});
+        let call = json!({"tool_calls": [{"index": 0, "id": "a", "function": function}]});
+        let call = chunk(&call, &Value::Null);
+        let end = chunk(&json!({}), &json!("tool_calls"));
+        format!("{call}{end}data: [DONE]\n\n")
+    };
+    let arguments = json!({"city": "Paris"});
+    let message = fold::message(&whole(Dialect::Anthropic, &stream(&arguments)));
+    assert_eq!(message["content"][0]["input"], arguments);
+    let listed = stream(&json!(["Paris"]));
+    let (_, ended) = translated(Dialect::Anthropic, &[listed.as_bytes()]);
+    assert!(matches!(ended, Err(StreamBroken::Malformed(_))));
+}
+
+/// They came out as answers that had ended in order.
+#[test]
+fn reasons_to_end_that_are_no_end_are_not_told_as_one() {
+    let stream = |reason: &str| {
+        let word = chunk(&json!({"content": "Hi"}), &Value::Null);
+        let end = chunk(&json!({}), &json!(reason));
+        format!("{word}{end}data: [DONE]\n\n")
+    };
+    for (reason, told) in [("model_length", "max_tokens"), ("new_reason", "new_reason")] {
+        let message = fold::message(&whole(Dialect::Anthropic, &stream(reason)));
+        assert_eq!(message["stop_reason"], told);
+    }
+    for reason in ["error", "insufficient_system_resource", "abort"] {
+        let (_, ended) = translated(Dialect::Anthropic, &[stream(reason).as_bytes()]);
+        assert!(
+            matches!(ended, Err(StreamBroken::Failed { .. })),
+            "{reason}"
+        );
+    }
+}
+
 #[test]
 fn servers_that_stream_calls_in_their_own_way_are_understood() {
-    let chunk = |delta: &Value, finish: &Value| {
-        let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
-        format!(
-            "data: {}\n\n",
-            json!({"id": "x-1", "model": "m", "choices": [choice]})
-        )
-    };
     let call = |id: &Value, name: &str, arguments: &str| json!({"tool_calls": [{"index": 0, "id": id, "type": "function", "function": {"name": name, "arguments": arguments}}]});
     // Every call has the index 0, one has no id, and the reason is `stop`.
     let stream = [
