@@ -5,11 +5,31 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// `path` with `ending` put behind its whole name: `out.jsonl` gives `out.jsonl.lock`.
+/// How many symbolic links lead to a file, at most: Linux follows as many.
+const LINKS_MAX: usize = 40;
+
+/// `path` with `ending` put behind its whole name: `out.jsonl` gives `out.jsonl.lock`. A file has
+/// one such name, whatever links lead to it.
 pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name: OsString = path.as_os_str().to_owned();
+    let mut name: OsString = behind_links(path).into();
     name.push(ending);
     PathBuf::from(name)
+}
+
+/// The file that `path` leads to through symbolic links, whether it is there or not.
+pub(crate) fn behind_links(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    // What stands behind a pipe's link is no path.
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return path;
+    }
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = fs::read_link(&path) else {
+            break;
+        };
+        path = directory_of(&path).join(target);
+    }
+    path
 }
 
 /// The directory that `path` lies in.
@@ -66,7 +86,7 @@ fn replace_by<T>(
     fill: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<T>,
 ) -> io::Result<T> {
     // Through a symbolic link the file is replaced and not the link.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let target = behind_links(path);
     let new_path = beside(&target, ending);
     let filled = fill_new(&target, &new_path, fill);
     if filled.is_err() {

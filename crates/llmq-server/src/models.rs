@@ -74,6 +74,9 @@ struct Inner {
     /// Whether any name leads to an account: nothing was configured.
     any_name: bool,
     by_name: FxHashMap<String, Arc<Model>>,
+    /// By name, those that earlier configurations had and this one has not: jobs in line for them
+    /// and under way go on.
+    gone: FxHashMap<String, Arc<Model>>,
     routes: Routes,
     accounts: Accounts,
     unnamed: usize,
@@ -152,6 +155,7 @@ impl Models {
             inner: RwLock::new(Inner {
                 any_name,
                 by_name,
+                gone: FxHashMap::default(),
                 routes,
                 accounts,
                 unnamed: 0,
@@ -203,7 +207,10 @@ impl Models {
             }
             inner.routes.insert(route.upstream, Arc::new(route));
         }
-        inner.by_name = by_name(models, &inner.routes);
+        let models = by_name(models, &inner.routes);
+        let Inner { by_name, gone, .. } = &mut *inner;
+        gone.extend(std::mem::replace(by_name, models));
+        gone.retain(|name, _| !by_name.contains_key(name));
         inner.unnamed = if any_name { inner.by_name.len() } else { 0 };
         inner.any_name = any_name;
         inner.accounts = accounts;
@@ -283,7 +290,7 @@ impl Models {
     fn stand_ins(&self, model: &Model) -> impl Iterator<Item = Arc<Model>> {
         let settings = &model.settings;
         let names = settings.fallback.iter().chain(&settings.context_fallback);
-        names.filter_map(|name| self.known(name))
+        names.filter_map(|name| self.known_or_gone(name))
     }
 
     /// The model of this name. Where nothing was configured, one is made for it.
@@ -306,6 +313,14 @@ impl Models {
     /// A configured model.
     pub(crate) fn known(&self, name: &str) -> Option<Arc<Model>> {
         self.read().by_name.get(name).cloned()
+    }
+
+    /// A configured model, or one that was until it was taken away: what jobs that stood in line
+    /// for it cost, and how they are said, is as it was.
+    pub(crate) fn known_or_gone(&self, name: &str) -> Option<Arc<Model>> {
+        let inner = self.read();
+        let gone = || inner.gone.get(name);
+        inner.by_name.get(name).or_else(gone).cloned()
     }
 
     fn make(&self, name: &str, hub: &Hub) -> Option<Arc<Model>> {

@@ -90,7 +90,7 @@ impl Tenants {
         };
         hub.with(|dispatcher| {
             let limited = known.limited.entry(key).or_insert_with(|| Limited {
-                limits: self.limits(caller, dispatcher, now),
+                limits: self.limits(key, caller, dispatcher, now),
                 named: FxHashMap::default(),
                 others: None,
             });
@@ -106,11 +106,18 @@ impl Tenants {
     }
 
     /// The limits of a caller's key, with what was used of them by an earlier process.
-    fn limits(&self, caller: &Caller, dispatcher: &mut Dispatcher, now: Now) -> Vec<LimitId> {
+    fn limits(
+        &self,
+        key: Uuid,
+        caller: &Caller,
+        dispatcher: &mut Dispatcher,
+        now: Now,
+    ) -> Vec<LimitId> {
         let name = caller.key_name().unwrap_or_default();
         let limits = caller.limits().iter().map(|spec| {
             let setup = LimitSetup {
-                name: format!("{} key {name}", spec.name()),
+                // The books know them by this, and a revoked key may have had the same name.
+                name: format!("{} key {name} ({key})", spec.name()),
                 spec: *spec,
                 rule: charge_rule(Host::Unknown, spec.kind),
                 scope: Scope::Tenant,
@@ -134,6 +141,7 @@ mod tests {
     use llmq_api::{CreateKey, KeyScope};
     use llmq_core::Clock;
     use llmq_dispatch::Rules;
+    use llmq_engine::books::{Earlier, Parts, Spent, Wanted};
     use llmq_engine::{SystemClock, Tasks};
     use llmq_store_sqlite::{Place, Store};
 
@@ -157,6 +165,56 @@ mod tests {
         keys.authenticate(&headers).unwrap()
     }
 
+    async fn ring(clock: &SystemClock, tasks: &Tasks) -> Arc<KeyRing> {
+        let store = Store::open(&Place::Memory, clock.now().wall).unwrap();
+        let options = KeyRingOptions {
+            auth: AuthPolicy::Keys,
+            time_zone: TimeZone::UTC,
+        };
+        let keys = KeyRing::open(store, Arc::new(clock.clone()), options, tasks);
+        keys.await.unwrap()
+    }
+
+    /// A key that was made in the place of a revoked one, under its name, began with what that one
+    /// had used before the last restart.
+    #[tokio::test]
+    async fn a_new_key_begins_with_nothing_of_what_a_revoked_one_of_its_name_used() {
+        let (clock, tasks) = (SystemClock::new(), Tasks::new());
+        let keys = ring(&clock, &tasks).await;
+        let before = caller(&keys, "x", &["rpd=3"]).await;
+        keys.revoke(before.key_id().unwrap()).await.unwrap();
+        let after = caller(&keys, "x", &["rpd=3"]).await;
+        let now = clock.now();
+        // The name of the last limit once the caller has called, and what is used of it.
+        let called = |caller: &Caller, memory: Option<Memory>| {
+            let mut dispatcher = Dispatcher::new(Rules::default(), 1);
+            let nameless = dispatcher.add_tenant(1.0, Vec::new());
+            let hub = llmq_engine::run(dispatcher, clock.clone(), &tasks);
+            let _tenant = Tenants::new(nameless, memory).of(caller, "x", &hub, now);
+            hub.with(|dispatcher| {
+                let limit = dispatcher.limit_ids().last().unwrap();
+                let saved = dispatcher.limit_mut(limit).saved(now.mono);
+                let used: u64 = saved.iter().map(|(_, used)| used).sum();
+                (dispatcher.limit_name(limit).to_owned(), used)
+            })
+        };
+        let (name, _) = called(&before, None);
+        let used = Parts { used: vec![(0, 2)] };
+        let earlier = Earlier {
+            spent: Spent {
+                clean: true,
+                limits: [(name, used)].into(),
+                ..Spent::default()
+            },
+            alive_at: Some(now.wall),
+            ..Earlier::default()
+        };
+        let memory = Memory::new(earlier, Wanted::default());
+        assert_eq!(called(&before, Some(memory.clone())).1, 2);
+        assert_eq!(called(&after, Some(memory)).1, 0);
+        tasks.cancel();
+    }
+
     /// Once the 10,001st name was the nameless, who have no limits.
     #[tokio::test]
     async fn a_key_that_names_more_tenants_than_fit_keeps_its_limits() {
@@ -164,13 +222,7 @@ mod tests {
         let mut dispatcher = Dispatcher::new(Rules::default(), 1);
         let nameless = dispatcher.add_tenant(1.0, Vec::new());
         let hub = llmq_engine::run(dispatcher, clock.clone(), &tasks);
-        let store = Store::open(&Place::Memory, clock.now().wall).unwrap();
-        let options = KeyRingOptions {
-            auth: AuthPolicy::Keys,
-            time_zone: TimeZone::UTC,
-        };
-        let keys = KeyRing::open(store, Arc::new(clock.clone()), options, &tasks);
-        let keys = keys.await.unwrap();
+        let keys = ring(&clock, &tasks).await;
         let one = caller(&keys, "one", &["rpm=1"]).await;
         let two = caller(&keys, "two", &["rpm=1"]).await;
         let free = caller(&keys, "free", &[]).await;

@@ -6,7 +6,7 @@ use llmq_core::WallTime;
 use serde::{Deserialize, Serialize};
 
 use super::journal::JournalError;
-use crate::files::beside;
+use crate::files::{behind_links, beside};
 
 /// Who holds an output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,8 @@ impl std::fmt::Display for Holder {
 /// The right to write one output: one process at a time has it.
 ///
 /// It is a lock of the operating system on `OUTPUT.lock`, so it ends with the process however
-/// that ends; a file left by a crash is simply taken over. Dropping it removes the file.
+/// that ends; a file left by a crash is simply taken over. Dropping it removes the file. Through a
+/// symbolic link it is the lock of what that leads to.
 #[derive(Debug)]
 pub struct OutputLock {
     path: PathBuf,
@@ -78,7 +79,7 @@ impl OutputLock {
     pub fn acquire(output: &Path, holder: &Holder) -> Result<Self, LockError> {
         let path = beside(output, ".lock");
         // The lock file is ours; what people know is the output beside it.
-        let failed = |source| JournalError::opening(output, source);
+        let failed = |source| JournalError::opening(&behind_links(output), source);
         loop {
             let mut file = File::options()
                 .read(true)
@@ -194,6 +195,24 @@ mod tests {
         drop(lock);
         assert!(!directory.path().join("out.jsonl.lock").exists());
         OutputLock::acquire(&output, &holder_at(42)).unwrap();
+    }
+
+    /// Each wrote to the one file, and all rows were sent twice.
+    #[cfg(unix)]
+    #[test]
+    fn a_symbolic_link_is_no_second_output() {
+        let directory = tempfile::tempdir().unwrap();
+        let output = directory.path().join("out.jsonl");
+        let link = directory.path().join("link.jsonl");
+        std::os::unix::fs::symlink("out.jsonl", &link).unwrap();
+        // Before the output is there, and when it is.
+        for _ in 0..2 {
+            let lock = OutputLock::acquire(&output, &holder_at(41)).unwrap();
+            let second = OutputLock::acquire(&link, &holder_at(42));
+            assert!(matches!(second, Err(LockError::Held { .. })), "{second:?}");
+            drop(lock);
+            std::fs::write(&output, "").unwrap();
+        }
     }
 
     #[test]

@@ -129,16 +129,13 @@ impl Inner {
             }
         };
         if let Some(held) = held {
-            held.begins();
+            held.begins(Arc::clone(&sent));
         }
         let asked = tokio::select! {
             biased;
             asked = self.ask(&route, &grant, started, (operation, outgoing), &sent) => asked,
             () = self.giving_back.cancelled() => {
                 drop(grant);
-                if let Some(held) = held && !sent.load(Ordering::Acquire) {
-                    held.was_free();
-                }
                 return self.given_back(started, begun, &sent);
             }
         };
@@ -238,14 +235,12 @@ impl Inner {
     ) -> Result<Good, Bad> {
         let job = &started.job;
         let (hub, ticket) = (Arc::clone(&self.hub), grant.start().ticket);
-        let marks = Arc::clone(sent);
         let asked = Asked::new(&outgoing, route, spoken(operation), job.size.choices);
         let request = Request {
             headers: headers_of(job, route),
-            ..Request::new(outgoing.operation, outgoing.body).on_sent(move |at| {
-                marks.store(true, Ordering::Release);
-                hub.handle(Event::Sent(ticket, at));
-            })
+            has_left: Some(Arc::clone(sent)),
+            ..Request::new(outgoing.operation, outgoing.body)
+                .on_sent(move |at| hub.handle(Event::Sent(ticket, at)))
         };
         let answer = route.provider.call(request).await;
         let answer = answer.map_err(Bad::from)?;

@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,8 +78,8 @@ pub enum NotHeld {
 
 /// What is held of a budget for one job that runs. Dropped, it counts what may have been billed.
 pub trait Hold: Send + Sync {
-    /// An attempt begins: from here on it may cost something.
-    fn begins(&mut self);
+    /// An attempt begins: once `has_left` is true it may cost something.
+    fn begins(&mut self, has_left: Arc<AtomicBool>);
 
     /// The attempt that began last has cost nothing.
     fn was_free(&mut self);

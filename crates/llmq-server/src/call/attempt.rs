@@ -1,6 +1,7 @@
 //! One attempt: the call is sent, and its answer judged.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -100,7 +101,9 @@ pub(crate) async fn attempt(
     progress.mark(&route.provider, &mut headers);
     let (hub, ticket) = (Arc::clone(&gateway.hub), grant.start().ticket);
     let serving = gateway.models.serving(model, route.upstream);
-    progress.begins(Arc::clone(&route.name), serving, gateway.clock.now().mono);
+    let has_left = Arc::new(AtomicBool::new(false));
+    let (name, left) = (Arc::clone(&route.name), Arc::clone(&has_left));
+    progress.begins(name, serving, left, gateway.clock.now().mono);
     let mut trial = Trial {
         progress,
         gateway,
@@ -111,6 +114,7 @@ pub(crate) async fn attempt(
     };
     let request = Request {
         headers,
+        has_left: Some(has_left),
         ..Request::new(outgoing.operation, outgoing.body)
             .on_sent(move |at| hub.handle(Event::Sent(ticket, at)))
     };

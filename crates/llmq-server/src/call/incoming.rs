@@ -1,6 +1,7 @@
 //! A call as it came in: body, model, size, and how it wants to be treated.
 
 use std::hash::Hasher as _;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use llmq_provider::{Dialect, Kept, Operation, TokenCounter, scan_request};
 use rustc_hash::FxHasher;
 use uuid::Uuid;
 
+use super::arrival::Arrival;
 use super::forward;
 use crate::Gateway;
 use crate::dialect::Refusal;
@@ -70,16 +72,18 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    pub(crate) async fn read(
+    /// Reads a call that has arrived. Where it is refused, `arrival` knows what was read by then.
+    pub(super) async fn read(
         gateway: &Gateway,
-        operation: Operation,
         request: Request<hyper::body::Incoming>,
-        arrived: Now,
+        arrival: &mut Arrival,
     ) -> Result<Self, Refusal> {
+        let (operation, arrived) = (arrival.operation, arrival.at);
         let (parts, body) = request.into_parts();
         let caller = keys::caller(&gateway.keys, &parts.headers, HandIn::SCOPES)?;
-        let tenant_name = keys::tenant(&caller, &parts.headers)?.to_owned();
+        keys::tenant(&caller, &parts.headers)?.clone_into(&mut arrival.tenant);
         let wishes = Wishes::read(&parts.headers, gateway.max_wait())?;
+        arrival.priority = wishes.priority;
         let respond_async = prefers(&parts.headers, "respond-async").is_some();
         let waits_first = respond_async && prefers(&parts.headers, "wait").is_some();
         let may_be_kept = gateway.live.load().keeps_calls;
@@ -87,6 +91,7 @@ impl Incoming {
         let mut body = whole(body, &parts.headers, gateway).await?;
         let mut scan = scan_request(&body, TokenCounter::Chars)
             .map_err(|error| Refusal::invalid(error.to_string()))?;
+        arrival.stream = scan.stream;
         if let Some(name) = scan.doubtful {
             let message = format!(
                 "`{name}` stands in the body more than once, or with escapes in its name: \
@@ -98,7 +103,8 @@ impl Incoming {
             let message = "the body names no model: set `model` to a text";
             return Err(Refusal::invalid(message).about("model"));
         };
-        caller.may_use(&model).map_err(Denied::from)?;
+        arrival.model = model;
+        caller.may_use(&arrival.model).map_err(Denied::from)?;
         let mut later_told = None;
         if operation == Operation::Responses
             && let Some(found) = background::asked(&body)?
@@ -109,15 +115,15 @@ impl Incoming {
         }
         let tenant = gateway
             .tenants
-            .of(&caller, &tenant_name, &gateway.hub, arrived);
+            .of(&caller, &arrival.tenant, &gateway.hub, arrived);
         Ok(Self {
             tenant,
-            tenant_name,
+            tenant_name: mem::take(&mut arrival.tenant),
             caller,
-            id: Uuid::now_v7(),
+            id: arrival.id,
             operation,
             dialect: spoken(operation),
-            model,
+            model: mem::take(&mut arrival.model),
             body,
             size: scan.size,
             stream: scan.stream,

@@ -1,5 +1,6 @@
 //! One plain call, from its request to its answer.
 
+mod arrival;
 mod incoming;
 mod progress;
 
@@ -22,7 +23,6 @@ use std::time::Duration;
 use http::StatusCode;
 use llmq_core::{CallSize, Clock, FailureClass, Usage, WallTime};
 use llmq_dispatch::NoGrant;
-use llmq_engine::spoken;
 use llmq_provider::{Dialect, Operation};
 
 pub(crate) use body::{Broken, ReplyBody};
@@ -38,6 +38,7 @@ use crate::jobs;
 use crate::keys::{BudgetError, Caller, Spend};
 use crate::models::{Model, Models};
 use crate::openai;
+use arrival::Arrival;
 use attempt::{Attempted, Failure, Remedy};
 use progress::Progress;
 
@@ -52,32 +53,36 @@ pub(crate) async fn call(
     operation: Operation,
     request: http::Request<hyper::body::Incoming>,
 ) -> Reply {
-    let arrived = gateway.clock.now();
-    let dialect = spoken(operation);
-    let mut incoming = match Incoming::read(&gateway, operation, request, arrived).await {
-        Ok(incoming) => incoming,
-        Err(refusal) => return reply::refused(&refusal, dialect, None),
+    let mut incoming = {
+        let mut arrival = Arrival::new(operation, gateway.clock.now());
+        let read = Incoming::read(&gateway, request, &mut arrival).await;
+        match read {
+            Ok(incoming) => incoming,
+            Err(refusal) => return arrival.refused(&gateway, &refusal),
+        }
     };
     let found = gateway.models.find(&incoming.model, &gateway.hub, || {
         gateway.observed.refresh();
     });
     let Some(model) = found else {
         let refusal = unknown_model(&gateway, &incoming.caller, &incoming.model);
-        return reply::refused(&refusal, dialect, None);
+        return incoming.refused(&gateway, &refusal);
     };
     if !incoming.kept.is_empty()
         && let Err(refusal) = Box::pin(earlier::follow(&gateway, &mut incoming, &model)).await
     {
-        return reply::refused(&refusal, dialect, None);
+        return incoming.refused(&gateway, &refusal);
     }
     if let Some(background) = &incoming.background {
         let accepted = openai::background::accepted(&gateway, &incoming, background, &model);
-        return Box::pin(accepted).await;
+        let accepted = Box::pin(accepted).await;
+        return accepted.unwrap_or_else(|refusal| incoming.refused(&gateway, &refusal));
     }
     let later = incoming.later.as_ref();
     let is_keyed = later.is_some_and(|later| later.is_keyed());
     if later.is_some_and(|later| later.respond_async && !later.waits_first) {
-        return Box::pin(jobs::accepted(&gateway, &incoming, &model)).await;
+        let accepted = Box::pin(jobs::accepted(&gateway, &incoming, &model)).await;
+        return accepted.unwrap_or_else(|refusal| incoming.refused(&gateway, &refusal));
     }
     let early_headers = incoming.early_headers.or(model.settings.early_headers);
     match early_headers.filter(|_| incoming.stream) {
@@ -236,9 +241,13 @@ async fn as_job(
 ) -> Reply {
     // The job holds its own part of the budget, when it starts.
     progress.gives_back();
-    let reply = jobs::accepted(gateway, incoming, model).await;
-    progress.ends(reply.status().as_u16(), None);
-    reply
+    match jobs::accepted(gateway, incoming, model).await {
+        Ok(reply) => {
+            progress.ends(reply.status().as_u16(), None);
+            reply
+        }
+        Err(refusal) => told(refusal, incoming, progress),
+    }
 }
 
 fn told(refusal: Refusal, incoming: &Incoming, mut progress: Progress) -> Reply {

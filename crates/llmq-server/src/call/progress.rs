@@ -1,6 +1,7 @@
 //! How far a call has come, and what is recorded of it when it is over.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -116,14 +117,20 @@ impl Progress {
         self.booking = None;
     }
 
-    /// An attempt at an upstream begins, and may cost something from here on.
-    pub(crate) fn begins(&mut self, upstream: Arc<str>, served_by: Arc<Model>, now: Timestamp) {
+    /// An attempt at an upstream begins, and may cost something once `has_left` is true.
+    pub(crate) fn begins(
+        &mut self,
+        upstream: Arc<str>,
+        served_by: Arc<Model>,
+        has_left: Arc<AtomicBool>,
+        now: Timestamp,
+    ) {
         self.served_by = served_by;
         self.attempts += 1;
         self.upstream = Some(upstream);
         self.asked_since = Some(now);
         if let Some(booking) = &mut self.booking {
-            booking.begins();
+            booking.begins(has_left);
         }
     }
 

@@ -317,10 +317,13 @@ impl Passing {
         match self.reader.end() {
             StreamEnd::Malformed => self.break_off(&StreamEnd::Malformed, pieces),
             end @ StreamEnd::Failed(_) => {
-                // The provider tells of its failure itself, and better.
-                self.write(piece, pieces);
-                if self.state == State::Open {
-                    self.judge_failed(&end);
+                // The provider tells of its failure itself, and better. What comes behind it may
+                // be the mark of a clean end.
+                self.write(piece.slice(..self.reader.taken()), pieces);
+                if self.state == State::Open && self.judge_failed(&end).is_empty() {
+                    // It has said nothing that an SDK takes for an error.
+                    let message = "the upstream did not say why it failed".to_owned();
+                    pieces.push(self.event(message));
                 }
             }
             StreamEnd::CutOff => self.write(piece, pieces),

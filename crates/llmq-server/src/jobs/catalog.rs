@@ -1,6 +1,7 @@
 //! What the runner of jobs must know of the models.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -92,9 +93,9 @@ impl Directory for Catalog {
                 call::stream_of(true, include_usage, &caller)
             }
         };
-        match self.models.known(&job.queue) {
+        match self.models.known_or_gone(&job.queue) {
             Some(model) => Outgoing::of(&model.saying(operation, body, stream), route),
-            // The configuration has changed since it was granted.
+            // Nobody had configured it, and it made room for another name.
             None => {
                 let saying = Saying {
                     operation,
@@ -113,7 +114,7 @@ impl Directory for Catalog {
     }
 
     fn nano_usd(&self, model: &str, upstream: UpstreamId, usage: &Usage) -> Option<u64> {
-        let model = self.models.known(model)?;
+        let model = self.models.known_or_gone(model)?;
         let model = self.models.serving(&model, upstream);
         model.settings.price.map(|_| model.nano_usd(usage))
     }
@@ -151,8 +152,8 @@ fn over_budget(error: BudgetError) -> NotHeld {
 }
 
 impl Hold for Booking {
-    fn begins(&mut self) {
-        Self::begins(self);
+    fn begins(&mut self, has_left: Arc<AtomicBool>) {
+        Self::begins(self, has_left);
     }
 
     fn was_free(&mut self) {
@@ -168,7 +169,7 @@ impl Catalog {
     /// The most that a job can cost.
     fn most(&self, job: &Job) -> Spend {
         let operation = Operation::from_path(&job.details.endpoint);
-        let model = self.models.known(&job.queue);
+        let model = self.models.known_or_gone(&job.queue);
         let most = operation
             .zip(model)
             .map(|(operation, model)| call::most(&self.models, operation, job.size, &model));

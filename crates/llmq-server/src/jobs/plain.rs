@@ -198,17 +198,19 @@ fn hash(incoming: &Incoming) -> [u8; 32] {
 }
 
 /// A call becomes a job.
-pub(crate) async fn accepted(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
-    let accepted = async {
-        let job = of_call(gateway, incoming, model).await?;
-        let accepted = gateway.desk.accept(job).await;
-        accepted.map_err(|problem| as_refusal(&problem))
-    };
-    let accepted = match accepted.await {
-        Ok(accepted) => accepted,
-        Err(refusal) => return call::refused(&refusal, incoming.dialect),
-    };
-    told_of(gateway, incoming, &accepted)
+///
+/// # Errors
+///
+/// Those of [`of_call`], and why nothing is accepted.
+pub(crate) async fn accepted(
+    gateway: &Gateway,
+    incoming: &Incoming,
+    model: &Model,
+) -> Result<Reply, Refusal> {
+    let job = of_call(gateway, incoming, model).await?;
+    let accepted = gateway.desk.accept(job).await;
+    let accepted = accepted.map_err(|problem| as_refusal(&problem))?;
+    Ok(told_of(gateway, incoming, &accepted))
 }
 
 /// 202: where to ask for it (RFC 7240, 4.1).
@@ -241,23 +243,29 @@ pub(crate) fn queued_instead(incoming: &Incoming, model: &Model) -> bool {
 /// A call with a key: a job whose caller waits for it, and hears its stream while it comes. Whoever
 /// asks again with the same key gets the same bytes; a caller that goes loses its connection only.
 pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model) -> Reply {
-    let made = of_call(gateway, incoming, model).await.map(|mut job| {
+    let runner = &gateway.desk.runner;
+    let handed_in = async {
+        let mut job = of_call(gateway, incoming, model).await?;
         job.priority = incoming.priority;
         if !goes_on(incoming) {
             wanted::note(&mut job.details, AWAITED, true.into());
             // A call waits no longer than its caller would.
             job.ttl = Some(incoming.max_wait.max(Duration::from_millis(1)));
         }
-        job
-    });
-    let answered = async {
-        let (made, runner) = (made?, &gateway.desk.runner);
         // One that is to be held to its end is told when it is whole.
         let is_held = model.settings.stream_recovery == StreamRecovery::Buffer;
         // Before it is handed in, so that nothing of it is missed.
-        let heard = (incoming.stream && !is_held).then(|| runner.listen(made.id));
-        let entry = runner.accept(made).await;
+        let heard = (incoming.stream && !is_held).then(|| runner.listen(job.id));
+        let entry = runner.accept(job).await;
         let entry = entry.map_err(|error| as_refusal(&refused(&error)))?;
+        Ok::<_, Refusal>((entry, heard))
+    };
+    let (entry, heard) = match handed_in.await {
+        Ok(handed_in) => handed_in,
+        Err(refusal) => return incoming.refused(gateway, &refusal),
+    };
+    // From here on the job is counted and logged at its end, whatever its caller is told.
+    let answered = async {
         // One that was made before is told when it is whole.
         let heard = heard.filter(|_| entry.new.is_some());
         let began = async {
@@ -282,7 +290,7 @@ pub(crate) async fn by_key(gateway: &Gateway, incoming: &Incoming, model: &Model
             || queued_instead(incoming, model) && unserved(gateway, model, &job)
         {
             // Its key is free again, and is that of the one that is kept.
-            return Ok(accepted(gateway, incoming, model).await);
+            return accepted(gateway, incoming, model).await;
         }
         Ok(told(gateway, incoming, model, job).await)
     };

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use llmq_core::{Usage, WallTime};
 use llmq_store_sqlite::{Spend, StoreError};
@@ -40,8 +41,18 @@ struct Held {
     key: Arc<Key>,
     most: Spend,
     periods: Periods,
+    /// Attempts before the last that the provider has perhaps billed.
+    earlier: u32,
+    /// Whether any of the attempt that began last has left; none: it was free.
+    last: Option<Arc<AtomicBool>>,
+}
+
+impl Held {
     /// Attempts that the provider has perhaps billed.
-    billable: u32,
+    fn billable(&self) -> u32 {
+        let has_left = |last: &Arc<AtomicBool>| last.load(Ordering::Acquire);
+        self.earlier + u32::from(self.last.as_ref().is_some_and(has_left))
+    }
 }
 
 impl Booking {
@@ -56,22 +67,24 @@ impl Booking {
                 key,
                 most,
                 periods,
-                billable: 0,
+                earlier: 0,
+                last: None,
             }),
         }
     }
 
-    /// An attempt begins: from now on it may cost something.
-    pub fn begins(&mut self) {
+    /// An attempt begins: once `has_left` is true it may cost something.
+    pub fn begins(&mut self, has_left: Arc<AtomicBool>) {
         if let Some(held) = &mut self.held {
-            held.billable += 1;
+            held.earlier = held.billable();
+            held.last = Some(has_left);
         }
     }
 
     /// The attempt that began last has cost nothing: it did not leave, or was refused.
     pub fn was_free(&mut self) {
         if let Some(held) = &mut self.held {
-            held.billable = held.billable.saturating_sub(1);
+            held.last = None;
         }
     }
 
@@ -82,12 +95,13 @@ impl Booking {
             key,
             most,
             periods,
-            billable,
+            earlier,
+            last: _,
         }) = self.held.take()
         {
             key.change(|ledger| {
                 ledger.settle(most, usage, nano_usd, periods);
-                for _ in 1..billable {
+                for _ in 0..earlier {
                     ledger.keep_more(most, periods);
                 }
             });
@@ -100,12 +114,13 @@ impl Drop for Booking {
         let Some(held) = self.held.take() else {
             return;
         };
+        let billable = held.billable();
         held.key.change(|ledger| {
-            if held.billable == 0 {
+            if billable == 0 {
                 return ledger.give_back(held.most, held.periods);
             }
             ledger.keep(held.most, held.periods);
-            for _ in 1..held.billable {
+            for _ in 1..billable {
                 ledger.keep_more(held.most, held.periods);
             }
         });

@@ -39,10 +39,21 @@ impl Parts {
         queues
     }
 
-    /// Every upstream.
+    /// Every upstream, by name. One that finishes its calls beside another of its name, such as the
+    /// same model at the address of before, adds them to those of the one that is offered.
     pub(crate) fn upstreams(&self, now: Now) -> Vec<UpstreamState> {
         let ids = self.hub.with(|dispatcher| dispatcher.upstream_ids());
-        ids.map(|id| self.upstream(id, now)).collect()
+        let mut upstreams: Vec<UpstreamState> = ids.map(|id| self.upstream(id, now)).collect();
+        // Keeps the offered one first.
+        upstreams.sort_by(|a, b| a.name.cmp(&b.name));
+        upstreams.dedup_by(|other, offered| {
+            let is_same = other.name == offered.name;
+            if is_same {
+                offered.in_flight += other.in_flight;
+            }
+            is_same
+        });
+        upstreams
     }
 
     /// Whether any upstream serves calls, if not at once. Where callers name the models there is

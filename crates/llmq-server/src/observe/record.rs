@@ -10,9 +10,11 @@ use uuid::Uuid;
 pub struct CallRecord<'a> {
     /// Its number, as `X-LLMQ-Request-Id` says it.
     pub id: Uuid,
-    /// Who it was charged to; only the log tells it.
+    /// Who it was charged to, empty for one that was refused before that was known; only the log
+    /// tells it.
     pub tenant: &'a str,
-    /// The model that the caller asked for. A name nobody configured counts as `other`.
+    /// The model that the caller asked for, empty for one that was refused before that was known.
+    /// A name nobody configured counts as `other`.
     pub model: &'a str,
     /// The upstream that answered, or that was asked last; none: it was sent nowhere.
     pub upstream: Option<&'a str>,

@@ -1,6 +1,6 @@
 //! The routes, asked as a client would.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -235,6 +235,36 @@ async fn a_server_without_a_usable_upstream_is_not_ready() {
     );
 }
 
+/// An address that was changed while calls were on their way put every sample of its upstream on the
+/// page twice, with other values.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_and_the_one_in_its_place_are_one_in_the_figures() {
+    let mut world = World::new();
+    let hub = Arc::clone(&world.observed.parts().hub);
+    let grant = hub.submit(world.call()).unwrap().granted().await.unwrap();
+    grant.sent();
+    let now = world.observed.now();
+    hub.with(|dispatcher| {
+        let setup = UpstreamSetup {
+            name: "openai/gpt".to_owned(),
+            ..UpstreamSetup::default()
+        };
+        let next = dispatcher.add_upstream(setup, now);
+        dispatcher.change_queue(world.queue, QueueSetup::to("org/gpt", next));
+        dispatcher.retire_upstream(world.upstream);
+    });
+    let page = world.text("/metrics").await;
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    let samples: Vec<_> = samples.filter_map(|line| line.rsplit_once(' ')).collect();
+    let named: BTreeSet<_> = samples.iter().map(|(name, _)| *name).collect();
+    assert_eq!(samples.len(), named.len(), "{page}");
+    let line = "llmq_upstream_in_flight{upstream=\"openai/gpt\"} 1\n";
+    assert!(page.contains(line), "{page}");
+    let (_, stats) = world.get("/api/stats").await;
+    assert_eq!(stats["upstreams"], 1);
+    grant.complete(Ended::default());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_queue_tells_what_waits_and_for_what() {
     let mut world = World::new();
@@ -268,7 +298,7 @@ async fn a_queue_tells_what_waits_and_for_what() {
     for line in [
         "llmq_queue_depth{model=\"org/gpt\",priority=\"high\"} 1\n",
         "llmq_queue_depth{model=\"org/gpt\",priority=\"critical\"} 0\n",
-        "llmq_limit_used_ratio{limit=\"requests=1/10s\",name=\"requests=1/10s openai/gpt\"} 1\n",
+        "llmq_limit_used_ratio{limit=\"requests/10s\",name=\"requests=1/10s openai/gpt\"} 1\n",
         "llmq_breaker_state{state=\"closed\",upstream=\"openai/gpt\"} 1\n",
     ] {
         assert!(page.contains(line), "{line} is not in\n{page}");

@@ -92,6 +92,29 @@ async fn of_a_malformed_event_in_many_pieces_no_part_is_passed_on() {
     }
 }
 
+/// An SDK stops at `[DONE]` and does not see how the body ends: a failure with it in the same piece
+/// looked like a clean end, and none of `finish_reason` alone was told as an error.
+#[tokio::test]
+async fn what_stands_behind_a_failure_is_not_passed_on() {
+    let reason = r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}"#;
+    let error = r#"{"error":{"message":"It broke","code":502}}"#;
+    for (failure, told) in [(reason, "stream_broken"), (error, "It broke")] {
+        let together = chunk(&format!("data: {failure}\n\ndata: [DONE]\n\n"));
+        let go_on = Arc::new(Notify::new());
+        let later = Act::Say(format!("{together}{END}"));
+        let later = Act::When(Arc::clone(&go_on), Box::new(later));
+        let begun = format!("{STREAM}{}", word("one", "begun"));
+        let (world, _one) = one_that(Act::Then(begun, Box::new(later))).await;
+        let opened = world.begin_stream().await;
+        go_on.notify_one();
+        let seen = opened.rest().await;
+        seen.broke_off();
+        assert!(seen.body.contains(failure), "{seen:?}");
+        assert!(seen.body.contains(told), "{seen:?}");
+        assert_eq!(seen.body.matches("\"error\":{").count(), 1, "{seen:?}");
+    }
+}
+
 /// A gateway over one upstream that does this to its first call.
 async fn one_that(act: Act) -> (World, Upstream) {
     let one = Upstream::start("one", move |call| match call {

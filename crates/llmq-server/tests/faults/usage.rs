@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use http::Request;
+use llmq_engine::SystemClock;
+use llmq_provider::{Dialect, Provider, ProviderConfig};
+use llmq_testkit::ScriptedServer;
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -236,6 +239,55 @@ async fn what_a_provider_refuses_in_a_stream_costs_no_budget() {
             headers.truncate(1);
         }
         assert_eq!(one.calls(), 5, "{keyed:?}");
+    }
+}
+
+/// Callers that left, and requests that were cancelled, while a connection was still being opened
+/// paid for calls of which no byte had left: in an outage two of them used a day up.
+#[tokio::test]
+async fn a_call_that_is_broken_off_while_it_connects_costs_no_budget() {
+    // It never says a word of TLS.
+    let server = ScriptedServer::start().await;
+    let url = server.url().replace("http:", "https:");
+    let config = ProviderConfig::new(Dialect::OpenAi, url.as_str());
+    if Provider::new(config, Arc::new(SystemClock::new())).is_err() {
+        // A machine without certificate authorities.
+        return;
+    }
+    let world = World::with(&format!(
+        "[upstreams.one]\nprovider = \"openai\"\nbase_url = \"{url}\"\n\
+         [models.m]\nupstreams = [{{ upstream = \"one\" }}]\n"
+    ))
+    .await;
+    let admin = json!({"name": "admin", "scopes": ["manage"]});
+    let admin = key(&world, None, admin).await;
+    // Room for two such calls.
+    let budget = json!({"tokens_per_day": 1_000});
+    let app = json!({"name": "app", "scopes": ["call"], "budget": budget});
+    let app = key(&world, Some(&admin), app).await;
+    let headers = [
+        ("authorization", app.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let body = json!({"model": "m", "max_tokens": 400, "messages": []});
+    for _ in 0..3 {
+        let plain = Request::post("/v1/chat/completions");
+        let mut guest = tokio::select! {
+            seen = world.send(plain, &headers, body.to_string()) => panic!("{seen:?}"),
+            guest = server.accept() => guest,
+        };
+        guest.closed().await;
+        let accepted = json!({"endpoint": "/v1/chat/completions", "body": body});
+        let requests = Request::post("/api/requests");
+        let seen = world.send(requests, &headers, accepted.to_string()).await;
+        assert_eq!(seen.status, 202, "{seen:?}");
+        let accepted: serde_json::Value = serde_json::from_str(&seen.body).unwrap();
+        let id = accepted["queue_id"].as_str().unwrap();
+        let mut guest = server.accept().await;
+        let one = Request::delete(format!("/api/requests/{id}"));
+        let seen = world.send(one, &headers, String::new()).await;
+        assert_eq!(seen.status, 200, "{seen:?}");
+        guest.closed().await;
     }
 }
 

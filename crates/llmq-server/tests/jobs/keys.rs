@@ -358,6 +358,48 @@ async fn what_was_accepted_holds_its_part_of_the_budget_while_it_runs() {
     );
 }
 
+/// Nobody knew the price of a model any more that a reload had taken away: what waited for it was
+/// sent whatever its key had left, and cost nothing.
+#[tokio::test]
+async fn what_waits_for_a_model_that_is_taken_away_is_counted_all_the_same() {
+    let keyed = Keyed::new(&[]).await;
+    let steer = async |word: &str| {
+        let path = format!("/api/queues/gpt/{word}");
+        let got = keyed.ask(&keyed.admin, Method::POST, &path, &Value::Null);
+        assert_eq!(got.await.status, 200, "{word}");
+    };
+    let waits = async |key: &Key| {
+        // One with an idempotency key is asked for its part when it starts.
+        let one = json!({"endpoint": CHAT, "body": capped(), "idempotency_key": key.id});
+        let got = keyed.ask(&key.shown, Method::POST, "/api/requests", &one);
+        let got = got.await.json();
+        let id = got["queue_id"].as_str().unwrap().to_owned();
+        while keyed.after(&id, 0).await["waiting_for"] != "paused" {}
+        id
+    };
+    let rich = json!({"name": "rich", "budget": {"usd_per_day": 1}});
+    let rich = keyed.key(rich).await;
+    let poor = json!({"name": "poor", "budget": {"tokens_per_day": 1}});
+    let poor = keyed.key(poor).await;
+    steer("pause").await;
+    let both = async { (waits(&rich).await, waits(&poor).await) };
+    let (paid, refused) = tokio::time::timeout(PATIENCE, both).await.unwrap();
+    let other = "[models.other]\nupstreams = [ { upstream = \"one\" } ]\n";
+    keyed.world.reload(other);
+    steer("resume").await;
+
+    let state = keyed.after(&refused, 20).await;
+    assert_eq!(state["error"]["code"], "budget_exhausted", "{state}");
+    let state = keyed.after(&paid, 20).await;
+    assert_eq!(state["status"], "completed", "{state}");
+    let cost = state["usage"]["cost_usd"].as_f64().unwrap();
+    assert!(cost > 0.0, "{state}");
+    let path = format!("/api/keys/{}", rich.id);
+    let info = keyed.ask(&keyed.admin, Method::GET, &path, &Value::Null);
+    assert_eq!(info.await.json()["usage"]["day"]["usd"], cost);
+    assert_eq!(keyed.world.calls(), 1);
+}
+
 /// Once a keyed stream was never asked for its usage, and so cost a budget nothing, for ever.
 #[tokio::test]
 async fn a_keyed_stream_is_counted_and_its_caller_sees_nothing_of_that() {

@@ -396,3 +396,60 @@ async fn what_becomes_a_job_has_its_line_in_the_log_too() {
         assert!(text.contains("200"), "{text}");
     }
 }
+
+/// Once they were in no log and no figure: nobody saw who came again and again with a key that was
+/// revoked, or for a model that there is not.
+#[tokio::test]
+async fn what_is_refused_before_it_stands_in_line_is_counted_and_logged_once() {
+    let world = World::start().await;
+    let keyed = ("idempotency-key", "k");
+    assert_eq!(call(&world, &[keyed], &chat()).await.status, 200);
+    let tenant = ("x-llmq-tenant", "them");
+    let (mut unknown, mut other) = (chat(), chat());
+    unknown["model"] = json!("x".repeat(5_000));
+    other["temperature"] = json!(1);
+    let later = ("prefer", "respond-async");
+    let shown = "x".repeat(100);
+    let table = [
+        (vec![tenant, ("x-llmq-priority", "urgent")], chat(), 400, ""),
+        (vec![tenant], json!([]), 400, ""),
+        (vec![tenant], unknown, 404, shown.as_str()),
+        (vec![keyed], other.clone(), 409, "gpt"),
+        (vec![keyed, later], other, 409, "gpt"),
+    ];
+    let mut refused = Vec::new();
+    for (headers, body, status, model) in table {
+        let got = call(&world, &headers, &body).await;
+        assert_eq!(got.status, status, "{got:?}");
+        let whose = if headers.contains(&tenant) {
+            "them"
+        } else {
+            "default"
+        };
+        let id = got.header("x-llmq-request-id").to_owned();
+        refused.push((id, status, model, whose));
+    }
+    let figures = world.get("/metrics").await;
+    let figures = String::from_utf8(figures.body.to_vec()).unwrap();
+    for (model, status, count) in [("other", 400, 2), ("other", 404, 1), ("gpt", 409, 2)] {
+        let labels = format!("model=\"{model}\",operation=\"chat\",status=\"{status}\"");
+        let line = format!("llmq_calls_total{{{labels},stream=\"false\",upstream=\"\"}} {count}\n");
+        assert!(figures.contains(&line), "{line}{figures}");
+    }
+    // From here on it asks for keys.
+    let all = json!({"name": "admin", "scopes": ["manage"]});
+    assert_eq!(world.post("/api/keys", &all).await.status, 201);
+    let got = call(&world, &[], &chat()).await;
+    assert_eq!(got.status, 401, "{got:?}");
+    let id = got.header("x-llmq-request-id").to_owned();
+    refused.push((id, 401, "", ""));
+    let lines = world.log.come_to(refused.len() + 1).await;
+    assert_eq!(lines.len(), refused.len() + 1);
+    for (id, status, model, whose) in refused {
+        let mut line = lines.iter().filter(|line| line["id"] == id.as_str());
+        let (line, another) = (line.next().unwrap(), line.next());
+        assert_eq!(another, None, "{lines:?}");
+        let told = (&line["status"], &line["model"], &line["tenant"]);
+        assert_eq!(told, (&json!(status), &json!(model), &json!(whose)));
+    }
+}

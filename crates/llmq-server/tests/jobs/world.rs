@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) log: Lines,
+    /// Its configuration but for the models.
+    accounts: String,
     mock: Option<MockServer>,
     tasks: Tasks,
 }
@@ -185,13 +187,15 @@ impl World {
         (settings, quota): (&str, &str),
     ) -> Self {
         let custom: Vec<String> = limits.iter().map(|limit| format!("\"{limit}\"")).collect();
-        let text = format!(
+        let accounts = format!(
             "{settings}\n[quota]\n{quota}\ntime_zone = \"{}\"\n[webhooks]\nallow = [\"127.0.0.0/8\"]\n\
              [retry]\nserver = {{ base = \"10ms\", max = \"20ms\" }}\n\
-             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{provider}/v1\"\n\
-             [models.gpt]\non_unavailable = \"queue\"\nprice = {{ input = 1.0, output = 2.0 }}\n\
+             [upstreams.one]\nprovider = \"openai\"\nbase_url = \"http://{provider}/v1\"\n",
+            zone_far_from_midnight()
+        );
+        let text = format!(
+            "{accounts}[models.gpt]\non_unavailable = \"queue\"\nprice = {{ input = 1.0, output = 2.0 }}\n\
              upstreams = [ {{ upstream = \"one\", limits = {{ custom = [{}] }} }} ]\n",
-            zone_far_from_midnight(),
             custom.join(", ")
         );
         let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();
@@ -220,9 +224,17 @@ impl World {
             store,
             gateway,
             log,
+            accounts,
             mock,
             tasks,
         }
+    }
+
+    /// Takes over a configuration with these models in the place of its own.
+    pub(crate) fn reload(&self, models: &str) {
+        let text = format!("{}{models}", self.accounts);
+        let settings = Config::parse("test.toml", &text).unwrap().check().unwrap();
+        self.gateway.reload(&settings, false).unwrap();
     }
 
     /// How many calls the provider got.

@@ -10,7 +10,7 @@ use super::file::{Journal, JournalFile};
 use super::line::{CSV_HEADER, Entry, OutputFormat, RowResult};
 use super::scan::{Scanned, Tail, scan_path};
 use crate::bulk::bitmap::Bitmap;
-use crate::files::{beside, directory_of, replace, sync_directory};
+use crate::files::{behind_links, beside, directory_of, replace, sync_directory};
 
 /// Where results go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,12 +273,14 @@ pub fn forget_failed(paths: &OutputPaths) -> Result<u64, JournalError> {
 }
 
 /// Moves the file at `path` out of the way, to the first of `path.1`, `path.2`, … that is free;
-/// gives the new name. What was paid for is never overwritten.
+/// gives the new name. What was paid for is never overwritten. A symbolic link stays, and what it
+/// leads to is moved.
 ///
 /// # Errors
 ///
 /// [`JournalError::Replace`] when it cannot be renamed.
 pub fn set_aside(path: &Path) -> Result<Option<PathBuf>, JournalError> {
+    let path = &behind_links(path);
     if !path.exists() {
         return Ok(None);
     }
@@ -318,7 +320,7 @@ fn open_journal(path: &Path, resumed: &mut Resumed) -> Result<Journal, JournalEr
     let length = repair_end(&file, format, length, &scanned)
         .and_then(|length| {
             if is_new {
-                sync_directory(path)?;
+                sync_directory(&behind_links(path))?;
             }
             Ok(length)
         })
@@ -436,7 +438,8 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
     let whole = |path: &Path| {
         let there = fs::canonicalize(path);
         there.ok().or_else(|| {
-            let directory = fs::canonicalize(directory_of(path)).ok()?;
+            let path = behind_links(path);
+            let directory = fs::canonicalize(directory_of(&path)).ok()?;
             Some(directory.join(path.file_name()?))
         })
     };

@@ -193,6 +193,11 @@ fn tokens(tokens: u64) -> Spend {
     }
 }
 
+/// An attempt that has left.
+fn sent() -> Arc<AtomicBool> {
+    Arc::new(AtomicBool::new(true))
+}
+
 fn usage(input_tokens: u64) -> Usage {
     Usage {
         input_tokens,
@@ -209,7 +214,7 @@ async fn a_budget_holds_through_a_stop_and_through_a_crash() {
     let caller = keys.authenticate(&headers).unwrap();
     assert!(caller.has_budget());
     let mut booking = keys.reserve(&caller, tokens(500)).await.unwrap();
-    booking.begins();
+    booking.begins(sent());
     booking.settle(&usage(400), 0);
     drop(keys.reserve(&caller, tokens(600)).await.unwrap());
     keys.save_last_usage().await.unwrap();
@@ -220,7 +225,7 @@ async fn a_budget_holds_through_a_stop_and_through_a_crash() {
     assert!(keys.reserve(&caller, tokens(601)).await.is_err());
     drop(keys.reserve(&caller, tokens(600)).await.unwrap());
     let mut booking = keys.reserve(&caller, tokens(100)).await.unwrap();
-    booking.begins();
+    booking.begins(sent());
     drop(booking);
 
     // After a crash what had been drawn is spent: here all of it.
@@ -245,10 +250,33 @@ async fn a_call_that_was_sent_and_never_settled_counts_in_full() {
     let caller = keys.authenticate(&showing(created.key.expose())).unwrap();
     drop(keys.reserve(&caller, tokens(700)).await.unwrap());
     let mut booking = keys.reserve(&caller, tokens(700)).await.unwrap();
-    booking.begins();
+    booking.begins(sent());
     drop(booking);
     assert!(keys.reserve(&caller, tokens(301)).await.is_err());
     assert!(keys.reserve(&caller, tokens(300)).await.is_ok());
+}
+
+// A caller that left while a connection was still being opened paid for all of its call.
+#[tokio::test]
+async fn an_attempt_of_which_nothing_has_left_costs_nothing() {
+    let keys = ring(&memory(), AuthPolicy::Keys).await;
+    let created = keys.create(with_budget(1_000)).await.unwrap();
+    let caller = keys.authenticate(&showing(created.key.expose())).unwrap();
+    let unsent = Arc::new(AtomicBool::new(false));
+    let mut booking = keys.reserve(&caller, tokens(700)).await.unwrap();
+    booking.begins(Arc::clone(&unsent));
+    drop(booking);
+    let mut booking = keys.reserve(&caller, tokens(400)).await.unwrap();
+    booking.begins(sent());
+    booking.begins(unsent);
+    drop(booking);
+    assert!(keys.reserve(&caller, tokens(601)).await.is_err());
+    let mut booking = keys.reserve(&caller, tokens(600)).await.unwrap();
+    let leaves_later = Arc::new(AtomicBool::new(false));
+    booking.begins(Arc::clone(&leaves_later));
+    leaves_later.store(true, Ordering::Release);
+    drop(booking);
+    assert!(keys.reserve(&caller, tokens(1)).await.is_err());
 }
 
 #[tokio::test]
@@ -343,7 +371,7 @@ async fn the_budget_of_a_revoked_key_holds_for_what_it_handed_in() {
     let created = keys.create(with_budget(1_000)).await.unwrap();
     let caller = keys.by_id(created.record.id).unwrap();
     let mut booking = keys.reserve(&caller, tokens(900)).await.unwrap();
-    booking.begins();
+    booking.begins(sent());
     booking.settle(&usage(900), 0);
     drop(caller);
     keys.revoke(created.record.id).await.unwrap();

@@ -1,6 +1,8 @@
 //! What is so at the moment, on the page at `/metrics`.
 
-use llmq_api::{BreakerWord, QueueMotion, QueueState, UpstreamState};
+use std::collections::BTreeMap;
+
+use llmq_api::{BreakerWord, LimitState, QueueMotion, QueueState, UpstreamState};
 use llmq_core::Priority;
 
 use super::page::{Kind, Page};
@@ -117,28 +119,110 @@ fn write_upstreams(page: &mut Page, upstreams: &[UpstreamState]) {
     }
 }
 
-/// A limit that several upstreams share is shown once.
+/// A limit that several upstreams share is shown once, and of those with the same labels the one
+/// that is used most.
 fn write_limits(page: &mut Page, upstreams: &[UpstreamState]) {
-    let mut limits: Vec<_> = upstreams
-        .iter()
-        .flat_map(|upstream| &upstream.limits)
-        .collect();
-    limits.sort_by(|a, b| (&a.name, &a.limit).cmp(&(&b.name, &b.limit)));
-    limits.dedup_by(|a, b| a.name == b.name && a.limit == b.limit);
+    let mut limits: BTreeMap<(&str, String), &LimitState> = BTreeMap::new();
+    for limit in upstreams.iter().flat_map(|upstream| &upstream.limits) {
+        let labels = (limit.name.as_str(), without_count(&limit.limit));
+        let shown = limits.entry(labels).or_insert(limit);
+        if limit.in_use > shown.in_use {
+            *shown = limit;
+        }
+    }
     let name = "llmq_limit_used_ratio";
     page.family(
         name,
         Kind::Gauge,
         "The share of a limit that is in use, above 1 in debt.",
     );
-    for limit in &limits {
-        let labels = [("limit", limit.limit.as_str()), ("name", &limit.name)];
+    for ((whose, what), limit) in &limits {
+        let labels = [("limit", what.as_str()), ("name", *whose)];
         page.sample(name, &labels, limit.in_use);
     }
     let name = "llmq_limit_waiting_lines";
     page.family(name, Kind::Gauge, "Lines that wait for a limit.");
-    for limit in &limits {
-        let labels = [("limit", limit.limit.as_str()), ("name", &limit.name)];
+    for ((whose, what), limit) in &limits {
+        let labels = [("limit", what.as_str()), ("name", *whose)];
         page.sample(name, &labels, limit.waiting_lines);
+    }
+}
+
+/// `tokens=4M/1m:bucket` as `tokens/1m:bucket`: counts that are found or learned move, and each
+/// would be a series of its own.
+fn without_count(limit: &str) -> String {
+    let (kind, rest) = limit.split_once('=').unwrap_or((limit, ""));
+    match rest.split_once('/') {
+        Some((_, window)) => format!("{kind}/{window}"),
+        None => kind.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(limits: &[(&str, f64)]) -> UpstreamState {
+        let limits = limits.iter().map(|(limit, in_use)| LimitState {
+            name: "a/m".to_owned(),
+            limit: (*limit).to_owned(),
+            in_use: *in_use,
+            learned: false,
+            charge_factor: 1.0,
+            waiting_lines: 0,
+        });
+        UpstreamState {
+            name: "a/m".to_owned(),
+            provider: None,
+            usable: true,
+            in_flight: 0,
+            breaker: BreakerWord::Closed,
+            breaker_until: None,
+            closed_by: None,
+            closed_until: None,
+            limits: limits.collect(),
+            quota: None,
+        }
+    }
+
+    /// Each step of an adaptive concurrency made another series.
+    #[test]
+    fn a_limit_keeps_its_series_when_its_count_moves() {
+        for count in ["16", "17", "2k"] {
+            let mut page = Page::default();
+            let limits = [
+                (format!("concurrency={count}"), 0.5),
+                (format!("tokens={count}/1m:bucket"), 0.0),
+            ];
+            let limits = limits
+                .each_ref()
+                .map(|(limit, in_use)| (limit.as_str(), *in_use));
+            write_limits(&mut page, &[upstream(&limits)]);
+            let page = page.finish();
+            for line in [
+                "llmq_limit_used_ratio{limit=\"concurrency\",name=\"a/m\"} 0.5\n",
+                "llmq_limit_used_ratio{limit=\"tokens/1m:bucket\",name=\"a/m\"} 0\n",
+                "llmq_limit_waiting_lines{limit=\"concurrency\",name=\"a/m\"} 0\n",
+            ] {
+                assert!(page.contains(line), "{line} is not in\n{page}");
+            }
+        }
+    }
+
+    #[test]
+    fn limits_that_differ_in_their_count_alone_are_one_sample_of_the_fullest() {
+        let mut page = Page::default();
+        let limits = [
+            ("tokens=9/1m", 0.2),
+            ("tokens=3/1m", 0.6),
+            ("tokens=5/1m", 0.4),
+        ];
+        write_limits(&mut page, &[upstream(&limits)]);
+        let page = page.finish();
+        let samples = page
+            .lines()
+            .filter(|line| line.starts_with("llmq_limit_used"));
+        let expected = "llmq_limit_used_ratio{limit=\"tokens/1m\",name=\"a/m\"} 0.6";
+        assert_eq!(samples.collect::<Vec<_>>(), [expected]);
     }
 }

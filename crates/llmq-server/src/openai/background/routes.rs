@@ -32,22 +32,21 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 const MARK: &str = "background";
 
 /// Accepts a response: it is on disk when this answers.
+///
+/// # Errors
+///
+/// It becomes no job, or none is accepted.
 pub(crate) async fn accepted(
     gateway: &Arc<Gateway>,
     incoming: &Incoming,
     background: &Background,
     model: &Model,
-) -> Reply {
-    let accepting = async {
-        let mut job = jobs::of_call(gateway, incoming, model).await?;
-        jobs::note(&mut job.details, MARK, true.into());
-        let accepted = gateway.desk.accept(job).await;
-        accepted.map_err(|problem| jobs::as_refusal(&problem))
-    };
-    match accepting.await {
-        Ok(accepted) => told(gateway, accepted.job, background.stream, None).await,
-        Err(refusal) => refused(&refusal),
-    }
+) -> Result<Reply, Refusal> {
+    let mut job = jobs::of_call(gateway, incoming, model).await?;
+    jobs::note(&mut job.details, MARK, true.into());
+    let accepted = gateway.desk.accept(job).await;
+    let accepted = accepted.map_err(|problem| jobs::as_refusal(&problem))?;
+    Ok(told(gateway, accepted.job, background.stream, None).await)
 }
 
 /// How somebody who comes back wants it told.
