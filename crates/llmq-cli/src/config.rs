@@ -76,17 +76,22 @@ pub(crate) fn embedded(url: &StoreUrl) -> Result<Place, Failure> {
     }
 }
 
-/// What keys come from variables that are not set here. They may be where the gateway runs.
-fn unset_keys(settings: &Settings) -> Vec<String> {
-    let upstreams = settings.upstreams.iter();
-    upstreams
-        .filter_map(|(name, upstream)| match &upstream.api_key {
-            Some(KeySource::Env(variable)) if std::env::var_os(variable).is_none() => Some(
-                format!("upstreams.{name}.api_key: the variable {variable} is not set here"),
-            ),
-            _ => None,
-        })
-        .collect()
+/// What may be so where the gateway runs: keys from variables that hold none here, and upstreams
+/// that only `--mock` serves.
+fn provisos(settings: &Settings) -> Vec<String> {
+    let mut provisos = Vec::new();
+    for (name, upstream) in &settings.upstreams {
+        if upstream.base_url.is_empty() {
+            provisos.push(format!(
+                "upstreams.{name}.base_url: there is none, so it is served with --mock only"
+            ));
+        }
+        let key = upstream.api_key.as_ref().map(KeySource::resolve);
+        if let Some(Err(error)) = key {
+            provisos.push(format!("upstreams.{name}.api_key: {error} here"));
+        }
+    }
+    provisos
 }
 
 fn check(file: &ConfigFile, global: &Global) -> Result<(), Failure> {
@@ -99,8 +104,8 @@ fn check(file: &ConfigFile, global: &Global) -> Result<(), Failure> {
             Some(path) => say!("{} is right", path.display()),
             None => say!("the environment is right; say --config FILE to check a file"),
         }
-        for unset in unset_keys(&settings) {
-            say!("{unset}");
+        for proviso in provisos(&settings) {
+            say!("{proviso}");
         }
     }
     Ok(())

@@ -60,20 +60,20 @@ impl Ballast {
         })
     }
 
-    pub(crate) fn is_freed(&self) -> bool {
-        self.room != Room::LaidBy
+    pub(crate) fn is_laid_by(&self) -> bool {
+        self.room == Room::LaidBy
     }
 
     /// Gives the room to the database. Whether there is any, now or since before.
     pub(crate) fn free(&mut self, now: Now) -> bool {
-        if self.room == Room::LaidBy {
+        if self.is_laid_by() {
             let freed = self.empty().or_else(|_| std::fs::remove_file(&self.path));
             if freed.is_ok() {
                 self.room = Room::Freed;
             }
             self.tried_at = Some(now.mono);
         }
-        self.is_freed()
+        self.room == Room::Freed
     }
 
     /// Lays it by again, if there is room and the last try was long enough ago. Whether it is
@@ -84,7 +84,7 @@ impl Ballast {
         }
         self.tried_at = Some(now.mono);
         self.lay_by();
-        !self.is_freed()
+        self.is_laid_by()
     }
 
     /// Writes all of it: a length alone would hold no room.

@@ -306,7 +306,11 @@ impl Writer {
         if goes_on {
             return error;
         }
-        let reason = error.to_string();
+        let reason = match &error {
+            // Whoever tells it says again that the store is not available.
+            StoreError::Unavailable { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        };
         let now = self.index.now;
         if is_full
             && self
@@ -331,7 +335,7 @@ impl Writer {
         let Some(ballast) = &mut self.ballast else {
             return;
         };
-        if ballast.is_freed() && ballast.restore(self.index.now) {
+        if !ballast.is_laid_by() && ballast.restore(self.index.now) {
             self.set_health(Health::Ready);
         }
     }

@@ -1,6 +1,6 @@
 //! The order of waiting jobs in memory, for stores that one process owns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use llmq_core::{Now, Timestamp, WallTime};
@@ -33,6 +33,8 @@ struct Line<K> {
     waits: BTreeMap<(WallTime, Place), K>,
     /// Instants of the calendar.
     calendar: BTreeMap<(WallTime, Place), K>,
+    /// The places of both.
+    later: BTreeSet<Place>,
 }
 
 impl<K> Default for Order<K> {
@@ -49,6 +51,7 @@ impl<K> Default for Line<K> {
             due: BTreeMap::new(),
             waits: BTreeMap::new(),
             calendar: BTreeMap::new(),
+            later: BTreeSet::new(),
         }
     }
 }
@@ -62,6 +65,9 @@ impl<K: Copy> Order<K> {
         let Some(line) = self.lanes.get_mut(lane) else {
             return;
         };
+        if due != DueAt::Now {
+            line.later.insert(place);
+        }
         match due {
             DueAt::Now => line.due.insert(place, key),
             DueAt::After(at) => line.waits.insert((at, place), key),
@@ -80,6 +86,7 @@ impl<K: Copy> Order<K> {
                 DueAt::After(at) => line.waits.remove(&(at, place)),
                 DueAt::On(at) => line.calendar.remove(&(at, place)),
             };
+            line.later.remove(&place);
         }
         if line.is_empty() {
             self.lanes.remove(lane);
@@ -93,7 +100,7 @@ impl<K: Copy> Order<K> {
             LaneDepth {
                 lane: lane.clone(),
                 due: line.due.len() as u64,
-                delayed: (line.waits.len() + line.calendar.len()) as u64,
+                delayed: line.later.len() as u64,
                 due_at: line.due_at(steady, now),
             }
         };
@@ -198,11 +205,11 @@ impl<K: Copy> Order<K> {
 
 impl<K: Copy> Line<K> {
     fn is_empty(&self) -> bool {
-        self.due.is_empty() && self.waits.is_empty() && self.calendar.is_empty()
+        self.due.is_empty() && self.later.is_empty()
     }
 
     fn len(&self) -> u64 {
-        (self.due.len() + self.waits.len() + self.calendar.len()) as u64
+        (self.due.len() + self.later.len()) as u64
     }
 
     fn keys(&self) -> impl Iterator<Item = K> {
@@ -212,8 +219,9 @@ impl<K: Copy> Line<K> {
 
     /// What has waited long enough is due.
     fn promote(&mut self, steady: Steady, now: Now) {
-        promote(&mut self.waits, &mut self.due, steady.at(now));
-        promote(&mut self.calendar, &mut self.due, now.wall);
+        let (due, later) = (&mut self.due, &mut self.later);
+        promote(&mut self.waits, due, later, steady.at(now));
+        promote(&mut self.calendar, due, later, now.wall);
     }
 
     fn due_at(&self, steady: Steady, now: Now) -> Option<Timestamp> {
@@ -232,9 +240,7 @@ impl<K: Copy> Line<K> {
     /// yet included.
     fn add_before(&self, places: &[Place], before: &mut [u64]) {
         let max = usize::try_from(POSITION_MAX).unwrap_or(usize::MAX);
-        let later = self.waits.keys().chain(self.calendar.keys()).take(max);
-        let mut later: Vec<Place> = later.map(|(_, place)| *place).collect();
-        later.sort_unstable();
+        let later: Vec<Place> = self.later.iter().take(max).copied().collect();
         // Those that were just accepted stand at the end of a long line.
         let first = places.first().copied().unwrap_or(Place(0));
         let near = 4 * places.len();
@@ -257,8 +263,7 @@ impl<K: Copy> Line<K> {
     /// either are counted.
     fn count_before(&self, place: Place, max: usize) -> u64 {
         let due = count_due_before(&self.due, place, max);
-        let later = self.waits.keys().chain(self.calendar.keys()).take(max);
-        let later = later.filter(|(_, other)| *other < place).count();
+        let later = self.later.range(..place).take(max).count();
         (due + later) as u64
     }
 }
@@ -287,12 +292,14 @@ fn count_due_before<K>(due: &BTreeMap<Place, K>, place: Place, max: usize) -> us
 fn promote<K>(
     delayed: &mut BTreeMap<(WallTime, Place), K>,
     due: &mut BTreeMap<Place, K>,
+    later: &mut BTreeSet<Place>,
     now: WallTime,
 ) {
     while let Some(first) = delayed.first_entry()
         && first.key().0 <= now
     {
         let ((_, place), key) = first.remove_entry();
+        later.remove(&place);
         due.insert(place, key);
     }
 }
@@ -354,5 +361,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Who came first is due last.
+    #[test]
+    fn those_that_are_delayed_are_counted_whenever_they_are_due() {
+        const SIZE: u64 = 20_000;
+        let mut order = Order::default();
+        let lane = first_of("a");
+        for place in 1..=SIZE {
+            let at = WallTime::from_micros(i64::try_from(SIZE - place).unwrap());
+            order.insert(&lane, Place(place), place, DueAt::On(at));
+        }
+        let told = [
+            (1, Position::Exactly(1)),
+            (5_001, Position::Exactly(5_001)),
+            (15_001, Position::AtLeast(POSITION_MAX)),
+        ];
+        let wanted = told.map(|(place, _)| (lane.clone(), Place(place)));
+        assert_eq!(order.positions(&wanted), told.map(|(_, position)| position));
+        for (place, position) in told {
+            assert_eq!(order.position(&lane, Place(place)), position);
+        }
+        // Those that have come due are delayed no more.
+        let now = Now {
+            wall: WallTime::from_micros(9_999),
+            ..Now::default()
+        };
+        let depths = order.lanes(Steady::new(Now::default()), now);
+        assert_eq!((depths[0].due, depths[0].delayed), (10_000, 10_000));
+        order.remove(&lane, Place(1), DueAt::On(WallTime::from_micros(19_999)));
+        assert_eq!(
+            order.position(&lane, Place(5_001)),
+            Position::Exactly(5_000)
+        );
     }
 }

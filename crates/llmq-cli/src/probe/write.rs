@@ -82,6 +82,11 @@ fn write_model(text: &mut String, model: &str, told: &[&Told]) {
         for unclear in &told.unclear {
             let _ = writeln!(text, "# It also told of {unclear}, and not in which time.");
         }
+        for limit in &told.limits {
+            if is_above_another(limit, &told.limits) {
+                let _ = writeln!(text, "# It also told of {limit}: the lowest one is below.");
+            }
+        }
     }
     let routes: Vec<String> = told.iter().map(|told| route(told)).collect();
     let _ = writeln!(
@@ -107,7 +112,10 @@ fn route(told: &Told) -> String {
 
 fn limits(limits: &[LimitSpec]) -> String {
     let is_short = |limit: &&LimitSpec| SHORT.contains(&limit.name().as_str());
-    let (short, custom): (Vec<&LimitSpec>, Vec<&LimitSpec>) = limits.iter().partition(is_short);
+    let lowest = limits
+        .iter()
+        .filter(|limit| !is_above_another(limit, limits));
+    let (short, custom): (Vec<&LimitSpec>, Vec<&LimitSpec>) = lowest.partition(is_short);
     let mut members: Vec<String> = short
         .into_iter()
         .map(|limit| format!("{} = {}", limit.name(), limit.count))
@@ -120,6 +128,13 @@ fn limits(limits: &[LimitSpec]) -> String {
         members.push(format!("custom = [{}]", custom.join(", ")));
     }
     members.join(", ")
+}
+
+/// Whether another limit of this kind and period is lower: a project's beside its organization's.
+/// A table has room for one of them, and what fits the lowest fits all.
+fn is_above_another(limit: &LimitSpec, limits: &[LimitSpec]) -> bool {
+    let mut alike = limits.iter().filter(|other| other.name() == limit.name());
+    alike.any(|other| other.count < limit.count)
 }
 
 /// TOML's basic string.
@@ -197,5 +212,27 @@ mod tests {
             (route.upstream.as_str(), route.limits.custom.len()),
             ("my gpu", 1)
         );
+    }
+
+    /// OpenAI tells of a project's tokens beside the organization's, and `tpm` stood there twice,
+    /// which is no TOML.
+    #[test]
+    fn of_limits_of_one_kind_and_period_the_lowest_is_written_and_the_others_are_said() {
+        let limits = [
+            "tokens=30000/1m:bucket",
+            "tokens=10000/1m:bucket",
+            "requests=9/2s",
+            "requests=8/2s",
+        ];
+        let text = configuration(&[told("gpt", &limits)]);
+        let settings = Config::parse("probe", &text).unwrap().check();
+        settings.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        for part in [
+            "limits = { tpm = 10000, custom = [\"requests=8/2s\"] }",
+            "# It also told of tokens=30k/1m:bucket: ",
+            "# It also told of requests=9/2s: ",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
     }
 }

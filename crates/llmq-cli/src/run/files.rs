@@ -1,12 +1,13 @@
 use std::path::{Path, PathBuf};
 
-use llmq_engine::bulk::{InputSource, OutputPaths, same_file};
+use llmq_engine::bulk::{InputSource, OutputPaths, Side, same_file};
 
 use super::args::RunArgs;
 use crate::exit::Failure;
 
-/// What a run keeps beside OUTPUT.
-const BESIDE: [&str; 3] = [".llmq", ".lock", ".reserve"];
+/// What a run keeps beside OUTPUT: the ending of its side file, and those that others have in its
+/// place.
+const BESIDE: [&str; 3] = ["llmq", "lock", "reserve"];
 
 /// Refuses a file that a run would write to under two names, or read from as well: one of both
 /// would be lost.
@@ -31,10 +32,10 @@ pub(super) fn are_distinct(
         ("--summary", args.summary.as_ref()),
         ("--log", args.log.log.as_ref()),
     ];
+    let side = Side::path_of(&paths.output);
     let kept = BESIDE.map(|ending| {
-        let mut path = paths.output.clone().into_os_string();
-        path.push(ending);
-        ("what llmq keeps beside OUTPUT", PathBuf::from(path))
+        let path = side.with_extension(ending);
+        ("what llmq keeps beside OUTPUT", path)
     });
     for (name, path) in written.into_iter().filter_map(named).chain(kept) {
         if let Some((other, _)) = others.iter().find(|(_, other)| is_one(&path, other)) {

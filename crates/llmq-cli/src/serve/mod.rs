@@ -23,7 +23,7 @@ use crate::config;
 use crate::descriptors;
 use crate::exit::{Failure, with_causes};
 use crate::log::{self, LogArgs, LogFormat};
-use crate::signals::Signals;
+use crate::signals::{HangUp, Signals};
 use crate::text::{address, grouped};
 use source::{Found, Source, stand_in};
 use watch::{Watch, as_read, stamps};
@@ -95,6 +95,7 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
     let files = source.files(&settings);
     let seen = as_read(before, stamps(&files));
     let mut signals = Signals::listen().map_err(|error| Failure::wrong(&error))?;
+    let hang_up = HangUp::listen().map_err(|error| Failure::wrong(&error))?;
     let tasks = Tasks::new();
     let clock = SystemClock::new();
     let store = open_store(args, &settings, names_store, &clock)?;
@@ -137,8 +138,14 @@ async fn run(args: &ServeArgs, global: &Global) -> Result<(), Failure> {
         }
         say!("Ctrl-C lets calls in flight end, and again leaves at once");
     }
-    let watch = Watch::new(source, (files, seen), Arc::clone(&gateway), !global.quiet);
-    let watch = watch.map_err(|error| Failure::wrong(&error))?;
+    let watch = Watch {
+        source,
+        files,
+        seen,
+        gateway: Arc::clone(&gateway),
+        hang_up,
+        speaks: !global.quiet,
+    };
     tasks.spawn(watch.run(accepting.clone()));
     signals.next().await;
     if !global.quiet {

@@ -1,7 +1,7 @@
 //! Settings that change while the gateway runs.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,38 +18,18 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Takes other settings over when their file changes, or when it is told to (SIGHUP).
 pub(super) struct Watch {
-    source: Source,
-    files: Vec<PathBuf>,
+    pub(super) source: Source,
+    /// Those of the settings that were last read, whether they are in force or not.
+    pub(super) files: Vec<PathBuf>,
     /// As they were before they were last read.
-    seen: Stamps,
-    gateway: Arc<Gateway>,
-    hang_up: HangUp,
+    pub(super) seen: Stamps,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) hang_up: HangUp,
     /// Whether it says on the terminal what it does.
-    speaks: bool,
+    pub(super) speaks: bool,
 }
 
 impl Watch {
-    /// Of settings that came from `source` and from files, with what they were when they were read.
-    ///
-    /// # Errors
-    ///
-    /// When the system does not let us listen to signals.
-    pub(super) fn new(
-        source: Source,
-        (files, seen): (Vec<PathBuf>, Stamps),
-        gateway: Arc<Gateway>,
-        speaks: bool,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            source,
-            files,
-            seen,
-            gateway,
-            hang_up: HangUp::listen()?,
-            speaks,
-        })
-    }
-
     /// Works until `tasks` are cancelled.
     pub(super) async fn run(mut self, tasks: Tasks) {
         // What has changed is taken over when it stays the same for one look: it may still be
@@ -67,9 +47,8 @@ impl Watch {
                 changing = (now != self.seen).then_some(now);
                 continue;
             }
+            self.seen = now;
             self.reload();
-            // The files may be others now.
-            self.seen = as_read(now, stamps(&self.files));
             changing = None;
         }
     }
@@ -82,10 +61,11 @@ impl Watch {
                  any_model,
                  ..
              }| {
-                let reloaded = self.gateway.reload(&settings, any_model);
-                let reloaded = reloaded.map_err(|error| with_causes(&error))?;
+                // What they name may be missing yet, and is taken over when it is there.
                 self.files = self.source.files(&settings);
-                Ok(reloaded)
+                self.seen = as_read(mem::take(&mut self.seen), stamps(&self.files));
+                let reloaded = self.gateway.reload(&settings, any_model);
+                reloaded.map_err(|error| with_causes(&error))
             },
         );
         match reloaded {

@@ -248,6 +248,28 @@ fn a_second_process_is_told_who_has_the_output() {
     outcome.says(2, &["is being written by", &pid]);
 }
 
+/// It had a lock, a side file and a past of its own.
+#[cfg(unix)]
+#[test]
+fn a_symbolic_link_stands_for_the_output_that_it_leads_to() {
+    let world = World::new().with_rows(3);
+    let run = |flags: &str| world.run(&format!("run in.csv {MOCK} {NAME} {flags}"));
+    std::os::unix::fs::symlink("out.jsonl", world.path("link.jsonl")).unwrap();
+    run("-o link.jsonl --errors out.jsonl").says(2, &["is named for both OUTPUT and --errors"]);
+    run("-o link.jsonl --log out.jsonl.lock").says(
+        2,
+        &["named for both --log and what llmq keeps beside OUTPUT"],
+    );
+    run("-o link.jsonl").says(0, &[]);
+    assert!(exists(&world.path("out.jsonl.llmq")) && !exists(&world.path("link.jsonl.llmq")));
+    world.write("in.csv", "name,country\nOther,Land\n");
+    run("-o link.jsonl").says(2, &["belongs to another run"]);
+    run("-o link.jsonl --restart").says(0, &[]);
+    assert!(world.path("link.jsonl").is_symlink());
+    assert_eq!(world.results("out.jsonl").len(), 1);
+    assert_eq!(world.results("out.jsonl.1").len(), 3);
+}
+
 #[test]
 fn a_changed_input_or_prompt_stops_until_it_is_wanted() {
     let world = World::new().with_rows(3);

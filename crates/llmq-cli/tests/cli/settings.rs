@@ -22,13 +22,20 @@ fn a_file_is_not_right_that_the_gateway_would_not_start_with() {
     let parts = ["store.url: there is no store in Redis yet: use sqlite:PATH or memory:"];
     world.run("config check --config llmq.toml").says(2, &parts);
     world.run("serve --mock --config llmq.toml").says(2, &parts);
-    let key = "[upstreams.a]\nprovider = \"openai\"\napi_key = { env = \"LLMQ_NO_KEY\" }\n";
+    let address = "[upstreams.a]\nprovider = \"openai\"\nbase_url = \"http://[::1/v1\"\n";
+    world.write("llmq.toml", address);
+    let parts = ["upstreams.a.base_url: the base URL is not a URL"];
+    world.run("config check --config llmq.toml").says(2, &parts);
+    world.run("serve --config llmq.toml").says(2, &parts);
+    let key = "[upstreams.a]\nprovider = \"openai\"\napi_key = { env = \"LLMQ_NO_KEY\" }\n\
+               [upstreams.b]\nprovider = \"mock\"\n";
     world.write("llmq.toml", key);
     world.run("config check --config llmq.toml").says(
         0,
         &[
             "llmq.toml is right",
-            "upstreams.a.api_key: the variable LLMQ_NO_KEY is not set here",
+            "upstreams.a.api_key: the environment variable LLMQ_NO_KEY is not set here",
+            "upstreams.b.base_url: there is none, so it is served with --mock only",
         ],
     );
 }

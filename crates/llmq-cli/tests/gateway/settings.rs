@@ -6,6 +6,7 @@ use llmq_testkit::PATIENCE;
 use tokio::time::Instant;
 
 use crate::common::World;
+use crate::running::Running;
 use crate::world::{Served, Strict, config, get};
 
 fn limited(count: u32) -> String {
@@ -35,30 +36,69 @@ fn a_changed_file_is_taken_over_by_itself_and_calls_in_line_go_on() {
     assert_eq!(served.calls(1, "x-llmq-max-wait: 0s\r\n"), [429]);
 }
 
-/// It stayed out of force until the file was touched again: a service that is started before its
-/// configuration is put in place ran on with the one of before.
-#[test]
-fn a_file_that_changes_while_the_server_starts_is_taken_over_too() {
-    let (world, provider) = (World::new(), Strict::with(&[]));
+/// A gateway whose start waits for a reader of its log (`calls.log`), which is opened after the
+/// store.
+fn starting(world: &World, provider: &Strict) -> Running {
     world.write("llmq.toml", config(provider.addr(), ""));
     let log = world.path("calls.log");
     let made = std::process::Command::new("mkfifo").arg(&log).status();
     assert!(made.unwrap().success());
-    // The start waits for a reader of its log, which is opened after the store.
     let line = "--config llmq.toml --store sqlite:kept.db --call-log calls.log";
-    let starting = Served::starting(&world, line);
+    let starting = Served::starting(world, line);
     let deadline = Instant::now() + PATIENCE;
     while !world.path("kept.db").exists() {
         assert!(Instant::now() < deadline, "it opens its store");
         std::thread::yield_now();
     }
+    starting
+}
+
+/// It stayed out of force until the file was touched again: a service that is started before its
+/// configuration is put in place ran on with the one of before.
+#[test]
+fn a_file_that_changes_while_the_server_starts_is_taken_over_too() {
+    let (world, provider) = (World::new(), Strict::with(&[]));
+    let starting = starting(&world, &provider);
     let other = config(provider.addr(), "").replace("[models.m]", "[models.other]");
     world.write("llmq.toml", other);
-    let _reader = std::fs::File::open(&log).unwrap();
+    let _reader = std::fs::File::open(world.path("calls.log")).unwrap();
     let mut served = Served::listening(starting);
     served.running.wait_for("in force");
     let (_, models) = get(served.addr, "/v1/models", "");
     assert!(models.contains("\"other\""), "{models}");
+}
+
+/// Until it listened, the signal ended it without a word.
+#[test]
+fn a_hang_up_while_the_server_starts_is_heard_when_it_has() {
+    let (world, provider) = (World::new(), Strict::with(&[]));
+    let starting = starting(&world, &provider);
+    starting.signal("-HUP");
+    // Not to be waited for where nobody is left to write.
+    let mut options = std::fs::File::options();
+    let reader = options.read(true).write(true).open(world.path("calls.log"));
+    let _reader = reader.unwrap();
+    let mut served = Served::listening(starting);
+    served.running.wait_for("in force");
+    assert_eq!(served.calls(1, ""), [200]);
+}
+
+/// Only the files of the settings in force were looked at: a certificate that was put in place
+/// after the settings that name it was never taken over.
+#[test]
+fn a_certificate_that_comes_after_its_settings_is_looked_at() {
+    let (world, provider) = (World::new(), Strict::with(&[]));
+    let plain = config(provider.addr(), "");
+    world.write("llmq.toml", &plain);
+    let mut served = Served::start(&world, "--config llmq.toml --store memory:");
+    let tls = "[server]\ntls = { cert = \"new.pem\", key = \"new.pem\" }\n";
+    world.write("llmq.toml", plain + tls);
+    let refused = "refused, and those of before stay";
+    let said = served.running.wait_for(refused);
+    assert!(said.contains("new.pem: No such file"), "{said}");
+    world.write("new.pem", "not yet");
+    let said = served.running.wait_for(refused);
+    assert!(said.contains("there is no certificate"), "{said}");
 }
 
 #[test]

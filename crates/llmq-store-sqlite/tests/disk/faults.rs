@@ -354,3 +354,24 @@ async fn a_volume_that_never_had_room_for_the_reserve_is_used_without() {
         store.close();
     }
 }
+
+/// It waited for a reserve that there never was.
+#[tokio::test]
+async fn without_a_reserve_it_goes_on_once_there_is_room_again() {
+    let (disk, directory) = (Disk::new(), scratch());
+    let path = directory.path().join("llmq.db");
+    std::fs::create_dir(directory.path().join("llmq.db.ballast")).unwrap();
+    let store = limited(&disk, &path);
+    let now = beginning();
+    let job = || NewJob::new("m", "t", vec![b'a'; 2_000]);
+    disk.has_room(0, Vec::new());
+    while store.enqueue(vec![job()], now).await.is_ok() {}
+    // Whoever tells it adds what this is the reason of.
+    let reason = "the disk is full".to_owned();
+    assert_eq!(store.health(), Health::Unavailable { reason });
+
+    disk.mend();
+    store.tend(now).await.unwrap();
+    assert_eq!(store.health(), Health::Ready);
+    store.enqueue(vec![job()], now).await.unwrap();
+}
