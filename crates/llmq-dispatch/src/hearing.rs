@@ -198,11 +198,15 @@ impl LimitSlot {
     }
 }
 
+/// Resets are stated in whole seconds, or as dates by another clock.
+const RESET_OFF: Duration = Duration::from_secs(5);
+
 /// Whether an observation speaks of this limit: by its window, or by its very count where it may be
 /// full again within its period. What is inferred of the reset of a fixed window, which counts down
 /// to its end, is no window.
 pub(crate) fn is_seen(spec: &LimitSpec, seen: &Observation) -> bool {
-    let in_time = seen.window.is_none() || seen.reset.is_none_or(|reset| reset <= spec.period);
+    let is_in_time = |reset| reset <= spec.period * 2 + RESET_OFF;
+    let in_time = seen.window.is_none() || seen.reset.is_none_or(is_in_time);
     let by_count = in_time && seen.limit == Some(spec.count);
     spec.kind == seen.kind && (seen.window == Some(spec.period) || by_count)
 }
