@@ -447,7 +447,11 @@ impl Reach {
         self.noted.clear();
         self.reading = false;
         self.more |= is_cut;
-        self.due_at = window.due_at;
+        self.due_at = match wanted.after {
+            None => window.due_at,
+            // Who has come due since that was told stands before what was read.
+            Some(_) => self.due_at.into_iter().chain(window.due_at).min(),
+        };
     }
 }
 
