@@ -20,6 +20,15 @@ fn batch(status: &str, completed: u64, files: &[(&str, &str)]) -> Reply {
     Reply::Json(200, batch)
 }
 
+/// A batch of which one row was answered and others were not.
+fn answered_in_part() -> Reply {
+    let files = [
+        ("output_file_id", "file-out"),
+        ("error_file_id", "file-err"),
+    ];
+    batch("completed", 1, &files)
+}
+
 fn line(row: u64, status: u16, body: &Value) -> Value {
     json!({"custom_id": format!("{row} row-{row}"), "error": null,
         "response": {"status_code": status, "request_id": "r", "body": body}})
@@ -96,14 +105,7 @@ fn rows_that_the_account_refuses_have_no_result() {
             line(2, 401, &refusal),
             line(3, 400, &json!({"error": "no such parameter"})),
         ])),
-        what if what.starts_with("GET /v1/batches/") => Some(batch(
-            "completed",
-            1,
-            &[
-                ("output_file_id", "file-out"),
-                ("error_file_id", "file-err"),
-            ],
-        )),
+        what if what.starts_with("GET /v1/batches/") => Some(answered_in_part()),
         _ => None,
     });
     let files = Files::with_rows(3);
@@ -132,14 +134,7 @@ fn rows_for_which_a_keys_budget_has_no_room_are_for_the_next_run() {
     let server = Scripted::start(move |question| match question.what.as_str() {
         "GET /v1/files/file-out/content" => Some(Reply::Lines(vec![answered(1)])),
         "GET /v1/files/file-err/content" => Some(Reply::Lines(vec![spent(2), spent(3)])),
-        what if what.starts_with("GET /v1/batches/") => Some(batch(
-            "completed",
-            1,
-            &[
-                ("output_file_id", "file-out"),
-                ("error_file_id", "file-err"),
-            ],
-        )),
+        what if what.starts_with("GET /v1/batches/") => Some(answered_in_part()),
         _ => None,
     });
     let files = Files::with_rows(3);
