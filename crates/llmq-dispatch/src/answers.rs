@@ -257,6 +257,9 @@ impl Dispatcher {
     ) {
         if class.is_rate_limit() {
             self.rate_limited(running, text, now, effects);
+            if let Some(text) = text {
+                self.hear_text(running, text, ended.headers.as_ref(), now, effects);
+            }
         }
         // Nothing was served since it was closed. Where others are, the call asks for too much.
         let was_empty =

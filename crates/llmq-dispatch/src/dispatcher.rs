@@ -61,7 +61,7 @@ pub(crate) struct LimitSlot {
     pub(crate) fair: Fair,
     /// The count as a person stated it, which no header raises it above.
     pub(crate) configured: Option<u64>,
-    /// Set where headers told of it and nobody configured it.
+    /// Set where answers told of it and nobody configured it.
     pub(crate) learned: Option<Learned>,
 }
 

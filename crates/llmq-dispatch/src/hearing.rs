@@ -10,6 +10,7 @@ use llmq_limit::{
 use crate::dispatcher::{Dispatcher, LimitSlot};
 use crate::events::{Effect, Ended, Notice, Outcome};
 use crate::ids::LimitId;
+use crate::learned::Learned;
 use crate::order::Spot;
 use crate::setup::Scope;
 use crate::ticket::Running;
@@ -55,6 +56,55 @@ impl Dispatcher {
             upstream: running.upstream,
             ours,
         }));
+    }
+
+    /// A 429's text states a limit with its kind and period: it is one more word on its count,
+    /// beside what the answer's headers state.
+    pub(crate) fn hear_text(
+        &mut self,
+        running: &Running,
+        text: &LimitText,
+        headers: Option<&RateLimitHeaders>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(seen) = stated_by(text) else {
+            return;
+        };
+        // One answer is one word.
+        let is_news = headers.is_none_or(|headers| {
+            let mut others = headers.observations.iter();
+            is_lowest(&seen, headers) && !others.any(|other| is_stated_alike(other, &seen))
+        });
+        if !is_news {
+            return;
+        }
+        let slot = |id: LimitId| &self.limits[id.index()];
+        let spoken_of = running.entries.iter().map(|(id, _)| *id).filter(|id| {
+            slot(*id).scope >= Scope::Upstream && is_limit_of(slot(*id).limit.spec(), text)
+        });
+        let known = spoken_of.min_by_key(|id| {
+            let is_exact = seen.limit == Some(slot(*id).limit.spec().count);
+            (!is_exact, slot(*id).scope)
+        });
+        let known = known.map(|id| match slot(id).scope {
+            Scope::Account => self.own_beside(running.upstream, id).unwrap_or(id),
+            _ => id,
+        });
+        let is_own = known.is_some_and(|id| slot(id).scope == Scope::Upstream);
+        if !is_own && text.period > Some(HOUR) {
+            // When it is free again no text says for sure: kept in another way than the
+            // provider's, it would stand idle for as long as it lasts.
+            return;
+        }
+        match known {
+            Some(id) => {
+                let slot = &mut self.limits[id.index()];
+                slot.learned = slot.learned.map(|_| Learned::stated());
+                self.heed_count(running, id, &seen, now, effects);
+            }
+            None => self.learn_limit(running, &seen, now, effects),
+        }
     }
 
     /// Whether a limit on the way of a call that was refused may be the one that refused it, so
@@ -227,6 +277,25 @@ fn is_lowest(seen: &Observation, headers: &RateLimitHeaders) -> bool {
             && other.source != HeaderSource::Informational
             && is_beside(other)
     })
+}
+
+/// What a refusal's text states of a limit, if it says of which one.
+fn stated_by(text: &LimitText) -> Option<Observation> {
+    let (kind, limit, period) = (text.kind?, text.limit?, text.period?);
+    Some(Observation {
+        kind,
+        source: HeaderSource::Standard,
+        limit: Some(limit),
+        remaining: text.used.map(|used| limit.saturating_sub(used)),
+        reset: None,
+        window: Some(period),
+        rounding: 1,
+        query_cost: None,
+    })
+}
+
+fn is_stated_alike(other: &Observation, seen: &Observation) -> bool {
+    (other.kind, other.limit, other.window) == (seen.kind, seen.limit, seen.window)
 }
 
 fn is_limit_of(spec: &LimitSpec, text: &LimitText) -> bool {

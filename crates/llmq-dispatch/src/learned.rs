@@ -1,4 +1,4 @@
-//! Limits that nobody configured: kept as headers state them, from one process to the next.
+//! Limits that nobody configured: kept as answers state them, from one process to the next.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const DOUBTS: u32 = 50;
 /// … for its whole period, or this long, before a limit from an earlier process is forgotten.
 const DOUBTED_MAX: Duration = Duration::from_secs(60);
 
-/// What is known of a limit that headers told of.
+/// What is known of a limit that answers told of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Learned {
     /// An answer of this process has stated it: from then on it is kept, since some providers
@@ -155,7 +155,7 @@ impl Dispatcher {
         learned.find(|id| window(id) == window(&shared)).copied()
     }
 
-    /// A header told of a limit that nobody stated.
+    /// An answer told of a limit that nobody stated.
     pub(crate) fn learn_limit(
         &mut self,
         running: &Running,

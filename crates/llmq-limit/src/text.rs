@@ -158,7 +158,9 @@ impl Said {
             self.period = period;
             self.kind = google_kind(id).or(self.kind);
             let quota = violation.get("quotaValue").and_then(Value::as_str);
-            self.limit = quota.and_then(header_count).or(self.limit);
+            // The number in the message may be another violation's.
+            let none = self.limit.filter(|limit| *limit == 0);
+            self.limit = quota.and_then(header_count).or(none);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 use llmq_core::{Host, Now};
 use llmq_dispatch::{Dispatcher, LimitId, LimitSetup, Scope, TenantId};
 use llmq_engine::Hub;
-use llmq_engine::books::Memory;
+use llmq_engine::books::{Memory, limit_names};
 use llmq_limit::charge_rule;
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
@@ -114,10 +114,11 @@ impl Tenants {
         now: Now,
     ) -> Vec<LimitId> {
         let name = caller.key_name().unwrap_or_default();
-        let limits = caller.limits().iter().map(|spec| {
+        // The books know them by this, and a revoked key may have had the same name.
+        let names = limit_names(caller.limits(), &format!("key {name} ({key})"));
+        let limits = caller.limits().iter().zip(names).map(|(spec, name)| {
             let setup = LimitSetup {
-                // The books know them by this, and a revoked key may have had the same name.
-                name: format!("{} key {name} ({key})", spec.name()),
+                name,
                 spec: *spec,
                 rule: charge_rule(Host::Unknown, spec.kind),
                 scope: Scope::Tenant,
@@ -212,6 +213,24 @@ mod tests {
         let memory = Memory::new(earlier, Wanted::default());
         assert_eq!(called(&before, Some(memory.clone())).1, 2);
         assert_eq!(called(&after, Some(memory)).1, 0);
+        tasks.cancel();
+    }
+
+    /// They had one place in the books, and after a restart the use of one was that of both.
+    #[tokio::test]
+    async fn a_keys_limits_of_one_period_have_names_of_their_own() {
+        let (clock, tasks) = (SystemClock::new(), Tasks::new());
+        let keys = ring(&clock, &tasks).await;
+        let caller = caller(&keys, "x", &["rpd=3", "requests=9/1d:fixed"]).await;
+        let mut dispatcher = Dispatcher::new(Rules::default(), 1);
+        let limits = Tenants::new(dispatcher.add_tenant(1.0, Vec::new()), None).limits(
+            caller.key_id().unwrap(),
+            &caller,
+            &mut dispatcher,
+            clock.now(),
+        );
+        let [first, second] = [limits[0], limits[1]].map(|limit| dispatcher.limit_name(limit));
+        assert_ne!(first, second);
         tasks.cancel();
     }
 

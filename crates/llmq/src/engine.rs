@@ -132,17 +132,25 @@ impl Engine {
     ///
     /// [`QueueError::InvalidConfiguration`] when the runtime has ended.
     pub(crate) fn check_runtime(&self, what: &str) -> Result<(), QueueError> {
-        if !self.runtime_has_ended() {
-            return Ok(());
+        match self.runtime_has_ended() {
+            false => Ok(()),
+            true => Err(runtime_is_gone(what)),
         }
-        Err(QueueError::invalid(
-            what,
-            "the tokio runtime on which its timer ran has ended: make a new one on a runtime that lasts",
-        ))
+    }
+
+    /// Waits, on whatever runtime, until its own has ended: so what waits for its timer is refused.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn runtime_ends(&self, what: &str) -> QueueError {
+        self.timer.cancelled().await;
+        runtime_is_gone(what)
     }
 
     fn runtime_ended(&self) {
         self.has_ended.store(true, Ordering::SeqCst);
+        self.timer.cancel();
         let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
         let queues: Vec<_> = endings.iter().filter_map(Weak::upgrade).collect();
         drop(endings);
@@ -371,6 +379,13 @@ impl Engine {
     }
 }
 
+fn runtime_is_gone(what: &str) -> QueueError {
+    QueueError::invalid(
+        what,
+        "the tokio runtime on which its timer ran has ended: make a new one on a runtime that lasts",
+    )
+}
+
 /// Held by a task that ends with the engine, or else with the runtime.
 struct AtRuntimesEnd(Weak<Engine>);
 
@@ -406,7 +421,8 @@ fn quota_of(
     (Some(monitor), news)
 }
 
-/// A model's own limits: those that it had before, with their books, and new ones.
+/// A model's own limits: those that it had before, or that were learned, with their books, and new
+/// ones.
 fn limits_of(
     dispatcher: &mut Dispatcher,
     config: &ModelConfig,
@@ -423,16 +439,27 @@ fn limits_of(
         };
         let old = before.and_then(|place| {
             let same = |(_, old): &&(LimitId, LimitSpec)| same_slot(old, spec);
-            place.limits.iter().find(same)
+            let stated = place.limits.iter().find(same).map(|(id, _)| *id);
+            stated.or_else(|| learned_as(dispatcher, place.upstream, spec))
         });
         let id = match old {
-            Some((old, _)) if dispatcher.restate_limit(*old, &setup, now) => *old,
-            Some((old, _)) => dispatcher.replace_limit(*old, setup, now),
+            Some(old) if dispatcher.restate_limit(old, &setup, now) => old,
+            Some(old) => dispatcher.replace_limit(old, setup, now),
             None => dispatcher.add_limit(setup, now),
         };
         limits.push((id, *spec));
     }
     limits
+}
+
+/// The limit that answers told of, if it is of the kind and period of `spec`.
+fn learned_as(
+    dispatcher: &mut Dispatcher,
+    upstream: UpstreamId,
+    spec: &LimitSpec,
+) -> Option<LimitId> {
+    let mut learned = dispatcher.learned_limits(upstream).into_iter();
+    learned.find(|id| same_slot(dispatcher.limit_mut(*id).spec(), spec))
 }
 
 /// One that never opens.

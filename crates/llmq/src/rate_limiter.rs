@@ -85,7 +85,7 @@ impl RateLimiter {
     /// # Errors
     ///
     /// [`QueueError::QueueFull`] when 100,000 wait already; [`QueueError::InvalidConfiguration`]
-    /// when the runtime on which it was made has ended.
+    /// when the runtime on which it was made has ended, or ends meanwhile.
     ///
     /// # Cancel safety
     ///
@@ -106,7 +106,12 @@ impl RateLimiter {
     /// Dropping the future leaves the line; nothing stays taken.
     pub async fn acquire_sized(&self, size: CallSize) -> Result<Permit, QueueError> {
         self.engine.check_runtime(NAME)?;
-        permit(self.line_up(size)?.granted().await)
+        let ticket = self.line_up(size)?;
+        tokio::select! {
+            biased;
+            granted = ticket.granted() => permit(granted),
+            refused = self.engine.runtime_ends(NAME) => Err(refused),
+        }
     }
 
     /// Leave to make one call now, if nobody waits before it.

@@ -112,6 +112,30 @@ async fn a_count_that_a_person_sets_holds_whatever_was_configured() {
     }
 }
 
+/// What had been used of it was open once more.
+#[tokio::test(start_paused = true)]
+async fn a_learned_limit_that_is_then_stated_keeps_what_was_used_of_it() {
+    let headers = |calls: u64| {
+        let used = 30 + calls;
+        vec![
+            ("x-ratelimit-limit-requests", "60".to_owned()),
+            ("x-ratelimit-remaining-requests", (60 - used).to_string()),
+            ("x-ratelimit-reset-requests", format!("{used}s")),
+        ]
+    };
+    let config = || ModelConfig::new(MODEL).host(Host::OpenAi);
+    let manager = manager(config(), headers, |_| Ok(()));
+    for calls in 1..=3 {
+        manager.submit_request(request(calls)).await.unwrap();
+    }
+    manager.shutdown_all(Duration::from_secs(1)).await;
+    let stated = config().requests_per_minute(60);
+    let again = manager.register_queue(stated, |_| async { Ok::<_, ProcessorError>(()) });
+    let info = again.unwrap().info();
+    assert_eq!(info.limits.len(), 1);
+    assert!(info.limits[0].available() < 40, "{:?}", info.limits);
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_the_error_names_no_wait_that_of_the_headers_holds() {
     let first = std::sync::atomic::AtomicBool::new(true);

@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::pin::pin;
 use std::time::Duration;
 
 use llmq::{CallSize, QueueError, RateLimiter, Usage};
+use llmq_testkit::PATIENCE;
 use tokio::time::Instant;
 
 fn limiter(limits: &[&str]) -> RateLimiter {
@@ -87,12 +89,13 @@ async fn a_limit_that_cannot_be_meant_is_refused() {
     assert!(error.to_string().contains("a limit of 0"), "{error}");
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().build().unwrap()
+}
+
 #[test]
 fn after_its_runtimes_end_nobody_waits_for_a_timer_that_is_gone() {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_time().build().unwrap()
-    };
     let first = runtime();
     let limits = ["requests=2/1m".parse().unwrap()];
     let limiter = first.block_on(async { RateLimiter::new(limits) }).unwrap();
@@ -101,4 +104,26 @@ fn after_its_runtimes_end_nobody_waits_for_a_timer_that_is_gone() {
     assert!(refused.to_string().contains("runtime"), "{refused}");
     // What needs no timer goes on.
     assert!(limiter.try_acquire().is_ok());
+}
+
+/// It waited for ever.
+#[test]
+fn whoever_stands_in_line_elsewhere_as_its_runtime_ends_is_told() {
+    let first = runtime();
+    let limits = ["requests=1/1h".parse().unwrap()];
+    let limiter = first.block_on(async { RateLimiter::new(limits) }).unwrap();
+    let _permit = limiter.try_acquire().unwrap();
+    let waits = async {
+        let mut waiting = pin!(limiter.acquire());
+        tokio::select! {
+            biased;
+            _ = &mut waiting => panic!("the limit is used up"),
+            () = std::future::ready(()) => {}
+        }
+        first.shutdown_background();
+        tokio::time::timeout(PATIENCE, waiting).await
+    };
+    let refused = runtime().block_on(waits).expect("it is told in time");
+    let refused = refused.unwrap_err();
+    assert!(refused.to_string().contains("runtime"), "{refused}");
 }

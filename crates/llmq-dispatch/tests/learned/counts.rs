@@ -1,12 +1,13 @@
 //! A count that changes while calls are under way says nothing of what is used.
 
-use llmq_core::FailureClass;
+use llmq_core::{FailureClass, Timestamp};
 use llmq_dispatch::{Outcome, TicketId};
 use llmq_limit::LimitText;
 
 use super::*;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(86_400);
 
 impl World {
     /// Submits calls of this size; all of them start and are written at once.
@@ -48,6 +49,14 @@ impl World {
     fn states(&mut self, ticket: TicketId, limit: u64, used: u64) {
         let answer = headers(LimitKind::Requests, &[(limit, Some(MINUTE))], used);
         self.tell(Event::Ended(ticket, answer));
+    }
+
+    /// A call is refused for no longer than a second, and given up.
+    fn refuse(&mut self, refused: Ended) {
+        let ticket = self.send(1, 0)[0];
+        self.tell(Event::Ended(ticket, Box::new(refused)));
+        self.tell(Event::Dropped(ticket));
+        self.pass(SECOND * 2);
     }
 
     fn used(&mut self, id: LimitId) -> i64 {
@@ -228,4 +237,134 @@ fn calls_that_are_under_way_count_at_a_limit_that_is_configured_anew() {
     assert_eq!(world.used(id), 4);
     world.tell(Event::Sent(granted, world.now.mono));
     assert_eq!(world.start(9, 0).len(), 2);
+}
+
+/// A provider's bucket of ten requests a minute: only the texts of its refusals tell of it.
+#[derive(Default)]
+struct Ten {
+    full_at: Timestamp,
+    refused: u32,
+}
+
+impl Ten {
+    const EACH: Duration = Duration::from_secs(6);
+
+    fn answer(&mut self, at: Timestamp) -> Ended {
+        let full_at = self.full_at.max(at) + Self::EACH;
+        let wait = (full_at - at).saturating_sub(MINUTE);
+        if wait.is_zero() {
+            self.full_at = full_at;
+            return Ended::default();
+        }
+        self.refused += 1;
+        refusal(MINUTE, 10, Some(10), wait)
+    }
+}
+
+/// A refusal whose text states a limit on requests.
+fn refusal(period: Duration, limit: u64, used: Option<u64>, wait: Duration) -> Ended {
+    let class = if period == DAY {
+        FailureClass::QuotaDay
+    } else {
+        FailureClass::QuotaWindow
+    };
+    let text = LimitText {
+        class,
+        kind: Some(LimitKind::Requests),
+        period: Some(period),
+        limit: Some(limit),
+        used,
+        requested: Some(1),
+        try_again: Some(wait),
+        resets_at: None,
+    };
+    Ended {
+        outcome: Outcome::Failed {
+            class,
+            told: Some(wait),
+            text: Some(text),
+        },
+        ..Ended::default()
+    }
+}
+
+/// The count in a text was never heeded: each time that the bucket had room for one call, all that
+/// waited were sent and refused.
+#[test]
+fn a_few_refusals_whose_texts_state_a_limit_are_enough() {
+    for configured in [Some("requests=600/1m:bucket"), None] {
+        let mut world = World::new();
+        if let Some(text) = configured {
+            let id = world.configure(text, Scope::Upstream);
+            world.add_upstream(id);
+        }
+        let mut provider = Ten::default();
+        let (mut submitted, mut served) = (0, 0);
+        // One call each second, until all are served.
+        for step in 0..6_000 {
+            if step % 10 == 0 && submitted < 24 {
+                submitted += 1;
+                let call = Call::new(world.queue, world.tenant);
+                let (now, effects) = (world.now, &mut world.effects);
+                let ticket = world.dispatcher.submit(call, now, effects);
+                assert!(ticket.is_ok());
+            }
+            let effects = std::mem::take(&mut world.effects);
+            let started = effects.iter().filter_map(|effect| match effect {
+                Effect::Start(start) => Some(start.ticket),
+                _ => None,
+            });
+            for ticket in started {
+                world.tell(Event::Sent(ticket, world.now.mono));
+                let answer = provider.answer(world.now.mono);
+                world.tell(Event::Ended(ticket, Box::new(answer)));
+            }
+            let ended = |effect: &&Effect| matches!(effect, Effect::Completed { .. });
+            served += effects.iter().filter(ended).count();
+            world.pass(SECOND / 10);
+        }
+        assert_eq!(served, 24, "{configured:?}");
+        assert!(provider.refused < 8, "{configured:?}: {}", provider.refused);
+    }
+}
+
+#[test]
+fn a_text_is_heeded_as_a_header_is() {
+    let refuse = |world: &mut World, period, limit| {
+        world.refuse(refusal(period, limit, None, SECOND));
+    };
+    let mut world = World::new();
+    let id = world.configure("requests=40/1m", Scope::Upstream);
+    world.add_upstream(id);
+    for _ in 0..4 {
+        refuse(&mut world, MINUTE, 500);
+    }
+    let count = |world: &mut World| world.dispatcher.limit_mut(id).spec().count;
+    assert_eq!(count(&mut world), 40, "no more than a person stated");
+    // Another window of the kind, and one of which no text says when it is free again.
+    for _ in 0..4 {
+        refuse(&mut world, DAY, 10);
+    }
+    assert_eq!(count(&mut world), 40);
+    assert_eq!(world.kept(), Vec::<String>::new());
+    refuse(&mut world, MINUTE, 20);
+    assert_eq!(count(&mut world), 20, "lower at once");
+
+    // One that a person stated for the day is known.
+    let mut world = World::new();
+    let id = world.configure("requests=40/1d", Scope::Upstream);
+    world.add_upstream(id);
+    refuse(&mut world, DAY, 10);
+    assert_eq!(world.dispatcher.limit_mut(id).spec().count, 10);
+}
+
+#[test]
+fn one_answer_is_one_word_though_its_text_repeats_its_headers() {
+    let mut world = World::new();
+    for kept in [0, 0, 1] {
+        let mut refused = refusal(MINUTE, 20, Some(20), SECOND);
+        refused.headers = headers(LimitKind::Requests, &[(20, Some(MINUTE))], 20).headers;
+        world.refuse(refused);
+        assert_eq!(world.kept().len(), kept);
+    }
 }

@@ -12,5 +12,4 @@ mod spent;
 pub(crate) use earlier::allow_first;
 pub use earlier::{Earlier, Memory};
 pub use keeper::{Keeper, Page, Save, Shelf, Wanted};
-pub(crate) use spent::limit_names;
-pub use spent::{Parts, Spent, learner};
+pub use spent::{Parts, Spent, learner, limit_names};

@@ -46,9 +46,10 @@ pub fn learner(upstream: &str, server: &str) -> String {
     format!("{upstream} at {server}")
 }
 
-/// What the books call the limits that are stated for one upstream or account. Where several
+/// What the books call the limits that are stated for one upstream, account or key. Where several
 /// count the same in the same period, all but the first are told apart by their algorithms.
-pub(crate) fn limit_names(limits: &[LimitSpec], whose: &str) -> Vec<String> {
+#[must_use]
+pub fn limit_names(limits: &[LimitSpec], whose: &str) -> Vec<String> {
     let name = |limit: &LimitSpec| {
         let name = format!("{} {whose}", limit.name());
         let same = |other: &&LimitSpec| (other.kind, other.period) == (limit.kind, limit.period);

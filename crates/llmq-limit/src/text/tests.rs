@@ -229,6 +229,14 @@ fn at_gemini_a_day_wins_over_the_delay_it_names() {
 }
 
 #[test]
+fn at_gemini_a_number_in_the_message_is_not_taken_for_another_limits() {
+    let message = "* Quota exceeded for metric: m/free_tier_requests, limit: 15, model: m";
+    let tokens = r#"{"quotaId":"GenerateContentInputTokensPerModelPerMinute-FreeTier"}"#;
+    let said = parse_limit_text(&gemini(message, tokens)).unwrap();
+    assert_eq!((said.kind, said.limit), (Some(K::InputTokens), None));
+}
+
+#[test]
 fn at_gemini_a_limit_of_zero_is_a_model_outside_the_plan() {
     let message = "* Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 0, model: m";
     let said = parse_limit_text(&gemini(message, "")).unwrap();

@@ -1,6 +1,9 @@
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::HeaderMap;
 use llmq_core::{Clock, FailureClass, Pause, Priority, Timestamp};
 use llmq_dispatch::{Call, CallKind, Event, NoGrant, QueueId, TenantId, UpstreamId};
@@ -57,6 +60,25 @@ pub(super) struct Lane {
     pub(super) abort: CancellationToken,
 }
 
+/// The code of a row whose task panicked.
+const PANICKED: &str = "panicked";
+
+/// A call in flight, as it is counted.
+struct InFlight<'a>(&'a AtomicU64);
+
+impl<'a> InFlight<'a> {
+    fn begins(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What an attempt brought.
 enum Attempted {
     Answered(WholeAnswer, AnswerFacts),
@@ -64,11 +86,23 @@ enum Attempted {
 }
 
 impl Lane {
-    /// Takes one row through its line, its attempts and into the output.
+    /// Takes one row through its line, its attempts and into the output. Where that panics, this
+    /// row fails, and no other.
     ///
     /// A row that is not sent before the stop, or that the account refused, has no end: the
     /// next run sends it.
     pub(super) async fn finish(self: Arc<Self>, row: Prepared, places: Places) {
+        let (line, custom_id) = (row.line, row.custom_id.clone());
+        // Nobody sees what it left torn: the row is its own, and what is shared is locked whole.
+        let ending = AssertUnwindSafe(Arc::clone(&self).carry(row, places));
+        if ending.catch_unwind().await.is_err() {
+            let message = "llmq panicked over this row, which may have been sent";
+            let error = (PANICKED.to_owned(), message.to_owned());
+            self.fail(line, custom_id, error).await;
+        }
+    }
+
+    async fn carry(self: Arc<Self>, row: Prepared, places: Places) {
         let Places {
             in_line,
             alive: _alive,
@@ -124,16 +158,12 @@ impl Lane {
 
     /// One attempt: what follows from it, and how it failed if it did.
     async fn attempt(&self, row: &Prepared, grant: Grant) -> (Next, Option<FailureClass>) {
-        self.counters
-            .in_flight
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let in_flight = InFlight::begins(&self.counters.in_flight);
         let upstream = grant.start().upstream;
         let way = self.ways.iter().find(|way| way.upstream == upstream);
         let way = way.expect("the dispatcher starts calls at the run's own upstreams");
         let attempted = self.send(row, way, &grant).await;
-        self.counters
-            .in_flight
-            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        drop(in_flight);
         let class = match &attempted {
             Attempted::Answered(..) => None,
             Attempted::Failed(verdict, _) => {
@@ -202,7 +232,7 @@ impl Lane {
                 Counters::add(&self.counters.latency_us, micros(latency));
                 self.counters
                     .last_answer_ns
-                    .fetch_max(now.mono.as_nanos(), std::sync::atomic::Ordering::Relaxed);
+                    .fetch_max(now.mono.as_nanos(), Ordering::Relaxed);
                 self.counters.with_pause(|pause| pause.answered(now));
                 let ended = outcome::completed(provider, &whole.headers, facts.usage, latency, now);
                 let attempts = grant.complete(ended);
@@ -301,12 +331,18 @@ impl Lane {
             NoGrant::TooLarge { .. } => FailureClass::TooLarge.as_str(),
             _ => "not-started",
         };
+        let error = (code.to_owned(), refused.to_string());
+        self.fail(row.line, row.custom_id, error).await;
+    }
+
+    /// A row has failed without an answer; `error` is code and message.
+    async fn fail(&self, line: u64, custom_id: String, error: (String, String)) {
         let finished = FinishedRow {
-            line: row.line,
-            custom_id: row.custom_id,
+            line,
+            custom_id,
             answer: None,
             usage: None,
-            error: Some((code.to_owned(), refused.to_string())),
+            error: Some(error),
             tries: Tries::default(),
             queued: Duration::ZERO,
             took: Duration::ZERO,
@@ -347,19 +383,16 @@ mod tests {
     use super::*;
     use crate::{SystemClock, Tasks};
 
-    /// The first Ctrl-C still sent every row whose grant was there, and each call that ended
-    /// then granted another.
-    #[tokio::test]
-    async fn a_row_that_is_granted_as_the_run_stops_is_not_sent() {
-        let tasks = Tasks::new();
+    /// A run before one upstream to which no way leads, and what it writes.
+    fn lane(tasks: &Tasks) -> (Arc<Lane>, mpsc::Receiver<Finished>) {
         let clock = SystemClock::new();
         let mut dispatcher = Dispatcher::new(Rules::default(), 1);
         let upstream = dispatcher.add_upstream(UpstreamSetup::default(), clock.now());
         let queue = dispatcher.add_queue(QueueSetup::to("m", upstream));
         let tenant = dispatcher.add_tenant(1.0, Vec::new());
-        let (results, _finished) = mpsc::channel(1);
-        let lane = Arc::new(Lane {
-            hub: crate::run(dispatcher, clock.clone(), &tasks),
+        let (results, finished) = mpsc::channel(1);
+        let lane = Lane {
+            hub: crate::run(dispatcher, clock.clone(), tasks),
             clock: Arc::new(clock),
             queue,
             tenant,
@@ -370,8 +403,11 @@ mod tests {
             interrupt: CancellationToken::new(),
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
-        });
-        lane.interrupt.cancel();
+        };
+        (Arc::new(lane), finished)
+    }
+
+    fn row() -> (Prepared, Places) {
         let place = || Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let row = Prepared {
             line: 1,
@@ -385,8 +421,36 @@ mod tests {
             in_line: place(),
             alive: place(),
         };
+        (row, places)
+    }
+
+    /// The first Ctrl-C still sent every row whose grant was there, and each call that ended
+    /// then granted another.
+    #[tokio::test]
+    async fn a_row_that_is_granted_as_the_run_stops_is_not_sent() {
+        let tasks = Tasks::new();
+        let (lane, _finished) = lane(&tasks);
+        lane.interrupt.cancel();
+        let (row, places) = row();
         Arc::clone(&lane).finish(row, places).await;
         assert_eq!(Counters::get(&lane.counters.attempts), 0);
+        tasks.cancel();
+    }
+
+    /// It had no end, and the run ended as if nothing was missing.
+    #[tokio::test]
+    async fn a_row_whose_task_panics_fails_with_that_as_its_reason() {
+        let tasks = Tasks::new();
+        let (lane, mut finished) = lane(&tasks);
+        let (row, places) = row();
+        // It is granted, and no way leads to its upstream: a mistake that panics.
+        Arc::clone(&lane).finish(row, places).await;
+        let Some(Finished::Row(row)) = finished.recv().await else {
+            panic!("it has a result");
+        };
+        assert_eq!((row.line, row.custom_id.as_str()), (1, "row-1"));
+        assert_eq!(row.error.unwrap().0, PANICKED);
+        assert_eq!(Counters::get(&lane.counters.in_flight), 0);
         tasks.cancel();
     }
 }
