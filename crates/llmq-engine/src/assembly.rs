@@ -196,6 +196,14 @@ impl Accounts {
         Self::open(settings, self.memory.clone(), self.known.clone(), clock)
     }
 
+    /// Has renewed accounts go on from what the dispatcher holds by now: models of `before` may
+    /// have been made and let go since [`Accounts::renewed`].
+    pub fn follow(&mut self, before: &mut Self) {
+        let credentials = std::mem::take(&mut self.known.credentials);
+        self.known = std::mem::take(&mut before.known);
+        self.known.credentials = credentials;
+    }
+
     /// The public models, each with its queue and upstreams: those that are there already are
     /// changed, the others made. What is new of upstreams, or has new connections, is added to
     /// `routes`.

@@ -146,6 +146,7 @@ fn cut_at_every_byte_no_whole_row_is_lost_and_no_torn_one_kept() {
             output.append(&row(500, Ok("1")), Timestamp::ZERO).unwrap();
             output.flush().unwrap();
             expected.push(500);
+            drop(output);
             let (_, again) = run.open();
             assert_eq!(
                 again.done.iter().collect::<Vec<_>>(),
@@ -436,6 +437,34 @@ fn a_place_where_nothing_can_be_written_is_told() {
             JournalError::NotAFile { .. }
         ));
     }
+}
+
+/// Each name had a lock of its own: two runs wrote to one file, and all rows were sent twice.
+#[cfg(unix)]
+#[test]
+fn another_name_of_an_output_that_is_open_is_no_second_output() {
+    let mut run = Run::new("out.jsonl");
+    run.write(&ROWS);
+    let link = run.path("link.jsonl");
+    let (output, _) = run.open();
+    // Made while it is written.
+    fs::hard_link(&run.paths.output, &link).unwrap();
+    let linked = OutputPaths {
+        output: link.clone(),
+        errors: None,
+    };
+    let before = run.content();
+    let error = Output::open(&linked).unwrap_err();
+    assert!(matches!(error, JournalError::Held { .. }), "{error}");
+    let error = forget_failed(&linked).unwrap_err();
+    assert!(matches!(error, JournalError::Held { .. }), "{error}");
+    assert_eq!(run.content(), before);
+    drop(output);
+    let (_, resumed) = Output::open(&linked).unwrap();
+    assert_eq!(resumed.done.len(), 5);
+    run.paths.errors = Some(link);
+    let error = run.paths.check().unwrap_err();
+    assert!(matches!(error, JournalError::SameFile { .. }), "{error}");
 }
 
 #[test]

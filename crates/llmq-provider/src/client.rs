@@ -310,7 +310,13 @@ impl Inner {
     }
 
     pub(crate) fn without_answer(&self, cause: Cause, mark: &SentMark) -> CallError {
-        if !mark.touched() {
+        // One that leaves unseen has left when there is a connection, and that had its own limit.
+        let was_waited_for = match &cause {
+            Cause::FirstByteTimeout(_) => true,
+            Cause::TotalTimeout(total) => *total > self.config.timeouts.connect,
+            _ => false,
+        };
+        if !(mark.touched() || mark.leaves_unseen() && was_waited_for) {
             return self.not_sent(cause);
         }
         let authority = self.addresses.authority.to_string();

@@ -89,8 +89,8 @@ impl SentMark {
         hook.take()
     }
 
-    /// Whether any byte of the call may have left. Over HTTP/2 calls without a body are never
-    /// touched; they only read, so that repeating one costs nothing.
+    /// Whether any byte of the call is known to have left. Over HTTP/2 calls without a body are
+    /// never touched: see [`leaves_unseen`](Self::leaves_unseen).
     pub(crate) fn touched(&self) -> bool {
         self.touched.load(Ordering::Acquire)
     }

@@ -185,6 +185,7 @@ impl Models {
             .inner
             .write()
             .unwrap_or_else(|error| error.into_inner());
+        accounts.follow(&mut inner.accounts);
         let mut wanted = settings.models.clone();
         if any_name {
             // Those that callers have named so far.

@@ -106,6 +106,34 @@ fn another_configuration_keeps_the_books_of_what_stays() {
     assert_eq!(limits(&mut assembly, &routes[0]), kept);
 }
 
+/// A model that a caller named while another configuration was read was made a second time, and
+/// its first queue and upstream were nobody's for the rest of the process.
+#[test]
+fn what_is_made_while_another_configuration_is_read_is_found_again() {
+    let toml = TWO_MODELS.split("[models.a]").next().unwrap();
+    let toml = format!("{toml}[limits.account]\nrpm = 100");
+    let settings = Config::parse("test.toml", &toml).unwrap().check().unwrap();
+    let named = Config::parse("test.toml", TWO_MODELS).unwrap().check();
+    let named = BTreeMap::from([("b".to_owned(), named.unwrap().models["b"].clone())]);
+    let mut assembly = assembled(&toml);
+    let clock = SystemClock::new();
+    let now = clock.now();
+    let clock: Arc<dyn Clock> = Arc::new(clock);
+    let mut accounts = assembly.accounts.renewed(&settings, &clock).unwrap();
+    let mut routes = Vec::new();
+    let dispatcher = &mut assembly.dispatcher;
+    let before = &mut assembly.accounts;
+    let made = before.model(dispatcher, "b", &named["b"], &mut routes, now);
+    accounts.follow(before);
+    let models = accounts.models(dispatcher, &named, &mut routes, now);
+    accounts.retire_others(dispatcher, |name| models.contains_key(name));
+    assert_eq!(models["b"].queue, made.queue);
+    assert_eq!(models["b"].upstreams, made.upstreams);
+    let upstreams: Vec<UpstreamId> = dispatcher.upstream_ids().collect();
+    assert_eq!(upstreams, made.upstreams);
+    assert_eq!(dispatcher.queue_ids().count(), 1);
+}
+
 /// The limit was another one then, and began unused: a whole window more was sent at once.
 #[test]
 fn a_limit_that_counts_by_another_algorithm_keeps_what_is_used_there_and_back() {

@@ -45,7 +45,8 @@ impl std::fmt::Display for Holder {
 ///
 /// It is a lock of the operating system on `OUTPUT.lock`, so it ends with the process however
 /// that ends; a file left by a crash is simply taken over. Dropping it removes the file. Through a
-/// symbolic link it is the lock of what that leads to.
+/// symbolic link it is the lock of what that leads to; other names of the file itself are seen by
+/// [`Output::open`](crate::bulk::Output::open).
 #[derive(Debug)]
 pub struct OutputLock {
     path: PathBuf,

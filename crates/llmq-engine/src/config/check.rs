@@ -33,7 +33,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Settings {
             record_llm_responses: root.read_or("record_llm_responses", false, values::flag),
             server: root.table("server", server),
             store: root.table("store", store),
-            upstreams: root.named("upstreams", |_, section| upstreams::upstream(section)),
+            upstreams: root.named("upstreams", upstreams::upstream),
             models: root.named("models", |_, section| upstreams::model(section)),
             limits: root.named("limits", |_, section| upstreams::limit_table(section)),
             quota: root.table("quota", quota),

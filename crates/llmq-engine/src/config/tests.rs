@@ -323,6 +323,18 @@ fn names_that_are_referred_to_must_exist() {
     );
 }
 
+/// It was nobody's provider in the metrics, and `a` with the model `b/c` had the name of `a/b` with
+/// the model `c`.
+#[test]
+fn an_accounts_name_has_no_slash() {
+    wrong(
+        "[upstreams.\"azure/east\"]\nprovider = \"mock\"\n\
+         [models.\"a/b\"]\nupstreams = [ { upstream = \"azure/east\", model = \"c/d\" } ]",
+        "upstreams.\"azure/east\": an account's name has no `/`, which stands between it and the \
+         name of a model: call it \"azure-east\", here and in the models that name it",
+    );
+}
+
 #[test]
 fn adaptive_concurrency_has_two_policies_and_can_be_off() {
     let adaptive = |value: &str| {

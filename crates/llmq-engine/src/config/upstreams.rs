@@ -23,7 +23,14 @@ const RESERVE_MAX: f64 = 0.5;
 /// The priorities that have names.
 const NAMED: [&str; 4] = ["low", "normal", "high", "critical"];
 
-pub(super) fn upstream(section: &Section<'_, '_>) -> UpstreamSettings {
+pub(super) fn upstream(name: &str, section: &Section<'_, '_>) -> UpstreamSettings {
+    if name.contains('/') {
+        section.wrong_here(format!(
+            "an account's name has no `/`, which stands between it and the name of a model: call \
+             it {:?}, here and in the models that name it",
+            name.replace('/', "-")
+        ));
+    }
     let kind = section.read("provider", values::word(&ProviderKind::WORDS));
     if kind.is_none() && !section.file_keys().any(|(key, _)| key == "provider") {
         let message = "is missing: use openai, anthropic, azure or mock";

@@ -84,7 +84,7 @@ async fn a_connection_that_closes_without_an_answer_is_no_answer() {
 }
 
 /// Nobody saw it leave, so that silence was bounded by the time of the whole call alone, ten
-/// minutes.
+/// minutes. Then it was told as a server that cannot be reached.
 #[tokio::test]
 async fn a_call_without_a_body_waits_no_longer_for_its_answer() {
     let server = ScriptedServer::start().await;
@@ -97,16 +97,21 @@ async fn a_call_without_a_body_waits_no_longer_for_its_answer() {
     let call = provider.call(Request::new(Operation::Models, ""));
     let (error, _guest) = tokio::join!(call, server.accept());
     let error = error.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            CallError::NotSent {
-                cause: Cause::FirstByteTimeout(SOON),
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(error.is_silence(), "{error:?}");
+    assert_eq!(error.cause(), Some(&Cause::FirstByteTimeout(SOON)));
+    assert!(error.may_have_been_sent());
+}
+
+/// What is not there is not reached, however little of the call can be seen.
+#[tokio::test]
+async fn a_call_without_a_body_that_finds_nobody_was_not_sent() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let provider = http2(format!("http://{address}/v1"));
+    let error = provider.call(Request::new(Operation::Models, "")).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, CallError::NotSent { .. }), "{error:?}");
 }
 
 /// Answers every HTTP/2 call with a refusal, at its head, when no more of it comes.

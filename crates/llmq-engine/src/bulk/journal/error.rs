@@ -45,6 +45,13 @@ pub enum JournalError {
         /// The path.
         path: PathBuf,
     },
+    /// Another process writes the file under another of its names.
+    #[error("{} is being written by another process under another name (a hard link, or one that \
+             it had before); wait for it, stop it, or choose another output file", .path.display())]
+    Held {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file holds something that no run wrote.
     #[error("{} holds something that llmq did not write (line {line}), and is left untouched; \
              choose another output file", .path.display())]

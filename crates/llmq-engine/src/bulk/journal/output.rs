@@ -1,4 +1,4 @@
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufReader, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use llmq_core::Timestamp;
 use super::error::JournalError;
 use super::file::{Journal, JournalFile};
 use super::line::{CSV_HEADER, Entry, OutputFormat, RowResult};
-use super::scan::{Scanned, Tail, scan_path};
+use super::scan::{Scanned, Tail, scan_file, scan_path};
 use crate::bulk::bitmap::Bitmap;
 use crate::files::{behind_links, beside, directory_of, replace, sync_directory};
 
@@ -74,7 +74,8 @@ impl Resumed {
 
 /// The files that a run writes its results to.
 ///
-/// The caller holds the [`OutputLock`](crate::bulk::OutputLock) of each file meanwhile.
+/// The caller holds the [`OutputLock`](crate::bulk::OutputLock) of each file meanwhile. That is the
+/// lock of its name; the file itself is locked as well, since it may have other names (hard links).
 #[derive(Debug)]
 pub struct Output<F = File> {
     results: Journal<F>,
@@ -265,6 +266,8 @@ pub fn forget_failed(paths: &OutputPaths) -> Result<u64, JournalError> {
         let mut here = 0;
         scan_path(path, format, |entry, _| here += u64::from(entry.failed))?;
         if here > 0 {
+            // What another process still writes is not to be gone on with.
+            hold(&open_to_append(path)?, path)?;
             rewrite(path, format, |entry| !entry.failed)?;
         }
         failed += here;
@@ -306,17 +309,24 @@ fn open_journal(path: &Path, resumed: &mut Resumed) -> Result<Journal, JournalEr
         });
     }
     let is_new = !path.exists();
-    open_to_append(path)?;
-    let scanned = scan_path(path, format, |entry, _| resumed.take(entry))?;
+    let mut file = open_to_append(path)?;
+    hold(&file, path)?;
+    let reader = file
+        .try_clone()
+        .map_err(|source| JournalError::opening(path, source))?;
+    let scanned = scan_file(reader, path, format, |entry, _| resumed.take(entry))?;
     let mut length = scanned.whole;
     if scanned.damaged > 0 {
+        // It is read once more by its name, and another one takes its place.
+        drop(file);
         length = rewrite(path, format, |_| true)?;
         resumed.damaged_rows += scanned.damaged;
+        file = open_to_append(path)?;
+        hold(&file, path)?;
     }
     if let Tail::Torn { bytes } = scanned.tail {
         resumed.torn_bytes += bytes;
     }
-    let file = open_to_append(path)?;
     let length = repair_end(&file, format, length, &scanned)
         .and_then(|length| {
             if is_new {
@@ -330,10 +340,27 @@ fn open_journal(path: &Path, resumed: &mut Resumed) -> Result<Journal, JournalEr
 
 fn open_to_append(path: &Path) -> Result<File, JournalError> {
     File::options()
+        .read(true)
         .append(true)
         .create(true)
         .open(path)
         .map_err(|source| JournalError::opening(path, source))
+}
+
+/// Locks the file itself for as long as it is open. It is read by this very handle from then on:
+/// on a share of Windows a lock keeps all others out (flock(2), "CIFS details").
+fn hold(file: &File, path: &Path) -> Result<(), JournalError> {
+    // On Windows itself nobody could look at the results meanwhile.
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(JournalError::Held {
+            path: path.to_owned(),
+        }),
+        // Where no file can be locked, the lock of the name has to do.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
 }
 
 /// Makes the file end with the line break of a whole row; gives its length then.
@@ -443,7 +470,22 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
             Some(directory.join(path.file_name()?))
         })
     };
-    a == b || whole(a).is_some_and(|a| whole(b) == Some(a))
+    a == b || is_linked(a, b) || whole(a).is_some_and(|a| whole(b) == Some(a))
+}
+
+/// Whether two names are hard links to one file.
+#[cfg(unix)]
+fn is_linked(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (fs::metadata(a), fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_linked(_a: &Path, _b: &Path) -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -51,11 +51,24 @@ pub(crate) fn scan_path(
     format: OutputFormat,
     visit: impl FnMut(Entry, Range<u64>),
 ) -> Result<Scanned, JournalError> {
+    let file = File::open(path).map_err(|source| JournalError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    scan_file(file, path, format, visit)
+}
+
+/// The same of a file that is open, from where it stands; `path` is for messages.
+pub(super) fn scan_file(
+    file: File,
+    path: &Path,
+    format: OutputFormat,
+    visit: impl FnMut(Entry, Range<u64>),
+) -> Result<Scanned, JournalError> {
     let read_error = |source| JournalError::Read {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(read_error)?;
     let metadata = file.metadata().map_err(read_error)?;
     if !metadata.is_file() {
         return Err(JournalError::NotAFile {
