@@ -256,7 +256,7 @@ fn a_span_says_who_was_asked_for_what_and_who_answered() {
 }
 
 #[test]
-fn the_span_of_an_accepted_request_says_who_was_asked_for_what() {
+fn the_span_of_an_accepted_request_says_who_was_asked_for_what_and_who_answered() {
     let world = World::new();
     let traced = Traced::before(&world, "application/json", ANSWER);
     let job = r#"{"model":"m","endpoint":"/v1/chat/completions","body":{"model":"m","max_tokens":5,"messages":[]},"wait_for_completion":true}"#;
@@ -268,6 +268,9 @@ fn the_span_of_an_accepted_request_says_who_was_asked_for_what() {
         &[
             text("gen_ai.provider.name", "openai"),
             number("gen_ai.request.max_tokens", 5),
+            text("gen_ai.response.model", "m-2026"),
+            text("gen_ai.response.id", "a-1"),
+            texts("gen_ai.response.finish_reasons", "stop"),
             text("server.address", "127.0.0.1"),
             number("gen_ai.usage.output_tokens", 2),
         ],

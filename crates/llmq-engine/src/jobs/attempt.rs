@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use llmq_core::{Clock, FailureClass, Timestamp, Usage};
+use llmq_core::{Clock, FailureClass, Timestamp};
 use llmq_dispatch::Event;
 use llmq_provider::translate::{self, StreamBroken};
 use llmq_provider::{
-    Answer, CallError, Dialect, Operation, Request, StreamEnd, Verdict, WholeAnswer, check_answer,
-    check_stream, failed_status, processing_time, redirected,
+    Answer, AnswerFacts, CallError, Dialect, Operation, Request, StreamEnd, Verdict, WholeAnswer,
+    check_answer, check_stream, failed_status, processing_time, redirected,
 };
 use llmq_store::{GiveBack, Job, JobError, Report, Started, StoredAnswer};
 
@@ -33,9 +33,22 @@ pub const AWAITED: &str = "awaited";
 
 /// What became of an attempt.
 pub(super) struct Attempted {
+    pub(super) course: Course,
+    pub(super) outcome: Outcome,
+}
+
+/// What is told of an attempt with which a job ends.
+pub(super) struct Course {
     /// How long it took.
     pub(super) took: Duration,
-    pub(super) outcome: Outcome,
+    /// What its answer says of itself, if that is one.
+    pub(super) answer: Option<AnswerFacts>,
+}
+
+impl Course {
+    fn without_answer(took: Duration) -> Self {
+        Self { took, answer: None }
+    }
 }
 
 /// How an attempt ended.
@@ -61,7 +74,7 @@ pub(super) struct Ended {
 /// An answer that counts.
 struct Good {
     answer: StoredAnswer,
-    usage: Option<Usage>,
+    facts: AnswerFacts,
     headers: HeaderMap,
     latency: Duration,
 }
@@ -111,7 +124,7 @@ impl Inner {
         if let Some(only) = only.filter(|only| **only != *route.account) {
             let reason = format!("what the call names is kept by {only}");
             return Attempted {
-                took: Duration::ZERO,
+                course: Course::without_answer(Duration::ZERO),
                 outcome: Outcome::Declined(reason, grant.decline()),
             };
         }
@@ -123,7 +136,7 @@ impl Inner {
             Ok(outgoing) => outgoing,
             Err(untranslatable) => {
                 return Attempted {
-                    took: Duration::ZERO,
+                    course: Course::without_answer(Duration::ZERO),
                     outcome: Outcome::Declined(untranslatable.to_string(), grant.decline()),
                 };
             }
@@ -143,18 +156,18 @@ impl Inner {
         let failure = asked.as_ref().err().map(|bad| bad.verdict.class);
         let upstream = &route.name;
         self.directory.told(Told::Attempt { upstream, failure });
+        let mut answer = None;
         let outcome = match asked {
             Ok(good) => {
-                let provider = &route.provider;
-                let ended =
-                    outcome::completed(provider, &good.headers, good.usage, good.latency, now);
+                let (provider, usage) = (&route.provider, good.facts.usage);
+                let ended = outcome::completed(provider, &good.headers, usage, good.latency, now);
                 grant.complete(ended);
                 self.directory.told(Told::Answered {
                     job: &started.job,
                     upstream: route.upstream,
                     body: &good.answer.body,
                 });
-                let usage = good.usage;
+                answer = Some(good.facts);
                 let model = &started.job.queue;
                 let cost_nano_usd = usage
                     .as_ref()
@@ -186,8 +199,9 @@ impl Inner {
                 Outcome::Failed(Box::new(told(&started.job, &route, bad)), after)
             }
         };
+        let took = now.mono - begun;
         Attempted {
-            took: now.mono - begun,
+            course: Course { took, answer },
             outcome,
         }
     }
@@ -220,7 +234,7 @@ impl Inner {
             },
         };
         Attempted {
-            took: self.clock.now().mono - begun,
+            course: Course::without_answer(self.clock.now().mono - begun),
             outcome: Outcome::Report(report),
         }
     }
@@ -301,7 +315,7 @@ impl Exchange<'_> {
                 headers: kept,
                 body,
             },
-            usage: facts.usage,
+            facts,
             latency: now.mono - whole.times.sent,
             headers: whole.headers,
         })
@@ -317,7 +331,7 @@ impl Exchange<'_> {
         mut live: Option<Speaker>,
     ) -> Result<Good, Bad> {
         let (mut heard, mut told) = (0, 0);
-        let mut reader = self.asked.reader(self.grant);
+        let mut reader = self.asked.reader(self.grant).telling();
         let mut said = BytesMut::new();
         let mut retelling = self.asked.retelling(self.clock.now());
         answer.begins();
@@ -394,7 +408,7 @@ impl Exchange<'_> {
                 headers: kept_headers(answer.headers()),
                 body: said.freeze(),
             },
-            usage: reader.usage(),
+            facts: reader.facts().unwrap_or_default(),
             latency: now.mono - answer.times().sent,
             headers: answer.headers().clone(),
         })

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use llmq_core::{FailureClass, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
-use llmq_provider::Operation;
 use llmq_provider::translate::Untranslatable;
+use llmq_provider::{AnswerFacts, Operation};
 use llmq_store::{Job, JobError, StoreError};
 use uuid::Uuid;
 
@@ -115,5 +115,7 @@ pub enum Told<'a> {
         job: &'a Job,
         /// How long its last attempt took; none where there was none.
         took: Option<Duration>,
+        /// What its answer says of itself, where it ends with one.
+        answer: Option<&'a AnswerFacts>,
     },
 }

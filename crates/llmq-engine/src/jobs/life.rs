@@ -12,7 +12,7 @@ use llmq_store::{
 use tokio_util::sync::CancellationToken;
 
 use super::NotHeld;
-use super::attempt::{Attempted, Ended, Outcome};
+use super::attempt::{Attempted, Course, Ended, Outcome};
 use super::runner::{Inner, Runs};
 use crate::{AfterFailure, Grant, Ticket, outcome};
 
@@ -249,7 +249,9 @@ impl Inner {
             self.table().requeued(job, ticket.id());
             let granted = tokio::select! {
                 biased;
-                () = leave.cancelled() => return Left::Over,
+                // It has ended; or its lease was taken for lost before it was known here that it
+                // waits again, and then it is found in the store.
+                () = leave.cancelled() => return Left::Waits,
                 () = self.stopping.cancelled() => {
                     // Who waits for its end learns that none comes here.
                     self.ends.ended(job);
@@ -305,7 +307,7 @@ impl Inner {
 
     /// Records how an attempt ended.
     async fn settle(&self, started: &Started, attempted: Attempted, tries: &mut Tries) -> Next {
-        let (took, lease) = (Some(attempted.took), started.lease);
+        let (course, lease) = (Some(attempted.course), started.lease);
         let report = match attempted.outcome {
             Outcome::Report(report) => report,
             Outcome::Declined(_, AfterFailure::Again(ticket)) => {
@@ -314,7 +316,7 @@ impl Inner {
                     error: None,
                     after: Duration::ZERO,
                 };
-                return self.requeue(lease, report, None, took, ticket).await;
+                return self.requeue(lease, report, None, course, ticket).await;
             }
             Outcome::Declined(reason, AfterFailure::GivenUp { .. }) => {
                 let class = FailureClass::RowFault;
@@ -335,7 +337,7 @@ impl Inner {
             Outcome::Failed(ended, AfterFailure::Again(ticket)) => {
                 let (report, due_at) = self.again(started, &ended, &ticket);
                 tries.failed(ended);
-                return self.requeue(lease, report, due_at, took, ticket).await;
+                return self.requeue(lease, report, due_at, course, ticket).await;
             }
             Outcome::Failed(ended, AfterFailure::GivenUp { .. }) => {
                 if ended.exceeds_context
@@ -347,7 +349,7 @@ impl Inner {
                         may_have_been_sent: false,
                     };
                     tries.failed(ended);
-                    return self.requeue(lease, report, None, took, ticket).await;
+                    return self.requeue(lease, report, None, course, ticket).await;
                 }
                 let told = telling(tries.first.take(), ended);
                 Report::Failed {
@@ -358,7 +360,7 @@ impl Inner {
             }
         };
         let waits = matches!(report, Report::Retry { .. } | Report::GivenBack { .. });
-        let recorded = self.record(lease, report, None, took, &mut None).await;
+        let recorded = self.record(lease, report, None, course, &mut None).await;
         Next::Leave(if recorded && waits {
             Left::Waits
         } else {
@@ -418,11 +420,11 @@ impl Inner {
         lease: Lease,
         report: Report,
         due_at: Option<Timestamp>,
-        took: Option<Duration>,
+        course: Option<Course>,
         ticket: Ticket,
     ) -> Next {
         let mut place = Some(ticket);
-        let recorded = self.record(lease, report, due_at, took, &mut place).await;
+        let recorded = self.record(lease, report, due_at, course, &mut place).await;
         match (recorded, place) {
             (true, Some(ticket)) => Next::Attempt(ticket),
             // It is found again from the store.
@@ -440,7 +442,7 @@ impl Inner {
         lease: Lease,
         mut report: Report,
         due_at: Option<Timestamp>,
-        took: Option<Duration>,
+        course: Option<Course>,
         place: &mut Option<Ticket>,
     ) -> bool {
         let mut wait = AGAIN_FIRST;
@@ -453,7 +455,7 @@ impl Inner {
             }
             match self.store.report(lease, report.clone(), now).await {
                 Ok(job) => {
-                    self.ended(&job, took);
+                    self.ended(&job, course.as_ref());
                     return true;
                 }
                 Err(ReportError::LeaseLost { job }) => {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Directory;
 use super::accept::Accepted;
+use super::attempt::Course;
 use super::ends::Ends;
 use super::live::{Listening, Lives};
 use super::table::{Came, Table};
@@ -441,12 +442,16 @@ impl Inner {
     }
 
     /// A job came to its end in the store.
-    pub(super) fn ended(&self, job: &Job, took: Option<Duration>) {
+    pub(super) fn ended(&self, job: &Job, course: Option<&Course>) {
         if job.status != Status::Queued && job.status != Status::Processing {
             self.leave(job.id);
             self.lives.forget(job.id);
             self.ends.ended(job.id);
-            self.directory.told(super::Told::Ended { job, took });
+            self.directory.told(super::Told::Ended {
+                job,
+                took: course.map(|course| course.took),
+                answer: course.and_then(|course| course.answer.as_ref()),
+            });
         }
     }
 

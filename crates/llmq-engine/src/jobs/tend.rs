@@ -94,13 +94,15 @@ impl Inner {
         }
         match self.store.extend(leases, now).await {
             Ok(mut lost) => {
+                // Looked at and left in one turn: a job that waits again meanwhile goes on.
+                let mut table = self.table();
                 lost.retain(|lease| {
-                    let held = self.table().get(lease.job).and_then(|held| held.lease);
+                    let held = table.get(lease.job).and_then(|held| held.lease);
                     held == Some(*lease)
                 });
                 for lease in lost.iter().filter(|lease| suspects.contains(lease)) {
                     tracing::warn!(job = %lease.job, "the lease of a job was lost");
-                    self.leave(lease.job);
+                    table.leave(lease.job);
                 }
                 *suspects = lost;
                 true

@@ -33,6 +33,7 @@ over_each_store! {
     an_outage_of_the_store_costs_nobody_its_lease,
     what_is_cancelled_as_it_is_accepted_and_started_is_not_sent,
     a_job_whose_line_is_anothers_for_a_moment_is_not_lost_sight_of,
+    a_job_whose_lease_is_taken_for_lost_as_it_waits_again_is_not_lost_sight_of,
 }
 
 fn good(_: usize) -> Act {
@@ -397,6 +398,37 @@ async fn a_job_whose_line_is_anothers_for_a_moment_is_not_lost_sight_of(store: A
     let job = world.end(world.accept().await).await;
     assert_eq!(job.status, Status::Completed);
     assert_eq!(world.models.moves.load(Ordering::SeqCst), 0);
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// The store knows of its retry before the runner does, and signs of life find its lease gone. It
+/// was found again when the lines were compared, five to ten seconds later.
+async fn a_job_whose_lease_is_taken_for_lost_as_it_waits_again_is_not_lost_sight_of(
+    store: Arc<dyn Store>,
+) {
+    let upstream = Upstream::start(|call| match call {
+        0 => Act::Refuse(500, "oops"),
+        _ => good(call),
+    })
+    .await;
+    let store = FaultyStore::new(store);
+    let lease = Duration::from_millis(600);
+    let world = World::leasing(store.clone(), &upstream, "", lease).await;
+    let retry = store.holds("report");
+    let id = world.accept().await;
+    retry.reached().await;
+    // The second one leaves the job, and with the third one that has happened.
+    for _ in 0..3 {
+        store.holds("extend").reached().await;
+    }
+    let begun = tokio::time::Instant::now();
+    drop(retry);
+    let job = world.end(id).await;
+    assert_eq!((job.status, job.attempts), (Status::Completed, 2));
     assert!(
         begun.elapsed() < Duration::from_secs(5),
         "{:?}",

@@ -9,8 +9,8 @@ use llmq_core::{Clock, FailureClass, Usage};
 use llmq_dispatch::{QueueId, TenantId, UpstreamId};
 use llmq_engine::jobs::{Directory, Hold, Holding, NotHeld, Told};
 use llmq_engine::{AssembledRoute, Hub, Outgoing, Saying, StreamOf, SystemClock};
-use llmq_provider::Operation;
 use llmq_provider::translate::Untranslatable;
+use llmq_provider::{AnswerFacts, Operation};
 use llmq_store::{Job, JobError, StoreError};
 use uuid::Uuid;
 
@@ -129,7 +129,7 @@ impl Directory for Catalog {
                 upstream,
                 body,
             } => self.answered(job, upstream, body),
-            Told::Ended { job, took } => self.ended(job, took),
+            Told::Ended { job, took, answer } => self.ended(job, took, answer),
             _ => {}
         }
     }
@@ -189,14 +189,15 @@ impl Catalog {
     }
 
     /// A job is over: it is counted and logged.
-    fn ended(&self, job: &Job, took: Option<Duration>) {
+    fn ended(&self, job: &Job, took: Option<Duration>, answer: Option<&AnswerFacts>) {
         if let Some(member) = &job.member {
             self.batches.touch(member.batch);
         }
+        let stream = job.details.extra.get(STREAM).is_some();
         if let Some(traces) = &self.traces {
             let upstream = job.upstream.as_deref();
             let provider = upstream.and_then(|name| self.models.provider(name));
-            traces.job(job, provider);
+            traces.job(job, provider, stream, answer);
         }
         let operation = Operation::from_path(&job.details.endpoint);
         let took = took.unwrap_or_default();
@@ -210,7 +211,7 @@ impl Catalog {
             upstream: job.upstream.as_deref(),
             operation: operation.unwrap_or(Operation::ChatCompletions),
             priority: job.priority,
-            stream: job.details.extra.get(STREAM).is_some(),
+            stream,
             status: match job.status {
                 llmq_core::Status::Completed => 200,
                 llmq_core::Status::Cancelled => 499,

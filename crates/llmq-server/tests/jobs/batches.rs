@@ -283,6 +283,28 @@ async fn a_line_that_is_damaged_in_the_store_keeps_its_batch_open_no_longer_than
     assert_eq!(lost["error"]["code"], "stored_request_damaged");
 }
 
+/// It held back the others of its batch until that batch's time was over, which may be a year.
+#[tokio::test]
+async fn a_line_that_is_damaged_keeps_its_batch_open_no_longer_than_the_others_do() {
+    let (world, file) = World::in_file(&["requests=7/3s"]).await;
+    let content = lines(&(0..8).map(|n| line(&n.to_string())).collect::<Vec<_>>());
+    let id = created(&world, &content).await;
+    comes_to(&world, &id, &["in_progress"]).await;
+    let damaged = file
+        .database
+        .execute("UPDATE jobs SET bytes = bytes + 1 WHERE line = 8", []);
+    assert_eq!(damaged.unwrap(), 1);
+    let batch = comes_to(&world, &id, &["completed"]).await;
+    assert_eq!(
+        batch["request_counts"],
+        json!({"total": 8, "completed": 7, "failed": 1})
+    );
+    let rest = output(&world, &batch, "error_file_id").await;
+    assert_eq!(rest.len(), 1);
+    assert_eq!(rest[0]["custom_id"], "7");
+    assert_eq!(rest[0]["error"]["code"], "stored_request_damaged");
+}
+
 /// Whoever had asked once more, after an answer that was lost, had each call carried out twice.
 #[tokio::test]
 async fn for_one_file_and_key_one_batch_is_made() {

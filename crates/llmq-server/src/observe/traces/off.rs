@@ -19,7 +19,7 @@ impl Traces {
         match *self {}
     }
 
-    pub(crate) fn job(&self, _: &Job, _: Option<Provider>) {
+    pub(crate) fn job(&self, _: &Job, _: Option<Provider>, _: bool, _: Option<&AnswerFacts>) {
         match *self {}
     }
 

@@ -130,8 +130,15 @@ impl Traces {
         }
     }
 
-    /// Tells of an accepted request that has ended, with who was asked last.
-    pub(crate) fn job(&self, job: &Job, provider: Option<Provider>) {
+    /// Tells of an accepted request that has ended, with who was asked last, whether for a stream,
+    /// and what the answer says of itself.
+    pub(crate) fn job(
+        &self,
+        job: &Job,
+        provider: Option<Provider>,
+        stream: bool,
+        answer: Option<&AnswerFacts>,
+    ) {
         let mut headers = HeaderMap::new();
         if let Some(Ok(parent)) = job.details.traceparent.as_deref().map(str::parse) {
             headers.insert("traceparent", parent);
@@ -141,10 +148,12 @@ impl Traces {
             operation: operation.unwrap_or(Operation::ChatCompletions),
             model: &job.queue,
             size: job.size,
-            stream: false,
+            stream,
             at: job.created_at,
         };
-        let CallSpan { context, .. } = self.begin(begun, &headers);
+        let CallSpan {
+            context, choices, ..
+        } = self.begin(begun, &headers);
         let span = context.span();
         span.set_attribute(KeyValue::new("llmq.queue_id", job.id.to_string()));
         span.set_attribute(KeyValue::new("llmq.tenant", job.tenant.clone()));
@@ -158,6 +167,9 @@ impl Traces {
         }
         if let Some(provider) = &provider {
             asked(&context, provider);
+        }
+        if let Some(answer) = answer {
+            answered(&context, answer.clone(), choices);
         }
         if let Some(usage) = &job.usage {
             used(&context, usage);

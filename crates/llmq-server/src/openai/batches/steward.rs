@@ -12,8 +12,8 @@ use futures_util::{StreamExt, stream};
 use llmq_core::{Clock, Timestamp};
 use llmq_engine::Tasks;
 use llmq_store::{
-    Batch, BatchId, BatchStatus, BatchUpdate, EnqueueError, NewEvent, NewJob, STAGE_MAX,
-    StoreError, Subject,
+    Batch, BatchCounts, BatchId, BatchStatus, BatchUpdate, EnqueueError, Job, NewEvent, NewJob,
+    STAGE_MAX, StoreError, Subject,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -29,7 +29,7 @@ use crate::Gateway;
 const LOOK: Duration = Duration::from_secs(5);
 /// Ends come in crowds: one look is for all of so long.
 const GATHER: Duration = Duration::from_millis(20);
-/// How often the members of a batch whose time is over are looked through, all of them.
+/// How often the members of a batch of which none ends are looked through, at most.
 const COMPARE: Duration = Duration::from_secs(60);
 /// After the store could not record, it is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -68,7 +68,7 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, tasks: Tasks) {
     let mut steward = Steward {
         gateway,
         open: BTreeSet::new(),
-        compared: BTreeMap::new(),
+        standing: BTreeMap::new(),
     };
     let work = async {
         while let Err(error) = steward.find_open().await {
@@ -95,8 +95,17 @@ pub(crate) async fn keep(gateway: Arc<Gateway>, tasks: Tasks) {
 struct Steward {
     gateway: Arc<Gateway>,
     open: BTreeSet<BatchId>,
-    /// When the members of a batch whose time is over were last looked through.
-    compared: BTreeMap<BatchId, Timestamp>,
+    standing: BTreeMap<BatchId, Standing>,
+}
+
+/// What is known of a batch in progress, some of whose members may never end.
+struct Standing {
+    /// What was counted when it was last looked at.
+    counts: BatchCounts,
+    /// Its members are not looked through before this.
+    compare_at: Timestamp,
+    /// The members up to this line have ended, or could not be read.
+    over: u32,
 }
 
 impl Steward {
@@ -124,7 +133,7 @@ impl Steward {
             match self.lead(id).await {
                 Ok(true) => {
                     self.open.remove(&id);
-                    self.compared.remove(&id);
+                    self.standing.remove(&id);
                 }
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, batch = %id, "a batch could not be led on"),
@@ -158,7 +167,7 @@ impl Steward {
                     let Some(batch) = self.gateway.desk.store().batch(id).await? else {
                         return Ok(true);
                     };
-                    if !batch.counts.all_ended() && !self.is_all_over(id).await? {
+                    if !batch.counts.all_ended() && self.open_after(id, 0).await?.is_some() {
                         return Ok(false);
                     }
                     output::finish(&self.gateway, &batch).await?;
@@ -234,36 +243,47 @@ impl Steward {
         Ok(())
     }
 
-    /// Whether the time of a batch is over and nothing of it is open but what cannot be read, and
-    /// so will never end.
+    /// Whether nothing of a batch is open but what cannot be read, and so will never end. Its
+    /// members are looked through when nothing of it was counted for a while.
     async fn is_left_to_damage(&mut self, batch: &Batch) -> Result<bool, StoreError> {
-        let now = self.gateway.clock.now();
-        let expires = Notes::of(batch)?.at.expires;
-        if expires.is_none_or(|expires| now.wall < expires) {
+        let now = self.gateway.clock.now().mono;
+        let standing = self.standing.entry(batch.id).or_insert(Standing {
+            counts: batch.counts,
+            compare_at: now + LOOK,
+            over: 0,
+        });
+        if standing.counts != batch.counts {
+            standing.counts = batch.counts;
+            standing.compare_at = standing.compare_at.max(now + LOOK);
+        }
+        if now < standing.compare_at {
             return Ok(false);
         }
-        let compared = self.compared.get(&batch.id);
-        if compared.is_some_and(|at| now.mono - *at < COMPARE) {
-            return Ok(false);
+        standing.compare_at = now + COMPARE;
+        let over = standing.over;
+        let mut open = self.open_after(batch.id, over).await?;
+        if open.is_none() && over > 0 {
+            // What could not be read before may be read now.
+            open = self.open_after(batch.id, 0).await?;
         }
-        let is_all_over = self.is_all_over(batch.id).await?;
-        self.compared.insert(batch.id, now.mono);
-        Ok(is_all_over)
+        if let (Some(line), Some(standing)) = (open, self.standing.get_mut(&batch.id)) {
+            standing.over = line.saturating_sub(1);
+        }
+        Ok(open.is_none())
     }
 
-    /// Whether all members of a batch that can be read have ended.
-    async fn is_all_over(&self, id: BatchId) -> Result<bool, StoreError> {
-        let mut after = 0;
+    /// The first line behind `after` whose member can be read and has not ended.
+    async fn open_after(&self, id: BatchId, mut after: u32) -> Result<Option<u32>, StoreError> {
         loop {
             let page = self.gateway.desk.store().members(id, after, SLICE).await?;
-            let lines = page.iter().filter_map(|job| job.member.as_ref());
-            let Some(last) = lines.map(|member| member.line).max() else {
-                return Ok(true);
-            };
-            if page.iter().any(|job| !job.status.is_final()) {
-                return Ok(false);
+            let line = |job: &Job| job.member.as_ref().map_or(after, |member| member.line);
+            if let Some(open) = page.iter().find(|job| !job.status.is_final()) {
+                return Ok(Some(line(open)));
             }
-            after = last;
+            let Some(last) = page.last() else {
+                return Ok(None);
+            };
+            after = line(last);
         }
     }
 
