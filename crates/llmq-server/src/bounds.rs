@@ -21,7 +21,8 @@ pub struct Bounds {
     /// The least bytes a second that a body must come with, after `body_within`.
     pub body_rate_min: u32,
     /// A caller that takes nothing of its answer for so long is left. What it holds, such as a
-    /// place at its upstream, is free then.
+    /// place at its upstream, is free then. So is one that goes on sending for so long after its
+    /// connection's last answer.
     pub written_within: Duration,
 }
 

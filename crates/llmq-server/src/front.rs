@@ -55,7 +55,9 @@ pub(crate) fn answer(front: &Arc<Front>, request: Request<Incoming>) -> Answerin
     let asked = cors::asked(&live.server.cors, request.method(), request.headers());
     drop(live);
     match asked {
-        None if is_of_another_site(front, &request) => at_once(another_site(&request)),
+        None if is_of_another_site(front, &request) => {
+            at_once(another_site(&front.gateway, &request))
+        }
         None => route(front, request),
         Some(cors::Asked::Preflight(reply)) => at_once(reply),
         Some(cors::Asked::Call(origin)) => {
@@ -75,20 +77,16 @@ fn route(front: &Arc<Front>, request: Request<Incoming>) -> Answering {
     let gateway = &front.gateway;
     let path = request.uri().path();
     if gateway.keys.asks_nobody() && !rebinding::is_ours(request.uri(), request.headers()) {
-        return at_once(foreign_host(spoken(&request)));
+        return at_once(foreign_host(gateway, &request));
     }
     match Operation::from_path(path) {
         Some(Operation::Models) => Box::pin(models(Arc::clone(gateway), request)),
         Some(operation) if request.method() == Method::POST => {
             Box::pin(call::call(Arc::clone(gateway), operation, request))
         }
-        Some(operation) => {
-            let message = format!("{path} takes POST");
-            at_once(wrong_method(
-                &message,
-                llmq_engine::spoken(operation),
-                "POST",
-            ))
+        Some(_) => {
+            let refusal = not_allowed(&format!("{path} takes POST"));
+            at_once(allowing(refused(gateway, &request, &refusal), "POST"))
         }
         None if path.starts_with(MODEL) => Box::pin(models(Arc::clone(gateway), request)),
         None if path.starts_with(RESPONSE) => Box::pin(earlier(Arc::clone(gateway), request)),
@@ -166,7 +164,7 @@ fn is_of_another_site(front: &Front, request: &Request<Incoming>) -> bool {
         && front.gateway.keys.asks_nobody()
 }
 
-fn another_site(request: &Request<Incoming>) -> Reply {
+fn another_site(gateway: &Gateway, request: &Request<Incoming>) -> Reply {
     let message = "pages of other sites may not call this server, since it asks for no key; \
                    server.cors names those that may";
     let path = request.uri().path();
@@ -175,16 +173,27 @@ fn another_site(request: &Request<Incoming>) -> Reply {
         return response.map(ReplyBody::Other);
     }
     let refusal = Refusal::new(StatusCode::FORBIDDEN, "forbidden", message);
-    call::refused(&refusal, spoken(request))
+    refused(gateway, request, &refusal)
+}
+
+/// Says why a request goes no further. A call is counted and logged as one that came further is.
+fn refused(gateway: &Gateway, request: &Request<Incoming>, refusal: &Refusal) -> Reply {
+    match Operation::from_path(request.uri().path()) {
+        None | Some(Operation::Models) => call::refused(refusal, spoken(request)),
+        Some(operation) => call::refused_unread(gateway, operation, refusal),
+    }
 }
 
 pub(crate) fn wrong_method(message: &str, dialect: Dialect, allowed: &'static str) -> Reply {
-    let refusal = Refusal::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        message,
-    );
-    let mut reply = call::refused(&refusal, dialect);
+    allowing(call::refused(&not_allowed(message), dialect), allowed)
+}
+
+fn not_allowed(message: &str) -> Refusal {
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    Refusal::new(status, "method_not_allowed", message)
+}
+
+fn allowing(mut reply: Reply, allowed: &'static str) -> Reply {
     reply
         .headers_mut()
         .insert(http::header::ALLOW, http::HeaderValue::from_static(allowed));
@@ -192,14 +201,14 @@ pub(crate) fn wrong_method(message: &str, dialect: Dialect, allowed: &'static st
 }
 
 /// 421 (RFC 9110 §15.5.20): the request was meant for a server of another name.
-fn foreign_host(dialect: Dialect) -> Reply {
+fn foreign_host(gateway: &Gateway, request: &Request<Incoming>) -> Reply {
     let refusal = Refusal::new(
         StatusCode::MISDIRECTED_REQUEST,
         "misdirected_request",
         "this server asks for no key, so it answers only to its address, to localhost and to names \
          of the local network; to be reached by another name it needs a key (llmq keys create)",
     );
-    call::refused(&refusal, dialect)
+    refused(gateway, request, &refusal)
 }
 
 /// In which dialect a caller expects an answer where the path does not tell.

@@ -315,6 +315,11 @@ pub(crate) fn refused(refusal: &Refusal, dialect: Dialect) -> Reply {
     reply::refused(refusal, dialect, None)
 }
 
+/// The same to the caller of a call of which nothing was read: it is counted and logged.
+pub(crate) fn refused_unread(gateway: &Gateway, operation: Operation, refusal: &Refusal) -> Reply {
+    Arrival::new(operation, gateway.clock.now()).refused(gateway, refusal)
+}
+
 /// Which models there are for a caller who asked for another.
 pub(crate) fn unknown_model(gateway: &Gateway, caller: &Caller, name: &str) -> Refusal {
     let mut names = gateway.models.names();

@@ -43,6 +43,38 @@ async fn a_body_over_the_limit_gets_413_whether_it_says_so_or_not() {
     is(&world.exchange(chunked).await, 413, "\"too_large\"");
 }
 
+/// The connection was closed with its body unread: a reset broke off the sending, and SDKs told of
+/// that and not of the answer.
+#[tokio::test]
+async fn a_caller_that_sends_all_of_its_body_before_it_reads_gets_the_refusal() {
+    for (server, status, part) in [
+        ("max_body = \"1MB\"", 413, "server.max_body"),
+        ("auth = \"keys\"", 401, "unauthenticated"),
+    ] {
+        let world = World::new(server, Bounds::default()).await;
+        let mut stream = world.connect().await;
+        let piece = vec![b' '; 1 << 20];
+        let head = format!("{CHAT}content-length: {}\r\n\r\n", 60 * piece.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..60 {
+            stream.write_all(&piece).await.unwrap();
+        }
+        is(&all(&mut stream).await, status, part);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_never_ends_to_send_what_was_refused_is_left() {
+    let world = World::new("max_body = \"1MB\"", SHORT).await;
+    let mut stream = world.connect().await;
+    let head = format!("{CHAT}content-length: 1000000000000\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b' '; 1 << 20];
+    let sends = async { while stream.write_all(&piece).await.is_ok() {} };
+    let left = timeout(PATIENCE, sends).await;
+    left.expect("the gateway closes the connection");
+}
+
 #[tokio::test]
 async fn other_methods_and_paths_get_an_answer_that_says_what_there_is() {
     let world = World::new("", SHORT).await;

@@ -399,7 +399,7 @@ async fn what_becomes_a_job_has_its_line_in_the_log_too() {
 }
 
 /// Once they were in no log and no figure: nobody saw who came again and again with a key that was
-/// revoked, or for a model that there is not.
+/// revoked, or for a model that there is not, by a wrong method or from another site.
 #[tokio::test]
 async fn what_is_refused_before_it_stands_in_line_is_counted_and_logged_once() {
     let world = World::start().await;
@@ -430,9 +430,33 @@ async fn what_is_refused_before_it_stands_in_line_is_counted_and_logged_once() {
         let id = got.header("x-llmq-request-id").to_owned();
         refused.push((id, status, model, whose));
     }
+    let abroad = format!("http://stranger.example{PATH}");
+    let unread = [
+        (Method::GET, PATH, vec![], 405),
+        (
+            Method::POST,
+            PATH,
+            vec![("sec-fetch-site", "cross-site")],
+            403,
+        ),
+        (Method::POST, abroad.as_str(), vec![], 421),
+    ];
+    for (method, path, headers, status) in unread {
+        let got = world.ask(method, path, &headers, chat().to_string()).await;
+        assert_eq!(got.status, status, "{got:?}");
+        let id = got.header("x-llmq-request-id").to_owned();
+        refused.push((id, status, "", ""));
+    }
     let figures = world.get("/metrics").await;
     let figures = String::from_utf8(figures.body.to_vec()).unwrap();
-    for (model, status, count) in [("other", 400, 2), ("other", 404, 1), ("gpt", 409, 2)] {
+    for (model, status, count) in [
+        ("other", 400, 2),
+        ("other", 403, 1),
+        ("other", 404, 1),
+        ("other", 405, 1),
+        ("other", 421, 1),
+        ("gpt", 409, 2),
+    ] {
         let labels = format!("model=\"{model}\",operation=\"chat\",status=\"{status}\"");
         let line = format!("llmq_calls_total{{{labels},stream=\"false\",upstream=\"\"}} {count}\n");
         assert!(figures.contains(&line), "{line}{figures}");

@@ -1,3 +1,4 @@
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -161,6 +162,13 @@ impl Histogram {
         self.record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Adds what it has counted to `to`.
+    pub(crate) fn add_to(&self, to: &OnceLock<Self>) {
+        let to = to.get_or_init(|| Self::new(self.scale));
+        add_counts(self.buckets.iter(), to.buckets.iter());
+        add_counts([&self.sum], [&to.sum]);
+    }
+
     /// For each bound, how many values were at most that; then how many there were at all.
     pub(crate) fn cumulative(&self) -> impl Iterator<Item = (Option<f64>, u64)> {
         let bounds = self
@@ -179,6 +187,16 @@ impl Histogram {
     /// All values together, as shown.
     pub(crate) fn sum(&self) -> f64 {
         self.scale.show(self.sum.load(Ordering::Relaxed))
+    }
+}
+
+/// Adds counts to those that stand in the same places.
+pub(crate) fn add_counts<'a>(
+    from: impl IntoIterator<Item = &'a AtomicU64>,
+    to: impl IntoIterator<Item = &'a AtomicU64>,
+) {
+    for (from, to) in from.into_iter().zip(to) {
+        to.fetch_add(from.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,7 @@ mod page;
 mod render;
 mod series;
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,7 +22,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use histogram::{ADDED, Histogram};
 use names::{Names, Stay};
-use series::{Sendings, Series, Waits, family};
+use series::{Counted, Sendings, Series, Waits, family};
 
 use super::record::CallRecord;
 
@@ -114,7 +115,7 @@ impl Metrics {
     }
 
     /// The same where callers name the models: names that were told so before and are not told now
-    /// are forgotten, with what was counted under them.
+    /// are forgotten, and what was counted under them goes on as `other`.
     pub fn follow<'a>(
         &self,
         models: impl IntoIterator<Item = &'a str>,
@@ -131,6 +132,7 @@ impl Metrics {
     ) {
         let models: FxHashSet<&str> = models.into_iter().collect();
         let upstreams: FxHashMap<&str, &str> = upstreams.into_iter().collect();
+        let mut moved = Moved::default();
         self.table.rcu(|table| {
             let mut table = Table::clone(table);
             for model in &models {
@@ -141,9 +143,14 @@ impl Metrics {
                 table.providers.insert(number, (*provider).into());
                 table.sendings_of(number);
             }
-            table.keep(&models, &upstreams.keys().copied().collect());
+            moved = table.keep(&models, &upstreams.keys().copied().collect());
             table
         });
+        // Once it is certain which table is the next one. A call that another thread is counting
+        // under such a name at this instant is in neither.
+        add(&moved.series);
+        add(&moved.waits);
+        add(&moved.sendings);
     }
 
     /// Counts a call that is over.
@@ -254,17 +261,25 @@ impl Table {
         }
     }
 
-    /// Forgets the names that callers made and that are not among these, and their counts.
-    fn keep(&mut self, models: &FxHashSet<&str>, upstreams: &FxHashSet<&str>) {
+    /// Forgets the names that callers made and that are not among these; tells where their counts
+    /// are to go on.
+    fn keep(&mut self, models: &FxHashSet<&str>, upstreams: &FxHashSet<&str>) -> Moved {
         self.models.keep(models);
         self.upstreams.keep(upstreams);
         let (models, upstreams) = (&self.models, &self.upstreams);
         self.providers.retain(|number, _| upstreams.has(*number));
-        self.sendings.retain(|number, _| upstreams.has(*number));
-        self.waits.retain(|number, _| models.has(*number));
-        self.series.retain(|key, _| {
-            models.has(key.model) && key.upstream.is_none_or(|number| upstreams.has(number))
-        });
+        let key_of = |key: Key| Key {
+            model: models.kept(key.model),
+            upstream: key.upstream.map(|number| upstreams.kept(number)),
+            operation: key.operation,
+        };
+        let model = |number| models.kept(number);
+        let upstream = |number| upstreams.kept(number);
+        Moved {
+            series: move_all(&mut self.series, key_of, Series::new),
+            waits: move_all(&mut self.waits, model, Waits::new),
+            sendings: move_all(&mut self.sendings, upstream, Sendings::new),
+        }
     }
 
     fn series_of(&mut self, key: Key) -> (Arc<Series>, Arc<Waits>) {
@@ -278,6 +293,38 @@ impl Table {
     fn sendings_of(&mut self, upstream: u32) -> Arc<Sendings> {
         let sendings = self.sendings.entry(upstream);
         Arc::clone(sendings.or_insert_with(|| Arc::new(Sendings::new())))
+    }
+}
+
+/// What was counted under names that are forgotten, each with what it is to be added to.
+#[derive(Default)]
+struct Moved {
+    series: Vec<[Arc<Series>; 2]>,
+    waits: Vec<[Arc<Waits>; 2]>,
+    sendings: Vec<[Arc<Sendings>; 2]>,
+}
+
+/// Takes out what has another place by now; gives each with what is counted there.
+fn move_all<K: Copy + Eq + Hash, T>(
+    counted: &mut FxHashMap<K, Arc<T>>,
+    place: impl Fn(K) -> K,
+    new: impl Fn() -> T,
+) -> Vec<[Arc<T>; 2]> {
+    let keys = counted.keys().copied();
+    let gone: Vec<K> = keys.filter(|key| place(*key) != *key).collect();
+    gone.into_iter()
+        .filter_map(|key| {
+            let from = counted.remove(&key)?;
+            let to = counted.entry(place(key));
+            let to = to.or_insert_with(|| Arc::new(new()));
+            Some([from, Arc::clone(to)])
+        })
+        .collect()
+}
+
+fn add<T: Counted>(moved: &[[Arc<T>; 2]]) {
+    for [from, to] in moved {
+        from.add_to(to);
     }
 }
 
@@ -491,9 +538,9 @@ mod tests {
     }
 
     /// Where any name is served, each that a caller made up stayed a label for as long as the
-    /// process lived.
+    /// process lived. Then its counts went with it, so that the sums fell.
     #[test]
-    fn names_that_callers_made_go_with_their_counts_and_others_stay() {
+    fn names_that_callers_made_go_and_their_counts_go_on_as_other() {
         let metrics = metrics();
         metrics.call(&record());
         let names: Vec<[String; 2]> = (0..3_000)
@@ -531,7 +578,12 @@ mod tests {
         };
         assert_eq!(calls("gpt", "openai"), Some(1.0));
         assert_eq!(calls("wrong-2999", "openai/wrong-2999"), Some(1.0));
-        assert_eq!(calls("other", "other"), Some(1.0));
+        assert_eq!(calls("other", "other"), Some(2_001.0));
+        assert_eq!(sum(&samples, "llmq_calls_total"), 3_002.0);
+        assert_eq!(sum(&samples, "llmq_attempts_total"), 3_001.0);
+        assert_eq!(sum(&samples, "llmq_queue_wait_seconds_count"), 3_002.0);
+        let name = "gen_ai_server_request_duration_seconds_count";
+        assert_eq!(sum(&samples, name), 3_002.0);
         let gone = samples.keys().filter(|name| {
             let wrong = name
                 .split("wrong-")

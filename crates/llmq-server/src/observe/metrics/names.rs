@@ -71,6 +71,11 @@ impl Names {
         self.numbers.get(name).copied().unwrap_or(0)
     }
 
+    /// A number, or that of `other` where its name is forgotten.
+    pub(crate) fn kept(&self, number: u32) -> u32 {
+        if self.has(number) { number } else { 0 }
+    }
+
     pub(crate) fn has(&self, number: u32) -> bool {
         self.known.contains_key(&number)
     }

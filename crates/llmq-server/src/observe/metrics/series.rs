@@ -5,7 +5,7 @@ use std::time::Duration;
 use llmq_core::{FailureClass, Priority};
 use llmq_provider::Operation;
 
-use super::histogram::{CALL_TIME, FIRST_TOKEN, Histogram, NEXT_TOKEN, TOKENS, WAIT};
+use super::histogram::{CALL_TIME, FIRST_TOKEN, Histogram, NEXT_TOKEN, TOKENS, WAIT, add_counts};
 use crate::observe::record::{CallRecord, ErrorType};
 
 /// What is counted for one model at one upstream in one operation.
@@ -25,9 +25,9 @@ pub(crate) struct Series {
 }
 
 /// Statuses that are counted by themselves, ascending; others count as `other`.
-pub(crate) const STATUSES: [u16; 20] = [
-    200, 201, 202, 400, 401, 402, 403, 404, 405, 408, 409, 413, 422, 429, 499, 500, 502, 503, 504,
-    529,
+pub(crate) const STATUSES: [u16; 21] = [
+    200, 201, 202, 400, 401, 402, 403, 404, 405, 408, 409, 413, 421, 422, 429, 499, 500, 502, 503,
+    504, 529,
 ];
 
 impl Series {
@@ -82,6 +82,17 @@ impl Series {
         }
     }
 
+    fn histograms(&self) -> impl Iterator<Item = &OnceLock<Histogram>> {
+        let times = [&self.first_token, &self.next_token];
+        let tokens = [&self.input, &self.output];
+        let calls = self.took.iter().chain(&self.sent);
+        calls.chain(times).chain(tokens)
+    }
+
+    fn counts(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.calls.iter().flatten().chain([&self.cached_input])
+    }
+
     /// The mean time of the tokens after the first one.
     fn count_next_tokens(&self, call: &CallRecord<'_>, first: Duration) {
         let tokens = call.usage.map_or(0, |usage| usage.output_tokens);
@@ -117,6 +128,43 @@ pub(crate) fn level(priority: Priority) -> usize {
         .iter()
         .rposition(|(named, _)| *named <= priority)
         .unwrap_or(0)
+}
+
+/// What can be added to another of its kind.
+pub(crate) trait Counted {
+    /// Adds what it has counted to `to`.
+    fn add_to(&self, to: &Self);
+}
+
+impl Counted for Series {
+    fn add_to(&self, to: &Self) {
+        add_histograms(self.histograms(), to.histograms());
+        add_counts(self.counts(), to.counts());
+    }
+}
+
+impl Counted for Waits {
+    fn add_to(&self, to: &Self) {
+        add_histograms(&self.by_level, &to.by_level);
+    }
+}
+
+impl Counted for Sendings {
+    fn add_to(&self, to: &Self) {
+        add_counts(self.counts(), to.counts());
+    }
+}
+
+/// Adds histograms to those that stand in the same places.
+fn add_histograms<'a>(
+    from: impl IntoIterator<Item = &'a OnceLock<Histogram>>,
+    to: impl IntoIterator<Item = &'a OnceLock<Histogram>>,
+) {
+    for (from, to) in from.into_iter().zip(to) {
+        if let Some(from) = from.get() {
+            from.add_to(to);
+        }
+    }
 }
 
 impl Waits {
@@ -160,6 +208,12 @@ impl Sendings {
             .and_then(|class| FailureClass::ALL.iter().position(|other| *other == class))
             .map_or(0, |place| place + 1);
         self.by_outcome[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> impl Iterator<Item = &AtomicU64> {
+        let others = [&self.cancelled, &self.breaker_opened];
+        let counts = self.by_outcome.iter().chain(&self.rate_limited);
+        counts.chain(others)
     }
 }
 
