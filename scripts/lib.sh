@@ -19,11 +19,12 @@ if ! cargo --version >/dev/null 2>&1; then
   fi
 fi
 
-# install_tool NAME VERSION: builds a cargo tool unless some version of it is there.
+# install_tool NAME VERSION: builds a cargo tool unless some version of it is there. Not optimised:
+# a fresh machine waits for the build, and the tool itself has little to compute.
 install_tool() {
   command -v "$1" >/dev/null 2>&1 && return
   echo "building $1 $2, which is not installed yet"
-  cargo install --locked --quiet "$1@$2"
+  CARGO_PROFILE_DEV_DEBUG=false cargo install --locked --quiet --debug "$1@$2"
 }
 
 failed=()
