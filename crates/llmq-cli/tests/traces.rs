@@ -106,11 +106,16 @@ const PARENT: &str = "00f067aa0ba902b7";
 
 /// Sends one call whose caller is being traced, and waits for its answer.
 fn call(addr: SocketAddr, path: &str, body: &str) -> String {
+    call_with(addr, path, "", body)
+}
+
+/// The same with more headers, each with its line's end.
+fn call_with(addr: SocketAddr, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
-         traceparent: 00-{TRACE}-{PARENT}-01\r\ncontent-length: {}\r\n\r\n",
+         traceparent: 00-{TRACE}-{PARENT}-01\r\ncontent-length: {}\r\n{headers}\r\n",
         body.len()
     );
     stream.write_all((head + body).as_bytes()).unwrap();
@@ -258,21 +263,34 @@ fn a_span_says_who_was_asked_for_what_and_who_answered() {
 #[test]
 fn the_span_of_an_accepted_request_says_who_was_asked_for_what_and_who_answered() {
     let world = World::new();
-    let traced = Traced::before(&world, "application/json", ANSWER);
     let job = r#"{"model":"m","endpoint":"/v1/chat/completions","body":{"model":"m","max_tokens":5,"messages":[]},"wait_for_completion":true}"#;
-    let answer = call(traced.gateway, "/api/requests", job);
-    assert!(answer.contains("\"completed\""), "{answer}");
-    let spans = traced.spans();
-    assert_holds(
-        &spans,
-        &[
-            text("gen_ai.provider.name", "openai"),
-            number("gen_ai.request.max_tokens", 5),
-            text("gen_ai.response.model", "m-2026"),
-            text("gen_ai.response.id", "a-1"),
-            texts("gen_ai.response.finish_reasons", "stop"),
-            text("server.address", "127.0.0.1"),
-            number("gen_ai.usage.output_tokens", 2),
-        ],
-    );
+    // A stream is asked for by a plain call whose key makes it a request that is kept.
+    let (chat, keyed) = ("/v1/chat/completions", "idempotency-key: k\r\n");
+    let stream = r#"{"model":"m","max_tokens":5,"stream":true,"messages":[]}"#;
+    for (kind, answer, path, headers, body) in [
+        ("application/json", ANSWER, "/api/requests", "", job),
+        ("text/event-stream", STREAM, chat, keyed, stream),
+    ] {
+        let traced = Traced::before(&world, kind, answer);
+        let answer = call_with(traced.gateway, path, headers, body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let spans = traced.spans();
+        assert_holds(
+            &spans,
+            &[
+                b"llmq.queue_id".to_vec(),
+                text("gen_ai.provider.name", "openai"),
+                number("gen_ai.request.max_tokens", 5),
+                text("gen_ai.response.model", "m-2026"),
+                text("gen_ai.response.id", "a-1"),
+                texts("gen_ai.response.finish_reasons", "stop"),
+                text("server.address", "127.0.0.1"),
+            ],
+        );
+        if body == stream {
+            assert_holds(&spans, &[attribute("gen_ai.request.stream", &[0x10, 1])]);
+        } else {
+            assert_holds(&spans, &[number("gen_ai.usage.output_tokens", 2)]);
+        }
+    }
 }

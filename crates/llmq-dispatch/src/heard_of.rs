@@ -3,7 +3,8 @@ use std::time::Duration;
 use llmq_core::{LimitKind, Timestamp};
 use llmq_limit::FirstWord;
 
-/// The counts that an upstream's answers state, in headers and refusals, each until another one is stated.
+/// The counts that an upstream's answers state, in headers and refusals, each until another one is
+/// stated.
 ///
 /// What an answer states is as old as its call: a long stream states at its end what was so when
 /// it began.

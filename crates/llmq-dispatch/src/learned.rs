@@ -94,6 +94,16 @@ impl Dispatcher {
             .collect()
     }
 
+    /// The one of them that counts the same as `spec` in the same period.
+    #[must_use]
+    pub fn learned_as(&self, upstream: UpstreamId, spec: &LimitSpec) -> Option<LimitId> {
+        let mut learned = self.learned_limits(upstream).into_iter();
+        learned.find(|id| {
+            let learned = self.limits[id.index()].limit.spec();
+            (learned.kind, learned.period) == (spec.kind, spec.period)
+        })
+    }
+
     pub(crate) fn add_learned(
         &mut self,
         upstream: UpstreamId,
@@ -148,11 +158,7 @@ impl Dispatcher {
 
     /// The limit of an upstream that was learned beside a shared one, for the same window.
     pub(crate) fn own_beside(&self, upstream: UpstreamId, shared: LimitId) -> Option<LimitId> {
-        let spec = |limit: &LimitId| self.limits[limit.index()].limit.spec();
-        let window = |limit: &LimitId| (spec(limit).kind, spec(limit).period);
-        let limits = self.upstreams[upstream.index()].limits.iter();
-        let mut learned = limits.filter(|id| self.limits[id.index()].learned.is_some());
-        learned.find(|id| window(id) == window(&shared)).copied()
+        self.learned_as(upstream, self.limits[shared.index()].limit.spec())
     }
 
     /// An answer told of a limit that nobody stated.

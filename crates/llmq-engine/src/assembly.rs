@@ -183,7 +183,8 @@ pub fn assemble(
 }
 
 impl Accounts {
-    /// The accounts of other settings, for the dispatcher of these. Changes nothing yet.
+    /// The accounts of other settings, for the dispatcher of these. Changes nothing yet: what that
+    /// holds they know once they [follow](Accounts::follow) these.
     ///
     /// # Errors
     ///
@@ -193,11 +194,16 @@ impl Accounts {
         settings: &Settings,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, AssemblyError> {
-        Self::open(settings, self.memory.clone(), self.known.clone(), clock)
+        let known = Known {
+            credentials: self.known.credentials.clone(),
+            hashes: self.known.hashes.clone(),
+            ..Known::default()
+        };
+        Self::open(settings, self.memory.clone(), known, clock)
     }
 
-    /// Has renewed accounts go on from what the dispatcher holds by now: models of `before` may
-    /// have been made and let go since [`Accounts::renewed`].
+    /// Has [renewed](Accounts::renewed) accounts go on from what the dispatcher holds by now:
+    /// models of `before` may have been made and let go since.
     pub fn follow(&mut self, before: &mut Self) {
         let credentials = std::mem::take(&mut self.known.credentials);
         self.known = std::mem::take(&mut before.known);

@@ -440,7 +440,7 @@ fn limits_of(
         let old = before.and_then(|place| {
             let same = |(_, old): &&(LimitId, LimitSpec)| same_slot(old, spec);
             let stated = place.limits.iter().find(same).map(|(id, _)| *id);
-            stated.or_else(|| learned_as(dispatcher, place.upstream, spec))
+            stated.or_else(|| dispatcher.learned_as(place.upstream, spec))
         });
         let id = match old {
             Some(old) if dispatcher.restate_limit(old, &setup, now) => old,
@@ -450,16 +450,6 @@ fn limits_of(
         limits.push((id, *spec));
     }
     limits
-}
-
-/// The limit that answers told of, if it is of the kind and period of `spec`.
-fn learned_as(
-    dispatcher: &mut Dispatcher,
-    upstream: UpstreamId,
-    spec: &LimitSpec,
-) -> Option<LimitId> {
-    let mut learned = dispatcher.learned_limits(upstream).into_iter();
-    learned.find(|id| same_slot(dispatcher.limit_mut(*id).spec(), spec))
 }
 
 /// One that never opens.

@@ -162,7 +162,7 @@ impl Accounts {
         for setup in &stated {
             let before = self.known.limits.get(&key(setup));
             let mut before = before.cloned().unwrap_or_default();
-            before.extend(upstream.and_then(|id| learned_as(dispatcher, id, &setup.spec)));
+            before.extend(upstream.and_then(|id| dispatcher.learned_as(id, &setup.spec)));
             known.push(before);
         }
         for setup in &stated {
@@ -251,19 +251,6 @@ impl Accounts {
             memory.open(dispatcher, id, now);
         }
     }
-}
-
-/// The limit of an upstream that headers told of, if it is of the kind and period of `spec`.
-fn learned_as(
-    dispatcher: &mut Dispatcher,
-    upstream: UpstreamId,
-    spec: &LimitSpec,
-) -> Option<LimitId> {
-    let mut learned = dispatcher.learned_limits(upstream).into_iter();
-    learned.find(|id| {
-        let learned = dispatcher.limit_mut(*id).spec();
-        (learned.kind, learned.period) == (spec.kind, spec.period)
-    })
 }
 
 fn setups(provider: &Provider, limits: &[LimitSpec], whose: &str, scope: Scope) -> Vec<LimitSetup> {

@@ -59,6 +59,7 @@ fn renew(assembly: &mut Assembly, toml: &str) -> (Vec<AssembledRoute>, Vec<Strin
     let mut accounts = assembly.accounts.renewed(&settings, &clock).unwrap();
     let mut routes = Vec::new();
     let dispatcher = &mut assembly.dispatcher;
+    accounts.follow(&mut assembly.accounts);
     let models = accounts.models(dispatcher, &settings.models, &mut routes, now);
     accounts.retire_others(dispatcher, |name| models.contains_key(name));
     assembly.accounts = accounts;

@@ -264,6 +264,7 @@ impl Inner {
             grant,
             asked,
             clock: &self.clock,
+            reads_facts: self.directory.reads_facts(),
         };
         if answer.status().is_success() && answer.is_event_stream() {
             let live = self.lives.speaker(job.id);
@@ -280,6 +281,8 @@ struct Exchange<'a> {
     grant: &'a Grant,
     asked: Asked,
     clock: &'a crate::SystemClock,
+    /// Whether a stream is asked what it says of itself.
+    reads_facts: bool,
 }
 
 impl Exchange<'_> {
@@ -331,7 +334,10 @@ impl Exchange<'_> {
         mut live: Option<Speaker>,
     ) -> Result<Good, Bad> {
         let (mut heard, mut told) = (0, 0);
-        let mut reader = self.asked.reader(self.grant).telling();
+        let mut reader = self.asked.reader(self.grant);
+        if self.reads_facts {
+            reader = reader.telling();
+        }
         let mut said = BytesMut::new();
         let mut retelling = self.asked.retelling(self.clock.now());
         answer.begins();
@@ -408,7 +414,10 @@ impl Exchange<'_> {
                 headers: kept_headers(answer.headers()),
                 body: said.freeze(),
             },
-            facts: reader.facts().unwrap_or_default(),
+            facts: AnswerFacts {
+                usage: reader.usage(),
+                ..reader.facts().unwrap_or_default()
+            },
             latency: now.mono - answer.times().sent,
             headers: answer.headers().clone(),
         })

@@ -59,6 +59,12 @@ pub trait Directory: Send + Sync + 'static {
     /// in for it, in billionths of a dollar; none where no price is known.
     fn nano_usd(&self, model: &str, upstream: UpstreamId, usage: &Usage) -> Option<u64>;
 
+    /// Whether anybody reads what streamed answers say of themselves, which takes a look at each
+    /// event.
+    fn reads_facts(&self) -> bool {
+        false
+    }
+
     /// Something happened to a job. Must not block.
     fn told(&self, told: Told<'_>);
 }

@@ -119,6 +119,10 @@ impl Directory for Catalog {
         model.settings.price.map(|_| model.nano_usd(usage))
     }
 
+    fn reads_facts(&self) -> bool {
+        self.traces.is_some()
+    }
+
     fn told(&self, told: Told<'_>) {
         match told {
             Told::Attempt { upstream, failure } => {

@@ -5,10 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use llmq_core::FailureClass;
 
+use super::Metrics;
 use super::histogram::Histogram;
 use super::page::{Kind, Labels, Page};
 use super::series::{LEVELS, STATUSES, Series, operation_name};
-use super::{Key, Metrics, Table};
+use super::table::{Key, Table};
 use crate::observe::record::ErrorType;
 
 impl Metrics {
